@@ -1,0 +1,1 @@
+"""Settings, chain files, policy manifests, file watching: everything that is read before it runs."""

@@ -1,0 +1,1 @@
+"""Health, metrics, tracing, admin pages, supervision and drain."""

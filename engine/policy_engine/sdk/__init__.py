@@ -1,0 +1,37 @@
+"""Everything a policy author imports. It depends on the standard library alone."""
+
+from policy_engine.sdk.actions import (
+    Chunk,
+    ChunkMutation,
+    DynamicMetadata,
+    ImmediateResponse,
+    Json,
+    RequestAction,
+    RequestMutation,
+    ResponseAction,
+    ResponseMutation,
+    TrailerMutation,
+)
+from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.headers import Headers, HeaderValue
+from policy_engine.sdk.policy import ParameterError, Parameters, Policy
+
+__all__ = [
+    "Policy",
+    "Parameters",
+    "ParameterError",
+    "Request",
+    "Response",
+    "Headers",
+    "HeaderValue",
+    "RequestAction",
+    "RequestMutation",
+    "ResponseAction",
+    "ResponseMutation",
+    "ImmediateResponse",
+    "Chunk",
+    "ChunkMutation",
+    "TrailerMutation",
+    "DynamicMetadata",
+    "Json",
+]

@@ -1,0 +1,98 @@
+"""What a policy may ask for: closed action types, one set per phase, so that an impossible answer cannot be written.
+
+Actions are immutable. A policy that returns the *same* object again and again lets the engine reuse the bytes it
+serialised for it; build constant actions once, in `__init__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from policy_engine.sdk.headers import HeaderValue
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
+DynamicMetadata = Mapping[str, Mapping[str, Json]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestMutation:
+    """Changes to the request (R-06). Within one mutation headers are removed first, then set, then appended.
+
+    `body=b""` clears the body; the engine keeps `content-length` right. Changing `method`, `path` or `authority`
+    alters what the upstream sees; `clear_route_cache` makes Envoy choose the route anew (see docs: a new route does
+    not bring its own policies). `dynamic_metadata` is `{namespace: {key: value}}` and becomes visible in Envoy.
+    """
+
+    set_headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
+    append_headers: Sequence[tuple[str, HeaderValue]] = ()
+    remove_headers: Sequence[str] = ()
+    method: str | None = None
+    path: str | None = None
+    authority: str | None = None
+    body: bytes | None = None
+    clear_route_cache: bool = False
+    dynamic_metadata: DynamicMetadata = field(default=_NOTHING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseMutation:
+    """Changes to the response (R-06); fields mean the same as in `RequestMutation`, `status` is the HTTP status."""
+
+    set_headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
+    append_headers: Sequence[tuple[str, HeaderValue]] = ()
+    remove_headers: Sequence[str] = ()
+    status: int | None = None
+    body: bytes | None = None
+    dynamic_metadata: DynamicMetadata = field(default=_NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class ImmediateResponse:
+    """Answer the client now: no later policy and no upstream is reached (R-03).
+
+    `details` appears in Envoy's `%RESPONSE_CODE_DETAILS%`; `grpc_status` makes Envoy answer gRPC clients with it.
+    """
+
+    status: int
+    body: str | bytes = b""
+    headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
+    append_headers: Sequence[tuple[str, HeaderValue]] = ()
+    grpc_status: int | None = None
+    details: str = ""
+    dynamic_metadata: DynamicMetadata = field(default=_NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed body. `end` marks the last piece; the last piece may be empty."""
+
+    data: bytes
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMutation:
+    """Replace a streamed piece by `data` (empty drops it); `end` ends the stream here and drops what follows.
+
+    Headers went out before the first chunk, so a chunk hook can neither answer immediately nor change headers.
+    """
+
+    data: bytes
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrailerMutation:
+    """Changes to request or response trailers, applied as remove, set, append."""
+
+    set_headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
+    append_headers: Sequence[tuple[str, HeaderValue]] = ()
+    remove_headers: Sequence[str] = ()
+
+
+RequestAction = RequestMutation | ImmediateResponse
+ResponseAction = ResponseMutation | ImmediateResponse

@@ -1,0 +1,101 @@
+"""The request and the response of one stream, as policies of both phases see them."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from policy_engine.sdk.headers import Headers
+
+
+class Request:
+    """The HTTP request with the changes of earlier policies in it (R-05); read-only, change it by an action.
+
+    In the response phase it is the request as it was sent upstream. `metadata` is the one mutable mapping shared by
+    all policies of this request in both phases (R-04); last writer wins.
+    """
+
+    __slots__ = ("body", "client_address", "headers", "id", "metadata", "route")
+
+    def __init__(
+        self,
+        headers: Headers,
+        *,
+        route: str = "",
+        request_id: str = "",
+        client_address: str = "",
+        body: bytes | None = None,
+        metadata: MutableMapping[str, Any] | None = None,
+    ) -> None:
+        self.headers = headers
+        self.route = route
+        self.id = request_id
+        self.client_address = client_address
+        self.body = body
+        self.metadata: MutableMapping[str, Any] = {} if metadata is None else metadata
+
+    @property
+    def method(self) -> str:
+        """HTTP method, upper case as sent."""
+        return self.headers.get(":method") or ""
+
+    @property
+    def path(self) -> str:
+        """Path without the query string."""
+        return (self.headers.get(":path") or "").partition("?")[0]
+
+    @property
+    def target(self) -> str:
+        """Path with the query string, exactly as in the `:path` pseudo-header."""
+        return self.headers.get(":path") or ""
+
+    @property
+    def query_string(self) -> str:
+        """What follows the first `?`, not decoded; empty without one."""
+        return (self.headers.get(":path") or "").partition("?")[2]
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Decoded query parameters; the last of a repeated one wins."""
+        return dict(parse_qsl(self.query_string, keep_blank_values=True))
+
+    @property
+    def authority(self) -> str:
+        """Host and optional port the client asked for."""
+        return self.headers.get(":authority") or ""
+
+    @property
+    def host(self) -> str:
+        """`authority` without the port, lower case."""
+        host = self.authority.lower()
+        if host.startswith("["):
+            return host.partition("]")[0] + "]"
+        return host.partition(":")[0]
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https` as the client used it."""
+        return self.headers.get(":scheme") or ""
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.path} route={self.route!r})"
+
+
+class Response:
+    """The HTTP response with the changes of earlier-run (inner) policies in it; read-only, change it by an action."""
+
+    __slots__ = ("body", "headers")
+
+    def __init__(self, headers: Headers, *, body: bytes | None = None) -> None:
+        self.headers = headers
+        self.body = body
+
+    @property
+    def status(self) -> int:
+        """HTTP status code; 0 when the upstream sent none."""
+        value = self.headers.get(":status") or ""
+        return int(value) if value.isdecimal() else 0
+
+    def __repr__(self) -> str:
+        return f"Response({self.status})"

@@ -1,0 +1,128 @@
+"""HTTP header maps as policies see them; apart from the views because trailers, requests and responses share it.
+
+A map is decoded only when somebody looks: most policies never read a header, and decoding one request's
+headers costs more than running the policy (see `docs/` on measurements).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+HeaderValue = str | bytes
+HeaderPairs = Iterable[tuple[str, bytes]]
+
+
+def encode_value(value: HeaderValue) -> bytes:
+    """Return the wire form of a header value; text is UTF-8, undecodable bytes survive the round trip."""
+    return value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
+
+
+def decode_value(raw: bytes) -> str:
+    """Return the text of a raw header value; bytes that are not UTF-8 become surrogates (lossless)."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+class Headers:
+    """A read-only, case-insensitive, ordered view of a header map.
+
+    Names are lower case, as HTTP/2 has them (RFC 9113, 8.2). Pseudo-headers (`:path`, …) can be looked up but
+    are left out of iteration. The engine applies the changes of earlier policies before a later one looks (R-05).
+    """
+
+    __slots__ = ("_index", "_load", "_pending")
+
+    def __init__(self, pairs: HeaderPairs | Callable[[], HeaderPairs] = ()) -> None:
+        self._load: Callable[[], HeaderPairs] = pairs if callable(pairs) else lambda: pairs
+        self._index: dict[str, list[bytes]] | None = None
+        self._pending: list[Callable[[dict[str, list[bytes]]], None]] = []
+
+    @classmethod
+    def of(cls, values: Mapping[str, HeaderValue | Iterable[HeaderValue]]) -> Headers:
+        """Build a map from plain Python values; a list or tuple gives a header several values."""
+        pairs: list[tuple[str, bytes]] = []
+        for name, value in values.items():
+            many = [value] if isinstance(value, str | bytes) else value
+            pairs.extend((name, encode_value(one)) for one in many)
+        return cls(pairs)
+
+    def _ready(self) -> dict[str, list[bytes]]:
+        index = self._index
+        if index is None:
+            index = {}
+            for name, raw in self._load():
+                key = name.lower()
+                if key in index:
+                    index[key].append(raw)
+                else:
+                    index[key] = [raw]
+            for change in self._pending:
+                change(index)
+            self._pending.clear()
+            self._index = index
+        return index
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the first value of header `name`, or `default` when it is absent."""
+        values = self._ready().get(name.lower())
+        return decode_value(values[0]) if values else default
+
+    def get_all(self, name: str) -> tuple[str, ...]:
+        """Return every value of header `name`, in order; empty when it is absent."""
+        return tuple(decode_value(raw) for raw in self._ready().get(name.lower(), ()))
+
+    def get_bytes(self, name: str) -> bytes | None:
+        """Return the first value of header `name` exactly as it came, for binary values."""
+        values = self._ready().get(name.lower())
+        return values[0] if values else None
+
+    def __getitem__(self, name: str) -> str:
+        """Return the first value of header `name`; raises KeyError when it is absent."""
+        value = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._ready()
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._ready() if not name.startswith(":"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        """Yield `(name, value)` for every value of every header but the pseudo-headers."""
+        for name, values in self._ready().items():
+            if not name.startswith(":"):
+                for raw in values:
+                    yield name, decode_value(raw)
+
+    def __repr__(self) -> str:
+        # Names only: values may be credentials, and a repr ends up in logs and tracebacks.
+        return f"Headers({sorted(self._ready())})"
+
+
+def change_headers(
+    headers: Headers,
+    set_headers: Mapping[str, HeaderValue],
+    append_headers: Iterable[tuple[str, HeaderValue]],
+    remove_headers: Iterable[str],
+) -> None:
+    """Apply one policy's header changes to `headers`, in the order remove, set, append (R-05).
+
+    For the engine and the test kit; policies return a mutation instead of changing a view.
+    """
+
+    def change(index: dict[str, list[bytes]]) -> None:
+        for name in remove_headers:
+            index.pop(name.lower(), None)
+        for name, value in set_headers.items():
+            index[name.lower()] = [encode_value(value)]
+        for name, value in append_headers:
+            index.setdefault(name.lower(), []).append(encode_value(value))
+
+    if headers._index is None:
+        headers._pending.append(change)
+    else:
+        change(headers._index)
