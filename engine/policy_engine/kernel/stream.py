@@ -34,7 +34,7 @@ class StreamHandler(Protocol):
         ...
 
     def close(self) -> None:
-        """The stream is over, for whatever reason (half-close answered, reset, connection lost). Called exactly once."""
+        """The stream is over, however it ended (answered, reset, connection lost). Called exactly once."""
         ...
 
 

@@ -37,6 +37,11 @@ class RequestMutation:
     clear_route_cache: bool = False
     dynamic_metadata: DynamicMetadata = field(default=_NOTHING)
 
+    def pseudo_headers(self) -> Mapping[str, str]:
+        """The pseudo-headers this mutation sets, by their HTTP/2 names."""
+        named = {":method": self.method, ":path": self.path, ":authority": self.authority}
+        return {name: value for name, value in named.items() if value is not None}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseMutation:
@@ -48,6 +53,10 @@ class ResponseMutation:
     status: int | None = None
     body: bytes | None = None
     dynamic_metadata: DynamicMetadata = field(default=_NOTHING)
+
+    def pseudo_headers(self) -> Mapping[str, str]:
+        """The pseudo-headers this mutation sets: `:status` or nothing."""
+        return _NOTHING if self.status is None else {":status": str(self.status)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,10 @@ class TrailerMutation:
     set_headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
     append_headers: Sequence[tuple[str, HeaderValue]] = ()
     remove_headers: Sequence[str] = ()
+
+    def pseudo_headers(self) -> Mapping[str, str]:
+        """Trailers have none (RFC 9113, 8.1)."""
+        return _NOTHING
 
 
 RequestAction = RequestMutation | ImmediateResponse

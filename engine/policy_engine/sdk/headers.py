@@ -6,7 +6,8 @@ headers costs more than running the policy (see `docs/` on measurements).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 HeaderValue = str | bytes
 HeaderPairs = Iterable[tuple[str, bytes]]
@@ -22,6 +23,29 @@ def decode_value(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+class HeaderChange(Protocol):
+    """What the header part of every mutation looks like; applied as remove, set, append."""
+
+    @property
+    def set_headers(self) -> Mapping[str, HeaderValue]:
+        """Headers that replace every value of that name."""
+        ...
+
+    @property
+    def append_headers(self) -> Sequence[tuple[str, HeaderValue]]:
+        """Headers added beside values that are there."""
+        ...
+
+    @property
+    def remove_headers(self) -> Sequence[str]:
+        """Names of headers to drop."""
+        ...
+
+    def pseudo_headers(self) -> Mapping[str, str]:
+        """Pseudo-headers (`:path`, `:status`, …) that the change sets."""
+        ...
+
+
 class Headers:
     """A read-only, case-insensitive, ordered view of a header map.
 
@@ -34,7 +58,7 @@ class Headers:
     def __init__(self, pairs: HeaderPairs | Callable[[], HeaderPairs] = ()) -> None:
         self._load: Callable[[], HeaderPairs] = pairs if callable(pairs) else lambda: pairs
         self._index: dict[str, list[bytes]] | None = None
-        self._pending: list[Callable[[dict[str, list[bytes]]], None]] = []
+        self._pending: list[HeaderChange] = []
 
     @classmethod
     def of(cls, values: Mapping[str, HeaderValue | Iterable[HeaderValue]]) -> Headers:
@@ -56,7 +80,7 @@ class Headers:
                 else:
                     index[key] = [raw]
             for change in self._pending:
-                change(index)
+                _apply(index, change)
             self._pending.clear()
             self._index = index
         return index
@@ -103,26 +127,24 @@ class Headers:
         return f"Headers({sorted(self._ready())})"
 
 
-def change_headers(
-    headers: Headers,
-    set_headers: Mapping[str, HeaderValue],
-    append_headers: Iterable[tuple[str, HeaderValue]],
-    remove_headers: Iterable[str],
-) -> None:
-    """Apply one policy's header changes to `headers`, in the order remove, set, append (R-05).
+def apply_change(headers: Headers, change: HeaderChange) -> None:
+    """Apply one policy's header changes to the view that later policies read (R-05).
 
-    For the engine and the test kit; policies return a mutation instead of changing a view.
+    For the engine and the test kit; policies return a mutation instead of changing a view. Nothing is computed
+    until somebody looks.
     """
-
-    def change(index: dict[str, list[bytes]]) -> None:
-        for name in remove_headers:
-            index.pop(name.lower(), None)
-        for name, value in set_headers.items():
-            index[name.lower()] = [encode_value(value)]
-        for name, value in append_headers:
-            index.setdefault(name.lower(), []).append(encode_value(value))
-
     if headers._index is None:
         headers._pending.append(change)
     else:
-        change(headers._index)
+        _apply(headers._index, change)
+
+
+def _apply(index: dict[str, list[bytes]], change: HeaderChange) -> None:
+    for name in change.remove_headers:
+        index.pop(name.lower(), None)
+    for name, value in change.set_headers.items():
+        index[name.lower()] = [encode_value(value)]
+    for name, value in change.append_headers:
+        index.setdefault(name.lower(), []).append(encode_value(value))
+    for name, text in change.pseudo_headers().items():
+        index[name] = [encode_value(text)]
