@@ -1,0 +1,122 @@
+"""What a configuration asks for, as plain data: routes, their policies and how each may fail.
+
+It is its own room because the chain file, the xDS client, the compiler and the admin pages all speak it, and none of
+them should have to import another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets as random_source
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+REDACTED = "***"
+"""What is shown in the place of a secret (R-24)."""
+
+_SECRET_HASH_KEY = random_source.token_bytes(32)
+
+
+class FailureMode(StrEnum):
+    """What happens when a policy fails, times out or its condition cannot be evaluated (R-11)."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """One entry of a chain.
+
+    `version` is written as the operator wrote it (`v1.0.0` or `v1`, R-13). `timeout` is in seconds (R-12).
+    `parameters` have their defaults filled in and their secrets resolved; `secrets` holds the JSON Pointers (RFC 6901)
+    of the values in it that must never be shown (R-24), which is why `parameters` is not part of the repr.
+    """
+
+    name: str
+    version: str
+    enabled: bool = True
+    condition: str | None = None
+    failure_mode: FailureMode = FailureMode.CLOSED
+    timeout: float = 1.0
+    parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    secrets: frozenset[str] = frozenset()
+
+    def redacted_parameters(self) -> dict[str, Any]:
+        """Return a copy of the parameters fit for logs and admin pages: every secret is `***`."""
+        return {name: _redact(value, f"/{escape(name)}", self.secrets) for name, value in self.parameters.items()}
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the entry as plain JSON-able data without secrets, for admin pages."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "enabled": self.enabled,
+            "condition": self.condition,
+            "failure_mode": self.failure_mode.value,
+            "timeout": self.timeout,
+            "parameters": self.redacted_parameters(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RouteSpec:
+    """The chain of one route; an empty `policies` passes requests unchanged (R-07)."""
+
+    route_key: str
+    policies: tuple[PolicySpec, ...] = ()
+
+    def content_hash(self) -> str:
+        """Return a hash of the whole content, independent of the order of keys; equal hash means same chain.
+
+        A chain without secrets hashes the same everywhere. Secrets enter through a hash keyed with a random value of
+        this process and its forks: a changed secret changes the hash, but a hash on an admin page is no oracle for
+        guessing a weak secret.
+        """
+        text = json.dumps(
+            [self.route_key, [_hashable(policy) for policy in self.policies]],
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=True,
+            allow_nan=False,
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the route as plain JSON-able data without secrets, for admin pages."""
+        return {"route_key": self.route_key, "policies": [policy.as_document() for policy in self.policies]}
+
+
+@dataclass(frozen=True, slots=True)
+class ChainsSpec:
+    """A whole configuration; route keys are unique."""
+
+    routes: tuple[RouteSpec, ...] = ()
+
+
+def escape(name: str | int) -> str:
+    """Return one reference token of a JSON Pointer (RFC 6901, 3)."""
+    return str(name).replace("~", "~0").replace("/", "~1")
+
+
+def _redact(value: Any, pointer: str, secrets: frozenset[str]) -> Any:
+    if pointer in secrets:
+        return REDACTED
+    if isinstance(value, Mapping):
+        return {name: _redact(item, f"{pointer}/{escape(name)}", secrets) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redact(item, f"{pointer}/{index}", secrets) for index, item in enumerate(value)]
+    return value
+
+
+def _hashable(policy: PolicySpec) -> dict[str, Any]:
+    document = policy.as_document()
+    if policy.secrets:
+        plain = json.dumps(policy.parameters, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        document["secrets"] = hashlib.blake2b(plain.encode(), key=_SECRET_HASH_KEY).hexdigest()
+    else:
+        document["parameters"] = policy.parameters
+    return document
