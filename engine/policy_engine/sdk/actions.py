@@ -87,7 +87,8 @@ class Chunk:
 class ChunkMutation:
     """Replace a streamed piece by `data` (empty drops it); `end` ends the stream here and drops what follows.
 
-    Headers went out before the first chunk, so a chunk hook can neither answer immediately nor change headers.
+    Headers went out before the first chunk, so a chunk hook cannot change them; only a request chunk hook may still
+    answer immediately, since the client has not seen a response yet.
     """
 
     data: bytes
@@ -107,5 +108,6 @@ class TrailerMutation:
         return _NOTHING
 
 
+RequestChunkAction = ChunkMutation | ImmediateResponse
 RequestAction = RequestMutation | ImmediateResponse
 ResponseAction = ResponseMutation | ImmediateResponse

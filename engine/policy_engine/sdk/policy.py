@@ -9,6 +9,7 @@ from policy_engine.sdk.actions import (
     Chunk,
     ChunkMutation,
     RequestAction,
+    RequestChunkAction,
     ResponseAction,
     TrailerMutation,
 )
@@ -58,7 +59,7 @@ class Policy:
 
     def on_request_chunk(
         self, request: Request, chunk: Chunk
-    ) -> ChunkMutation | Awaitable[ChunkMutation | None] | None:
+    ) -> RequestChunkAction | Awaitable[RequestChunkAction | None] | None:
         """Run for every piece of a streamed request body."""
 
     def on_request_trailers(

@@ -1,0 +1,70 @@
+"""The kernel's one shared object: the active routes, the options of every session, and counters over all streams.
+
+Sessions are local objects (no table of requests); all they share is here and is read-only to them but for counters.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from policy_engine.kernel.reply import immediate_reply
+from policy_engine.kernel.route_key import RouteKeySource
+from policy_engine.kernel.routes import Routes
+from policy_engine.sdk import ImmediateResponse
+from policy_engine.worker.chain import Snapshot
+from policy_engine.worker.closing import close_chains
+from policy_engine.worker.compiler import retire
+
+logger = logging.getLogger("policy_engine.kernel")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """Settings of every session. `body_limit` is in bytes and holds for decoded bodies too (R-09)."""
+
+    route_key: RouteKeySource = field(default_factory=RouteKeySource)
+    pass_unmapped: bool = False
+    body_limit: int = 10 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class KernelStatistics:
+    """Counters over all streams of this process (R-51)."""
+
+    streams: int = 0
+    active: int = 0
+    phases: dict[str, int] = field(default_factory=dict)
+    immediate: int = 0
+    unmapped: int = 0
+    not_ready: int = 0
+    protocol_errors: int = 0
+    body_too_large: int = 0
+    broken_promises: int = 0
+    swaps: int = 0
+
+
+class Kernel:
+    """Holds what all sessions of a process share; `activate` swaps the configuration by one assignment."""
+
+    __slots__ = ("not_ready", "options", "routes", "statistics", "unmapped")
+
+    def __init__(self, options: KernelOptions | None = None) -> None:
+        self.options = options or KernelOptions()
+        self.routes: Routes | None = None
+        self.statistics = KernelStatistics()
+        self.not_ready = immediate_reply(ImmediateResponse(503, details="policy_engine:not_ready"))
+        self.unmapped = immediate_reply(ImmediateResponse(500, details="policy_engine:unmapped_route"))
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The active configuration, None before the first (R-50)."""
+        return self.routes.snapshot if self.routes is not None else None
+
+    def activate(self, snapshot: Snapshot) -> None:
+        """Serve new streams from `snapshot`; streams in flight finish on the chain they began with (R-20)."""
+        old = self.routes
+        self.routes = Routes(snapshot, old)
+        self.statistics.swaps += 1
+        if old is not None:
+            close_chains(retire(old.snapshot.chains, snapshot.chains))

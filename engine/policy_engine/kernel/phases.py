@@ -1,0 +1,351 @@
+"""The phases of one stream on one chain: which policies run on a message, and what is answered.
+
+Apart from `session`, which knows the order of messages and finds the chain: here a chain is given, always.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from policy_engine.kernel.content_coding import BodyTooLarge, UndecodableBody, codings_of, decode, encode
+from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.reply import (
+    body_reply,
+    chunk_reply,
+    duplex_chunk_reply,
+    headers_reply,
+    immediate_reply,
+    trailers_reply,
+)
+from policy_engine.kernel.routes import CachedReply, Modes, ProcessingMode, Route
+from policy_engine.kernel.stream import Replies
+from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, Response
+from policy_engine.worker.chain import Step
+from policy_engine.worker.closing import close_chains
+from policy_engine.worker.executor import Exchange, Outcome, run
+
+logger = logging.getLogger("policy_engine.kernel")
+
+Result = Replies | Coroutine[Any, Any, Replies]
+
+PASS_RESPONSE_HEADERS = headers_reply("response_headers", ())
+_NO_BODY_STATUSES = (204, 304)
+
+
+class Phases:
+    """Runs a chain's phases for one stream. `ended` is True once an answer ended the exchange."""
+
+    __slots__ = (
+        "_exchange",
+        "_kernel",
+        "_modes",
+        "_request",
+        "_request_body_due",
+        "_request_cut",
+        "_response",
+        "_response_cut",
+        "_route",
+        "ended",
+    )
+
+    def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request) -> None:
+        self._kernel = kernel
+        self._route = route
+        self._modes = modes
+        self._request = request
+        self._exchange = Exchange(route.chain, request)
+        self._response = self._exchange.response
+        self._request_body_due = False
+        self._request_cut = False
+        self._response_cut = False
+        self.ended = False
+        route.chain.usage.streams += 1
+
+    def close(self) -> None:
+        """Let go of the chain; the last stream on a retired chain closes its policies."""
+        chain = self._route.chain
+        for hook in chain.stream_end:
+            try:
+                hook(self._request)
+            except Exception:
+                logger.exception("on_stream_end of a policy on route %s failed", chain.route_key)
+        usage = chain.usage
+        usage.streams -= 1
+        if usage.retired and usage.streams == 0:
+            close_chains((chain,))
+
+    # -- request -------------------------------------------------------------------------------------------------
+
+    def request_headers(self, *, bodiless: bool) -> Result:
+        """Run the request-headers phase, and the body phase too when there will be no body message."""
+        chain, request = self._route.chain, self._request
+        self._request_body_due = bool(self._modes.request_body) and not bodiless
+        if bodiless and chain.request_body:
+            # Envoy sends no body message for a request without one; a policy that reads bodies must not be skipped.
+            request.body = b""
+        elif not chain.request_headers:
+            return self._modes.pass_reply
+        return self._then(run(self._exchange, chain.request_headers, [request], Outcome()), self._request_headers_done)
+
+    def _request_headers_done(self, outcome: Outcome) -> Result:
+        if outcome.immediate is not None:
+            return self._answer(outcome)
+        chain, request = self._route.chain, self._request
+        if request.body is None or not chain.request_body:
+            return self._request_replaced(outcome, replaced=request.body is not None)
+        # A body without a body message: a policy replaced it, or the request has none.
+        replaced = request.body != b""
+        return self._then(
+            run(self._exchange, chain.request_body, [request], outcome),
+            lambda done: self._request_replaced(done, replaced=replaced),
+        )
+
+    def _request_replaced(self, outcome: Outcome, *, replaced: bool) -> Replies:
+        if outcome.immediate is not None:
+            return self._answer(outcome)
+        body, override = self._request.body, self._modes.override
+        if replaced or body:
+            self._request_body_due = False
+            return headers_reply("request_headers", outcome.actions, body=body or b"") + override
+        if not outcome.actions:
+            return self._modes.pass_reply
+        return _cached("request_headers", self._route.request_headers, outcome) + override
+
+    def request_body(self, message: Any) -> Result:
+        """Run the request-body phase on a whole body, or on one chunk of it, as the mode has it."""
+        self._request_body_due = False
+        mode, chain = self._modes.request_body, self._route.chain
+        if mode == ProcessingMode.BUFFERED:
+            return self._buffered_request(message)
+        chunk = Chunk(message.body, message.end_of_stream)
+        if self._request_cut:
+            return _drop("request_body", mode)
+        args: list[Any] = [self._request, chunk]
+
+        def done(outcome: Outcome) -> Replies:
+            if outcome.immediate is not None:
+                return self._answer(outcome)
+            self._request_cut = args[-1].end
+            return _chunk("request_body", mode, chunk, args[-1])
+
+        return self._then(run(self._exchange, chain.request_chunks, args, Outcome()), done)
+
+    def _buffered_request(self, message: Any) -> Result:
+        request, steps = self._request, self._route.chain.request_body
+        codings = codings_of(request.headers.get("content-encoding"))
+        try:
+            request.body = _plain(message.body, codings, self._kernel.options.body_limit)
+        except BodyTooLarge:
+            return self._too_large(413)
+        except UndecodableBody as error:
+            return self._undecodable(steps, "request_body", 415, error)
+        return self._then(
+            run(self._exchange, steps, [request], Outcome()),
+            lambda outcome: self._body_done("request_body", outcome, request, codings),
+        )
+
+    def request_trailers(self, message: Any) -> Result:
+        """Run the request-trailers phase."""
+        steps = self._route.chain.request_trailers
+        if not steps:
+            return trailers_reply("request_trailers", ())
+        return self._then(
+            run(self._exchange, steps, [self._request, headers_of(message.trailers)], Outcome()),
+            lambda outcome: self._trailers_done("request_trailers", outcome),
+        )
+
+    # -- response ------------------------------------------------------------------------------------------------
+
+    def response_headers(self, message: Any) -> Result:
+        """Run the response-headers phase, and the body phase too when there will be no body message."""
+        if self._request_body_due:
+            self._request_body_due = False
+            refusal = self._body_never_came()
+            if refusal is not None:
+                return refusal
+        response = Response(headers_of(message.headers))
+        self._response = self._exchange.response = response
+        bodiless = message.end_of_stream
+        return self._then(
+            run(self._exchange, self._route.chain.response_headers, [self._request, response], Outcome()),
+            lambda outcome: self._response_headers_done(outcome, response, bodiless=bodiless),
+        )
+
+    def _response_headers_done(self, outcome: Outcome, response: Response, *, bodiless: bool) -> Result:
+        if outcome.immediate is not None:
+            return self._answer(outcome)
+        steps = self._route.chain.response_body
+        replaced = response.body is not None
+        can_have_body = self._request.method != "HEAD" and response.status not in _NO_BODY_STATUSES
+        if not steps or not (replaced or (bodiless and can_have_body)):
+            return self._response_replaced(outcome, response, replaced=replaced)
+        response.body = response.body or b""
+        return self._then(
+            run(self._exchange, steps, [self._request, response], outcome),
+            lambda done: self._response_replaced(done, response, replaced=replaced),
+        )
+
+    def _response_replaced(self, outcome: Outcome, response: Response, *, replaced: bool) -> Replies:
+        if outcome.immediate is not None:
+            return self._answer(outcome)
+        if replaced or response.body:
+            return headers_reply("response_headers", outcome.actions, body=response.body or b"")
+        if not outcome.actions:
+            return PASS_RESPONSE_HEADERS
+        return _cached("response_headers", self._route.response_headers, outcome)
+
+    def response_body(self, message: Any) -> Result:
+        """Run the response-body phase on a whole body, or on one chunk of it, as the mode has it."""
+        mode, chain, response = self._modes.response_body, self._route.chain, self._response
+        if response is None:
+            return chunk_reply("response_body", None)
+        if mode == ProcessingMode.BUFFERED:
+            return self._buffered_response(response, message)
+        chunk = Chunk(message.body, message.end_of_stream)
+        if self._response_cut:
+            return _drop("response_body", mode)
+        args: list[Any] = [self._request, response, chunk]
+
+        def done(outcome: Outcome) -> Replies:
+            if outcome.immediate is not None:
+                return self._answer(outcome)
+            self._response_cut = args[-1].end
+            return _chunk("response_body", mode, chunk, args[-1])
+
+        return self._then(run(self._exchange, chain.response_chunks, args, Outcome()), done)
+
+    def _buffered_response(self, response: Response, message: Any) -> Result:
+        steps = self._route.chain.response_body
+        codings = codings_of(response.headers.get("content-encoding"))
+        try:
+            response.body = _plain(message.body, codings, self._kernel.options.body_limit)
+        except BodyTooLarge:
+            return self._too_large(502)
+        except UndecodableBody as error:
+            return self._undecodable(steps, "response_body", 502, error)
+        return self._then(
+            run(self._exchange, steps, [self._request, response], Outcome()),
+            lambda outcome: self._body_done("response_body", outcome, response, codings),
+        )
+
+    def response_trailers(self, message: Any) -> Result:
+        """Run the response-trailers phase."""
+        steps = self._route.chain.response_trailers
+        if not steps or self._response is None:
+            return trailers_reply("response_trailers", ())
+        return self._then(
+            run(self._exchange, steps, [self._request, self._response, headers_of(message.trailers)], Outcome()),
+            lambda outcome: self._trailers_done("response_trailers", outcome),
+        )
+
+    # -- what the phases share -----------------------------------------------------------------------------------
+
+    def _then(self, outcome: Outcome | Coroutine[Any, Any, Outcome], done: Callable[[Outcome], Result]) -> Result:
+        """Go on with `done` now, or when the phase's policies have been awaited."""
+        if isinstance(outcome, Outcome):
+            return done(outcome)
+        return _later(outcome, done)
+
+    def _body_done(self, field: str, outcome: Outcome, view: Request | Response, codings: tuple[str, ...]) -> Replies:
+        if outcome.immediate is not None:
+            return self._answer(outcome)
+        replaced = any(action.body is not None for action in outcome.actions)
+        return body_reply(
+            field,
+            outcome.actions,
+            body=encode(view.body or b"", codings) if replaced else None,
+            had_content_length="content-length" in view.headers,
+        )
+
+    def _trailers_done(self, field: str, outcome: Outcome) -> Replies:
+        return self._answer(outcome) if outcome.immediate is not None else trailers_reply(field, outcome.actions)
+
+    def _answer(self, outcome: Outcome) -> Replies:
+        self._kernel.statistics.immediate += 1
+        self.ended = True
+        return immediate_reply(outcome.immediate or _INTERNAL_ERROR, outcome.actions)
+
+    def _end(self, response: ImmediateResponse) -> Replies:
+        self.ended = True
+        return immediate_reply(response)
+
+    def _too_large(self, status: int) -> Replies:
+        self._kernel.statistics.body_too_large += 1
+        return self._end(ImmediateResponse(status, details="policy_engine:body_too_large"))
+
+    def _undecodable(self, steps: tuple[Step, ...], field: str, status: int, error: UndecodableBody) -> Replies:
+        """No policy can read this body: the failure modes of those that need it decide (R-11)."""
+        closed = _first_closed(steps)
+        logger.warning(
+            "%s of route %s cannot be decoded (%s), %s",
+            field,
+            self._route.chain.route_key,
+            error,
+            "policies that read it are skipped" if closed is None else f"denied for {closed.label}",
+            extra={"event": "undecodable_body", "route": self._route.chain.route_key},
+        )
+        if closed is None:
+            return chunk_reply(field, None)
+        return self._end(ImmediateResponse(status, details="policy_engine:undecodable_body"))
+
+    def _body_never_came(self) -> Replies:
+        """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
+        self._kernel.statistics.broken_promises += 1
+        chain = self._route.chain
+        steps = chain.request_body or chain.request_chunks
+        closed = _first_closed(steps)
+        if "request_body" not in self._route.warned:
+            self._route.warned.add("request_body")
+            logger.error(
+                "route %s needs the request body for %s, but Envoy did not send it: set `allow_mode_override: true` on "
+                "the ext_proc filter (and list the mode in `allowed_override_modes` if that is used); requests are %s",
+                chain.route_key,
+                ", ".join(step.label for step in steps),
+                "passed unchecked (failure mode open)" if closed is None else "denied until then",
+                extra={"event": "body_not_sent", "route": chain.route_key},
+            )
+        return None if closed is None else self._end(closed.failure_response)
+
+
+_INTERNAL_ERROR = ImmediateResponse(500, details="policy_engine:internal_error")
+
+
+async def _later(outcome: Coroutine[Any, Any, Outcome], done: Callable[[Outcome], Result]) -> Replies:
+    result = done(await outcome)
+    return result if result is None or isinstance(result, bytes | tuple) else await result
+
+
+def _cached(field: str, cached: CachedReply, outcome: Outcome) -> bytes:
+    """Return the reply for the phase's actions, serialised anew only when an action is another object than before."""
+    if not cached.matches(outcome.actions):
+        cached.actions, cached.reply = outcome.actions, headers_reply(field, outcome.actions)
+    return cached.reply
+
+
+def _chunk(field: str, mode: int, before: Chunk, after: Chunk) -> Replies:
+    if mode == ProcessingMode.FULL_DUPLEX_STREAMED:
+        return duplex_chunk_reply(field, after.data, after.end)
+    return chunk_reply(field, None if after.data is before.data else after.data)
+
+
+def _drop(field: str, mode: int) -> Replies:
+    """A policy ended the body earlier; what still comes is dropped."""
+    return None if mode == ProcessingMode.FULL_DUPLEX_STREAMED else chunk_reply(field, b"")
+
+
+def _first_closed(steps: tuple[Step, ...]) -> Step | None:
+    return next((step for step in steps if not step.fails_open), None)
+
+
+def headers_of(header_map: Any) -> Headers:
+    """Return the lazy view of an Envoy `HeaderMap`; Envoy sends `raw_value`, older versions `value`."""
+    pairs = header_map.headers
+    return Headers(lambda: [(one.key, one.raw_value or one.value.encode()) for one in pairs])
+
+
+def _plain(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
+    if len(body) > limit:
+        raise BodyTooLarge(f"body exceeds {limit} bytes")
+    return decode(body, codings, limit) if codings else body

@@ -1,0 +1,143 @@
+"""One ext_proc stream: checks the order of its messages, finds its chain, and hands each message to its phase.
+
+It knows no transport (bytes in, bytes out; see `kernel.stream`) and shares nothing but the kernel with other streams.
+Message order follows envoy/service/ext_proc/v3/external_processor.proto.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from google.protobuf.message import DecodeError
+
+from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result, headers_of
+from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
+from policy_engine.kernel.route_key import SOURCE_ADDRESS, attribute
+from policy_engine.kernel.stream import StreamError
+from policy_engine.sdk import Request
+
+logger = logging.getLogger("policy_engine.kernel")
+
+_INVALID_ARGUMENT = 3
+_parse = ext_proc.ProcessingRequest.FromString
+_PASS_REQUEST_HEADERS = headers_reply("request_headers", ())
+
+# Where a message may stand: each part's rank must not fall, and headers come once per direction.
+_REQUEST, _RESPONSE = 1, 2
+
+
+class Session:
+    """One stream from its first message to its end. Not thread-safe: it belongs to its transport's event loop."""
+
+    __slots__ = ("_closed", "_ended", "_kernel", "_phases", "_side")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._phases: Phases | None = None
+        self._side = 0
+        self._ended = False
+        self._closed = False
+        kernel.statistics.streams += 1
+        kernel.statistics.active += 1
+
+    def receive(self, message: bytes) -> Result:
+        """Take one serialised `ProcessingRequest`; see `StreamHandler.receive`."""
+        try:
+            request = _parse(message)
+        except DecodeError:
+            raise self._refuse("not a ProcessingRequest message") from None
+        part = request.WhichOneof("request")
+        if part is None:
+            raise self._refuse("a ProcessingRequest without a request in it")
+        seen = self._kernel.statistics.phases
+        seen[part] = seen.get(part, 0) + 1
+        phases = self._phases
+        if self._ended or (phases is not None and phases.ended):
+            raise self._refuse(f"{part} after the stream was answered for good")
+        if self._side == 0:
+            return self._first(part, request)
+        if part == "response_headers" and self._side == _REQUEST:
+            self._side = _RESPONSE
+        elif part.endswith("_headers") or (part.startswith("response") and self._side == _REQUEST):
+            raise self._refuse(f"{part} out of order")
+        if phases is None:
+            return _PASS[part]
+        return _PHASES[part](phases, getattr(request, part))
+
+    def close(self) -> None:
+        """The stream is over: let go of the chain."""
+        if self._closed:
+            return
+        self._closed = True
+        self._kernel.statistics.active -= 1
+        if self._phases is not None:
+            self._phases.close()
+
+    def _first(self, part: str, message: Any) -> Result:
+        kernel = self._kernel
+        if part == "response_headers":
+            # Envoy answered by itself before the request reached this filter (a local reply): no chain to run.
+            self._side = _RESPONSE
+            return PASS_RESPONSE_HEADERS
+        if part != "request_headers":
+            raise self._refuse(f"{part} as the first message of a stream")
+        self._side = _REQUEST
+        routes = kernel.routes
+        if routes is None:
+            kernel.statistics.not_ready += 1
+            self._ended = True
+            return kernel.not_ready
+        key = kernel.options.route_key.key_of(message)
+        route = routes.get(key)
+        if route is None:
+            return self._unmapped(key)
+        config = message.protocol_config
+        modes = route.modes_for((config.request_body_mode, config.response_body_mode))
+        if not route.chain.policies:
+            return modes.pass_reply
+        headers = message.request_headers
+        request = Request(headers_of(headers.headers), route=key, client_address=attribute(message, SOURCE_ADDRESS))
+        self._phases = Phases(kernel, route, modes, request)
+        return self._phases.request_headers(bodiless=headers.end_of_stream)
+
+    def _unmapped(self, key: str) -> Result:
+        kernel = self._kernel
+        kernel.statistics.unmapped += 1
+        if kernel.options.pass_unmapped:
+            return _PASS_REQUEST_HEADERS
+        nearest = ", ".join(kernel.routes.nearest(key)) if kernel.routes is not None else ""
+        logger.error(
+            "route key %r (%s) has no chain, request denied; nearest known keys: %s",
+            key,
+            kernel.options.route_key,
+            nearest or "none",
+            extra={"event": "unmapped_route", "route": key},
+        )
+        self._ended = True
+        return kernel.unmapped
+
+    def _refuse(self, reason: str) -> StreamError:
+        self._kernel.statistics.protocol_errors += 1
+        self._ended = True
+        return StreamError(_INVALID_ARGUMENT, reason)
+
+
+_PHASES: dict[str, Callable[[Phases, Any], Result]] = {
+    "request_body": Phases.request_body,
+    "request_trailers": Phases.request_trailers,
+    "response_headers": Phases.response_headers,
+    "response_body": Phases.response_body,
+    "response_trailers": Phases.response_trailers,
+}
+
+_PASS: dict[str, bytes] = {
+    "request_body": chunk_reply("request_body", None),
+    "request_trailers": trailers_reply("request_trailers", ()),
+    "response_headers": PASS_RESPONSE_HEADERS,
+    "response_body": chunk_reply("response_body", None),
+    "response_trailers": trailers_reply("response_trailers", ()),
+}

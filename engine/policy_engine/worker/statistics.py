@@ -1,0 +1,54 @@
+"""Plain counters that execution feeds and `operations` reads; the request path imports no metrics library."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from enum import Enum
+
+DURATION_BUCKETS: tuple[float, ...] = (
+    0.00001,
+    0.00005,
+    0.0001,
+    0.0005,
+    0.001,
+    0.005,
+    0.01,
+    0.05,
+    0.1,
+    0.5,
+    1.0,
+    5.0,
+)
+"""Upper bounds of the policy duration histogram, in seconds; the last bucket (+Inf) is implied."""
+
+
+class FailureKind(Enum):
+    """Why a policy failed; one label value each in `policy_failures_total` (R-51)."""
+
+    EXCEPTION = "exception"
+    TIMEOUT = "timeout"
+    CONDITION = "condition"
+    INVALID_ACTION = "invalid_action"
+    OVERLOADED = "overloaded"
+
+
+@dataclass(slots=True)
+class PolicyStatistics:
+    """Counters of one policy version on one route; seconds are wall time."""
+
+    route: str
+    policy: str
+    version: str
+    runs: int = 0
+    skipped: int = 0
+    short_circuits: int = 0
+    failures: dict[FailureKind, int] = field(default_factory=lambda: dict.fromkeys(FailureKind, 0))
+    seconds: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
+
+    def observe(self, seconds: float) -> None:
+        """Count one run of a hook that took `seconds`."""
+        self.runs += 1
+        self.seconds += seconds
+        self.buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
