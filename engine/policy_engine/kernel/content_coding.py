@@ -30,7 +30,7 @@ def codings_of(header: str | None) -> tuple[str, ...]:
 
 
 def decode(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
-    """Return `body` with `codings` undone; raises UndecodableBody, or BodyTooLarge when a step exceeds `limit` bytes."""
+    """Return `body` with `codings` undone; raises UndecodableBody, or BodyTooLarge if a step exceeds `limit` bytes."""
     if len(codings) > 2:
         raise UndecodableBody(f"{len(codings)} content codings on one body")
     for coding in reversed(codings):

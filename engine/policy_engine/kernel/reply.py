@@ -87,7 +87,7 @@ def immediate_reply(response: ImmediateResponse, earlier: Sequence[Any] = ()) ->
     """Return the reply that ends the request here; dynamic metadata of `earlier` actions is still published."""
     reply = ext_proc.ProcessingResponse()
     immediate = reply.immediate_response
-    immediate.status.code = response.status  # type: ignore[assignment] # any HTTP status is a valid open-enum number
+    immediate.status.code = response.status
     immediate.body = response.body if isinstance(response.body, bytes) else response.body.encode()
     for name, value in response.headers.items():
         _set(immediate.headers, name.lower(), encode_value(value), append=False)

@@ -174,7 +174,11 @@ def _tokenize(source: Source) -> bool:
         match = _TOKEN.match(source.text, position)
         if match is None:
             character = source.text[position]
-            known = {"'": "unterminated text", '"': "unterminated text", "=": "`=` is not an operator; compare with `==`"}
+            known = {
+                "'": "unterminated text",
+                '"': "unterminated text",
+                "=": "`=` is not an operator; compare with `==`",
+            }
             hint = {"&": "write `&&` for and", "|": "write `||` for or", "`": 'write ["name"] for an unusual name'}
             message = known.get(character) or f"unexpected character {character!r}"
             source.refuse(f"{message}; {hint[character]}" if character in hint else message, position)
