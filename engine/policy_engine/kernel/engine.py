@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass, field
 
 from policy_engine.kernel.reply import immediate_reply
-from policy_engine.kernel.route_key import RouteKeySource
+from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.kernel.routes import Routes
 from policy_engine.sdk import ImmediateResponse
 from policy_engine.worker.chain import Snapshot
@@ -21,9 +21,12 @@ logger = logging.getLogger("policy_engine.kernel")
 
 @dataclass(frozen=True, slots=True)
 class KernelOptions:
-    """Settings of every session. `body_limit` is in bytes and holds for decoded bodies too (R-09)."""
+    """Settings of every session. `route_key` is the attribute that holds the key (R-07).
 
-    route_key: RouteKeySource = field(default_factory=RouteKeySource)
+    `body_limit` is in bytes and holds for decoded bodies too (R-09).
+    """
+
+    route_key: str = ROUTE_NAME
     pass_unmapped: bool = False
     body_limit: int = 10 * 1024 * 1024
 

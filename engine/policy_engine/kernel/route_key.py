@@ -1,11 +1,11 @@
 """Finds the route key in what Envoy sends with the first message (R-07), and the client's address beside it.
 
-Envoy evaluates `request_attributes` of the filter and sends the results in one Struct under the filter's name.
+Envoy evaluates `request_attributes` of the filter and sends the results in one Struct under the filter's name. A name
+there may be any attribute expression, so a key in the route's filter metadata is one more attribute.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 ATTRIBUTES = "envoy.filters.http.ext_proc"
@@ -15,27 +15,15 @@ ROUTE_NAME = "xds.route_name"
 SOURCE_ADDRESS = "source.address"
 
 
-@dataclass(frozen=True, slots=True)
-class RouteKeySource:
-    """Where the route key comes from: an attribute, or `key` of the filter metadata in `namespace`."""
+def metadata_attribute(namespace: str, key: str) -> str:
+    """Return the attribute expression for `key` in the route's filter metadata of `namespace`.
 
-    attribute: str = ROUTE_NAME
-    metadata_namespace: str = ""
-    metadata_key: str = ""
-
-    def key_of(self, message: Any) -> str:
-        """Return the route key of a `ProcessingRequest`, or an empty string when Envoy sent none."""
-        if self.metadata_namespace:
-            metadata = message.metadata_context.filter_metadata
-            if self.metadata_namespace not in metadata:
-                return ""
-            return _text(metadata[self.metadata_namespace].fields, self.metadata_key)
-        return attribute(message, self.attribute)
-
-    def __str__(self) -> str:
-        if self.metadata_namespace:
-            return f"filter metadata {self.metadata_namespace}:{self.metadata_key}"
-        return f"attribute {self.attribute}"
+    Raises ValueError for a quote or backslash, which could not be written into the expression safely.
+    """
+    for text in (namespace, key):
+        if not text or any(character in text for character in "'\\\n"):
+            raise ValueError(f"{text!r} cannot name filter metadata: it must be non-empty, without quote or backslash")
+    return f"xds.route_metadata.filter_metadata['{namespace}']['{key}']"
 
 
 def attribute(message: Any, name: str) -> str:
@@ -43,9 +31,12 @@ def attribute(message: Any, name: str) -> str:
     attributes = message.attributes
     if ATTRIBUTES not in attributes:
         return ""
-    return _text(attributes[ATTRIBUTES].fields, name)
-
-
-def _text(fields: Any, name: str) -> str:
+    fields = attributes[ATTRIBUTES].fields
     # A protobuf map inserts on a plain look-up of an absent message value; ask first.
     return str(fields[name].string_value) if name in fields else ""
+
+
+def client_address(message: Any) -> str:
+    """Return the address of Envoy's downstream peer without the port; empty when `source.address` was not sent."""
+    host, _, _ = attribute(message, SOURCE_ADDRESS).rpartition(":")
+    return host[1:-1] if host.startswith("[") else host

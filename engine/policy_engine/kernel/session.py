@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from policy_engine.kernel.engine import Kernel
 from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result, headers_of
 from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
-from policy_engine.kernel.route_key import SOURCE_ADDRESS, attribute
+from policy_engine.kernel.route_key import attribute, client_address
 from policy_engine.kernel.stream import StreamError
 from policy_engine.sdk import Request
 
@@ -91,7 +91,7 @@ class Session:
             kernel.statistics.not_ready += 1
             self._ended = True
             return kernel.not_ready
-        key = kernel.options.route_key.key_of(message)
+        key = attribute(message, kernel.options.route_key)
         route = routes.get(key)
         if route is None:
             return self._unmapped(key)
@@ -100,7 +100,7 @@ class Session:
         if not route.chain.policies:
             return modes.pass_reply
         headers = message.request_headers
-        request = Request(headers_of(headers.headers), route=key, client_address=attribute(message, SOURCE_ADDRESS))
+        request = Request(headers_of(headers.headers), route=key, client_address=client_address(message))
         self._phases = Phases(kernel, route, modes, request)
         return self._phases.request_headers(bodiless=headers.end_of_stream)
 
@@ -111,7 +111,7 @@ class Session:
             return _PASS_REQUEST_HEADERS
         nearest = ", ".join(kernel.routes.nearest(key)) if kernel.routes is not None else ""
         logger.error(
-            "route key %r (%s) has no chain, request denied; nearest known keys: %s",
+            "route key %r (attribute %s) has no chain, request denied; nearest known keys: %s",
             key,
             kernel.options.route_key,
             nearest or "none",
