@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from policy_engine.kernel.reply import immediate_reply
 from policy_engine.kernel.route_key import ROUTE_NAME
-from policy_engine.kernel.routes import Routes
+from policy_engine.kernel.routes import RequestCounter, Routes
 from policy_engine.sdk import ImmediateResponse
 from policy_engine.worker.chain import Snapshot
 from policy_engine.worker.closing import close_chains
@@ -50,12 +50,13 @@ class KernelStatistics:
 class Kernel:
     """Holds what all sessions of a process share; `activate` swaps the configuration by one assignment."""
 
-    __slots__ = ("not_ready", "options", "routes", "statistics", "unmapped")
+    __slots__ = ("_requests", "not_ready", "options", "routes", "statistics", "unmapped")
 
     def __init__(self, options: KernelOptions | None = None) -> None:
         self.options = options or KernelOptions()
         self.routes: Routes | None = None
         self.statistics = KernelStatistics()
+        self._requests: dict[str, RequestCounter] = {}
         self.not_ready = immediate_reply(ImmediateResponse(503, details="policy_engine:not_ready"))
         self.unmapped = immediate_reply(ImmediateResponse(500, details="policy_engine:unmapped_route"))
 
@@ -64,10 +65,14 @@ class Kernel:
         """The active configuration, None before the first (R-50)."""
         return self.routes.snapshot if self.routes is not None else None
 
+    def requests_by_route(self) -> dict[str, int]:
+        """Return how many requests each route key served, also for keys that are no longer configured."""
+        return {key: counter.value for key, counter in self._requests.items()}
+
     def activate(self, snapshot: Snapshot) -> None:
         """Serve new streams from `snapshot`; streams in flight finish on the chain they began with (R-20)."""
         old = self.routes
-        self.routes = Routes(snapshot, old)
+        self.routes = Routes(snapshot, self._requests, old)
         self.statistics.swaps += 1
         if old is not None:
             close_chains(retire(old.snapshot.chains, snapshot.chains))

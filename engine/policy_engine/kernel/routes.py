@@ -52,10 +52,18 @@ class Modes:
 
 
 @dataclass(slots=True, eq=False)
+class RequestCounter:
+    """Requests of one route key; outlives snapshots."""
+
+    value: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Route:
     """One route key's chain with its replies."""
 
     chain: CompiledChain
+    requests: RequestCounter
     modes: dict[StaticModes, Modes] = field(default_factory=dict)
     request_headers: CachedReply = field(default_factory=CachedReply)
     response_headers: CachedReply = field(default_factory=CachedReply)
@@ -103,12 +111,16 @@ class Routes:
 
     __slots__ = ("_routes", "snapshot")
 
-    def __init__(self, snapshot: Snapshot, previous: Routes | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, counters: dict[str, RequestCounter], previous: Routes | None = None
+    ) -> None:
         self.snapshot = snapshot
         routes: dict[str, Route] = {}
         for key, chain in snapshot.chains.items():
             kept = previous.get(key) if previous is not None else None
-            routes[key] = kept if kept is not None and kept.chain is chain else Route(chain)
+            if kept is None or kept.chain is not chain:
+                kept = Route(chain, counters.setdefault(key, RequestCounter()))
+            routes[key] = kept
         self._routes: Mapping[str, Route] = routes
 
     def get(self, key: str) -> Route | None:

@@ -95,6 +95,7 @@ class Session:
         route = routes.get(key)
         if route is None:
             return self._unmapped(key)
+        route.requests.value += 1
         config = message.protocol_config
         modes = route.modes_for((config.request_body_mode, config.response_body_mode))
         if not route.chain.policies:

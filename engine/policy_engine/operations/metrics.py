@@ -1,0 +1,155 @@
+"""Prometheus metrics (R-51): what a worker counts as plain samples, summed over all workers, and their exposition.
+
+Workers count in plain objects; nothing here runs while a request is served. The supervisor asks every worker for its
+samples when it is scraped and keeps those of workers that died, so that no counter ever falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+
+from policy_engine.kernel.engine import Kernel
+from policy_engine.transport.counters import CountersSnapshot
+from policy_engine.worker.compiler import Compiler
+from policy_engine.worker.statistics import DURATION_BUCKETS
+
+Samples = dict[str, list[tuple[dict[str, str], float]]]
+"""Metric name to its label sets and values; JSON-able, so that it can cross the channel."""
+
+_HELP: Mapping[str, tuple[str, str]] = {
+    "policy_engine_streams": ("counter", "ext_proc streams opened, one per HTTP request."),
+    "policy_engine_streams_active": ("gauge", "ext_proc streams in flight."),
+    "policy_engine_requests": ("counter", "Requests by route key."),
+    "policy_engine_phases": ("counter", "Messages from Envoy by phase."),
+    "policy_engine_immediate_responses": ("counter", "Requests answered by the engine instead of the upstream."),
+    "policy_engine_unmapped_requests": ("counter", "Requests whose route key has no chain."),
+    "policy_engine_not_ready_requests": ("counter", "Requests denied because no configuration was active yet."),
+    "policy_engine_protocol_errors": ("counter", "Streams ended because Envoy's messages broke the protocol."),
+    "policy_engine_bodies_too_large": ("counter", "Bodies refused for their size, as sent or decoded."),
+    "policy_engine_broken_promises": ("counter", "Requests whose body Envoy never sent although a policy needs it."),
+    "policy_engine_policy_short_circuits": ("counter", "Immediate responses by policy."),
+    "policy_engine_policy_skipped": ("counter", "Runs left out because the policy's condition was false."),
+    "policy_engine_policy_failures": ("counter", "Failures by policy and kind."),
+    "policy_engine_configuration_swaps": ("counter", "Configurations made active."),
+    "policy_engine_transport_connections_active": ("gauge", "Connections from Envoy."),
+    "policy_engine_transport_messages": ("counter", "gRPC messages by direction."),
+    "policy_engine_transport_bytes": ("counter", "Bytes on the wire by direction; 0 on the grpcio transport."),
+    "policy_engine_transport_resets": ("counter", "Streams reset, by the side that did it."),
+    "policy_engine_transport_protocol_errors": ("counter", "HTTP/2 violations by peers, by error code."),
+    "policy_engine_handler_errors": ("counter", "Errors of the engine itself on a stream; always a bug."),
+    "policy_engine_worker_restarts": ("counter", "Workers that died and were started again."),
+    "policy_engine_workers": ("gauge", "Workers that serve."),
+    "policy_engine_configuration_rejections": ("counter", "Configurations refused."),
+    "policy_engine_configuration_info": ("gauge", "1, with the version of the active configuration."),
+    "policy_engine_configuration_active_since_seconds": ("gauge", "When it became active, seconds since the epoch."),
+}
+_DURATION = "policy_engine_policy_duration_seconds"
+
+
+def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapshot) -> Samples:
+    """Return everything one worker counted."""
+    total = kernel.statistics
+    samples: Samples = {
+        "policy_engine_streams": [({}, total.streams)],
+        "policy_engine_streams_active": [({}, total.active)],
+        "policy_engine_requests": [({"route": route}, count) for route, count in kernel.requests_by_route().items()],
+        "policy_engine_phases": [({"phase": phase}, count) for phase, count in total.phases.items()],
+        "policy_engine_immediate_responses": [({}, total.immediate)],
+        "policy_engine_unmapped_requests": [({}, total.unmapped)],
+        "policy_engine_not_ready_requests": [({}, total.not_ready)],
+        "policy_engine_protocol_errors": [({}, total.protocol_errors)],
+        "policy_engine_bodies_too_large": [({}, total.body_too_large)],
+        "policy_engine_broken_promises": [({}, total.broken_promises)],
+        "policy_engine_transport_connections_active": [({}, transport.connections_active)],
+        "policy_engine_transport_messages": [
+            ({"direction": "in"}, transport.messages_in),
+            ({"direction": "out"}, transport.messages_out),
+        ],
+        "policy_engine_transport_bytes": [
+            ({"direction": "in"}, transport.bytes_in),
+            ({"direction": "out"}, transport.bytes_out),
+        ],
+        "policy_engine_transport_resets": [
+            ({"by": "peer"}, transport.resets_received),
+            ({"by": "engine"}, transport.resets_sent),
+        ],
+        "policy_engine_transport_protocol_errors": [
+            ({"code": code}, count) for code, count in transport.protocol_errors.items()
+        ],
+        "policy_engine_handler_errors": [({}, transport.handler_errors)],
+    }
+    _add_policies(samples, compiler)
+    return samples
+
+
+def _add_policies(samples: Samples, compiler: Compiler) -> None:
+    bounds = (*(f"{bound:g}" for bound in DURATION_BUCKETS), "+Inf")
+    for one in compiler.statistics.values():
+        labels = {"route": one.route, "policy": one.policy, "version": one.version}
+        samples.setdefault("policy_engine_policy_short_circuits", []).append((labels, one.short_circuits))
+        samples.setdefault("policy_engine_policy_skipped", []).append((labels, one.skipped))
+        failures = samples.setdefault("policy_engine_policy_failures", [])
+        failures.extend((labels | {"kind": kind.value}, count) for kind, count in one.failures.items() if count)
+        seen = 0
+        for bound, count in zip(bounds, one.buckets, strict=True):
+            seen += count
+            samples.setdefault(_DURATION + "_bucket", []).append((labels | {"le": bound}, seen))
+        samples.setdefault(_DURATION + "_sum", []).append((labels, one.seconds))
+
+
+def add_samples(total: Samples, more: Samples, *, keep_gauges: bool = True) -> None:
+    """Add `more` to `total`, label set by label set; without `keep_gauges` only what counts (for dead workers)."""
+    for name, rows in more.items():
+        if not keep_gauges and _HELP.get(name, ("counter",))[0] == "gauge":
+            continue
+        sums = {_key(labels): index for index, (labels, _) in enumerate(total.setdefault(name, []))}
+        for labels, value in rows:
+            index = sums.get(_key(labels))
+            if index is None:
+                total[name].append((labels, value))
+            else:
+                total[name][index] = (labels, total[name][index][1] + value)
+
+
+def exposition(samples: Samples) -> bytes:
+    """Return `samples` in the Prometheus text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(samples))
+    return generate_latest(registry)
+
+
+class _Collector:
+    """Presents samples to `prometheus_client`."""
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
+
+    def collect(self) -> Iterable[Metric]:
+        for name, (kind, text) in _HELP.items():
+            rows = self._samples.get(name, [])
+            names = sorted({label for labels, _ in rows for label in labels})
+            family: Any = (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, labels=names)
+            for labels, value in rows:
+                family.add_metric([labels.get(label, "") for label in names], value)
+            yield family
+        yield self._durations()
+
+    def _durations(self) -> Metric:
+        family = HistogramMetricFamily(_DURATION, "Wall time of a policy's hooks.", labels=["route", "policy", "version"])
+        buckets: dict[tuple[tuple[str, str], ...], list[tuple[str, float]]] = {}
+        for labels, value in self._samples.get(_DURATION + "_bucket", []):
+            key = _key({name: text for name, text in labels.items() if name != "le"})
+            buckets.setdefault(key, []).append((labels["le"], value))
+        sums = {_key(labels): value for labels, value in self._samples.get(_DURATION + "_sum", [])}
+        for key, rows in buckets.items():
+            labels = dict(key)
+            family.add_metric([labels["route"], labels["policy"], labels["version"]], rows, sums.get(key, 0.0))
+        return family
+
+
+def _key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(labels.items()))

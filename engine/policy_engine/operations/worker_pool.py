@@ -1,0 +1,269 @@
+"""The supervisor's view of its workers: starts them, hands every configuration to all of them, restarts the dead.
+
+A configuration takes effect in two steps, prepare and commit, so that all workers have it or none (R-50, R-55).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from policy_engine.operations.channel import Channel, Message, spec_to_message
+from policy_engine.operations.metrics import Samples, add_samples
+from policy_engine.operations.worker_process import WorkerOptions
+from policy_engine.worker.spec import ChainsSpec
+
+logger = logging.getLogger("policy_engine.supervisor")
+
+START_SECONDS = 60.0
+ANSWER_SECONDS = 60.0
+SAMPLES_SECONDS = 2.0
+FIRST_RESTART_SECONDS = 0.1
+LONGEST_RESTART_SECONDS = 10.0
+STABLE_SECONDS = 30.0
+
+
+class WorkerFailed(Exception):
+    """A worker did not start, did not answer in time, or refused a configuration; the message says which and why."""
+
+
+class _Worker:
+    """One running worker process and the conversation with it."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self.options = options
+        self.started = time.monotonic()
+        self.samples: Samples = {}
+        self._answers: dict[str, asyncio.Future[Message]] = {}
+        self._turn = asyncio.Lock()
+
+    async def start(self) -> None:
+        mine, theirs = socket.socketpair()
+        try:
+            theirs.set_inheritable(True)
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "policy_engine.operations.worker_process",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+            )
+        finally:
+            theirs.close()
+        self._channel = await Channel.over(mine)
+        ready = self._expect("ready")
+        self._reader = asyncio.ensure_future(self._read())
+        await self._channel.send({"start": asdict(self.options)})
+        await self._answer(ready, START_SECONDS, "become ready")
+
+    async def prepare(self, turn: int, spec: Message) -> None:
+        await self._ask("prepared", {"prepare": turn, "spec": spec})
+
+    async def commit(self, turn: int) -> None:
+        await self._ask("committed", {"commit": turn})
+
+    async def abort(self, turn: int) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._channel.send({"abort": turn})
+
+    async def fetch_samples(self) -> None:
+        """Bring `samples` up to date; a worker that does not answer keeps its last ones."""
+        with contextlib.suppress(WorkerFailed, ConnectionError):
+            answer = await self._ask("samples", {"samples": 0}, SAMPLES_SECONDS)
+            self.samples = {name: [(labels, value) for labels, value in rows] for name, rows in answer["samples"].items()}
+
+    async def drain(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            await self._channel.send({"drain": True})
+
+    async def _ask(self, kind: str, message: Message, seconds: float = ANSWER_SECONDS) -> Message:
+        async with self._turn:
+            answer = self._expect(kind)
+            try:
+                await self._channel.send(message)
+            except ConnectionError as error:
+                raise WorkerFailed(f"worker {self.options.number} is gone") from error
+            reply = await self._answer(answer, seconds, f"answer with {kind!r}")
+        if "problem" in reply:
+            raise WorkerFailed(f"worker {self.options.number}: {reply['problem']}")
+        return reply
+
+    def _expect(self, kind: str) -> asyncio.Future[Message]:
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._answers[kind] = future
+        return future
+
+    async def _answer(self, future: asyncio.Future[Message], seconds: float, what: str) -> Message:
+        try:
+            return await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            raise WorkerFailed(f"worker {self.options.number} did not {what} within {seconds:g} s") from None
+
+    async def _read(self) -> None:
+        reason = "ended"
+        while (message := await self._channel.receive()) is not None:
+            if "failed" in message:
+                reason = message["failed"]
+                continue
+            for kind in ("ready", "prepared", "committed", "samples"):
+                future = self._answers.get(kind)
+                if kind in message and future is not None and not future.done():
+                    future.set_result(message)
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(WorkerFailed(f"worker {self.options.number} {reason}"))
+        self._channel.close()
+
+
+class WorkerPool:
+    """A fixed number of workers; `changed` is called whenever the number of those that serve may have changed."""
+
+    def __init__(self, count: int, options: WorkerOptions, changed: Callable[[], None] = lambda: None) -> None:
+        self._options = [self._numbered(options, number, count) for number in range(count)]
+        self._workers: dict[int, _Worker] = {}
+        self._configured: set[int] = set()
+        self._spec: Message | None = None
+        self._turn = 0
+        self._applying = asyncio.Lock()
+        self._watchers: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._departed: Samples = {}
+        self._delays: dict[int, float] = {}
+        self._changed = changed
+        self.restarts = 0
+
+    @staticmethod
+    def _numbered(options: WorkerOptions, number: int, count: int) -> WorkerOptions:
+        bind = tuple(address.replace("{worker}", str(number)) for address in options.bind)
+        shared = any("{worker}" not in address and not address.startswith("unix:") for address in options.bind)
+        return replace(options, number=number, bind=bind, reuse_port=shared and count > 1)
+
+    @property
+    def serving(self) -> int:
+        """How many workers run with the active configuration."""
+        return len(self._configured)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every worker runs with the active configuration (R-50)."""
+        return self.serving == len(self._options)
+
+    async def start(self) -> None:
+        """Start every worker; raises WorkerFailed when one cannot start at all."""
+        await asyncio.gather(*(self._start_one(number) for number in range(len(self._options))))
+
+    async def apply(self, spec: ChainsSpec) -> None:
+        """Make `spec` active in every worker, or in none; raises WorkerFailed with the worker's reason."""
+        message = spec_to_message(spec)
+        async with self._applying:
+            self._turn += 1
+            turn, workers = self._turn, dict(self._workers)
+            results = await asyncio.gather(
+                *(worker.prepare(turn, message) for worker in workers.values()), return_exceptions=True
+            )
+            # A worker that died meanwhile does not speak against the configuration: its successor will get it.
+            refused = [
+                error
+                for number, error in zip(workers, results, strict=True)
+                if isinstance(error, BaseException) and self._workers.get(number) is workers[number]
+            ]
+            if refused:
+                await asyncio.gather(*(worker.abort(turn) for worker in workers.values()))
+                raise refused[0]
+            self._spec = message
+            committed = await asyncio.gather(
+                *(worker.commit(turn) for worker in workers.values()), return_exceptions=True
+            )
+            for number, error in zip(workers, committed, strict=True):
+                if error is None:
+                    self._configured.add(number)
+                elif isinstance(error, WorkerFailed) and self._workers.get(number) is workers[number]:
+                    raise error
+        self._changed()
+
+    async def samples(self) -> Samples:
+        """Return the sum over all workers, those that died included."""
+        await asyncio.gather(*(worker.fetch_samples() for worker in self._workers.values()))
+        total: Samples = {}
+        add_samples(total, self._departed)
+        for worker in self._workers.values():
+            add_samples(total, worker.samples)
+        return total
+
+    async def drain(self, seconds: float) -> None:
+        """Drain all workers; those still running after `seconds` and a grace are killed."""
+        self._draining = True
+        workers = list(self._workers.values())
+        await asyncio.gather(*(worker.drain() for worker in workers))
+        waiting = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=seconds + 2.0)
+            for worker in workers:
+                if worker.process.returncode is None:
+                    logger.error("worker %d did not end in time, killed", worker.options.number)
+                    with contextlib.suppress(ProcessLookupError):
+                        worker.process.kill()
+            if late:
+                await asyncio.wait(late, timeout=5.0)
+        for watcher in self._watchers:
+            watcher.cancel()
+
+    async def _start_one(self, number: int) -> None:
+        self._clear_socket(self._options[number])
+        worker = _Worker(self._options[number])
+        await worker.start()
+        self._workers[number] = worker
+        watcher = asyncio.ensure_future(self._watch(number, worker))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+
+    @staticmethod
+    def _clear_socket(options: WorkerOptions) -> None:
+        """Remove the Unix socket of a worker that died: the path is this worker's own."""
+        for address in options.bind:
+            if address.startswith("unix:"):
+                path = Path(address.removeprefix("unix:"))
+                if path.is_socket():
+                    path.unlink()
+
+    async def _watch(self, number: int, worker: _Worker) -> None:
+        code: object = await worker.process.wait()
+        self._workers.pop(number, None)
+        self._configured.discard(number)
+        add_samples(self._departed, worker.samples, keep_gauges=False)
+        self._changed()
+        if time.monotonic() - worker.started > STABLE_SECONDS:
+            self._delays.pop(number, None)
+        while not self._draining:
+            delay = self._delays.get(number, FIRST_RESTART_SECONDS)
+            self._delays[number] = min(delay * 2, LONGEST_RESTART_SECONDS)
+            logger.error("worker %d ended (%s), restart in %.1f s", number, code, delay, extra={"worker": number})
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            self.restarts += 1
+            try:
+                await self._start_one(number)
+                await self._configure(number)
+            except (WorkerFailed, OSError) as error:
+                code = error
+            else:
+                return
+
+    async def _configure(self, number: int) -> None:
+        """Give a restarted worker the active configuration."""
+        async with self._applying:
+            if self._spec is not None:
+                self._turn += 1
+                await self._workers[number].prepare(self._turn, self._spec)
+                await self._workers[number].commit(self._turn)
+                self._configured.add(number)
+        self._changed()

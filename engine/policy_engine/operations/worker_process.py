@@ -1,0 +1,206 @@
+"""A worker process: one event loop, one kernel, one transport, steered by the supervisor over a channel (R-55).
+
+It listens only once a configuration is active, so a worker that starts anew is never given a request it must refuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from policy_engine.config.policy_loader import load_policies
+from policy_engine.kernel.engine import Kernel, KernelOptions
+from policy_engine.kernel.session import Session
+from policy_engine.operations.channel import Channel, Message, spec_from_message
+from policy_engine.operations.logs import configure_logging
+from policy_engine.operations.metrics import worker_samples
+from policy_engine.transport.counters import CountersSnapshot
+from policy_engine.transport.grpc_server import GrpcServer
+from policy_engine.transport.health import Health
+from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
+from policy_engine.worker.chain import Snapshot
+from policy_engine.worker.closing import close_chains
+from policy_engine.worker.compiler import Compiler
+
+logger = logging.getLogger("policy_engine.worker_process")
+
+_IDLE = CountersSnapshot(**dict.fromkeys(CountersSnapshot.__slots__, 0) | {"protocol_errors": {}})  # type: ignore[arg-type] # every field but one is an int
+
+
+class Transport(Protocol):
+    """What a worker needs of a transport; both have it."""
+
+    @property
+    def counters(self) -> CountersSnapshot:
+        """What was counted so far."""
+        ...
+
+    async def start(self) -> None:
+        """Listen and serve."""
+        ...
+
+    async def drain(self, seconds: float) -> None:
+        """Finish what is in flight."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON."""
+
+    number: int
+    bind: tuple[str, ...]
+    transport: str
+    policies: str
+    route_key: str
+    pass_unmapped: bool
+    body_limit: int
+    drain_seconds: float
+    blocking_threads: int
+    log_level: str
+    log_format: str
+    reuse_port: bool = False
+    certificate_file: str = ""
+    key_file: str = ""
+    client_ca_file: str = ""
+    limits: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def from_message(cls, message: Message) -> WorkerOptions:
+        """Return the options that the supervisor sent."""
+        return cls(**{**message, "bind": tuple(message["bind"])})
+
+    def server(self) -> ServerOptions:
+        """Return the transport's part."""
+        tls = None
+        if self.certificate_file:
+            client_ca = Path(self.client_ca_file) if self.client_ca_file else None
+            tls = TlsOptions(Path(self.certificate_file), Path(self.key_file), client_ca)
+        return ServerOptions(bind=self.bind, tls=tls, limits=Limits(**self.limits), reuse_port=self.reuse_port)
+
+
+class WorkerProcess:
+    """Answers the supervisor's messages until it is drained or the supervisor is gone."""
+
+    def __init__(self, channel: Channel, options: WorkerOptions) -> None:
+        self._channel = channel
+        self._options = options
+        self._kernel = Kernel(
+            KernelOptions(
+                route_key=options.route_key, pass_unmapped=options.pass_unmapped, body_limit=options.body_limit
+            )
+        )
+        self._compiler = Compiler(load_policies(Path(options.policies)), options.blocking_threads)
+        self._health = Health()
+        self._server: Transport | None = None
+        self._prepared: Snapshot | None = None
+
+    async def run(self) -> None:
+        """Serve until the end; returns after the drain."""
+        await self._channel.send({"ready": os.getpid()})
+        while (message := await self._channel.receive()) is not None:
+            if "prepare" in message:
+                await self._prepare(message)
+            elif "commit" in message:
+                await self._commit(message)
+            elif "abort" in message:
+                self._drop_prepared()
+            elif "samples" in message:
+                await self._channel.send({"samples": self._samples(), "id": message["samples"]})
+            elif "drain" in message:
+                break
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Take no new streams and finish those in flight, within the configured time (R-54)."""
+        self._health.drain()
+        if self._server is not None:
+            await self._server.drain(self._options.drain_seconds)
+        self._compiler.close()
+
+    async def _prepare(self, message: Message) -> None:
+        """Compile, but change nothing; in a thread, so that streams in flight are not held up."""
+        self._drop_prepared()
+        try:
+            spec = spec_from_message(message["spec"])
+            self._prepared = await asyncio.to_thread(self._compiler.compile, spec, self._kernel.snapshot)
+        except Exception as error:
+            await self._channel.send({"prepared": message["prepare"], "problem": f"{type(error).__name__}: {error}"})
+        else:
+            await self._channel.send({"prepared": message["prepare"]})
+
+    async def _commit(self, message: Message) -> None:
+        snapshot, self._prepared = self._prepared, None
+        problem = "nothing was prepared"
+        if snapshot is not None:
+            self._kernel.activate(snapshot)
+            problem = await self._listen()
+        await self._channel.send({"committed": message["commit"], **({"problem": problem} if problem else {})})
+
+    async def _listen(self) -> str:
+        """Start to serve with the first configuration; returns what went wrong, or nothing."""
+        if self._server is None:
+            server = GrpcServer(lambda: Session(self._kernel), self._options.server(), self._health)
+            try:
+                await server.start()
+            except (OSError, ValueError) as error:
+                return str(error)
+            self._server = server
+            # What is loaded now lives as long as the process: keep the collector from scanning it again and again.
+            gc.collect()
+            gc.freeze()
+        self._health.set_serving(True)
+        return ""
+
+    def _drop_prepared(self) -> None:
+        snapshot, self._prepared = self._prepared, None
+        if snapshot is not None:
+            active = self._kernel.snapshot
+            kept = set(map(id, active.chains.values())) if active is not None else set()
+            close_chains(chain for chain in snapshot.chains.values() if id(chain) not in kept)
+
+    def _samples(self) -> Any:
+        counters = self._server.counters if self._server is not None else _IDLE
+        return worker_samples(self._kernel, self._compiler, counters)
+
+
+async def _main(sock: socket.socket) -> int:
+    channel = await Channel.over(sock)
+    first = await channel.receive()
+    if first is None:
+        return 1
+    options = WorkerOptions.from_message(first["start"])
+    configure_logging(options.log_level, options.log_format, worker=options.number)
+    try:
+        worker = WorkerProcess(channel, options)
+    except Exception as error:
+        logger.exception("worker cannot start")
+        await channel.send({"failed": str(error)})
+        return 1
+    running = asyncio.ensure_future(worker.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+        return 0
+    await worker.drain()
+    return 0
+
+
+def main(descriptor: int) -> int:
+    """Run a worker whose channel is the inherited file `descriptor`."""
+    # Ctrl-C reaches the whole process group; the supervisor decides how its workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return asyncio.run(_main(socket.socket(fileno=descriptor)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
