@@ -7,6 +7,16 @@ import gzip
 from typing import Any
 
 import pytest
+from testsupport.chains import chains, engine, entry, settle
+from testsupport.envoy_messages import (
+    ProcessingMode,
+    body,
+    header_changes,
+    parse,
+    request_headers,
+    response_headers,
+    trailers,
+)
 
 from policy_engine.kernel.stream import StreamError
 from policy_engine.sdk import (
@@ -20,16 +30,6 @@ from policy_engine.sdk import (
     Response,
     ResponseMutation,
     TrailerMutation,
-)
-from testsupport.chains import chains, engine, entry, settle
-from testsupport.envoy_messages import (
-    ProcessingMode,
-    body,
-    header_changes,
-    parse,
-    request_headers,
-    response_headers,
-    trailers,
 )
 
 
@@ -120,7 +120,7 @@ def test_request_phase_runs_in_order_and_response_phase_in_reverse() -> None:
     assert sets == [("x-a", b"1", False), ("x-last", b"c", False), ("x-b", b"1", False), ("x-c", b"1", False)]
     response = parse(session.receive(response_headers()))
     sets, _ = header_changes(response.response_headers.response.header_mutation)
-    assert dict((name, value) for name, value, _ in sets)["x-last"] == b"a"
+    assert {name: value for name, value, _ in sets}["x-last"] == b"a"
     phases = session._phases
     assert phases is not None
     assert phases._request.metadata["order"] == ["a", "b", "c", "/c", "/b", "/a"]
