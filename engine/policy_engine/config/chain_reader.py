@@ -141,10 +141,11 @@ class ChainReader:
     def _note_route_key(self, key: str, document: Document, path: Path, fields: Fields, load: _Load) -> None:
         place = document.locate((*path, "route_key"))
         here = f"{document.file}:{place.line}" if place else document.file
-        first = load.places.setdefault(key, here)
-        if first != here:
-            reason = f"the route key {key!r} is already used in {first}; a route has one chain"
-            fields.error(("route_key",), reason, rule=Rule.DUPLICATE_ROUTE)
+        if key not in load.places:
+            load.places[key] = here
+            return
+        reason = f"the route key {key!r} is already used in {load.places[key]}; a route has one chain"
+        fields.error(("route_key",), reason, rule=Rule.DUPLICATE_ROUTE)
 
     def _policy(self, document: Document, path: Path, load: _Load) -> PolicySpec | None:
         fields = Fields(document, path, POLICY_KEYS, load.diagnostics, "a policy")

@@ -162,6 +162,11 @@ def resolve_secrets(parameters: Any, source: SecretSource) -> Resolution:
     return resolution
 
 
+def holds_reference(value: object) -> bool:
+    """Return whether `value` is a text with a reference to a secret in it."""
+    return isinstance(value, str) and any(not match[1] for match in _REFERENCE.finditer(value))
+
+
 def _forms(secret: str) -> Iterable[str]:
     """The texts under which a secret may turn up in somebody's message: whole, quoted, or one line of many."""
     yield secret
