@@ -1,0 +1,35 @@
+"""Pinned Debian packages as a repository: `@debian//:NAME` is the data archive of one, `@debian//:all` of all.
+
+The lock gives each package's path and sha256. Debian's snapshot archive keeps every version for ever; the mirror that
+./bazelw reads from the machine's apt configuration (DEBIAN_MIRROR) is asked first, since it is near, but it drops
+superseded versions.
+"""
+
+_BUILD = """\
+package(default_visibility = ["//visibility:public"])
+
+filegroup(name = "all", srcs = {all})
+"""
+
+_PACKAGE = """
+filegroup(name = "{name}", srcs = glob(["{name}/data.tar*"]))
+"""
+
+def _debian_packages_impl(rctx):
+    lock = json.decode(rctx.read(rctx.attr.lock))
+    mirrors = [url for url in [rctx.getenv("DEBIAN_MIRROR")] if url] + [lock["snapshot"]]
+    build = _BUILD.format(all = repr([":" + name for name in sorted(lock["packages"])]))
+    for name, package in sorted(lock["packages"].items()):
+        rctx.download_and_extract(
+            [mirror.rstrip("/") + "/" + package["path"] for mirror in mirrors],
+            output = name,
+            sha256 = package["sha256"],
+            type = "deb",
+        )
+        build += _PACKAGE.format(name = name)
+    rctx.file("BUILD.bazel", build)
+
+debian_packages = repository_rule(
+    implementation = _debian_packages_impl,
+    attrs = {"lock": attr.label(mandatory = True, allow_single_file = True)},
+)

@@ -1,0 +1,91 @@
+"""Image layers, made with the Python toolchain only, so that they build without a tar toolchain.
+
+`deb_layer` is a rule; the functions below are what other rules (builder/defs.bzl) make layers with.
+"""
+
+load("@rules_python//python:py_info.bzl", "PyInfo")
+
+# Debian's Python looks here for what was not installed by Debian, so no PYTHONPATH is needed in the image.
+SITE_PACKAGES = "/usr/local/lib/python3.13/dist-packages"
+
+LAYER_TOOL = {"_layer_tool": attr.label(default = "//tools/image:layer", executable = True, cfg = "exec")}
+
+def _deb_layer_impl(ctx):
+    out = ctx.actions.declare_file(ctx.label.name + ".tar")
+    args = ctx.actions.args()
+    args.add("debs")
+    args.add(out)
+    args.add_all(ctx.files.packages)
+    ctx.actions.run(
+        executable = ctx.executable._layer_tool,
+        arguments = [args],
+        inputs = ctx.files.packages,
+        outputs = [out],
+        mnemonic = "DebianLayer",
+        progress_message = "Unpacking Debian packages into %{output}",
+    )
+    return DefaultInfo(files = depset([out]))
+
+deb_layer = rule(
+    implementation = _deb_layer_impl,
+    doc = "The base layer: Debian packages, unpacked.",
+    attrs = {"packages": attr.label_list(allow_files = True, mandatory = True)} | LAYER_TOOL,
+)
+
+def runfiles_path(file):
+    """Returns the path of `file` as it is below a runfiles tree.
+
+    Args:
+      file: a File of this or another repository.
+    """
+    return file.short_path[3:] if file.short_path.startswith("../") else "_main/" + file.short_path
+
+def python_entries(targets, directory = SITE_PACKAGES):
+    """Returns manifest entries that install Python libraries with all they depend on, as an installer would.
+
+    Every file below an import root is placed relative to that root; files below none (an interpreter) are left out.
+
+    Args:
+      targets: targets with PyInfo.
+      directory: where they go in the image.
+    """
+    roots = {}
+    files = []
+    for target in targets:
+        roots.update({root: True for root in target[PyInfo].imports.to_list()})
+        files += [target[PyInfo].transitive_sources, target[DefaultInfo].default_runfiles.files]
+    entries = {}
+    for file in depset(transitive = files).to_list():
+        path = runfiles_path(file)
+        parts = path.split("/")
+        for length in range(len(parts) - 1, 0, -1):
+            if "/".join(parts[:length]) in roots:
+                entries[file] = struct(path = "/".join([directory] + parts[length:]), file = file)
+                break
+    return entries.values()
+
+def file_layer(ctx, name, entries, extra = []):
+    """Declares the action that writes a layer of files; the rule has LAYER_TOOL among its attributes.
+
+    Args:
+      ctx: the rule's context.
+      name: of the tar, without its suffix.
+      entries: structs of `path` (in the image) and `file`.
+      extra: manifest entries without an input file, as //tools/image:layer.py takes them.
+
+    Returns:
+      The tar.
+    """
+    out = ctx.actions.declare_file(name + ".tar")
+    manifest = ctx.actions.declare_file(name + ".manifest.json")
+    listed = [{"path": entry.path, "source": entry.file.path} for entry in entries]
+    ctx.actions.write(manifest, json.encode(listed + extra))
+    ctx.actions.run(
+        executable = ctx.executable._layer_tool,
+        arguments = ["files", out.path, manifest.path],
+        inputs = [manifest] + [entry.file for entry in entries],
+        outputs = [out],
+        mnemonic = "ImageLayer",
+        progress_message = "Writing layer %{output}",
+    )
+    return out

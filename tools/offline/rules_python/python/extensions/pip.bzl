@@ -1,0 +1,86 @@
+"""The `pip` extension of rules_python ≥ 1, as far as this workspace uses it: `pip.parse(hub_name, python_version, requirements_lock)`.
+
+Same labels as the real one: `@pypi//name` (the library) and `@pypi//name:whl` (the wheel file). Each wheel of the lock
+is a repository of its own, so a changed lock fetches only what changed, and a build only what it needs.
+"""
+
+def _normalized(name):
+    return name.lower().replace("-", "_").replace(".", "_")
+
+def _requirements(lock):
+    """Splits a pip lock file into its requirements: {normalized name: requirement line with its hashes}."""
+    requirements = {}
+    for line in lock.replace("\\\n", " ").split("\n"):
+        line = line.split(" #")[0].strip()
+        if not line or line.startswith("#"):
+            continue
+        name = line.split("==")[0].split("[")[0].strip()
+        requirements[_normalized(name)] = " ".join([word for word in line.split(" ") if word])
+    return requirements
+
+def _wheel_impl(rctx):
+    python = rctx.which("python" + rctx.attr.python_version)
+    if not python:
+        fail("python%s is not on PATH" % rctx.attr.python_version)
+    result = rctx.execute(
+        [python, "-B", rctx.path(rctx.attr._wheel_tool), rctx.attr.hub_name, rctx.attr.requirement],
+        timeout = 1800,
+    )
+    if result.return_code:
+        fail("%s: %s%s" % (rctx.attr.requirement.split(" ")[0], result.stdout[-2000:], result.stderr[-4000:]))
+
+_wheel = repository_rule(
+    implementation = _wheel_impl,
+    attrs = {
+        "hub_name": attr.string(mandatory = True),
+        "python_version": attr.string(mandatory = True),
+        "requirement": attr.string(mandatory = True),
+        "_wheel_tool": attr.label(default = "//python/offline:fetch_wheel.py"),
+    },
+)
+
+_HUB_BUILD = """\
+package(default_visibility = ["//visibility:public"])
+
+alias(name = "{name}", actual = "@{hub}_{name}//:pkg")
+alias(name = "pkg", actual = "@{hub}_{name}//:pkg")
+alias(name = "whl", actual = "@{hub}_{name}//:whl")
+"""
+
+def _hub_impl(rctx):
+    rctx.file("BUILD.bazel")
+    for name in rctx.attr.packages:
+        rctx.file(name + "/BUILD.bazel", _HUB_BUILD.format(hub = rctx.attr.hub_name, name = name))
+    rctx.file("requirements.bzl", "all_requirements = %r\n" % ["@%s//%s" % (rctx.attr.hub_name, name) for name in rctx.attr.packages])
+
+_hub = repository_rule(
+    implementation = _hub_impl,
+    attrs = {
+        "hub_name": attr.string(mandatory = True),
+        "packages": attr.string_list(mandatory = True),
+    },
+)
+
+def _pip_impl(mctx):
+    for module in mctx.modules:
+        for parse in module.tags.parse:
+            requirements = _requirements(mctx.read(parse.requirements_lock))
+            for name, requirement in requirements.items():
+                _wheel(
+                    name = "%s_%s" % (parse.hub_name, name),
+                    hub_name = parse.hub_name,
+                    python_version = parse.python_version,
+                    requirement = requirement,
+                )
+            _hub(name = parse.hub_name, hub_name = parse.hub_name, packages = sorted(requirements))
+
+pip = module_extension(
+    implementation = _pip_impl,
+    tag_classes = {
+        "parse": tag_class({
+            "hub_name": attr.string(mandatory = True),
+            "python_version": attr.string(mandatory = True),
+            "requirements_lock": attr.label(mandatory = True),
+        }),
+    },
+)

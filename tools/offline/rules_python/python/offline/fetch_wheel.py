@@ -1,0 +1,139 @@
+"""Makes the current directory the Bazel repository of one locked wheel: `fetch_wheel.py HUB "name==1.0 --hash=…"`.
+
+The wheel comes from $BAZELW_WHEELS when an earlier run of any checkout left it there, else from PyPI through pip, which
+checks the hashes. It runs before any dependency exists, so it uses the standard library and pip's copy of `packaging`.
+"""
+
+from __future__ import annotations
+
+import email
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from pip._vendor.packaging.requirements import Requirement
+
+ATTEMPTS = 5
+
+BUILD = """\
+load("@rules_python//python:py_library.bzl", "py_library")
+
+package(default_visibility = ["//visibility:public"])
+
+py_library(
+    name = "pkg",
+    srcs = glob(["site-packages/**/*.py"], allow_empty = True),
+    data = glob(["site-packages/**"], exclude = ["**/*.py", "**/* *"], allow_empty = True),
+    imports = ["site-packages"],
+    deps = {deps},
+)
+
+filegroup(
+    name = "whl",
+    srcs = ["{wheel}"],
+)
+"""
+
+
+def normalized(name: str) -> str:
+    """Return the distribution's name as it is written in labels."""
+    return re.sub(r"[-_.]+", "_", name).lower()
+
+
+def matching(directory: Path, name: str, hashes: set[str]) -> Path | None:
+    """Return the wheel of `name` in `directory` whose content has one of `hashes`."""
+    for wheel in sorted(directory.glob("*.whl")):
+        distribution = wheel.name.split("-", 1)[0]
+        if normalized(distribution) == name and hashlib.sha256(wheel.read_bytes()).hexdigest() in hashes:
+            return wheel
+    return None
+
+
+def fetch(requirement: str, store: Path) -> Path:
+    """Return the wheel of the locked `requirement`, downloading it into `store` unless it is there.
+
+    Raises SystemExit with pip's output when every attempt failed.
+    """
+    name = normalized(re.split(r"[\[=]", requirement, maxsplit=1)[0])
+    hashes = set(re.findall(r"--hash=sha256:([0-9a-f]{64})", requirement))
+    if not hashes:
+        raise SystemExit(f"{requirement}: the lock has no hash for it; run tools/python/lock.sh")
+    store.mkdir(parents=True, exist_ok=True)
+    with (store / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another checkout may be fetching the same wheel
+        if wheel := matching(store, name, hashes):
+            return wheel
+        with tempfile.TemporaryDirectory(dir=store) as directory:
+            requirements = Path(directory, "requirements.txt")
+            requirements.write_text(requirement + "\n")
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+            pip += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir"]
+            for attempt in range(1, ATTEMPTS + 1):
+                done = subprocess.run(
+                    [*pip, "-d", directory, "-r", str(requirements)], text=True, capture_output=True, check=False
+                )
+                if done.returncode == 0:
+                    break
+                if attempt == ATTEMPTS:
+                    raise SystemExit(f"pip download failed {ATTEMPTS} times:\n{done.stdout}{done.stderr}")
+                time.sleep(2**attempt)
+            (wheel,) = Path(directory).glob("*.whl")
+            return wheel.rename(store / wheel.name)
+
+
+def unpack(wheel: Path, target: Path) -> None:
+    """Unpack `wheel` into `target` as an installer would lay out its purelib and platlib parts (PEP 427)."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+        for member in archive.infolist():  # zipfile drops modes; a binary inside a package must stay executable
+            if member.external_attr >> 16 & 0o111 and not member.is_dir():
+                (target / member.filename).chmod(0o755)
+    for data in list(target.glob("*.data")):
+        for part in ("purelib", "platlib"):
+            if (data / part).is_dir():
+                shutil.copytree(data / part, target, dirs_exist_ok=True)
+        shutil.rmtree(data)  # scripts and headers: `:whl` has them for who needs one
+
+
+def dependencies(metadata: email.message.Message, requirement: str) -> list[str]:
+    """Return the normalized names that the wheel needs on this machine, with the extras that the lock names."""
+    own = normalized(metadata["Name"])
+    declared = [Requirement(line) for line in metadata.get_all("Requires-Dist") or []]
+    extras = {""}
+    if found := re.match(r"[^\[=]+\[([^\]]+)\]", requirement):
+        extras |= {extra.strip() for extra in found[1].split(",")}
+    names: set[str] = set()
+    grown = True
+    while grown:  # `name[all]` may be defined as `name[one,two]`
+        grown = False
+        for needed in declared:
+            if needed.marker and not any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                continue
+            names.add(normalized(needed.name))
+            if normalized(needed.name) == own and not needed.extras <= extras:
+                extras |= needed.extras
+                grown = True
+    return sorted(names - {own})
+
+
+def main(hub: str, requirement: str) -> None:
+    """Write the repository into the current directory."""
+    wheel = fetch(requirement, Path(os.environ["BAZELW_WHEELS"]))
+    site_packages = Path("site-packages")
+    unpack(wheel, site_packages)
+    (metadata,) = site_packages.glob("*.dist-info/METADATA")
+    names = dependencies(email.message_from_bytes(metadata.read_bytes()), requirement)
+    Path(wheel.name).symlink_to(wheel)
+    Path("BUILD.bazel").write_text(BUILD.format(deps=[f"@{hub}//{name}" for name in names], wheel=wheel.name))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
