@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
@@ -45,12 +45,12 @@ _V = TypeVar("_V")
 class LoadedChains:
     """What was read: `chains` is None when one of the `diagnostics` is an error.
 
-    `secret_files` are the files that references in parameters name, found or not.
+    `secret_files` are the files that references in parameters name, found or not, each with a digest of what was read.
     """
 
     chains: ChainsSpec | None
     diagnostics: tuple[Diagnostic, ...]
-    secret_files: frozenset[FilePath] = frozenset()
+    secret_files: Mapping[FilePath, bytes] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -114,7 +114,7 @@ class ChainReader:
         self._construct(load)
         diagnostics = ordered(load.diagnostics)
         chains = None if has_errors(diagnostics) else ChainsSpec(tuple(load.routes))
-        return LoadedChains(chains, diagnostics, frozenset(load.secrets.files))
+        return LoadedChains(chains, diagnostics, load.secrets.files)
 
     def _file(self, document: Document, load: _Load) -> None:
         fields = Fields(document, (), FILE_KEYS, load.diagnostics, "a chain file")

@@ -115,7 +115,7 @@ def _phase_findings(policy_class: type[Policy], manifest: PolicyManifest) -> Ite
 
 
 def directory_digest(directory: Path) -> str:
-    """Return `sha256:…` over the names and contents of every file in `directory`, but for caches; times do not count."""
+    """Return `sha256:…` over the names and contents of every file in `directory`, caches excepted."""
     total = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
         if path.is_file() and _UNHASHED.isdisjoint(path.parts) and path.suffix not in (".pyc", ".pyo"):

@@ -6,8 +6,11 @@ out of any message.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -26,6 +29,7 @@ Path = tuple[str | int, ...]
 _REFERENCE = re.compile(r"(\$?)\$\{(env|file):([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SHORTEST_LINE = 6
+_DIGEST_KEY = secrets.token_bytes(32)
 
 
 @dataclass(slots=True)
@@ -33,12 +37,13 @@ class SecretSource:
     """Where secrets come from; one load uses one, so that a file is read once and every place gets the same.
 
     `directories` limits `${file:…}` to files inside them (links followed); empty allows every file the engine may
-    read. `files` holds every file asked for, found or not: a change of one is a change of the configuration.
+    read. `files` holds every file asked for, found or not, with a digest of what was read: a change of one is a change
+    of the configuration.
     """
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     directories: tuple[FilePath, ...] = ()
-    files: set[FilePath] = field(default_factory=set)
+    files: dict[FilePath, bytes] = field(default_factory=dict)
     _texts: dict[FilePath, str | _Missing] = field(default_factory=dict, repr=False)
 
     def lookup(self, kind: str, name: str) -> str:
@@ -48,7 +53,6 @@ class SecretSource:
         path = FilePath(name)
         if not path.is_absolute() or ".." in path.parts:
             raise SecretError(f"${{file:{name}}} must name an absolute path without '..'")
-        self.files.add(path)
         if path not in self._texts:
             self._texts[path] = self._read(path)
         text = self._texts[path]
@@ -68,16 +72,14 @@ class SecretSource:
 
     def _read(self, path: FilePath) -> str | _Missing:
         try:
-            real = path.resolve(strict=True)
-            if self.directories and not any(real.is_relative_to(one.resolve()) for one in self.directories):
-                allowed = ", ".join(str(one) for one in self.directories)
-                return _Missing(f"the secret file {path} is outside the directories for secrets ({allowed})")
-            if not real.is_file():
-                return _Missing(f"the secret file {path} is not a regular file")
-            with real.open("rb") as file:
-                content = file.read(MAX_SECRET_BYTES + 1)
+            content = _content(path)
         except OSError as error:
+            self.files[path] = _failed(error)
             return _Missing(f"the secret file {path} cannot be read: {error.strerror or type(error).__name__}")
+        self.files[path] = _digest(content)
+        if self.directories and not any(path.resolve().is_relative_to(one.resolve()) for one in self.directories):
+            allowed = ", ".join(str(one) for one in self.directories)
+            return _Missing(f"the secret file {path} is outside the directories for secrets ({allowed})")
         if len(content) > MAX_SECRET_BYTES:
             return _Missing(f"the secret file {path} is larger than {MAX_SECRET_BYTES >> 10} KiB")
         try:
@@ -87,6 +89,30 @@ class SecretSource:
         # Editors and `echo` end a file with a newline that is not part of the secret.
         text = text.removesuffix("\n").removesuffix("\r")
         return text or _Missing(f"the secret file {path} is empty")
+
+
+def digest_secret_file(path: FilePath) -> bytes:
+    """Return what `SecretSource.files` would hold for `path` now."""
+    try:
+        return _digest(_content(path))
+    except OSError as error:
+        return _failed(error)
+
+
+def _content(path: FilePath) -> bytes:
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    with path.open("rb") as file:
+        return file.read(MAX_SECRET_BYTES + 1)
+
+
+def _digest(content: bytes) -> bytes:
+    # Keyed, because a plain hash of a weak secret can be guessed from.
+    return hashlib.blake2b(content, key=_DIGEST_KEY, digest_size=16).digest()
+
+
+def _failed(error: OSError) -> bytes:
+    return str(error.errno).encode()
 
 
 class SecretError(ValueError):
