@@ -41,14 +41,14 @@ def request_headers(
         message.attributes[ATTRIBUTES].fields[name].string_value = value
     message.protocol_config.request_body_mode = body_modes[0]
     message.protocol_config.response_body_mode = body_modes[1]
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def response_headers(status: int = 200, pairs: Pairs = (), *, end: bool = False) -> bytes:
     message = ext_proc.ProcessingRequest()
     _fill(message.response_headers.headers, [(":status", str(status)), *pairs])
     message.response_headers.end_of_stream = end
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def body(side: str, data: bytes, *, end: bool = True) -> bytes:
@@ -57,7 +57,7 @@ def body(side: str, data: bytes, *, end: bool = True) -> bytes:
     part = getattr(message, f"{side}_body")
     part.body = data
     part.end_of_stream = end
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def trailers(side: str, pairs: Pairs = ()) -> bytes:
@@ -65,7 +65,7 @@ def trailers(side: str, pairs: Pairs = ()) -> bytes:
     part = getattr(message, f"{side}_trailers")
     part.SetInParent()
     _fill(part.trailers, pairs)
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def parse(reply: Any) -> Any:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from policy_engine.config.diagnostics import Diagnostic, Rule, Severity, has_errors, ordered
+from policy_engine.config.diagnostics import Diagnostic, Rule, Severity, has_errors, ordered, render_text
 from policy_engine.config.fields import Fields
 from policy_engine.config.policy_import import PolicyImportError, import_policy_module
 from policy_engine.config.policy_manifest import MANIFEST_FILE, PolicyManifest, read_manifest
@@ -197,3 +197,24 @@ def _registry(
     if has_errors(diagnostics):
         return None, ordered(diagnostics)
     return Registry(unique.values()), ordered(diagnostics)
+
+
+class PoliciesUnusable(ValueError):
+    """The policies of this engine cannot be loaded; `diagnostics` lists everything wrong with them."""
+
+    def __init__(self, diagnostics: tuple[Diagnostic, ...]) -> None:
+        self.diagnostics = diagnostics
+        super().__init__(render_text(diagnostics).rstrip())
+
+
+def load_policies(path: Path | None) -> Registry:
+    """Load the policies of a `registry.json` (a file) or of a development tree (a directory); none without a path.
+
+    Raises PoliciesUnusable with every finding at once.
+    """
+    if path is None:
+        return Registry()
+    registry, diagnostics = load_policy_tree(path) if path.is_dir() else load_registry_file(path)
+    if registry is None:
+        raise PoliciesUnusable(diagnostics)
+    return registry

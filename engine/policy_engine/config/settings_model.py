@@ -26,6 +26,7 @@ from policy_engine.config.quantities import (
 )
 
 AUTO = "auto"
+WORKER_PLACE = "{worker}"
 OFF = "off"
 
 _Number = TypeVar("_Number", int, float)
@@ -153,13 +154,17 @@ def _path(text: str) -> Path:
 
 
 def _address(text: str) -> str:
-    """Return `host:port`, `[v6]:port` or `unix:/path`; raises ValueError."""
+    """Return `host:port`, `[v6]:port` or `unix:/path`; raises ValueError.
+
+    `{worker}` in it stands for the number of the worker process, so that each has an address of its own.
+    """
+    written, text = text, text.replace(WORKER_PLACE, "0")
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         # Linux: sun_path holds 108 bytes with its end (unix(7)).
         if not path.startswith("/") or len(path.encode()) > 107:
             raise ValueError("is not an absolute socket path of at most 107 bytes")
-        return text
+        return written
     host, separator, port = text.rpartition(":")
     if not separator or not host or not port.isdecimal() or not port.isascii() or int(port) > 65535:
         raise ValueError("is not host:port")
@@ -167,7 +172,7 @@ def _address(text: str) -> str:
         ip_address(host[1:-1])
     elif ":" in host:
         raise ValueError("is an IPv6 address without brackets")
-    return text
+    return written
 
 
 def _addresses(text: str) -> tuple[str, ...]:
