@@ -13,6 +13,7 @@ from policy_engine.sdk.actions import (
     TrailerMutation,
 )
 from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.header_rules import header_name, header_value
 from policy_engine.sdk.headers import Headers, HeaderValue
 from policy_engine.sdk.policy import ParameterError, Parameters, Policy
 
@@ -24,6 +25,8 @@ __all__ = [
     "Response",
     "Headers",
     "HeaderValue",
+    "header_name",
+    "header_value",
     "RequestAction",
     "RequestMutation",
     "ResponseAction",
