@@ -34,7 +34,8 @@ from policy_engine.sdk.actions import (
     TrailerMutation,
 )
 from policy_engine.sdk.exchange import Request, Response
-from policy_engine.sdk.headers import Headers, HeaderValue, change_headers, header_name, header_value
+from policy_engine.sdk.header_rules import header_name, header_value
+from policy_engine.sdk.headers import HeaderChange, Headers, HeaderValue, apply_change
 from policy_engine.sdk.policy import Parameters, Policy
 
 __all__ = ["Outcome", "Step", "load_policy", "policy_class", "request", "response", "run", "run_async"]
@@ -276,7 +277,7 @@ class _Chain:
         if isinstance(answer, Awaitable):
             answer = await answer
         allowed = _ALLOWED[hook]
-        if not isinstance(answer, (*allowed, types.NoneType)):
+        if answer is not None and not any(isinstance(answer, one) for one in allowed):
             names = ", ".join(one.__name__ for one in allowed)
             raise TypeError(f"{type(policy).__name__}.{hook} returned {answer!r}; it may return {names} or None")
         self.outcome.steps.append(Step(policy, hook, answer))
@@ -291,8 +292,6 @@ class _Chain:
             self._answer(action)
             return True
         _change(request.headers, action)
-        pseudo = {":method": action.method, ":path": action.path, ":authority": action.authority}
-        change_headers(request.headers, {name: value for name, value in pseudo.items() if value is not None}, (), ())
         if action.body is not None:
             request.body = action.body
             _with_length(request.headers, action.body, replace=True)
@@ -307,18 +306,18 @@ class _Chain:
             self._answer(action)
             return True
         _change(answer.headers, action)
-        if action.status is not None:
-            change_headers(answer.headers, {":status": str(action.status)}, (), ())
         if action.body is not None:
             answer.body = action.body
             _with_length(answer.headers, action.body, replace=True)
         return False
 
     def _answer(self, action: ImmediateResponse) -> None:
-        _check(action.headers, action.append_headers, ())
         body = action.body.encode() if isinstance(action.body, str) else action.body
-        headers = Headers.of({":status": str(action.status)})
-        change_headers(headers, action.headers, action.append_headers, ())
+        change = ResponseMutation(
+            status=action.status, set_headers=action.headers, append_headers=action.append_headers
+        )
+        headers = Headers()
+        _change(headers, change)
         self.outcome.immediate = action
         self.outcome.response = Response(_with_length(headers, body, replace=True), body=body)
 
@@ -376,27 +375,22 @@ _ALLOWED: Mapping[str, tuple[type[Any], ...]] = {
 
 
 def _has(policy: Policy, hook: str) -> bool:
-    return getattr(type(policy), hook) is not getattr(Policy, hook)
+    phase = hook.removeprefix("on_").replace("_chunk", "_body")
+    return getattr(type(policy), hook) is not getattr(Policy, hook) and phase not in policy.idle_phases
 
 
-def _change(headers: Headers, action: RequestMutation | ResponseMutation | TrailerMutation) -> None:
-    _check(action.set_headers, action.append_headers, action.remove_headers)
-    change_headers(headers, action.set_headers, action.append_headers, action.remove_headers)
-
-
-def _check(
-    changed: Mapping[str, HeaderValue], appended: Iterable[tuple[str, HeaderValue]], removed: Iterable[str]
-) -> None:
-    for name, value in (*changed.items(), *appended):
+def _change(headers: Headers, change: HeaderChange) -> None:
+    for name, value in (*change.set_headers.items(), *change.append_headers):
         header_name(name)
         header_value(value)
-    for name in removed:
+    for name in change.remove_headers:
         header_name(name)
+    apply_change(headers, change)
 
 
 def _with_length(headers: Headers, body: bytes | None, *, replace: bool = False) -> Headers:
     if body is not None and (replace or "content-length" not in headers):
-        change_headers(headers, {"content-length": str(len(body))}, (), ())
+        apply_change(headers, ResponseMutation(set_headers={"content-length": str(len(body))}))
     return headers
 
 

@@ -206,6 +206,12 @@ def test_what_the_engine_would_count_as_failure_is_raised(name: str, answer: obj
         run(hook(name, answer), request())
 
 
+def test_idle_phases_are_left_out() -> None:
+    policy = Tag({"name": "t"})
+    policy.idle_phases = {"response_headers"}
+    assert run(policy, request()).hooks == ["Tag.on_request_headers"]
+
+
 def test_run_async_within_a_loop() -> None:
     async def main() -> int:
         return (await run_async(Deny({}), request())).status
