@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,9 @@ HOOKS: dict[Phase, tuple[str, ...]] = {
     Phase.RESPONSE_TRAILERS: ("on_response_trailers",),
 }
 """The hooks that make a policy part of a phase; one of them is enough."""
+
+SHARED = "shared"
+"""Directory of a development tree that holds libraries several policies share."""
 
 _VERSION_DIRECTORY = re.compile(r"v\d+_\d+_\d+", re.ASCII)
 _UNHASHED = frozenset({"__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache"})
@@ -162,12 +166,18 @@ def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, .
 
 
 def load_policy_tree(root: Path) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
-    """Load every policy in `root/<name>/<v1_0_0>/`; other directories there are passed over."""
+    """Load every policy in `root/<name>/<v1_0_0>/`; other directories there are passed over.
+
+    Libraries in `root/shared/` are importable, as they are in an image (there through the build).
+    """
     if not root.is_dir():
         reason = "is not a directory of policies (<name>/<v1_0_0>/policy.yaml)"
         return None, (Diagnostic(str(root), reason, rule=Rule.UNREADABLE),)
     definitions = []
     diagnostics: list[Diagnostic] = []
+    shared = str((root / SHARED).absolute())
+    if Path(shared).is_dir() and shared not in sys.path:
+        sys.path.append(shared)
     for directory in sorted(root.glob("*/*/")):
         named = _VERSION_DIRECTORY.fullmatch(directory.name) is not None
         if not named and not (directory / MANIFEST_FILE).exists():
