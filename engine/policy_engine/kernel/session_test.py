@@ -7,16 +7,6 @@ import gzip
 from typing import Any
 
 import pytest
-from testsupport.chains import chains, engine, entry, settle
-from testsupport.envoy_messages import (
-    ProcessingMode,
-    body,
-    header_changes,
-    parse,
-    request_headers,
-    response_headers,
-    trailers,
-)
 
 from policy_engine.kernel.stream import StreamError
 from policy_engine.sdk import (
@@ -30,6 +20,16 @@ from policy_engine.sdk import (
     Response,
     ResponseMutation,
     TrailerMutation,
+)
+from testsupport.chains import chains, engine, entry, settle
+from testsupport.envoy_messages import (
+    ProcessingMode,
+    body,
+    header_changes,
+    parse,
+    request_headers,
+    response_headers,
+    trailers,
 )
 
 

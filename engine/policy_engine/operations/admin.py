@@ -13,8 +13,9 @@ from typing import Any
 
 from aiohttp import web
 
+from policy_engine.operations.exposition import exposition
 from policy_engine.operations.history import ConfigurationHistory
-from policy_engine.operations.metrics import Samples, exposition
+from policy_engine.operations.metrics import Samples
 from policy_engine.transport.listen import bind, describe
 
 

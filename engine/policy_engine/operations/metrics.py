@@ -1,4 +1,4 @@
-"""Prometheus metrics (R-51): what a worker counts as plain samples, summed over all workers, and their exposition.
+"""Metrics (R-51): what a worker counts, as plain samples, and their sum over all workers.
 
 Workers count in plain objects; nothing here runs while a request is served. The supervisor asks every worker for its
 samples when it is scraped and keeps those of workers that died, so that no counter ever falls.
@@ -6,11 +6,7 @@ samples when it is scraped and keeps those of workers that died, so that no coun
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from collections.abc import Mapping
 
 from policy_engine.kernel.engine import Kernel
 from policy_engine.transport.counters import CountersSnapshot
@@ -20,7 +16,7 @@ from policy_engine.worker.statistics import DURATION_BUCKETS
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 """Metric name to its label sets and values; JSON-able, so that it can cross the channel."""
 
-_HELP: Mapping[str, tuple[str, str]] = {
+METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_streams": ("counter", "ext_proc streams opened, one per HTTP request."),
     "policy_engine_streams_active": ("gauge", "ext_proc streams in flight."),
     "policy_engine_requests": ("counter", "Requests by route key."),
@@ -47,7 +43,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "policy_engine_configuration_info": ("gauge", "1, with the version of the active configuration."),
     "policy_engine_configuration_active_since_seconds": ("gauge", "When it became active, seconds since the epoch."),
 }
-_DURATION = "policy_engine_policy_duration_seconds"
+DURATION = "policy_engine_policy_duration_seconds"
 
 
 def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapshot) -> Samples:
@@ -97,61 +93,24 @@ def _add_policies(samples: Samples, compiler: Compiler) -> None:
         seen = 0
         for bound, count in zip(bounds, one.buckets, strict=True):
             seen += count
-            samples.setdefault(_DURATION + "_bucket", []).append((labels | {"le": bound}, seen))
-        samples.setdefault(_DURATION + "_sum", []).append((labels, one.seconds))
+            samples.setdefault(DURATION + "_bucket", []).append((labels | {"le": bound}, seen))
+        samples.setdefault(DURATION + "_sum", []).append((labels, one.seconds))
 
 
 def add_samples(total: Samples, more: Samples, *, keep_gauges: bool = True) -> None:
     """Add `more` to `total`, label set by label set; without `keep_gauges` only what counts (for dead workers)."""
     for name, rows in more.items():
-        if not keep_gauges and _HELP.get(name, ("counter",))[0] == "gauge":
+        if not keep_gauges and METRICS.get(name, ("counter",))[0] == "gauge":
             continue
-        sums = {_key(labels): index for index, (labels, _) in enumerate(total.setdefault(name, []))}
+        sums = {label_key(labels): index for index, (labels, _) in enumerate(total.setdefault(name, []))}
         for labels, value in rows:
-            index = sums.get(_key(labels))
+            index = sums.get(label_key(labels))
             if index is None:
                 total[name].append((labels, value))
             else:
                 total[name][index] = (labels, total[name][index][1] + value)
 
 
-def exposition(samples: Samples) -> bytes:
-    """Return `samples` in the Prometheus text format."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(samples))
-    return generate_latest(registry)
-
-
-class _Collector:
-    """Presents samples to `prometheus_client`."""
-
-    def __init__(self, samples: Samples) -> None:
-        self._samples = samples
-
-    def collect(self) -> Iterable[Metric]:
-        for name, (kind, text) in _HELP.items():
-            rows = self._samples.get(name, [])
-            names = sorted({label for labels, _ in rows for label in labels})
-            family: Any = (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, labels=names)
-            for labels, value in rows:
-                family.add_metric([labels.get(label, "") for label in names], value)
-            yield family
-        yield self._durations()
-
-    def _durations(self) -> Metric:
-        family = HistogramMetricFamily(
-            _DURATION, "Wall time of a policy's hooks.", labels=["route", "policy", "version"]
-        )
-        buckets: dict[tuple[tuple[str, str], ...], list[tuple[str, float]]] = {}
-        for labels, value in self._samples.get(_DURATION + "_bucket", []):
-            key = _key({name: text for name, text in labels.items() if name != "le"})
-            buckets.setdefault(key, []).append((labels["le"], value))
-        sums = {_key(labels): value for labels, value in self._samples.get(_DURATION + "_sum", [])}
-        for key, rows in buckets.items():
-            labels = dict(key)
-            family.add_metric([labels["route"], labels["policy"], labels["version"]], rows, sums.get(key, 0.0))
-        return family
-
-
-def _key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def label_key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the label set as a key that does not depend on the order of its labels."""
     return tuple(sorted(labels.items()))

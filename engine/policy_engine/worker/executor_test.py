@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from testsupport.chains import Engine, engine, entry
-from testsupport.envoy_messages import parse, request_headers
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, RequestMutation
 from policy_engine.worker.blocking import BlockingPool, PoolFull
 from policy_engine.worker.loop_watch import LoopWatch
 from policy_engine.worker.statistics import FailureKind
+from testsupport.chains import Engine, engine, entry
+from testsupport.envoy_messages import parse, request_headers
 
 
 @pytest.fixture
