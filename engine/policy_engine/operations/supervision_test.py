@@ -1,0 +1,200 @@
+"""Workers as real processes: all have a configuration or none has it, the dead come back, nothing in flight is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from policy_engine.operations.exposition import exposition
+from policy_engine.operations.metrics import Samples, add_samples
+from policy_engine.operations.worker_pool import WorkerFailed, WorkerPool
+from policy_engine.operations.worker_process import WorkerOptions
+from policy_engine.worker.spec import ChainsSpec, PolicySpec, RouteSpec
+from testsupport.envoy_messages import parse, request_headers, response_headers
+
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+MANIFEST = """
+name: tag
+version: v1.0.0
+description: Sets a header to a value from the chain.
+entrypoint: policy:Tag
+phases: [request_headers, response_headers]
+parameters:
+  type: object
+  additionalProperties: false
+  properties: {value: {type: string}}
+"""
+CODE = """
+import os
+from policy_engine.sdk import ParameterError, Policy, RequestMutation, ResponseMutation
+
+class Tag(Policy):
+    def __init__(self, parameters):
+        if parameters["value"] == "refuse":
+            raise ParameterError("not this one", "/value")
+        self.value = parameters["value"]
+
+    def on_request_headers(self, request):
+        return RequestMutation(set_headers={"x-tag": self.value, "x-pid": str(os.getpid())})
+
+    def on_response_headers(self, request, response):
+        return ResponseMutation(set_headers={"x-tag": self.value})
+"""
+
+
+def spec(value: str) -> ChainsSpec:
+    return ChainsSpec((RouteSpec("r", (PolicySpec("tag", "v1", parameters={"value": value}),)),))
+
+
+@asynccontextmanager
+async def pool_of(
+    directory: Path, count: int = 2, changed: Callable[[], None] = lambda: None
+) -> AsyncIterator[WorkerPool]:
+    policy = directory / "policies" / "tag" / "v1_0_0"
+    policy.mkdir(parents=True)
+    (policy / "policy.yaml").write_text(MANIFEST)
+    (policy / "policy.py").write_text(CODE)
+    options = WorkerOptions(
+        number=0,
+        bind=(f"unix:{directory}/w{{worker}}.sock",),
+        transport=os.environ.get("TRANSPORT", "grpcio"),
+        policies=str(directory / "policies"),
+        route_key="xds.route_name",
+        pass_unmapped=False,
+        body_limit=1 << 20,
+        drain_seconds=5.0,
+        blocking_threads=2,
+        log_level="warning",
+        log_format="text",
+    )
+    pool = WorkerPool(count, options, changed)
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.drain(5.0)
+
+
+@asynccontextmanager
+async def stream_to(directory: Path, worker: int) -> AsyncIterator[Any]:
+    async with grpc.aio.insecure_channel(f"unix:{directory}/w{worker}.sock") as channel:
+        yield channel.stream_stream(PROCESS)(wait_for_ready=True, timeout=20)
+
+
+def tag_of(reply: Any, side: str = "request_headers") -> dict[str, str]:
+    mutation = getattr(parse(reply), side).response.header_mutation
+    return {one.header.key: one.header.raw_value.decode() for one in mutation.set_headers}
+
+
+async def ask(directory: Path, worker: int) -> dict[str, str]:
+    async with stream_to(directory, worker) as stream:
+        await stream.write(request_headers())
+        return tag_of(await stream.read())
+
+
+async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - a test waits for another process
+            await asyncio.sleep(0.02)
+
+
+def test_every_worker_gets_the_configuration_and_a_refused_one_changes_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pool_of(tmp_path) as pool:
+            assert not pool.complete
+            await pool.apply(spec("one"))
+            assert pool.complete
+            assert [(await ask(tmp_path, worker))["x-tag"] for worker in (0, 1)] == ["one", "one"]
+            with pytest.raises(WorkerFailed, match="not this one"):
+                await pool.apply(spec("refuse"))
+            assert [(await ask(tmp_path, worker))["x-tag"] for worker in (0, 1)] == ["one", "one"]
+
+    asyncio.run(run())
+
+
+def test_a_stream_in_flight_keeps_its_chain_over_a_change(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pool_of(tmp_path, 1) as pool:
+            await pool.apply(spec("one"))
+            async with stream_to(tmp_path, 0) as stream:
+                await stream.write(request_headers())
+                await stream.read()
+                await pool.apply(spec("two"))
+                await stream.write(response_headers())
+                assert tag_of(await stream.read(), "response_headers")["x-tag"] == "one"
+            assert (await ask(tmp_path, 0))["x-tag"] == "two"
+
+    asyncio.run(run())
+
+
+def test_a_killed_worker_comes_back_with_the_configuration_and_spares_the_others(tmp_path: Path) -> None:
+    async def run() -> None:
+        changes = 0
+
+        def changed() -> None:
+            nonlocal changes
+            changes += 1
+
+        async with pool_of(tmp_path, 2, changed) as pool:
+            await pool.apply(spec("one"))
+            victim = int((await ask(tmp_path, 0))["x-pid"])
+            async with stream_to(tmp_path, 1) as stream:
+                await stream.write(request_headers())
+                await stream.read()
+                before = await pool.samples()
+                os.kill(victim, signal.SIGKILL)
+                await until(lambda: not pool.complete)
+                await stream.write(response_headers())
+                assert tag_of(await stream.read(), "response_headers")["x-tag"] == "one"
+            await until(lambda: pool.complete)
+            assert pool.restarts == 1
+            answer = await ask(tmp_path, 0)
+            assert answer["x-tag"] == "one"
+            assert int(answer["x-pid"]) != victim
+            # Counters of the dead worker are not lost.
+            after = await pool.samples()
+            assert total(after) == total(before) + 1
+        assert changes >= 3
+
+    asyncio.run(run())
+
+
+def total(samples: Samples) -> float:
+    return samples["policy_engine_requests"][0][1]
+
+
+def test_draining_finishes_the_streams_in_flight(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pool_of(tmp_path, 1) as pool:
+            await pool.apply(spec("one"))
+            async with stream_to(tmp_path, 0) as stream:
+                await stream.write(request_headers())
+                await stream.read()
+                drained = asyncio.ensure_future(pool.drain(5.0))
+                await asyncio.sleep(0.2)
+                await stream.write(response_headers())
+                assert tag_of(await stream.read(), "response_headers")["x-tag"] == "one"
+                await stream.done_writing()
+                assert await stream.code() == grpc.StatusCode.OK
+            await drained
+
+    asyncio.run(run())
+
+
+def test_samples_add_up_by_label_set() -> None:
+    samples: Samples = {"policy_engine_requests": [({"route": "a"}, 1)], "policy_engine_workers": [({}, 1)]}
+    add_samples(samples, {"policy_engine_requests": [({"route": "a"}, 2), ({"route": "b"}, 3)]})
+    add_samples(samples, {"policy_engine_workers": [({}, 1)]}, keep_gauges=False)
+    text = exposition(samples).decode()
+    assert 'policy_engine_requests_total{route="a"} 3.0' in text
+    assert 'policy_engine_requests_total{route="b"} 3.0' in text
+    assert "policy_engine_workers 1.0" in text
