@@ -31,7 +31,7 @@ _TYPES: dict[Kind, Any] = {
 }
 _ENVIRONMENT = cel.NewEnv(variables={name: _TYPES[kind] for name, kind in VARIABLES.items()})
 
-_REPORTED = re.compile(r"^ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
+_REPORTED = re.compile(r"\bERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 _REASONS = (
     ("Key not found", "no such key in a map"),
@@ -92,6 +92,8 @@ def _reason(text: str) -> str:
 def _problems(source: Source, text: str) -> list[Problem]:
     found = []
     for line, column, message in _REPORTED.findall(text):
+        if "<<nil>>" in message:
+            continue  # the parser's follow-up of a syntax error
         offset = source.offset(int(line), int(column)) if int(line) > 0 else 0
         undeclared = _UNDECLARED.search(message)
         if undeclared:
@@ -101,7 +103,9 @@ def _problems(source: Source, text: str) -> list[Problem]:
             called = source.text[offset : offset + 1] == "("
             message = unknown_function(name) if called else unknown_name(name)
             offset = start if start >= 0 else offset
-        problem = source.problem(_clearer(message), offset)
+        else:
+            message = _clearer(message)
+        problem = source.problem(message, offset)
         if problem not in found:
             found.append(problem)
     if not found:
@@ -111,8 +115,6 @@ def _problems(source: Source, text: str) -> list[Problem]:
 
 
 def _clearer(message: str) -> str:
-    if "has() argument" in message:
-        return 'has() takes a field, as in has(request.headers.x); for other names write "x-y" in request.headers'
     if "max recursion depth" in message:
         return "the expression is nested too deep"
     if len(message) > 300:
