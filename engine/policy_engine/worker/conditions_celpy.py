@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import celpy
 from celpy import celtypes
+from celpy.celparser import CELParseError
+from celpy.evaluation import CELEvalError
 
 from policy_engine.worker.conditions_source import (
     MACROS,
@@ -33,10 +35,15 @@ _ENVIRONMENT = celpy.Environment()
 
 MAX_ITERATIONS = 10_000
 """Steps of all macros together; cel-python has no budget of its own."""
-_WORDS = frozenset(
-    "true false null in int uint double bool string bytes list map null_type type".split()
-)  # fmt: skip
+_TYPE_NAMES = {"int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"}
+_WORDS = frozenset({"true", "false", "null", "in"} | _TYPE_NAMES)
 _SAMPLES = {"string": "", "int": 200, "string map": {}, "dyn map": {}}
+_SCALARS: dict[type, Any] = {
+    bool: celtypes.BoolType,
+    str: celtypes.StringType,
+    int: celtypes.IntType,
+    float: celtypes.DoubleType,
+}
 
 
 class Program:
@@ -59,7 +66,7 @@ class Program:
             raise EvaluationFailed("a macro went through too many elements")
         try:
             value = self._runner.evaluate(context)
-        except celpy.CELEvalError as error:
+        except CELEvalError as error:
             raise EvaluationFailed(_reason(error)) from None
         except Exception:
             raise EvaluationFailed("the expression could not be evaluated") from None
@@ -75,9 +82,9 @@ def compile_source(source: Source) -> Program:
         raise ConditionRefused(problems)
     try:
         runner = _ENVIRONMENT.program(_ENVIRONMENT.compile(source.text))
-    except celpy.CELParseError as error:
-        known = error.line is not None and error.column is not None and error.line > 0
-        offset = source.offset(error.line, error.column) if known else len(source.text)
+    except CELParseError as error:
+        at_end = not error.line or error.line < 0 or not error.column
+        offset = len(source.text) if at_end else source.offset(error.line or 1, error.column or 1)
         raise ConditionRefused([source.problem("syntax error", offset)]) from None
     except RecursionError:
         raise ConditionRefused([source.problem("the expression is nested too deep", 0)]) from None
@@ -116,7 +123,7 @@ def _try(source: Source, runner: celpy.Runner) -> None:
         value = runner.evaluate(context)
     except RecursionError:
         raise ConditionRefused([source.problem("the expression is nested too deep", 0)]) from None
-    except celpy.CELEvalError as error:
+    except CELEvalError as error:
         # Not with maps: an operator on the error of a missing key raises TypeError too.
         if TypeError in error.args and not any(VARIABLES[name].endswith("map") for name in source.variables):
             known = error.line is not None and error.column is not None
@@ -132,22 +139,14 @@ def _try(source: Source, runner: celpy.Runner) -> None:
 
 
 def _to_cel(value: Any, count: list[int]) -> Any:
+    """Return the CEL value of a plain one, adding the number of values to `count`."""
     count[0] += 1
-    if isinstance(value, bool):
-        return celtypes.BoolType(value)
-    if isinstance(value, str):
-        return celtypes.StringType(value)
-    if isinstance(value, int):
-        return celtypes.IntType(value)
-    if isinstance(value, float):
-        return celtypes.DoubleType(value)
-    if isinstance(value, bytes):
-        return celtypes.BytesType(value)
     if isinstance(value, list):
         return celtypes.ListType([_to_cel(one, count) for one in value])
     if isinstance(value, dict):
         return celtypes.MapType({celtypes.StringType(name): _to_cel(one, count) for name, one in value.items()})
-    return value
+    convert = _SCALARS.get(type(value))
+    return convert(value) if convert else value
 
 
 def _type_name(value: Any) -> str:
@@ -156,7 +155,7 @@ def _type_name(value: Any) -> str:
     return type(value).__name__.removesuffix("Type").lower()
 
 
-def _reason(error: celpy.CELEvalError) -> str:
+def _reason(error: CELEvalError) -> str:
     kinds = error.args
     if KeyError in kinds:
         return "no such key in a map"

@@ -1,8 +1,8 @@
 """Expressions with their results on one request: the contract both CEL engines are held to (R-10).
 
-A room of its own because it is data: the test runs every line in both engines, and `DIFFERENCES` is the whole list of
-what they do not agree on, with the reason. `True` and `False` are results, ERROR is a run-time error, REFUSED means that
-the condition does not load.
+A room of its own because it is data: the test runs every line in both engines, and `DIFFERENCES` is the whole list
+of what they do not agree on, with the reason. `True` and `False` are results, ERROR is a run-time error, REFUSED means
+that the condition does not load.
 """
 
 from __future__ import annotations

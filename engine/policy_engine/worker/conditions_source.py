@@ -34,11 +34,12 @@ VARIABLES: dict[str, Kind] = {
 """Every variable of a condition (R-10). All are flat: the dotted name is the variable, `request` alone is not one."""
 
 MACROS = frozenset({"all", "exists", "exists_one", "map", "filter"})
-FUNCTIONS = MACROS | frozenset(
-    "bool bytes contains double duration dyn endsWith getDate getDayOfMonth getDayOfWeek getDayOfYear getFullYear "
-    "getHours getMilliseconds getMinutes getMonth getSeconds has int matches size startsWith string timestamp type "
-    "uint".split()
-)
+FUNCTIONS = MACROS | {
+    *("bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"),
+    *("contains", "endsWith", "matches", "size", "startsWith", "has"),
+    *("getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours"),
+    *("getMilliseconds", "getMinutes", "getMonth", "getSeconds"),
+}
 """The standard functions of CEL (cel-spec, "List of Standard Definitions"); nothing else, whatever an engine adds."""
 
 MAX_LENGTH = 4096

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -241,6 +242,8 @@ names = st.sampled_from(["a", "b", "x-y", "cookie", "in", "has"])
     form=st.sampled_from(
         [
             '"{0}" in {1}',
+            "has({1}.a)",
+            '{1}.b == "a"',
             '!("{0}" in {1})',
             'true ? "{0}" in {1} : false',
             '{1}["{0}"] == "a"',
@@ -370,21 +373,20 @@ def test_usable_metadata(value: Any, text: str, engine: Engine) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
 )
 
 
 @both
-@given(metadata=st.dictionaries(st.sampled_from(["v", "w"]) | st.text(), json_values))
+@given(metadata=st.dictionaries(st.sampled_from(["v", "w", "x"]), json_values))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_any_metadata_gives_a_result_or_a_condition_error(metadata: dict[str, Any], engine: Engine) -> None:
     request = Request(Headers.of({}), metadata=metadata)
     for condition in _METADATA_CONDITIONS[engine.NAME]:
-        try:
+        with contextlib.suppress(ConditionError):
             assert condition.evaluate(request) in {True, False}
-        except ConditionError:
-            pass
 
 
 _METADATA_CONDITIONS = {
@@ -415,7 +417,7 @@ def test_the_steps_of_macros_are_bounded(engine: Engine) -> None:
         condition.evaluate(request_with({"l": [1] * 1500}))
 
 
-SECRET = "s3cr3t-of-the-client"  # noqa: S105 - a canary
+SECRET = "s3cr3t-of-the-client"
 
 
 @both
@@ -449,11 +451,10 @@ def test_errors_and_logs_hold_nothing_of_the_request(
 
 # Hostile texts
 
-fragments = st.sampled_from(
-    [*VARIABLES, "true", "1", "-1", "1.5", "2u", '"a"', "'b'", 'r"c"', 'b"d"', '"""e"""', "null", "x", "has", "size"]
-    + ["matches", "exists", "all", "map", "(", ")", "[", "]", "{", "}", ".", ",", "?", ":", "&&", "||", "!", "=="]
-    + ["<", "in", "+", "-", "*", "/", "%", " ", "\n", "//", "\\", '"', "'", "\t", "ü", "😀", "`", "in", "int", "dyn"]
-)
+literals = ["true", "1", "-1", "1.5", "2u", '"a"', "'b'", 'r"c"', 'b"d"', '"""e"""', "null", "[]", "{}"]
+words = ["x", "has", "size", "matches", "exists", "all", "map", "in", "int", "dyn"]
+signs = [*"()[]{}.,?:!<+-*/%\\\"'` \n\tü😀", "&&", "||", "==", "//"]
+fragments = st.sampled_from([*VARIABLES, *literals, *words, *signs])
 texts = st.text() | st.lists(fragments, max_size=40).map("".join) | st.lists(fragments, max_size=40).map(" ".join)
 
 
@@ -482,10 +483,8 @@ def test_any_text_gives_a_condition_or_problems(text: str, engine: Engine) -> No
         assert problem.column >= 1
         assert "\x1b" not in str(problem)
     if not problems:
-        try:
+        with contextlib.suppress(ConditionError):
             assert compiled(text, engine).evaluate(sample_request(), sample_response()) in {True, False}
-        except ConditionError:
-            pass
 
 
 @given(text=texts)

@@ -20,7 +20,7 @@ MAX_ENTRIES = 1000
 MAX_METADATA_VALUES = 2000
 """Values, counted through all levels, that one condition may take from the metadata."""
 MAX_METADATA_DEPTH = 16
-_INT64 = range(-(2**63), 2**63)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -130,7 +130,7 @@ class _Plain:
         if isinstance(value, str):
             return text(str.__str__(value))  # exact type: a subclass (an enum) is no CEL value
         if isinstance(value, int):
-            if value not in _INT64:
+            if not _INT64_MIN <= value <= _INT64_MAX:
                 raise EvaluationFailed(f"{where} holds an integer outside 64 bits")
             return int.__int__(value)
         if isinstance(value, float):
