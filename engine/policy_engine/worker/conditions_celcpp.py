@@ -31,7 +31,7 @@ _TYPES: dict[Kind, Any] = {
 }
 _ENVIRONMENT = cel.NewEnv(variables={name: _TYPES[kind] for name, kind in VARIABLES.items()})
 
-_REPORTED = re.compile(r"^ERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
+_REPORTED = re.compile(r"\bERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
 _REASONS = (
     ("Key not found", "no such key in a map"),
@@ -79,7 +79,7 @@ def compile_source(source: Source) -> Program:
     except Exception as error:
         raise ConditionRefused(_problems(source, str(error))) from None
     kind = expression.return_type()
-    if kind != cel.Type.BOOL and kind != cel.Type.DYN:
+    if kind not in (cel.Type.BOOL, cel.Type.DYN):
         message = f"the condition must be true or false, but it is of type {kind.name().lower()}"
         raise ConditionRefused([source.problem(message, 0)])
     return Program(expression)
@@ -91,17 +91,11 @@ def _reason(text: str) -> str:
 
 def _problems(source: Source, text: str) -> list[Problem]:
     found = []
-    for line, column, message in _REPORTED.findall(text):
+    for line, column, reported in _REPORTED.findall(text):
+        if "<<nil>>" in reported:
+            continue  # the parser's follow-up of a syntax error
         offset = source.offset(int(line), int(column)) if int(line) > 0 else 0
-        undeclared = _UNDECLARED.search(message)
-        if undeclared:
-            name = undeclared[1]
-            # The engine points at the last dot of a dotted name and at the bracket of a call.
-            start = source.text.rfind(name, 0, offset + len(name))
-            called = source.text[offset : offset + 1] == "("
-            message = unknown_function(name) if called else unknown_name(name)
-            offset = start if start >= 0 else offset
-        problem = source.problem(_clearer(message), offset)
+        problem = _undeclared(source, reported, offset) or source.problem(_clearer(reported), offset)
         if problem not in found:
             found.append(problem)
     if not found:
@@ -110,9 +104,18 @@ def _problems(source: Source, text: str) -> list[Problem]:
     return found
 
 
+def _undeclared(source: Source, reported: str, offset: int) -> Problem | None:
+    """Return the problem at the start of the name: the engine points at its last dot, or at the bracket of a call."""
+    undeclared = _UNDECLARED.search(reported)
+    if not undeclared:
+        return None
+    name = undeclared[1]
+    start = source.text.rfind(name, 0, offset + len(name))
+    called = source.text[offset : offset + 1] == "("
+    return source.problem(unknown_function(name) if called else unknown_name(name), start if start >= 0 else offset)
+
+
 def _clearer(message: str) -> str:
-    if "has() argument" in message:
-        return 'has() takes a field, as in has(request.headers.x); for other names write "x-y" in request.headers'
     if "max recursion depth" in message:
         return "the expression is nested too deep"
     if len(message) > 300:

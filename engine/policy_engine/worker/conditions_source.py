@@ -34,36 +34,12 @@ VARIABLES: dict[str, Kind] = {
 """Every variable of a condition (R-10). All are flat: the dotted name is the variable, `request` alone is not one."""
 
 MACROS = frozenset({"all", "exists", "exists_one", "map", "filter"})
-FUNCTIONS = MACROS | frozenset(
-    [
-        "bool",
-        "bytes",
-        "contains",
-        "double",
-        "duration",
-        "dyn",
-        "endsWith",
-        "getDate",
-        "getDayOfMonth",
-        "getDayOfWeek",
-        "getDayOfYear",
-        "getFullYear",
-        "getHours",
-        "getMilliseconds",
-        "getMinutes",
-        "getMonth",
-        "getSeconds",
-        "has",
-        "int",
-        "matches",
-        "size",
-        "startsWith",
-        "string",
-        "timestamp",
-        "type",
-        "uint",
-    ]
-)
+FUNCTIONS = MACROS | {
+    *("bool", "bytes", "double", "duration", "dyn", "int", "string", "timestamp", "type", "uint"),
+    *("contains", "endsWith", "matches", "size", "startsWith", "has"),
+    *("getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours"),
+    *("getMilliseconds", "getMinutes", "getMonth", "getSeconds"),
+}
 """The standard functions of CEL (cel-spec, "List of Standard Definitions"); nothing else, whatever an engine adds."""
 
 MAX_LENGTH = 4096
@@ -76,7 +52,9 @@ MAX_MACRO_NESTING = 2
 _ROOTS = frozenset(name.partition(".")[0] for name in VARIABLES)
 _SUGGESTION_CUTOFF = 0.6
 _SHOWN_WIDTH = 110
+_SHOWN_NAME = 80
 
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
 _TOKEN = re.compile(
     r"""
       (?P<space>[ \t\n\f\r]+|//[^\n]*)
@@ -171,6 +149,8 @@ def read_source(text: str) -> Source:
         source.refuse("the condition is empty; leave it out to run the policy always", 0)
     elif len(text) > MAX_LENGTH:
         source.refuse(f"the condition has {len(text)} characters; at most {MAX_LENGTH} are allowed", MAX_LENGTH)
+    elif unusable := _UNUSABLE.search(text):
+        source.refuse("the condition holds a NUL or surrogate character", unusable.start())
     elif _tokenize(source):
         _check_brackets(source)
         _find_variables(source)
@@ -180,17 +160,24 @@ def read_source(text: str) -> Source:
 
 def unknown_name(name: str) -> str:
     """Return the message for an unknown variable, with the nearest known ones."""
-    return f"unknown name `{name}`{_nearest(name, VARIABLES)}; known names: {', '.join(VARIABLES)}"
+    return f"unknown name `{_short(name)}`{_nearest(name, VARIABLES)}"
 
 
 def unknown_function(name: str) -> str:
     """Return the message for an unknown function, with the nearest known ones."""
-    return f"unknown function `{name}`{_nearest(name, FUNCTIONS)}; known functions: {', '.join(sorted(FUNCTIONS))}"
+    return f"unknown function `{_short(name)}`{_nearest(name, FUNCTIONS)}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _SHOWN_NAME else name[:_SHOWN_NAME] + "…"
 
 
 def _nearest(name: str, known: dict[str, Kind] | frozenset[str]) -> str:
-    near = difflib.get_close_matches(name[:80], known, n=2, cutoff=_SUGGESTION_CUTOFF)
-    return f"; did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else ""
+    """Return the nearest known names, or all when none is near."""
+    near = difflib.get_close_matches(name[:_SHOWN_NAME], known, n=2, cutoff=_SUGGESTION_CUTOFF)
+    if near:
+        return f"; did you mean {' or '.join(f'`{one}`' for one in near)}?"
+    return f"; known: {', '.join(sorted(known))}"
 
 
 def _tokenize(source: Source) -> bool:
@@ -294,27 +281,46 @@ def _check_header_name(source: Source, name: str, offset: int) -> None:
 
 def _check_calls(source: Source) -> None:
     for index, token in enumerate(source.tokens):
-        if token.kind != "name" or _at(source, index + 1) != "(" or token.text == "in":
+        if token.kind != "name" or token.text == "in":
             continue
-        if token.text not in FUNCTIONS:
+        if _at(source, index + 1) == "{":
+            source.refuse("a condition cannot build messages", token.offset)
+        elif _at(source, index + 1) != "(":
+            continue
+        elif token.text not in FUNCTIONS:
             source.refuse(unknown_function(token.text), token.offset)
         elif token.text == "matches":
             _check_pattern(source, index)
+        elif token.text == "has":
+            _check_has(source, index)
 
 
 def _check_pattern(source: Source, index: int) -> None:
     """A pattern must stand in the condition itself: then it is checked once, at load, and no client can choose it."""
+    last = _closing_bracket(source, index + 1) - 1
+    if _kind(source, last) == "string" and _at(source, last - 1) in {"(", ","}:
+        source.patterns.append(source.tokens[last])
+    else:
+        source.refuse("the regular expression of matches() must be a text literal", source.tokens[index].offset)
+
+
+def _check_has(source: Source, index: int) -> None:
+    last = _closing_bracket(source, index + 1) - 1
+    if _kind(source, last) != "name" or _at(source, last - 1) != ".":
+        source.refuse(
+            'has() takes a field, as in has(request.headers.cookie); for other names write "x-y" in request.headers',
+            source.tokens[index].offset,
+        )
+
+
+def _closing_bracket(source: Source, opening: int) -> int:
     depth = 0
-    for position in range(index + 1, len(source.tokens)):
+    for position in range(opening, len(source.tokens)):
         text = source.tokens[position].text
         depth += (text in {"(", "[", "{"}) - (text in {")", "]", "}"})
         if depth == 0:
-            pattern = source.tokens[position - 1]
-            if pattern.kind == "string" and _at(source, position - 2) in {"(", ","}:
-                source.patterns.append(pattern)
-                return
-            break
-    source.refuse("the regular expression of matches() must be a text literal", source.tokens[index].offset)
+            return position
+    return len(source.tokens)
 
 
 def _is_field(source: Source, index: int) -> bool:

@@ -20,7 +20,7 @@ MAX_ENTRIES = 1000
 MAX_METADATA_VALUES = 2000
 """Values, counted through all levels, that one condition may take from the metadata."""
 MAX_METADATA_DEPTH = 16
-_INT64 = range(-(2**63), 2**63)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
@@ -96,13 +96,22 @@ def _query(request: Request, keys: frozenset[str] | None) -> dict[str, str]:
 
 
 def _metadata(metadata: Mapping[str, Any], keys: frozenset[str] | None) -> dict[str, Any]:
-    if keys is not None:
-        metadata = {name: metadata[name] for name in keys if name in metadata}
-    return _Plain().mapping(metadata, "metadata", MAX_METADATA_DEPTH)
+    plain = _Plain()
+    if keys is None:
+        return plain.mapping(metadata, "metadata", MAX_METADATA_DEPTH)
+    # The keys stand in the expression, so they may stand in an error; other keys may be the client's.
+    return {
+        text(name): plain.value(metadata[name], f'metadata["{name}"]', MAX_METADATA_DEPTH)
+        for name in keys
+        if name in metadata
+    }
 
 
 class _Plain:
-    """Copies metadata into exactly the types that both engines take, within bounds."""
+    """Copies metadata into exactly the types that both engines take, within bounds.
+
+    Bytes are not among them: the C++ engine cuts them at a NUL.
+    """
 
     __slots__ = ("left",)
 
@@ -110,6 +119,7 @@ class _Plain:
         self.left = MAX_METADATA_VALUES
 
     def value(self, value: Any, where: str, depth: int) -> Any:
+        """Return a copy of `value`; raises EvaluationFailed, naming only `where` and the type."""
         self.left -= 1
         if self.left < 0:
             raise EvaluationFailed(f"metadata holds more than {MAX_METADATA_VALUES} values")
@@ -120,13 +130,11 @@ class _Plain:
         if isinstance(value, str):
             return text(str.__str__(value))  # exact type: a subclass (an enum) is no CEL value
         if isinstance(value, int):
-            if value not in _INT64:
+            if not _INT64_MIN <= value <= _INT64_MAX:
                 raise EvaluationFailed(f"{where} holds an integer outside 64 bits")
             return int.__int__(value)
         if isinstance(value, float):
             return float.__float__(value)
-        if isinstance(value, bytes):
-            return bytes(value)
         if isinstance(value, list | tuple):
             return [self.value(one, where, depth - 1) for one in value]
         if isinstance(value, Mapping):
@@ -134,10 +142,10 @@ class _Plain:
         raise EvaluationFailed(f"{where} holds a {type(value).__name__}, which a condition cannot use")
 
     def mapping(self, value: Mapping[Any, Any], where: str, depth: int) -> dict[str, Any]:
+        """Return a copy of a map, whose keys must be text."""
         plain = {}
         for name, one in value.items():
             if not isinstance(name, str):
                 raise EvaluationFailed(f"{where} holds a map with a {type(name).__name__} as key, not text")
-            below = f'metadata["{name}"]' if where == "metadata" else where
-            plain[text(str.__str__(name))] = self.value(one, below, depth - 1)
+            plain[text(str.__str__(name))] = self.value(one, where, depth - 1)
         return plain
