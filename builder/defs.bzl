@@ -8,7 +8,7 @@
 load("@rules_oci//oci:defs.bzl", "oci_image", "oci_load", "oci_push")
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_library.bzl", "py_library")
-load("//tools/image:layers.bzl", "LAYER_TOOL", "file_layer", "python_entries")
+load("//tools/image:layers.bzl", "LAYER_TOOL", "declare_layer", "python_entries")
 load("//tools/python:defs.bzl", "pytest_tests")
 
 POLICIES = "/app/policies"
@@ -148,18 +148,18 @@ def _policy_layers_impl(ctx):
     engine += [struct(path = "/usr/local/bin/policy-engine", file = ctx.file.launcher)]
     engine += [struct(path = CONFIGURATION + "/" + file.basename, file = file) for file in ctx.files.configuration]
     layers = [
-        file_layer(ctx, name + ".requirements", requirements),
-        file_layer(ctx, name + ".engine", engine, [{"path": CONFIGURATION, "directory": True}]),
+        declare_layer(ctx, name + ".requirements", requirements),
+        declare_layer(ctx, name + ".engine", engine, [{"path": CONFIGURATION, "directory": True}]),
     ]
     if extras:
-        layers.append(file_layer(ctx, name + ".policy_requirements", extras))
+        layers.append(declare_layer(ctx, name + ".policy_requirements", extras))
     for policy in policies:
         info = policy[PolicyInfo]
-        layers.append(file_layer(ctx, "%s.%s.%s" % (name, info.name, info.version), [
+        layers.append(declare_layer(ctx, "%s.%s.%s" % (name, info.name, info.version), [
             struct(path = directories[policy.label] + "/" + entry.path, file = entry.file)
             for entry in info.files
         ]))
-    layers.append(file_layer(ctx, name + ".registry", [struct(path = POLICIES + "/registry.json", file = registry)]))
+    layers.append(declare_layer(ctx, name + ".registry", [struct(path = POLICIES + "/registry.json", file = registry)]))
     return [
         DefaultInfo(files = depset(layers, order = "preorder")),
         OutputGroupInfo(
