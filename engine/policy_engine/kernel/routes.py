@@ -111,9 +111,7 @@ class Routes:
 
     __slots__ = ("_routes", "snapshot")
 
-    def __init__(
-        self, snapshot: Snapshot, counters: dict[str, RequestCounter], previous: Routes | None = None
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, counters: dict[str, RequestCounter], previous: Routes | None = None) -> None:
         self.snapshot = snapshot
         routes: dict[str, Route] = {}
         for key, chain in snapshot.chains.items():

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from policy_engine.operations.history import ConfigurationHistory
 from policy_engine.operations.metrics import Samples, exposition
-from policy_engine.transport.listen import parse_address
+from policy_engine.transport.listen import bind, describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,24 @@ class AdminSources:
 
 
 class AdminServer:
-    """Serves the admin pages on one address; `host:port`, port 0 for any free one."""
+    """Serves the pages on one address (`host:port`, port 0 for any free one, or `unix:/path`).
 
-    def __init__(self, address: str, sources: AdminSources) -> None:
+    With `probes_only` it has `/livez`, `/readyz` and `/metrics` alone, fit for an address others can reach.
+    """
+
+    def __init__(self, address: str, sources: AdminSources, *, probes_only: bool = False) -> None:
         self._address = address
         self._sources = sources
+        self._probes_only = probes_only
         self._runner = web.AppRunner(self._application(), access_log=None)
         self.address = ""
 
     async def start(self) -> None:
         """Listen; raises OSError naming the address."""
-        parsed = parse_address(self._address)
-        if not isinstance(parsed, tuple):
-            raise OSError(f"admin address {self._address}: expected host:port")
+        sock = bind(self._address)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, *parsed)
-        try:
-            await site.start()
-        except OSError as error:
-            raise OSError(error.errno, f"admin endpoint cannot listen on {self._address}: {error.strerror}") from error
-        host, port = self._runner.addresses[0][:2]
-        self.address = f"{host}:{port}"
+        await web.SockSite(self._runner, sock).start()
+        self.address = describe(sock)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -61,10 +58,16 @@ class AdminServer:
         application = web.Application()
         application.add_routes(
             [
-                web.get("/", self._page),
                 web.get("/livez", self._livez),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
+            ]
+        )
+        if self._probes_only:
+            return application
+        application.add_routes(
+            [
+                web.get("/", self._page),
                 web.get("/chains", self._chains),
                 web.get("/history", self._history),
                 web.get("/build-info", self._build_info),

@@ -139,7 +139,9 @@ class _Collector:
         yield self._durations()
 
     def _durations(self) -> Metric:
-        family = HistogramMetricFamily(_DURATION, "Wall time of a policy's hooks.", labels=["route", "policy", "version"])
+        family = HistogramMetricFamily(
+            _DURATION, "Wall time of a policy's hooks.", labels=["route", "policy", "version"]
+        )
         buckets: dict[tuple[tuple[str, str], ...], list[tuple[str, float]]] = {}
         for labels, value in self._samples.get(_DURATION + "_bucket", []):
             key = _key({name: text for name, text in labels.items() if name != "le"})

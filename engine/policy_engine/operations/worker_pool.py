@@ -80,7 +80,9 @@ class _Worker:
         """Bring `samples` up to date; a worker that does not answer keeps its last ones."""
         with contextlib.suppress(WorkerFailed, ConnectionError):
             answer = await self._ask("samples", {"samples": 0}, SAMPLES_SECONDS)
-            self.samples = {name: [(labels, value) for labels, value in rows] for name, rows in answer["samples"].items()}
+            self.samples = {
+                name: [(labels, value) for labels, value in rows] for name, rows in answer["samples"].items()
+            }
 
     async def drain(self) -> None:
         with contextlib.suppress(ConnectionError):

@@ -30,6 +30,7 @@ from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from policy_engine.worker.chain import Snapshot
 from policy_engine.worker.closing import close_chains
 from policy_engine.worker.compiler import Compiler
+from policy_engine.worker.loop_watch import LoopWatch
 
 logger = logging.getLogger("policy_engine.worker_process")
 
@@ -99,13 +100,17 @@ class WorkerProcess:
                 route_key=options.route_key, pass_unmapped=options.pass_unmapped, body_limit=options.body_limit
             )
         )
-        self._compiler = Compiler(load_policies(Path(options.policies)), options.blocking_threads)
+        self._compiler = Compiler(
+            load_policies(Path(options.policies) if options.policies else None), options.blocking_threads
+        )
         self._health = Health()
+        self._watch = LoopWatch()
         self._server: Transport | None = None
         self._prepared: Snapshot | None = None
 
     async def run(self) -> None:
         """Serve until the end; returns after the drain."""
+        self._watch.start()
         await self._channel.send({"ready": os.getpid()})
         while (message := await self._channel.receive()) is not None:
             if "prepare" in message:
@@ -125,6 +130,7 @@ class WorkerProcess:
         self._health.drain()
         if self._server is not None:
             await self._server.drain(self._options.drain_seconds)
+        self._watch.stop()
         self._compiler.close()
 
     async def _prepare(self, message: Message) -> None:

@@ -14,6 +14,7 @@ from policy_engine.sdk.actions import (
     TrailerMutation,
 )
 from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.header_rules import header_name, header_value
 from policy_engine.sdk.headers import Headers, HeaderValue
 from policy_engine.sdk.policy import ParameterError, Parameters, Policy
 
@@ -25,6 +26,8 @@ __all__ = [
     "Response",
     "Headers",
     "HeaderValue",
+    "header_name",
+    "header_value",
     "RequestAction",
     "RequestChunkAction",
     "RequestMutation",

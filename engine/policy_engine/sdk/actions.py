@@ -14,6 +14,13 @@ from typing import Any
 from policy_engine.sdk.headers import HeaderValue
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def _nothing() -> Mapping[str, Any]:
+    # A factory because Python 3.11 takes a mapping proxy, which has no hash there, for a mutable default.
+    return _NOTHING
+
+
 Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
 DynamicMetadata = Mapping[str, Mapping[str, Json]]
 
@@ -27,7 +34,7 @@ class RequestMutation:
     not bring its own policies). `dynamic_metadata` is `{namespace: {key: value}}` and becomes visible in Envoy.
     """
 
-    set_headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
+    set_headers: Mapping[str, HeaderValue] = field(default_factory=_nothing)
     append_headers: Sequence[tuple[str, HeaderValue]] = ()
     remove_headers: Sequence[str] = ()
     method: str | None = None
@@ -35,7 +42,7 @@ class RequestMutation:
     authority: str | None = None
     body: bytes | None = None
     clear_route_cache: bool = False
-    dynamic_metadata: DynamicMetadata = field(default=_NOTHING)
+    dynamic_metadata: DynamicMetadata = field(default_factory=_nothing)
 
     def pseudo_headers(self) -> Mapping[str, str]:
         """The pseudo-headers this mutation sets, by their HTTP/2 names."""
@@ -47,12 +54,12 @@ class RequestMutation:
 class ResponseMutation:
     """Changes to the response (R-06); fields mean the same as in `RequestMutation`, `status` is the HTTP status."""
 
-    set_headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
+    set_headers: Mapping[str, HeaderValue] = field(default_factory=_nothing)
     append_headers: Sequence[tuple[str, HeaderValue]] = ()
     remove_headers: Sequence[str] = ()
     status: int | None = None
     body: bytes | None = None
-    dynamic_metadata: DynamicMetadata = field(default=_NOTHING)
+    dynamic_metadata: DynamicMetadata = field(default_factory=_nothing)
 
     def pseudo_headers(self) -> Mapping[str, str]:
         """The pseudo-headers this mutation sets: `:status` or nothing."""
@@ -68,11 +75,11 @@ class ImmediateResponse:
 
     status: int
     body: str | bytes = b""
-    headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
+    headers: Mapping[str, HeaderValue] = field(default_factory=_nothing)
     append_headers: Sequence[tuple[str, HeaderValue]] = ()
     grpc_status: int | None = None
     details: str = ""
-    dynamic_metadata: DynamicMetadata = field(default=_NOTHING)
+    dynamic_metadata: DynamicMetadata = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class ChunkMutation:
 class TrailerMutation:
     """Changes to request or response trailers, applied as remove, set, append."""
 
-    set_headers: Mapping[str, HeaderValue] = field(default=_NOTHING)
+    set_headers: Mapping[str, HeaderValue] = field(default_factory=_nothing)
     append_headers: Sequence[tuple[str, HeaderValue]] = ()
     remove_headers: Sequence[str] = ()
 

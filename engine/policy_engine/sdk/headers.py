@@ -122,6 +122,10 @@ class Headers:
                 for raw in values:
                     yield name, decode_value(raw)
 
+    def copy(self) -> Headers:
+        """Return an independent map with the same content, pseudo-headers included."""
+        return Headers([(name, raw) for name, values in self._ready().items() for raw in values])
+
     def __repr__(self) -> str:
         # Names only: values may be credentials, and a repr ends up in logs and tracebacks.
         return f"Headers({sorted(self._ready())})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping
 from typing import Any, ClassVar
 
 from policy_engine.sdk.actions import (
@@ -47,6 +47,10 @@ class Policy:
 
     failure_status: ClassVar[int] = 500
     """HTTP status that the client gets when this policy fails and its failure mode is `closed` (R-11)."""
+
+    idle_phases: Collection[str] = ()
+    """Phases, named as in `policy.yaml`, that this instance has no work in. The constructor sets it when the parameters
+    leave a hook without work; the engine then does not ask Envoy for that phase on account of this policy (R-08)."""
 
     def __init__(self, parameters: Parameters) -> None:
         """Keep or compile `parameters`; they satisfy the schema and have its defaults filled in (R-23)."""

@@ -29,6 +29,7 @@ from policy_engine.worker.action_check import InvalidAction, check_action
 from policy_engine.worker.blocking import PoolFull
 from policy_engine.worker.chain import CompiledChain, Condition, Step
 from policy_engine.worker.conditions import ConditionError
+from policy_engine.worker.loop_watch import RUNNING, Watched
 from policy_engine.worker.statistics import FailureKind
 
 logger = logging.getLogger("policy_engine.worker")
@@ -73,6 +74,7 @@ def run(
     Never raises for what a policy does: a failure becomes the step's failure response, or is skipped when its
     failure mode is `open` (R-11).
     """
+    running = RUNNING
     for position in range(start, len(steps)):
         step = steps[position]
         statistics = step.statistics
@@ -86,10 +88,13 @@ def run(
                 if _fail(exchange, step, error, outcome):
                     return outcome
                 continue
-        began = perf_counter()
+        began = running.since = perf_counter()
         try:
+            running.step = step
             result = step.hook(*args)
+            running.step = None
         except Exception as error:
+            running.step = None
             statistics.observe(perf_counter() - began)
             if _fail(exchange, step, error, outcome):
                 return outcome
@@ -115,7 +120,7 @@ async def _finish(
     """Await the hook that waits, then run the rest of the phase."""
     step, began = steps[waiting.position], waiting.began
     try:
-        result = await _within(step.timeout, waiting.result)
+        result = await _within(step, waiting.result)
     except Exception as error:
         step.statistics.observe(perf_counter() - began)
         if _fail(exchange, step, error, outcome):
@@ -128,21 +133,21 @@ async def _finish(
     return rest if isinstance(rest, Outcome) else await rest
 
 
-async def _within(seconds: float, waiting: Awaitable[Any]) -> Any:
-    """Await `waiting` for at most `seconds`, in a task of its own.
+async def _within(step: Step, waiting: Awaitable[Any]) -> Any:
+    """Await what a hook returned for at most the step's timeout, in a task of its own.
 
     `asyncio.timeout` would wait for a policy that swallows its cancellation; a stream must never hang on one (R-12).
     """
-    task = asyncio.ensure_future(waiting)
+    task = asyncio.ensure_future(Watched(step, waiting))
     try:
-        done, _ = await asyncio.wait((task,), timeout=seconds)
+        done, _ = await asyncio.wait((task,), timeout=step.timeout)
     except asyncio.CancelledError:
         task.cancel()
         raise
     if not done:
         task.cancel()
         task.add_done_callback(_forget)
-        raise TimeoutError(f"no answer within {seconds:g} s")
+        raise TimeoutError(f"no answer within {step.timeout:g} s")
     if task.cancelled():
         raise RuntimeError("the hook cancelled itself")
     return task.result()

@@ -27,7 +27,8 @@ class Violation:
     """One thing wrong with parameters or with a schema.
 
     `path` leads from the root to the place, `at_key` says that the key itself is at fault and not its value. `value`
-    is the offending scalar, None where there is none to show or where it must not be shown.
+    is the offending scalar, None where there is none to show or where it must not be shown. `detail` adds to the
+    reason and may repeat parts of the value: it goes where the value may go.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Violation:
     allowed: str = ""
     value: object = None
     at_key: bool = False
+    detail: str = ""
 
     @property
     def pointer(self) -> str:
@@ -137,7 +139,9 @@ def _translate(error: ValidationError) -> Iterator[Violation]:
         yield Violation(path, f"is the same as item {wanted}; items must differ", value=_shown(path, error))
     else:
         reason, allowed = _sentence(keyword, wanted, error)
-        yield Violation(path, reason, allowed, _shown(path, error))
+        value = _shown(path, error)
+        detail = str(error.cause) if value is not None and keyword == "format" and wanted == "regex" else ""
+        yield Violation(path, reason, allowed, value, detail=detail)
 
 
 def _sentence(keyword: str | None, wanted: Any, error: ValidationError) -> Sentence:
@@ -151,9 +155,7 @@ def _sentence(keyword: str | None, wanted: Any, error: ValidationError) -> Sente
     if keyword is None:
         return "is not allowed here", ""
     if keyword in _BOUNDS:
-        reason, allowed = _BOUNDS[keyword](wanted)
-        cause = f": {error.cause}" if keyword == "format" and wanted == "regex" and error.cause else ""
-        return reason + cause, allowed
+        return _BOUNDS[keyword](wanted)
     return f"breaks the schema's {keyword}", ""
 
 

@@ -1,0 +1,145 @@
+"""The command `policy-engine`: reads its arguments and hands over to the room that does the work.
+
+Exit codes: 0 done; 1 what was checked is not valid, or the engine ended with an error; 2 wrong use or settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from policy_engine import __version__
+from policy_engine.config.diagnostics import has_errors, render_json, render_sarif, render_text
+from policy_engine.config.policy_loader import PoliciesUnusable, load_policies
+from policy_engine.config.settings import Settings, SettingsError, add_flags, load_settings, render_settings
+from policy_engine.config.validate import chain_reader, validate_paths
+from policy_engine.worker.registry import Registry
+
+_EXAMPLES = """examples:
+  policy-engine run --config configs/policy-engine.yaml
+  policy-engine run --config configs/policy-engine.yaml --listen unix:/run/policy-engine.sock --workers 4
+  policy-engine validate configs/chains.yaml --policies-directory policies
+  policy-engine config show --config configs/policy-engine.yaml
+  policy-engine build-info
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except SettingsError as error:
+        return _complain(str(error))
+    except PoliciesUnusable as error:
+        return _complain(f"the policies of this engine cannot be used:\n{error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="policy-engine",
+        description="Envoy ext_proc policy engine.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"policy-engine {__version__}")
+    parser.add_argument(
+        "--build-info", action=_BuildInfo, nargs=0, help="print engine version and every policy, as `build-info` does"
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _command(commands, "run", _run, "serve ext_proc to Envoy")
+    validate = _command(commands, "validate", _validate, "check chain files and policies, change nothing")
+    validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
+    validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
+    validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    _command(commands, "build-info", _build_info, "print engine version and every policy with its digest, as JSON")
+    config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
+    show = _command(config, "show", _config_show, "print every setting, its value and where it came from")
+    show.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    command: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file; POLICY_ENGINE_CONFIG")
+    add_flags(parser)
+    parser.set_defaults(command=command)
+    return parser
+
+
+class _BuildInfo(argparse.Action):
+    """`--build-info` in front of any command, as people expect it of a binary."""
+
+    def __call__(self, *_: object) -> NoReturn:
+        sys.exit(main(["build-info"]))
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return load_settings(options.config, os.environ, options)
+
+
+def _registry(settings: Settings) -> Registry:
+    return load_policies(settings.policies.registry or settings.policies.directory)
+
+
+def _run(options: argparse.Namespace) -> int:
+    # Only this command needs servers; the others should start fast.
+    from policy_engine.operations.logs import configure_logging  # noqa: PLC0415
+    from policy_engine.operations.supervisor import Supervisor  # noqa: PLC0415
+    from policy_engine.operations.worker_pool import WorkerFailed  # noqa: PLC0415
+
+    settings = _settings(options)
+    configure_logging(settings.log.level.value, settings.log.format.value)
+    try:
+        return asyncio.run(Supervisor(settings).run())
+    except (OSError, WorkerFailed) as error:
+        _complain(str(error))
+        return 1
+
+
+def _validate(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    registry = _registry(settings)
+    found = validate_paths(options.paths, registry, chain_reader(registry, settings))
+    if options.format == "json":
+        print(render_json(found))
+    elif options.format == "sarif":
+        print(render_sarif(found, __version__))
+    else:
+        print(render_text(found) if found else f"valid: {', '.join(map(str, options.paths))}")
+    return 1 if has_errors(found) else 0
+
+
+def _build_info(options: argparse.Namespace) -> int:
+    from policy_engine.operations.build_info import build_info  # noqa: PLC0415 - see _run
+
+    print(json.dumps(build_info(_registry(_settings(options))), indent=2))
+    return 0
+
+
+def _config_show(options: argparse.Namespace) -> int:
+    print(render_settings(_settings(options), json=options.json))
+    return 0
+
+
+def _complain(message: str) -> int:
+    print(f"policy-engine: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,210 @@
+"""The process that `policy-engine run` starts: decides the configuration once, keeps the workers, answers for all.
+
+It serves no ext_proc itself, so nothing a request does can take it down (R-50, R-54, R-55).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policy_engine.config.file_source import FileSource, LoadReport
+from policy_engine.config.policy_loader import load_policies
+from policy_engine.config.settings import Settings, render_settings
+from policy_engine.config.settings_model import AUTO, RouteKeySource, UnmappedRoutes
+from policy_engine.config.validate import chain_reader
+from policy_engine.kernel.route_key import ROUTE_NAME, metadata_attribute
+from policy_engine.operations.admin import AdminServer, AdminSources
+from policy_engine.operations.build_info import build_info
+from policy_engine.operations.history import ConfigurationHistory
+from policy_engine.operations.metrics import Samples
+from policy_engine.operations.worker_pool import WorkerPool
+from policy_engine.operations.worker_process import WorkerOptions
+from policy_engine.worker.registry import Registry
+from policy_engine.worker.spec import ChainsSpec
+
+logger = logging.getLogger("policy_engine.supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class _Readiness:
+    ready: bool
+    reason: str
+
+
+class Supervisor:
+    """Everything of one running engine; `run` returns the exit code."""
+
+    def __init__(self, settings: Settings, registry: Registry | None = None) -> None:
+        self._settings = settings
+        self._policies = settings.policies.registry or settings.policies.directory
+        self._registry = registry if registry is not None else load_policies(self._policies)
+        self._count = worker_count(settings.workers)
+        self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._tell_readiness)
+        self._history = ConfigurationHistory()
+        self._told: _Readiness | None = None
+        self._servers: list[AdminServer] = []
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        info = build_info(self._registry)
+        logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
+        await self._open_pages(info)
+        await self._pool.start()
+        source = asyncio.ensure_future(self._follow_configuration())
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait((source, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if source.done():
+                source.result()
+        finally:
+            stopping.cancel()
+            source.cancel()
+            await self._close()
+        return 0
+
+    async def _follow_configuration(self) -> None:
+        reader = chain_reader(self._registry, self._settings)
+        source = FileSource(self._settings.chains, reader, self._apply, self._note_load)
+        loop = asyncio.get_running_loop()
+        reloads: set[asyncio.Task[LoadReport | None]] = set()
+
+        def reload() -> None:
+            task = asyncio.ensure_future(source.load(force=True))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        await source.run()
+
+    async def _apply(self, chains: ChainsSpec) -> None:
+        await self._pool.apply(chains)
+
+    def _note_load(self, report: LoadReport) -> None:
+        source = str(self._settings.chains)
+        if report.accepted and report.chains is not None:
+            version = configuration_version(report.chains)
+            self._history.accept(report.chains, version, source)
+            logger.info(
+                "configuration %s is active in %d worker(s): %d routes from %s",
+                version,
+                self._pool.serving,
+                len(report.chains.routes),
+                source,
+                extra={"event": "configuration_active", "configuration": version, "source": source},
+            )
+        else:
+            problems = [str(one) for one in report.diagnostics]
+            self._history.reject(source, problems)
+            logger.error(
+                "configuration from %s refused, %s stays active:\n%s",
+                source,
+                self._history.version or "nothing",
+                "\n".join(problems),
+                extra={"event": "configuration_rejected", "source": source, "problems": problems},
+            )
+        self._tell_readiness()
+
+    def _readiness(self) -> _Readiness:
+        if self._history.active is None:
+            return _Readiness(False, "not ready: no valid configuration yet")
+        if not self._pool.complete:
+            return _Readiness(False, f"not ready: {self._pool.serving} of {self._count} workers serve")
+        return _Readiness(True, "ready")
+
+    def _tell_readiness(self) -> None:
+        now = self._readiness()
+        if now != self._told:
+            self._told = now
+            logger.info(now.reason, extra={"event": "readiness"})
+
+    async def _samples(self) -> Samples:
+        samples = await self._pool.samples()
+        history = self._history
+        samples["policy_engine_workers"] = [({}, self._pool.serving)]
+        samples["policy_engine_worker_restarts"] = [({}, self._pool.restarts)]
+        samples["policy_engine_configuration_rejections"] = [({}, history.rejections)]
+        samples["policy_engine_configuration_swaps"] = [({}, history.accepted)]
+        if history.active is not None:
+            samples["policy_engine_configuration_info"] = [({"version": history.version}, 1)]
+            samples["policy_engine_configuration_active_since_seconds"] = [({}, history.since)]
+        return samples
+
+    async def _open_pages(self, info: dict[str, Any]) -> None:
+        def ready() -> tuple[bool, str]:
+            now = self._readiness()
+            return now.ready, now.reason
+
+        sources = AdminSources(
+            ready=ready,
+            samples=self._samples,
+            history=self._history,
+            build_info=info,
+            workers=lambda: {"wanted": self._count, "serving": self._pool.serving, "restarts": self._pool.restarts},
+            settings=lambda: json.loads(render_settings(self._settings, json=True)),
+        )
+        for address, pages in ((self._settings.admin.listen, "all"), (self._settings.health.listen, "probes")):
+            if address is not None:
+                server = AdminServer(address, sources, probes_only=pages == "probes")
+                await server.start()
+                self._servers.append(server)
+                logger.info(
+                    "%s on http://%s", "admin pages" if pages == "all" else "health and metrics", server.address
+                )
+
+    async def _close(self) -> None:
+        logger.info("draining for up to %g s", self._settings.drain_timeout)
+        await self._pool.drain(self._settings.drain_timeout)
+        for server in self._servers:
+            await server.close()
+
+
+def worker_count(workers: int | str) -> int:
+    """Return how many workers `workers` means; `auto` is one for each core this process may use."""
+    return len(os.sched_getaffinity(0)) if workers == AUTO else int(workers)
+
+
+def configuration_version(chains: ChainsSpec) -> str:
+    """Return the version shown to people: a hash over the chains, the same for the same content."""
+    content = "\n".join(sorted(f"{route.route_key}\0{route.content_hash()}" for route in chains.routes))
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
+    """Return the part of the settings that workers need, as they cross the channel."""
+    key = settings.route_key
+    attribute = (
+        metadata_attribute(key.namespace or "", key.key or "") if key.source is RouteKeySource.METADATA else ROUTE_NAME
+    )
+    return WorkerOptions(
+        number=0,
+        bind=settings.listen,
+        transport=settings.transport.value,
+        policies=str(policies.absolute()) if policies is not None else "",
+        route_key=attribute,
+        pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
+        body_limit=settings.body_limit,
+        drain_seconds=settings.drain_timeout,
+        blocking_threads=settings.limits.blocking_threads,
+        log_level=settings.log.level.value,
+        log_format=settings.log.format.value,
+        certificate_file=str(settings.tls.cert or ""),
+        key_file=str(settings.tls.key or ""),
+        client_ca_file=str(settings.tls.client_ca or ""),
+        limits={
+            "max_concurrent_streams": settings.limits.streams,
+            # A body up to the limit must get its 413 from the session, not an error of the transport.
+            "max_message_bytes": settings.body_limit + (1 << 20),
+        },
+    )

@@ -1,0 +1,1 @@
+"""What the engine's own tests share; never imported by the engine and never in an image."""

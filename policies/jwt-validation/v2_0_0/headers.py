@@ -1,0 +1,48 @@
+"""Claims as header values; apart from the policy because the writing of a value is a rule of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policy_engine.sdk import ParameterError, Parameters, header_name, header_value
+
+from .paths import MISSING, claim_path, find
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimHeader:
+    """A claim and the header that it goes into."""
+
+    path: tuple[str, ...]
+    header: str
+
+    def value(self, claims: Mapping[str, Any]) -> str | None:
+        """Return the header's value, None when the claim is missing or null; raises ValueError when it cannot be sent."""
+        found = find(claims, self.path)
+        return None if found is MISSING or found is None else header_value(_text(found))
+
+
+def claims_to_headers(parameters: Parameters) -> tuple[ClaimHeader, ...]:
+    """Return the claims to be sent; raises ParameterError."""
+    rules = []
+    for index, entry in enumerate(parameters.get("claims_to_headers", ())):
+        where = f"/claims_to_headers/{index}"
+        try:
+            name = header_name(entry["header"])
+        except ValueError as error:
+            raise ParameterError(str(error), f"{where}/header") from None
+        rules.append(ClaimHeader(claim_path(entry["claim"], f"{where}/claim"), name))
+    return tuple(rules)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        if any("," in one for one in value):
+            raise ValueError("an item with a comma would look like two")
+        return ",".join(value)
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,59 @@
+"""Bearer tokens on the wire (RFC 6750): where one stands in a request, and the answers when it is not accepted."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from policy_engine.sdk import ImmediateResponse, Request
+
+
+class Bearer:
+    """Finds the token in `header` behind the scheme `prefix` (any case; empty for none) and builds the refusals.
+
+    The client is told no more than the RFC's error code. The reason goes into Envoy's `%RESPONSE_CODE_DETAILS%`.
+    """
+
+    def __init__(self, header: str = "authorization", prefix: str = "Bearer", realm: str = "api") -> None:
+        self.header = header
+        self._prefix = f"{prefix.lower()} " if prefix else ""
+        self._realm = realm
+        self._answer = lru_cache(maxsize=64)(self._build)
+
+    def token(self, request: Request) -> str | ImmediateResponse:
+        """Return the token, or the answer to a request without one, or with more than one."""
+        values = request.headers.get_all(self.header)
+        if len(values) > 1:
+            return self._answer(400, "invalid_request", "jwt_several_tokens")
+        if not values:
+            return self._answer(401, "", "jwt_missing")
+        value, size = values[0], len(self._prefix)
+        if value[:size].lower() != self._prefix:
+            return self._answer(401, "", "jwt_missing")
+        return value[size:].strip(" ") or self._answer(401, "", "jwt_missing")
+
+    def refused(self, reason: str) -> ImmediateResponse:
+        """Return the answer to a token that is not to be trusted."""
+        return self._answer(401, "invalid_token", reason)
+
+    def forbidden(self, reason: str, scope: str = "") -> ImmediateResponse:
+        """Return the answer to a good token that does not allow this; `scope` is what would."""
+        return self._answer(403, "insufficient_scope", reason, scope)
+
+    def unavailable(self) -> ImmediateResponse:
+        """Return the answer when there are no keys to check with."""
+        return ImmediateResponse(
+            503,
+            '{"error":"temporarily_unavailable"}',
+            {"content-type": "application/json", "retry-after": "5"},
+            details="jwt_keys_unavailable",
+        )
+
+    def _build(self, status: int, error: str, reason: str, scope: str = "") -> ImmediateResponse:
+        challenge = f'Bearer realm="{self._realm}"'
+        if error:
+            challenge += f', error="{error}"'
+        if scope:
+            challenge += f', scope="{scope}"'
+        body = f'{{"error":"{error or "unauthorized"}"}}'
+        headers = {"content-type": "application/json", "www-authenticate": challenge}
+        return ImmediateResponse(status, body, headers, details=reason)

@@ -1,0 +1,70 @@
+"""The compact serialisation of a token (RFC 7515, 7.1), read strictly; apart because all of it is hostile input."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from policy_jwt.errors import InvalidToken
+
+_LONGEST_KID = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The header fields that count; what a token says of where to find its key (jku, jwk, x5u, x5c) never does."""
+
+    algorithm: str
+    kid: str | None
+    type: str
+
+
+@lru_cache(maxsize=256)
+def parse_header(segment: str) -> Header:
+    """Return the header of a token; raises InvalidToken. Kept, as all tokens of one issuer share their few headers."""
+    header = parse_object(segment)
+    algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "")
+    if not isinstance(algorithm, str):
+        raise InvalidToken("jwt_header_without_alg")
+    if not (kid is None or (isinstance(kid, str) and len(kid) <= _LONGEST_KID)) or not isinstance(kind, str):
+        raise InvalidToken("jwt_header_malformed")
+    if "crit" in header or header.get("b64", True) is not True:
+        raise InvalidToken("jwt_header_critical_extension")  # RFC 7515, 4.1.11: none is understood here
+    return Header(algorithm, kid, kind.lower().removeprefix("application/"))
+
+
+def parse_object(segment: str) -> Mapping[str, Any]:
+    """Return the JSON object in a segment; raises InvalidToken also for names that occur twice, NaN and Infinity."""
+    try:
+        found = json.loads(decode(segment), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise InvalidToken("jwt_malformed") from None
+    if not isinstance(found, dict):
+        raise InvalidToken("jwt_malformed")
+    return found
+
+
+def decode(segment: str) -> bytes:
+    """Return the bytes of a base64url segment; raises InvalidToken unless it is the one canonical spelling of them."""
+    try:
+        raw = urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
+    except ValueError:
+        raise InvalidToken("jwt_malformed") from None
+    if urlsafe_b64encode(raw).rstrip(b"=").decode() != segment:
+        raise InvalidToken("jwt_malformed")
+    return raw
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError("not JSON")
