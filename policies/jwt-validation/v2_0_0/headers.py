@@ -20,7 +20,7 @@ class ClaimHeader:
     header: str
 
     def value(self, claims: Mapping[str, Any]) -> str | None:
-        """Return the header's value, None when the claim is missing or null; raises ValueError when it cannot be sent."""
+        """Return the header value, None for a claim that is missing or null; raises ValueError if it cannot be sent."""
         found = find(claims, self.path)
         return None if found is MISSING or found is None else header_value(_text(found))
 

@@ -1,0 +1,111 @@
+"""What holds for every policy: its policy.yaml is whole, its examples work, code and schema agree on the defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from policy_engine.sdk import Policy
+from policy_engine.sdk.testing import policy_class
+from policy_engine.worker.parameters import ParameterSchema
+
+ROOT = Path(__file__).parent
+DIRECTORIES = sorted(path.parent for path in ROOT.glob("*/v*/policy.yaml"))
+KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", "examples"]
+HOOKS = {
+    "request_headers": ["on_request_headers"],
+    "request_body": ["on_request_body", "on_request_chunk"],
+    "response_headers": ["on_response_headers"],
+    "response_body": ["on_response_body", "on_response_chunk"],
+}
+
+
+def document(directory: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((directory / "policy.yaml").read_text())
+    return loaded
+
+
+def examples() -> Iterator[Any]:
+    for directory in DIRECTORIES:
+        for example in document(directory)["examples"]:
+            yield pytest.param(
+                directory, example["parameters"], id=f"{directory.parent.name}: {example['description']}"
+            )
+
+
+class Recorder(dict[str, Any]):
+    """Parameters that note which default the code falls back on."""
+
+    def __init__(self, values: Mapping[str, Any], path: str, defaults: dict[str, Any]) -> None:
+        self._path, self._defaults = path, defaults
+        super().__init__({name: self._wrap(value, name) for name, value in values.items()})
+
+    def _wrap(self, value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            return Recorder(value, f"{self._path}/{name}", self._defaults)
+        if isinstance(value, list):
+            return [self._wrap(one, f"{name}/*") for one in value]
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self._defaults[f"{self._path}/{name}"] = default
+        return super().get(name, default)
+
+
+def schema_default(schema: Mapping[str, Any], path: str) -> Any:
+    node: Any = schema
+    for name in path.strip("/").split("/"):
+        while "$ref" in node and "properties" not in node and "items" not in node and "default" not in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        node = node["items"] if name == "*" else node.get("properties", {}).get(name, node.get("additionalProperties"))
+        if not isinstance(node, dict):
+            return None
+    return node.get("default")
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_the_directory_is_whole(directory: Path) -> None:
+    found = document(directory)
+    assert list(found) == KEYS
+    assert directory.parent.name == found["name"]
+    assert directory.name == found["version"].replace(".", "_")
+    for name in ("README.md", "policy.py", "policy_test.py"):
+        assert (directory / name).is_file(), name
+    assert found["name"] in (directory / "README.md").read_text().splitlines()[0]
+    chosen = policy_class(directory)
+    overridden = {
+        phase
+        for phase, hooks in HOOKS.items()
+        if any(getattr(chosen, hook) is not getattr(Policy, hook) for hook in hooks)
+    }
+    assert overridden == set(found["phases"])
+
+
+@pytest.mark.parametrize(("directory", "parameters"), list(examples()))
+def test_an_example_is_valid_and_makes_a_policy(directory: Path, parameters: dict[str, Any]) -> None:
+    checked = ParameterSchema(document(directory)["parameters"]).check(parameters)
+    assert not checked.violations
+    policy_class(directory)(checked.parameters)
+
+
+@pytest.mark.parametrize(("directory", "parameters"), list(examples()))
+def test_code_and_schema_have_the_same_defaults(directory: Path, parameters: dict[str, Any]) -> None:
+    schema = document(directory)["parameters"]
+    used: dict[str, Any] = {}
+    policy_class(directory)(Recorder(parameters, "", used))
+    for path, default in used.items():
+        said = schema_default(schema, path)
+        plain = list(default) if isinstance(default, tuple) else default
+        assert plain in (None, [], {}) if said is None else plain == said, path
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_unknown_parameters_are_violations(directory: Path) -> None:
+    schema = document(directory)["parameters"]
+    assert schema["additionalProperties"] is False
+    assert ParameterSchema(schema).check({"no_such_parameter": 1}).violations
