@@ -39,7 +39,7 @@ def run(tmp_path: Path, chosen: dict[str, Any]) -> tuple[int, list[Path]]:
 def test_registry_labels_and_tag(tmp_path: Path) -> None:
     status, (registry, labels, tags) = run(tmp_path, request(tmp_path))
     assert status == 0
-    (entry,) = json.loads(registry.read_text())["policies"]
+    (entry,) = json.loads(registry.read_text())
     assert entry["entrypoint"] == "policy:SetHeader"
     assert entry["directory"] == "/app/p"
     assert f"policy-engine.policy.set-header.v1.0.0={entry['digest']}" in labels.read_text().splitlines()
