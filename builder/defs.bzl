@@ -8,11 +8,20 @@
 load("@rules_oci//oci:defs.bzl", "oci_image", "oci_load", "oci_push")
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_library.bzl", "py_library")
-load("//tools/image:layers.bzl", "LAYER_TOOL", "file_layer", "python_entries")
+load("//tools/image:layers.bzl", "LAYER_TOOL", "declare_layer", "python_entries")
 load("//tools/python:defs.bzl", "pytest_tests")
 
 POLICIES = "/app/policies"
 CONFIGURATION = "/etc/policy-engine"
+
+# What every image says about itself; `policy-engine config show` lists all such variables. ext_proc and health are
+# asked from other containers; the admin pages stay on loopback.
+ENVIRONMENT = {
+    "POLICY_ENGINE_CHAINS": CONFIGURATION + "/chains.yaml",
+    "POLICY_ENGINE_HEALTH_LISTEN": "0.0.0.0:9004",
+    "POLICY_ENGINE_LISTEN": "0.0.0.0:9002",
+    "POLICY_ENGINE_POLICIES_REGISTRY": POLICIES + "/registry.json",
+}
 
 PolicyInfo = provider(
     doc = "One version of one policy.",
@@ -85,7 +94,7 @@ def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility
         srcs = [source for source in sources if source.endswith(".py")],
         data = [source for source in sources if not source.endswith(".py")],
         deps = deps,
-        testonly = True,
+        visibility = ["//policies:__subpackages__"],
     )
     pytest_tests(
         srcs = [test for test in tests if test.endswith("_test.py")],
@@ -131,7 +140,7 @@ def _policy_layers_impl(ctx):
             "label": str(policy.label),
             "name": policy[PolicyInfo].name,
             "version": policy[PolicyInfo].version,
-            "directory": directories[policy.label],
+            "directory": directories[policy.label],  # relative to the registry, as the engine reads it
             "files": [{"path": entry.path, "source": entry.file.path} for entry in policy[PolicyInfo].files],
         } for policy in policies],
     }))
@@ -148,18 +157,18 @@ def _policy_layers_impl(ctx):
     engine += [struct(path = "/usr/local/bin/policy-engine", file = ctx.file.launcher)]
     engine += [struct(path = CONFIGURATION + "/" + file.basename, file = file) for file in ctx.files.configuration]
     layers = [
-        file_layer(ctx, name + ".requirements", requirements),
-        file_layer(ctx, name + ".engine", engine, [{"path": CONFIGURATION, "directory": True}]),
+        declare_layer(ctx, name + ".requirements", requirements),
+        declare_layer(ctx, name + ".engine", engine, [{"path": CONFIGURATION, "directory": True}]),
     ]
     if extras:
-        layers.append(file_layer(ctx, name + ".policy_requirements", extras))
+        layers.append(declare_layer(ctx, name + ".policy_requirements", extras))
     for policy in policies:
         info = policy[PolicyInfo]
-        layers.append(file_layer(ctx, "%s.%s.%s" % (name, info.name, info.version), [
-            struct(path = directories[policy.label] + "/" + entry.path, file = entry.file)
+        layers.append(declare_layer(ctx, "%s.%s.%s" % (name, info.name, info.version), [
+            struct(path = "/".join([POLICIES, directories[policy.label], entry.path]), file = entry.file)
             for entry in info.files
         ]))
-    layers.append(file_layer(ctx, name + ".registry", [struct(path = POLICIES + "/registry.json", file = registry)]))
+    layers.append(declare_layer(ctx, name + ".registry", [struct(path = POLICIES + "/registry.json", file = registry)]))
     return [
         DefaultInfo(files = depset(layers, order = "preorder")),
         OutputGroupInfo(
@@ -170,7 +179,7 @@ def _policy_layers_impl(ctx):
     ]
 
 def _directory(info):
-    return "/".join([POLICIES, info.name, info.version])
+    return "/".join([info.name, info.version])
 
 _policy_layers = rule(
     implementation = _policy_layers_impl,
@@ -222,6 +231,11 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         entrypoint = [
             "/usr/local/bin/policy-engine",
             "run",
+        ],
+        env = ENVIRONMENT,
+        exposed_ports = [
+            "9002/tcp",
+            "9004/tcp",
         ],
         labels = ":%s.labels" % name,
         os = "linux",

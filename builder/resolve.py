@@ -91,7 +91,7 @@ def main(chosen: Path, registry: Path, labels_file: Path, tags: Path) -> int:
     if mistakes:
         print(*mistakes, sep="\n", file=sys.stderr)
         return 1
-    registry.write_text(json.dumps({"engine": version, "policies": entries}, indent=1) + "\n")
+    registry.write_text(json.dumps(entries, indent=1) + "\n")
     labels_file.write_text("".join(f"{key}={value}\n" for key, value in labels(version, entries).items()))
     tags.write_text(f"{request['repository']}:{version}\n")
     return 0

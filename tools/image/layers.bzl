@@ -1,6 +1,6 @@
 """Image layers, made with the Python toolchain only, so that they build without a tar toolchain.
 
-`deb_layer` is a rule; the functions below are what other rules (builder/defs.bzl) make layers with.
+`deb_layer` and `files_layer` are rules; the functions are what other rules (builder/defs.bzl) make layers with.
 """
 
 load("@rules_python//python:py_info.bzl", "PyInfo")
@@ -64,7 +64,7 @@ def python_entries(targets, directory = SITE_PACKAGES):
                 break
     return entries.values()
 
-def file_layer(ctx, name, entries, extra = []):
+def declare_layer(ctx, name, entries, extra = []):
     """Declares the action that writes a layer of files; the rule has LAYER_TOOL among its attributes.
 
     Args:
@@ -89,3 +89,22 @@ def file_layer(ctx, name, entries, extra = []):
         progress_message = "Writing layer %{output}",
     )
     return out
+
+def _files_layer_impl(ctx):
+    entries = []
+    for target, path in ctx.attr.files.items():
+        (file,) = target[DefaultInfo].files.to_list()
+        entries.append(struct(path = path, file = file))
+    return DefaultInfo(files = depset([declare_layer(ctx, ctx.label.name, entries)]))
+
+files_layer = rule(
+    implementation = _files_layer_impl,
+    doc = "A layer of single files.",
+    attrs = {
+        "files": attr.label_keyed_string_dict(
+            allow_files = True,
+            doc = "label of one file: its path in the image",
+            mandatory = True,
+        ),
+    } | LAYER_TOOL,
+)

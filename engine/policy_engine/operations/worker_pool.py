@@ -52,6 +52,7 @@ class _Worker:
             theirs.set_inheritable(True)
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                "-P",  # the working directory adds no code
                 "-m",
                 "policy_engine.operations.worker_process",
                 str(theirs.fileno()),

@@ -40,8 +40,22 @@ _oci_image = rule(
     } | _TOOL,
 )
 
+def _key_values_impl(ctx):
+    out = ctx.actions.declare_file(ctx.label.name + ".txt")
+    ctx.actions.write(out, "".join(["%s=%s\n" % pair for pair in ctx.attr.values.items()]))
+    return DefaultInfo(files = depset([out]))
+
+_key_values = rule(
+    implementation = _key_values_impl,
+    attrs = {"values": attr.string_dict()},
+)
+
 def oci_image(name, **kwargs):
     """An OCI layout directory, and `NAME.digest`: a file with the digest of its manifest."""
+    for pairs in ("env", "labels"):
+        if type(kwargs.get(pairs)) == type({}):
+            _key_values(name = "_%s_%s" % (name, pairs), values = kwargs[pairs])
+            kwargs[pairs] = "_%s_%s" % (name, pairs)
     _oci_image(name = name, **kwargs)
     native.genrule(
         name = name + ".digest",
