@@ -84,7 +84,7 @@ def _http2_get(port: int) -> tuple[str, bytes, list[tuple[str, str]]]:
             assert data, "server closed early"
             for event in connection.receive_data(data):
                 if isinstance(event, ResponseReceived):
-                    status = str(next(value for name, value in event.headers if name == ":status"))
+                    status = next(str(value) for name, value in event.headers if str(name) == ":status")
                 elif isinstance(event, DataReceived):
                     body += event.data
                     connection.acknowledge_received_data(event.flow_controlled_length, 1)

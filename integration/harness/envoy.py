@@ -71,8 +71,8 @@ class EnvoyProcess(Process):
     def __init__(self, bootstrap: Bootstrap, directory: Path, *extra_arguments: str) -> None:
         self._admin_file = directory / "envoy.admin"
         config = write_bootstrap(bootstrap, directory)
-        own = ["-c", config, "--admin-address-path", self._admin_file]
-        argv = [envoy_binary(), *ARGUMENTS, *own, *extra_arguments]
+        own: list[str | Path] = ["-c", config, "--admin-address-path", self._admin_file]
+        argv: list[str | Path] = [envoy_binary(), *ARGUMENTS, *own, *extra_arguments]
         super().__init__("envoy", argv, log_path=directory / "envoy.log", env=_environment())
 
     def ready(self) -> Envoy:
@@ -90,7 +90,7 @@ def _environment() -> dict[str, str]:
 
 def validates(bootstrap_path: Path, directory: Path) -> tuple[bool, str]:
     """Run `envoy --mode validate` on a file; return whether it accepts and what it says."""
-    argv = [envoy_binary(), "--mode", "validate", "--use-dynamic-base-id", "-c", bootstrap_path]
+    argv: list[str | Path] = [envoy_binary(), "--mode", "validate", "--use-dynamic-base-id", "-c", bootstrap_path]
     with Process("envoy validate", argv, log_path=directory / "validate.log", env=_environment()) as process:
         status = process.wait(timeout_s=60)
         return status == 0, process.log()

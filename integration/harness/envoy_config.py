@@ -1,6 +1,7 @@
 """Writes the Envoy bootstrap that tests and the demo run with: small, and every limit the engine depends on set.
 
-`policy-engine envoy-config` writes the operator's; this one stays apart so that a test can get settings wrong on purpose.
+`policy-engine envoy-config` writes the operator's; this one stays apart so that a test can get settings
+wrong on purpose.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class JwksServer:
 
     @property
     def url(self) -> str:
-        """Where the key set is."""
-        return f"https://localhost:{self._server.server_address[1]}/.well-known/jwks.json"
+        """Where the key set is; by address, because a container need not resolve `localhost`."""
+        return f"https://127.0.0.1:{self._server.server_address[1]}/.well-known/jwks.json"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
