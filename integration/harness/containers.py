@@ -194,8 +194,8 @@ def _bind(mount: Mount) -> dict[str, Any]:
 @functools.cache
 def _scratch() -> Path:
     """Return this process's directory for bundles and root file systems; it is gone when the process ends."""
-    # Under /tmp and not the test's own directory: runc's state holds sockets, whose paths must be short.
-    path = Path(tempfile.mkdtemp(prefix="containers-"))
+    # Bazel clears its test directory even after a killed test; an image's files are hundreds of megabytes.
+    path = Path(tempfile.mkdtemp(prefix="containers-", dir=os.environ.get("TEST_TMPDIR")))
     path.chmod(0o755)
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
