@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -109,6 +110,12 @@ class Process:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def python_program(module: str, *arguments: str | Path) -> tuple[list[str | Path], dict[str, str]]:
+    """Return the command and environment that run `module` with this very interpreter and its import path."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    return [sys.executable, "-m", module, *arguments], {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def free_port() -> int:

@@ -1,15 +1,12 @@
 """A real upstream server for tests and the demo: records what reaches it and answers what it is told.
 
-Runs in a thread of a test (so that the test scripts it), or as a process: `python -m integration.harness.upstream`.
+Runs in a thread of a test, so that the test scripts it; `upstream_process` runs the same server apart.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import json
-import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -90,23 +87,3 @@ class Upstream:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._loop.close()
-
-
-async def _serve_and_log(port: int) -> None:
-    def record(request: Received) -> None:
-        print(json.dumps({"method": request.method, "target": request.target}), flush=True)
-
-    server = await start_server(record, echo, port)
-    await server.serve_forever()
-
-
-def main(arguments: list[str]) -> None:
-    """Serve on `--port` until killed, echoing requests and logging each as one JSON line."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--port", type=int, required=True, help="TCP port of 127.0.0.1")
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve_and_log(parser.parse_args(arguments).port))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
