@@ -148,7 +148,9 @@ def _docker(identity: str, image: Image, command: Sequence[str], mounts: Sequenc
 
 @functools.cache
 def _docker_load(tarball: Path) -> None:
-    subprocess.run(["docker", "load", "--input", tarball], check=True, capture_output=True)
+    load = subprocess.run(["docker", "load", "--input", tarball], check=False, capture_output=True, text=True)
+    if load.returncode:
+        raise ContainerError(f"docker load of {tarball} failed: {load.stderr.strip()}")
 
 
 def _runc(identity: str, image: Image, command: Sequence[str], mounts: Sequence[Mount]) -> Launch:
