@@ -75,11 +75,11 @@ def cases(issuer: Issuer) -> Sequence[Case]:
             status=401,
         ),
         Case(
-            title="a good token",
+            title="a good token; its subject goes upstream",
             target="/private",
             token=Token(encoded=issuer.token(), shown="good"),
             status=200,
-            upstream_sees={},
+            upstream_sees={"x-user": "alice"},
         ),
         Case(
             title="jwt-validation v2 on another route: the token lacks what the claim rule asks for",
@@ -101,7 +101,7 @@ def cases(issuer: Issuer) -> Sequence[Case]:
             target="/partner",
             status=200,
             headers=[("x-api-key", API_KEY)],
-            upstream_sees={},
+            upstream_sees={"x-client": "demo"},
         ),
         Case(title="a route with an empty chain passes unchanged", target="/open", status=200, upstream_sees={}),
         Case(title="a route the engine does not know is denied, not passed", target="/unmapped", status=500),

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -62,12 +61,23 @@ def append(name: str) -> Document:
     )
 
 
+def jwt_parameters(url: str, ca_file: str) -> Document:
+    """Return what both versions of jwt-validation have in common; `ca_file` is the path the engine sees."""
+    # A short interval between fetches, since the cases rotate keys.
+    jwks = {"url": url, "ca_file": ca_file, "min_refresh_interval": "100ms"}
+    return {"issuer": "https://issuer.test", "audiences": ["orders"], "jwks": jwks}
+
+
 def document(jwt_parameters: Document, *, gateway: str = "one") -> Document:
     """Return the chain file that every case begins with."""
     return chains(
         chain("public", set_header(gateway)),
-        chain("private", policy("jwt-validation", "v1.0.0", jwt_parameters), append("after-jwt")),
-        chain("staff", policy("jwt-validation", "v2.0.0", {**jwt_parameters, **CLAIM_RULES})),
+        chain(
+            "private",
+            policy("jwt-validation", "v1.0.0", {**jwt_parameters, "subject_header": "x-user"}),
+            append("after-jwt"),
+        ),
+        chain("staff", policy("jwt-validation", "v2.0.0", {**jwt_parameters, **STAFF_RULES})),
         chain("partner", policy("api-key-validation", "v1", {"keys": [API_KEY], "client_header": "x-client"})),
         chain("ordered", append("first"), append("second")),
         chain("conditional", {**append("posted"), "condition": "request.method == 'POST'"}),
@@ -77,7 +87,10 @@ def document(jwt_parameters: Document, *, gateway: str = "one") -> Document:
 
 API_KEY = {"client": "mobile", "sha256": "477739a1d440eb56e7a2aa8b2ae592b43568448c046c22bc2d63bc36009cbc48"}
 API_KEY_TEXT = "mobile-key-1"
-CLAIM_RULES: dict[str, Any] = {}
+STAFF_RULES: Document = {
+    "claim_rules": [{"claim": "role", "one_of": ["staff", "admin"]}],
+    "claims_to_headers": [{"claim": "sub", "header": "x-user"}, {"claim": "role", "header": "x-role"}],
+}
 
 
 class EndToEnd:
@@ -117,10 +130,24 @@ class EndToEnd:
     def test_second_version_refuses_the_same(self, stack: Stack, kind: str) -> None:
         refused(stack, stack.send("/staff", token=BAD_TOKENS[kind](stack.issuer)), 401)
 
-    def test_good_token_passes_and_later_policies_run(self, stack: Stack) -> None:
-        reply = stack.send("/private", token=stack.issuer.token())
+    def test_good_token_passes_with_its_claims_and_later_policies_run(self, stack: Stack) -> None:
+        reply = stack.send("/private", token=stack.issuer.token(), headers=[("x-user", "mallory")])
         assert reply.status == 200
+        assert stack.upstream.last().values("x-user") == ["alice"]
         assert stack.upstream.last().values("x-order") == ["after-jwt"]
+
+    def test_both_versions_of_a_policy_serve_at_once(self, stack: Stack) -> None:
+        staff, visitor = stack.issuer.token(role="staff"), stack.issuer.token(role="visitor")
+        with Load(stack.envoy.port, lambda connection: _with_token(connection, "/private", visitor), _status) as first:
+            for _ in range(20):
+                assert stack.send("/staff", token=visitor).status == 403
+                assert stack.send("/staff", token=staff).status == 200
+            first.wait_for("200")
+        assert set(first.outcomes) == {"200"}, first.outcomes
+        accepted = [request for request in stack.upstream.received if request.target == "/staff"]
+        assert [(request.header("x-user"), request.header("x-role")) for request in accepted] == [
+            ("alice", "staff")
+        ] * 20
 
     def test_api_key_is_asked_for_checked_and_not_passed_on(self, stack: Stack) -> None:
         refused(stack, stack.send("/partner"), 401)
@@ -195,8 +222,21 @@ BROKEN: dict[str, Callable[[str], tuple[str, str]]] = {
 
 
 def refused(stack: Stack, reply: Reply, status: int) -> None:
-    """Assert that `reply` refuses with `status` and that nothing reached the upstream."""
-    assert (reply.status, [request.target for request in stack.upstream.received]) == (status, [])
+    """Assert that `reply` refuses with `status` and that the upstream was not reached."""
+    assert (reply.status, reply.header("x-upstream"), reply.header("x-envoy-upstream-service-time")) == (
+        status,
+        None,
+        None,
+    )
+    assert stack.upstream.received == []
+
+
+def _with_token(connection: Connection, target: str, token: str) -> Reply:
+    return connection.send("GET", target, headers=[("authorization", f"Bearer {token}")])
+
+
+def _status(reply: Reply) -> str:
+    return str(reply.status)
 
 
 def served_by(reply: Reply) -> str:

@@ -14,9 +14,8 @@ Document = Mapping[str, Any]
 class ChainFile:
     """The file at `path`."""
 
-    def __init__(self, path: Path, document: Document) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.write(document)
 
     def write(self, document: Document) -> None:
         """Replace the content by `document` as YAML."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from integration.harness import client
 from integration.harness.chain_file import ChainFile
 from integration.harness.client import Reply
+from integration.harness.engine import EngineAdmin
 from integration.harness.envoy import Envoy
 from integration.harness.exchange import HeaderList
 from integration.harness.jwks import JwksServer
@@ -27,6 +28,7 @@ class Stack:
     envoy: Envoy
     proxy: Process
     engine: Process
+    admin: EngineAdmin
     upstream: Upstream
     issuer: Issuer
     jwks: JwksServer
