@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from integration.harness.chain_file import Document, chain, chains, policy
 from integration.harness.client import Connection, Reply
 from integration.harness.envoy_config import Route
+from integration.harness.exchange import Answer, HeaderList
 from integration.harness.load import Load
 from integration.harness.stack import Stack
 from integration.harness.tokens import Issuer
@@ -38,7 +40,7 @@ BAD_TOKENS: dict[str, Callable[[Issuer], str]] = {
     "other issuer": lambda issuer: issuer.token(iss="https://elsewhere.test"),
     "not yet valid": lambda issuer: issuer.token(nbf=issuer.claims()["exp"] + 3600),
     "not a token": lambda issuer: "x.y",
-    "empty": lambda issuer: "",
+    "three empty parts": lambda issuer: "..",
 }
 
 
@@ -120,15 +122,15 @@ class EndToEnd:
         assert stack.upstream.last().values("x-gateway") == ["one"]
 
     def test_private_route_refuses_a_missing_token(self, stack: Stack) -> None:
-        refused(stack, stack.send("/private"), 401)
+        refuses(stack, 401, "/private")
 
     @pytest.mark.parametrize("kind", BAD_TOKENS)
     def test_private_route_refuses_a_bad_token(self, stack: Stack, kind: str) -> None:
-        refused(stack, stack.send("/private", token=BAD_TOKENS[kind](stack.issuer)), 401)
+        refuses(stack, 401, "/private", token=BAD_TOKENS[kind](stack.issuer))
 
     @pytest.mark.parametrize("kind", BAD_TOKENS)
     def test_second_version_refuses_the_same(self, stack: Stack, kind: str) -> None:
-        refused(stack, stack.send("/staff", token=BAD_TOKENS[kind](stack.issuer)), 401)
+        refuses(stack, 401, "/staff", token=BAD_TOKENS[kind](stack.issuer))
 
     def test_good_token_passes_with_its_claims_and_later_policies_run(self, stack: Stack) -> None:
         reply = stack.send("/private", token=stack.issuer.token(), headers=[("x-user", "mallory")])
@@ -150,8 +152,8 @@ class EndToEnd:
         ] * 20
 
     def test_api_key_is_asked_for_checked_and_not_passed_on(self, stack: Stack) -> None:
-        refused(stack, stack.send("/partner"), 401)
-        refused(stack, stack.send("/partner", headers=[("x-api-key", "guess")]), 403)
+        refuses(stack, 401, "/partner")
+        refuses(stack, 403, "/partner", headers=[("x-api-key", "guess")])
         assert stack.send("/partner", headers=[("x-api-key", API_KEY_TEXT)]).status == 200
         assert stack.upstream.last().values("x-client") == ["mobile"]
         assert stack.upstream.last().values("x-api-key") == []
@@ -173,9 +175,22 @@ class EndToEnd:
         assert (reply.status, reply.header("x-upstream")) == (200, "echo")
         assert stack.upstream.last().values("x-one") == ["1"]
 
+    def test_bodies_that_no_policy_needs_pass_unchanged(self, stack: Stack) -> None:
+        body = bytes(range(256)) * 1200
+        stack.upstream.answer_with(lambda request: Answer.of(bytes(request.body)))
+        reply = stack.send("/public", method="POST", body=iter([body[:1000], body[1000:]]))
+        assert (bytes(stack.upstream.last().body) == body, reply.body == body) == (True, True)
+        assert reply.header("x-served-by") == "one"
+
+    def test_event_stream_is_not_held_back(self, stack: Stack) -> None:
+        stack.upstream.answer_with(Answer.events(["a", "b", "c"], interval_s=0.2))
+        reply = stack.send("/public")
+        assert reply.body == b"data: a\n\ndata: b\n\ndata: c\n\n"
+        assert reply.chunks[-1][0] - reply.chunks[0][0] > 0.2
+
     def test_unmapped_route_is_denied_and_the_log_names_the_nearest(self, stack: Stack) -> None:
         new_log = stack.new_log()
-        refused(stack, stack.send("/unmapped"), 500)
+        refuses(stack, 500, "/unmapped")
         stack.eventually(lambda: "publik" in new_log() and "public" in new_log(), "logged with the nearest keys")
 
     def test_edit_takes_effect_without_restart_or_failed_request(self, stack: Stack) -> None:
@@ -195,24 +210,27 @@ class EndToEnd:
     def test_broken_file_changes_nothing_and_is_reported(self, stack: Stack, kind: str) -> None:
         good = stack.chains.path.read_text().replace(": one", ": broken")
         text, reported = BROKEN[kind](good)
-        new_log = stack.new_log()
+        new_log, rejected = stack.new_log(), stack.admin.history()["rejected"]
         with Load(stack.envoy.port, lambda connection: connection.send("GET", "/public"), served_by) as load:
             stack.chains.write_text(text)
             stack.eventually(lambda: reported in new_log(), f"reported with {reported!r}")
             load.wait_for("200 one", 20)
         assert set(load.outcomes) == {"200 one"}, load.outcomes
-        assert stack.chains.path.name in new_log()
-        refused(stack, stack.send("/private"), 401)
+        assert re.search(r"chains\.yaml:\d+:\d+: ", new_log())
+        history = stack.admin.history()
+        assert history["rejected"] == rejected + 1
+        assert any(reported in problem for problem in history["last_rejection"]["problems"])
+        refuses(stack, 401, "/private")
 
     def test_key_rotation_is_followed(self, stack: Stack) -> None:
         old = stack.issuer.token()
         stack.issuer.rotate()
         assert stack.send("/private", token=stack.issuer.token()).status == 200
-        refused(stack, stack.send("/private", token=old), 401)
+        refuses(stack, 401, "/private", token=old)
 
 
 BROKEN: dict[str, Callable[[str], tuple[str, str]]] = {
-    "not YAML": lambda text: (text + "\n  - [", "line"),
+    "not YAML": lambda text: (text + "\n  - [", "not valid YAML"),
     "unknown key": lambda text: (text.replace("policies:", "polices:", 1), "policies"),
     "wrong parameter": lambda text: (text.replace("remove:", "removed:", 1), "removed"),
     "unknown version": lambda text: (text.replace("version: v1.0.0", "version: v7.0.0", 1), "v7.0.0"),
@@ -221,14 +239,12 @@ BROKEN: dict[str, Callable[[str], tuple[str, str]]] = {
 """How each file is broken, and words that the report of it must have."""
 
 
-def refused(stack: Stack, reply: Reply, status: int) -> None:
-    """Assert that `reply` refuses with `status` and that the upstream was not reached."""
-    assert (reply.status, reply.header("x-upstream"), reply.header("x-envoy-upstream-service-time")) == (
-        status,
-        None,
-        None,
-    )
-    assert stack.upstream.received == []
+def refuses(stack: Stack, status: int, target: str, *, headers: HeaderList = (), token: str | None = None) -> None:
+    """Assert that a request is refused with `status` and does not reach the upstream."""
+    reached = len(stack.upstream.received)
+    reply = stack.send(target, headers=headers, token=token)
+    new = [request.target for request in stack.upstream.received[reached:]]
+    assert (reply.status, new, reply.header("x-upstream")) == (status, [], None)
 
 
 def _with_token(connection: Connection, target: str, token: str) -> Reply:
