@@ -1,0 +1,83 @@
+"""Starts `policy-engine run` as a process and reads its admin pages, however it was started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from integration.harness import client
+from integration.harness.processes import Process, free_port, python_program
+
+Settings = dict[str, Any]
+
+
+def settings(*, listen: str, admin_port: int, chains: str, **others: Any) -> Settings:
+    """Return settings for one worker; `others` are further top-level keys."""
+    return {
+        "listen": [listen],
+        "workers": 1,
+        "chains": chains,
+        "admin": {"listen": f"127.0.0.1:{admin_port}"},
+        "health": {"listen": "off"},
+        **others,
+    }
+
+
+class EngineAdmin:
+    """The admin pages of a running engine."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def is_ready(self) -> bool:
+        """Tell whether requests are let through."""
+        return client.send(self.port, "GET", "/readyz").status == 200
+
+    def history(self) -> Any:
+        """Return the accepted and refused configurations, newest first under `events`."""
+        return client.send(self.port, "GET", "/history").json()
+
+    def samples(self, name: str) -> Mapping[tuple[tuple[str, str], ...], float]:
+        """Return the values of metric sample `name` by its sorted labels."""
+        text = client.send(self.port, "GET", "/metrics").body.decode()
+        return {
+            tuple(sorted(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        }
+
+    def document(self, target: str) -> Any:
+        """Return another page, parsed as JSON."""
+        return json.loads(client.send(self.port, "GET", target).body)
+
+
+class EngineProcess(Process):
+    """The engine as a process of this machine, from this interpreter's import path, files in `directory`."""
+
+    def __init__(self, directory: Path, *, chains: Path, policies: Path, env: Mapping[str, str] | None = None) -> None:
+        self.address = directory / "engine.sock"
+        self.admin = EngineAdmin(free_port())
+        config = directory / "policy-engine.yaml"
+        config.write_text(
+            yaml.safe_dump(
+                settings(
+                    listen=f"unix:{self.address}",
+                    admin_port=self.admin.port,
+                    chains=str(chains),
+                    policies={"directory": str(policies)},
+                ),
+                sort_keys=False,
+            )
+        )
+        command, base = python_program("policy_engine", "run", "--config", config)
+        super().__init__("policy-engine", command, log_path=directory / "engine.log", env={**base, **(env or {})})
+
+    def ready(self) -> None:
+        """Return when it is ready. Raises ProcessError when it refuses to start."""
+        self.wait_until(self.admin.is_ready, what="ready")
