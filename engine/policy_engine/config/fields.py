@@ -24,7 +24,7 @@ class Fields:
     A getter returns None for a key that is absent or wrong; `ok` is False once anything was wrong.
     """
 
-    __slots__ = ("_diagnostics", "_document", "_path", "_values", "ok")
+    __slots__ = ("_diagnostics", "_document", "_meant", "_path", "_values", "ok")
 
     def __init__(
         self, document: Document, path: Path, known: Sequence[str], diagnostics: list[Diagnostic], what: str
@@ -32,6 +32,7 @@ class Fields:
         self._document = document
         self._path = path
         self._diagnostics = diagnostics
+        self._meant: set[str] = set()
         self.ok = True
         value = value_at(document, path)
         self._values: Mapping[str, Any] = {}
@@ -42,8 +43,8 @@ class Fields:
             self.error((), f"{what} {reason}", rule=Rule.WRONG_TYPE, allowed=f"an object with {', '.join(known)}")
         for name in self._values:
             if name not in known:
-                meant = did_you_mean(name, known)
-                reason = f"{name!r} is not a key of {what}{meant}"
+                self._meant.update(difflib.get_close_matches(name, known, n=1))
+                reason = f"{name!r} is not a key of {what}{did_you_mean(name, known)}"
                 self.error((name,), reason, rule=Rule.UNKNOWN_KEY, key=True, allowed=", ".join(known))
 
     def __contains__(self, name: str) -> bool:
@@ -140,6 +141,10 @@ class Fields:
         return []
 
     def _missing(self, name: str, *, allowed: str = "") -> None:
+        # A misspelt key has been reported as such; saying that it is missing as well would be one mistake told twice.
+        if name in self._meant:
+            self.ok = False
+            return
         self.error((), f"lacks the required key {name!r}", rule=Rule.MISSING_KEY, allowed=allowed)
 
     def _wrong_type(self, name: str, expected: str, value: Any, *, hint: str = "", allowed: str = "") -> None:
@@ -158,7 +163,7 @@ def value_at(document: Document, path: Path) -> Any:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the nearest of `known`, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, [str(one) for one in known], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

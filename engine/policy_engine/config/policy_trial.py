@@ -60,13 +60,13 @@ async def _construct(trial: Trial) -> Refusal | None:
         policy = trial.definition.policy_class(deepcopy(dict(trial.parameters)))
     except ParameterError as error:
         return Refusal(error.message, error.path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Refusal(f"failed in its constructor with {describe(error)}", expected=False)
     try:
         closing = policy.close()
         if closing is not None:
             await asyncio.wait_for(closing, _CLOSE_TIMEOUT)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Refusal(f"could be constructed but not closed: {describe(error)}", expected=False)
     return None
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 DURATION_FORM = "a duration such as 500ms, 1s, 1.5s, 2m or 1h"
 SIZE_FORM = "a size such as 65536, 64KiB, 10MiB or 1MB"
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(us|ms|s|m|h)", re.ASCII)
+_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(us|ms|s|m|h)", re.ASCII)
 _SECONDS = {
     "us": Decimal("0.000001"),
     "ms": Decimal("0.001"),
