@@ -55,13 +55,18 @@ class Resolution:
         return (*(("engine",) if name in self.engine.distributions else ()), *policies)
 
 
-def pin_findings(sources: Sequence[PolicySource], lock: Requirements) -> list[Finding]:
-    """Return where the pins of policies contradict each other or the lock; needs nothing but the files themselves."""
+def pin_findings(
+    sources: Sequence[PolicySource], lock: Requirements, engine: Mapping[str, Distribution]
+) -> list[Finding]:
+    """Return where the pins of policies contradict each other, the lock, or what the engine needs."""
     findings: list[Finding] = []
     for name in sorted({name for source in sources for name in source.requirements.pins}):
         users = [(source, source.requirements.pins[name]) for source in sources if name in source.requirements.pins]
         locked = lock.pins.get(name)
         for source, pin in users:
+            if name in engine and engine[name].version != pin.version:
+                findings.append((str(source), _at(pin, _replaces(pin, engine[name]), str(engine[name]))))
+                continue
             others = [(other, one) for other, one in users if one.version != pin.version]
             for other, one in others:
                 findings.append((str(source), _conflict(pin, other, one)))
@@ -104,13 +109,17 @@ def effective_lock(sources: Iterable[PolicySource], lock: Requirements) -> dict[
 
 @dataclass(slots=True)
 class Resolver:
-    """Follows requirements through the pins in `lock`; `fetch` gets the distributions of pins, by canonical name."""
+    """Follows requirements through the pins in `lock`.
+
+    `fetch` gets the distributions of pins, by canonical name, and why others cannot be had.
+    """
 
     lock: Mapping[str, Pin]
     lock_file: str
     environment: Mapping[str, str]
-    fetch: Callable[[Sequence[Pin]], Mapping[str, Distribution]]
+    fetch: Callable[[Sequence[Pin]], tuple[Mapping[str, Distribution], Mapping[str, str]]]
     _known: dict[str, Distribution] = field(default_factory=dict)
+    _failed: dict[str, str] = field(default_factory=dict)
 
     def closure(self, subject: str, wanted: Sequence[tuple[Requirement, str]]) -> tuple[Needs, list[Finding]]:
         """Return all that `wanted` (each with who wants it) leads to, and what cannot be had."""
@@ -119,11 +128,16 @@ class Resolver:
         waiting = list(wanted)
         while waiting:
             names = self._names(subject, waiting, findings)
-            missing = [self.lock[name] for name in names if name not in self._known]
-            self._known |= self.fetch(missing) if missing else {}
+            missing = [self.lock[name] for name in names if name not in self._known and name not in self._failed]
+            if missing:
+                known, failed = self.fetch(missing)
+                self._known |= known
+                self._failed |= failed
             waiting = []
             for name in names:
-                if name in found:
+                if name in self._failed:
+                    findings.append((subject, _at(self.lock[name], self._failed[name], "")))
+                if name in found or name in self._failed:
                     continue
                 found[name] = distribution = self._known[name]
                 needed = distribution.needs(self.lock[name].extras, self.environment)
@@ -181,8 +195,12 @@ def installed_findings(sources: Sequence[PolicySource], resolution: Resolution) 
 
 def _other_version(pin: Pin, given: Distribution, resolution: Resolution) -> str:
     if pin.name in resolution.engine.distributions:
-        return f"{pin} would replace {given}, which the engine itself needs; its requirements cannot be replaced"
+        return _replaces(pin, given)
     return f"{pin} is pinned, but the policy is built with {given}"
+
+
+def _replaces(pin: Pin, given: Distribution) -> str:
+    return f"{pin} would replace {given}, which the engine itself needs; its requirements cannot be replaced"
 
 
 def _collisions(resolution: Resolution) -> list[Finding]:

@@ -7,7 +7,7 @@ ever run or imported; wheels only, since building a source distribution would ru
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,11 +24,14 @@ from policy_builder.requirements_file import Pin
 TIMEOUT = 1800.0
 """Seconds for one run of pip, which has its own retries."""
 
+_UNREACHABLE = re.compile(r"NewConnectionError|NameResolutionError|Connection to .* timed out|Max retries|ProxyError")
+_NOT_THERE = re.compile(r"No matching distribution found")
+_WRONG_HASH = re.compile(r"DO NOT MATCH THE HASHES")
 _VERSION = tuple(int(part) for part in PYTHON.split("."))
 
 
 class FetchError(Exception):
-    """Wheels could not be had: no network, no such version, a wrong hash. `output` is what pip said."""
+    """The registry could not be asked, or a file is no wheel; `output` is what pip said."""
 
     def __init__(self, message: str, output: str = "") -> None:
         super().__init__(message)
@@ -47,24 +50,33 @@ class WheelStore:
         tags = [*cpython_tags(_VERSION, platforms=platforms), *compatible_tags(_VERSION, f"cp{PYTHON.replace('.', '')}", platforms)]
         self._rank: Mapping[Tag, int] = {tag: index for index, tag in enumerate(tags)}
 
-    def fetch(self, pins: Iterable[Pin]) -> dict[str, Path]:
-        """Return the wheel of each pin, by canonical name, downloading what is in no directory. Raises FetchError."""
+    def fetch(self, pins: Iterable[Pin]) -> tuple[dict[str, Path], dict[str, str]]:
+        """Return the wheel of each pin, by canonical name, downloading what is at hand in no directory.
+
+        The second mapping gives the reason for pins that no registry could serve: no such version, a wrong hash, no
+        wheel for the platform. Raises FetchError when the registry itself could not be asked.
+        """
         found: dict[str, Path] = {}
+        failed: dict[str, str] = {}
         missing: list[Pin] = []
         for pin in pins:
             wheel = self._stored(pin)
             if wheel is not None:
                 found[pin.name] = wheel
+            elif not pin.hashes:
+                failed[pin.name] = f"{pin} is pinned without a hash, so what is downloaded could not be checked"
             else:
                 missing.append(pin)
-        if missing:
-            self._download(missing)
-            for pin in missing:
-                wheel = self._stored(pin)
-                if wheel is None:
-                    raise FetchError(f"pip downloaded no wheel of {pin} that fits {self._platform}")
+        if missing and self._download(missing) is not None:
+            # pip stops at the first that fails; one by one, each that does is known by name.
+            failed |= {pin.name: reason for pin in missing if (reason := self._download([pin])) is not None}
+        for pin in missing:
+            wheel = self._stored(pin)
+            if wheel is not None:
                 found[pin.name] = wheel
-        return found
+            else:
+                failed.setdefault(pin.name, f"there is no wheel of {pin} for {self._platform}")
+        return found, failed
 
     def local(self, name: str, version: str) -> Path | None:
         """Return the wheel of a distribution in the further directories, which need no hash: the operator keeps them."""
@@ -119,7 +131,8 @@ class WheelStore:
             return None
         return min((self._rank[tag] for tag in tags if tag in self._rank), default=None)
 
-    def _download(self, pins: Sequence[Pin]) -> None:
+    def _download(self, pins: Sequence[Pin]) -> str | None:
+        """Download the wheels of `pins`; return why one of them cannot be had. Raises FetchError."""
         self._wheels.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
         command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir", "--retries=5"]
@@ -135,15 +148,20 @@ class WheelStore:
                     capture_output=True,
                     check=False,
                     timeout=TIMEOUT,
-                    env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
                 )
             except subprocess.TimeoutExpired:
                 raise FetchError(f"pip did not finish within {TIMEOUT:.0f} s") from None
-            if done.returncode:
-                names = ", ".join(str(pin) for pin in pins)
-                raise FetchError(f"pip could not download {names}", (done.stdout + done.stderr).strip())
-            for wheel in Path(scratch).glob("*.whl"):
-                wheel.replace(self._wheels / wheel.name)
+            if done.returncode == 0:
+                for wheel in Path(scratch).glob("*.whl"):
+                    wheel.replace(self._wheels / wheel.name)
+                return None
+        output = (done.stdout + done.stderr).strip()
+        names = ", ".join(str(pin) for pin in pins)
+        if _UNREACHABLE.search(output) or not (_NOT_THERE.search(output) or _WRONG_HASH.search(output)):
+            raise FetchError(f"pip could not download {names}", output)
+        if _WRONG_HASH.search(output):
+            return f"what the registry serves as {names} has none of the pinned hashes"
+        return f"no registry has a wheel of {names} for {self._platform} and Python {PYTHON}"
 
 
 def _extract(wheel: Path, target: Path) -> None:
