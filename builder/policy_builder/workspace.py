@@ -1,0 +1,55 @@
+"""Where the builder finds what is not a policy: engine, lock, Debian packages, cache. Apart, so that only one place guesses."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ENGINE = Path("engine")
+LOCK = Path("requirements_lock.txt")
+DEBIAN_LOCK = Path("tools/image/debian.lock.json")
+
+
+class WorkspaceError(Exception):
+    """Something the builder needs is nowhere; the message says which option names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The parts of every image, and the directory in which downloads are kept."""
+
+    engine: Path
+    lock: Path
+    debian_lock: Path
+    cache: Path
+
+
+def find_workspace(
+    engine: Path | None = None, lock: Path | None = None, debian_lock: Path | None = None, cache: Path | None = None
+) -> Workspace:
+    """Return what was given, and for the rest what lies in the checkout this file is in. Raises WorkspaceError."""
+    root = _root()
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Workspace(
+        engine=_chosen(engine, root, ENGINE, "--engine"),
+        lock=_chosen(lock, root, LOCK, "--lock"),
+        debian_lock=_chosen(debian_lock, root, DEBIAN_LOCK, "--debian-lock"),
+        cache=cache or cache_home / "policy-builder",
+    )
+
+
+def _root() -> Path | None:
+    """Return the checkout: where Bazel was started, or above this file."""
+    started = os.environ.get("BUILD_WORKSPACE_DIRECTORY")
+    candidates = ([Path(started)] if started else []) + list(Path(__file__).absolute().parents)
+    return next((one for one in candidates if (one / DEBIAN_LOCK).is_file() and (one / ENGINE).is_dir()), None)
+
+
+def _chosen(given: Path | None, root: Path | None, default: Path, option: str) -> Path:
+    path = given or (root / default if root else None)
+    if path is None:
+        raise WorkspaceError(f"the builder is not run from a checkout of the engine, so {option} must be given")
+    if not path.exists():
+        raise WorkspaceError(f"{option} {path} does not exist")
+    return path
