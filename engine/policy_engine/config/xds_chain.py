@@ -29,11 +29,15 @@ _Field = descriptor_pb2.FieldDescriptorProto
 
 
 class ChainError(ValueError):
-    """A chain cannot be read from, or written to, its wire form; `path` is a JSON Pointer into the chain."""
+    """A chain cannot be read from, or written to, its wire form.
 
-    def __init__(self, message: str, path: str = "") -> None:
+    `path` is a JSON Pointer into the chain, `route_key` the chain's name where it could be read.
+    """
+
+    def __init__(self, message: str, path: str = "", route_key: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message)
         self.path = path
+        self.route_key = route_key
 
 
 def file_descriptor() -> descriptor_pb2.FileDescriptorProto:
@@ -130,10 +134,12 @@ def decode(wire: bytes) -> dict[str, Any]:
         raise ChainError(f"the {len(wire)} bytes of the resource are not a {PACKAGE}.PolicyChain") from None
     if not chain.name:
         raise ChainError("the chain has no name; it must be the route's key", "/name")
-    return {
-        "route_key": chain.name,
-        "policies": [_decode_policy(policy, f"/policies/{index}") for index, policy in enumerate(chain.policies)],
-    }
+    try:
+        policies = [_decode_policy(policy, f"/policies/{index}") for index, policy in enumerate(chain.policies)]
+    except ChainError as error:
+        error.route_key = chain.name
+        raise
+    return {"route_key": chain.name, "policies": policies}
 
 
 def _decode_policy(instance: Any, path: str) -> dict[str, Any]:

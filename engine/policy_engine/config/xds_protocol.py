@@ -42,6 +42,14 @@ class ProtocolError(Exception):
     """The server broke the protocol so that no answer is possible; the stream must be ended."""
 
 
+class InvalidResource(ValueError):
+    """Raised by a subscription's `decode` for a resource that has a readable name and is otherwise wrong."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 @dataclass(frozen=True, slots=True)
 class ResourceProblem:
     """Why one resource of a response cannot take effect; an empty name means that the resource's name is not known."""
@@ -68,9 +76,8 @@ class Resource(Generic[Content]):
 class Subscription(Generic[Content]):
     """What to ask for.
 
-    `decode` turns the bytes of a resource into its name and content and raises ValueError with the reason when it
-    cannot. `complete` says that a state-of-the-world response holds every subscribed resource, so that an absent one
-    has been removed, as it is for listeners and clusters ("Deleting Resources"); it needs a wildcard subscription.
+    `decode` turns the bytes of a resource into its name and content and raises InvalidResource, or another ValueError
+    when not even the name is readable.
     """
 
     type_url: str
@@ -79,7 +86,10 @@ class Subscription(Generic[Content]):
 
     @property
     def complete(self) -> bool:
-        """Whether absence means removal in the state-of-the-world variant."""
+        """Whether a state-of-the-world response holds every resource, so that an absent one has been removed.
+
+        So it is for listeners and clusters ("Deleting Resources"), and so our chains are defined.
+        """
         return WILDCARD in self.names
 
 
@@ -107,6 +117,7 @@ class Client(ABC, Generic[Content]):
     variant: Variant
     method: str
     """Full gRPC method name."""
+    response_class: Any
 
     def __init__(self, subscription: Subscription[Content], node: base_pb2.Node) -> None:
         self._subscription = subscription
@@ -134,6 +145,21 @@ class Client(ABC, Generic[Content]):
         self._version = version
         self._resources = MappingProxyType({resource.name: resource for resource in resources})
         self.established = True
+
+    def revive(
+        self, variant: str, kept: Iterable[tuple[str, str, bytes]]
+    ) -> tuple[dict[str, Resource[Content]], list[ResourceProblem]]:
+        """Read resources of an earlier run (name, version, bytes); versions count only when `variant` is this one's."""
+        sound: dict[str, Resource[Content]] = {}
+        problems: list[ResourceProblem] = []
+        for name, version, wire in kept:
+            try:
+                _, content = self._subscription.decode(wire)
+            except ValueError as error:
+                problems.append(ResourceProblem(name, str(error)))
+            else:
+                sound[name] = Resource(name, version if variant == self.variant else "", wire, content)
+        return sound, problems
 
     def start_stream(self) -> Any:
         """Forget the previous stream's nonces ("a nonce is valid only in the context of an individual stream").
@@ -209,6 +235,7 @@ class Client(ABC, Generic[Content]):
                 else:
                     sound[name] = Resource(name, version, packed.value, content)
             except ValueError as error:
+                name = known_name or (error.name if isinstance(error, InvalidResource) else "")
                 problems.append(ResourceProblem(name, str(error)))
             seen[name] += 1
         for name, count in seen.items():
@@ -257,6 +284,7 @@ class SotwClient(Client[Content]):
 
     variant = Variant.STATE_OF_THE_WORLD
     method = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+    response_class = discovery_pb2.DiscoveryResponse
 
     def _first_request(self) -> Any:
         request = self._reply("")
@@ -291,6 +319,7 @@ class DeltaClient(Client[Content]):
 
     variant = Variant.DELTA
     method = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+    response_class = discovery_pb2.DeltaDiscoveryResponse
 
     def _first_request(self) -> Any:
         request = self._reply("")
