@@ -147,11 +147,12 @@ class XdsSource:
             response = self._client.response_class.FromString(message)
         except DecodeError:
             raise ProtocolError(f"{len(message)} bytes from the server are not a discovery response") from None
-        proposal = self._client.receive(response)
-        if proposal is None:
-            logger.warning("ignored a response of type %r, which was not asked for", response.type_url[:200])
-            return
         async with self._taking:
+            # In a thread: validation runs code of policies, and may read secrets from files.
+            proposal = await asyncio.to_thread(self._client.receive, response)
+            if proposal is None:
+                logger.warning("ignored a response of type %r, which was not asked for", response.type_url[:200])
+                return
             settled = await self._settle(proposal)
             request = self._client.answer(settled)
         self._note(settled)
@@ -230,7 +231,7 @@ class XdsSource:
 
     async def _use(self, saved: Saved) -> None:
         kept = ((one.name, one.version, one.wire) for one in saved.resources)
-        resources, problems = self._client.revive(saved.variant, kept)
+        resources, problems = await asyncio.to_thread(self._client.revive, saved.variant, kept)
         while still := await self._try_to_apply(resources):
             problems += still
             refused = {problem.name for problem in still} & resources.keys()
