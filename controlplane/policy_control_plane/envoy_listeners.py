@@ -35,10 +35,10 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     Rds,
 )
 from envoy_data_plane.google.protobuf import Any
-from policy_engine.kernel.route_key import ATTRIBUTES, ROUTE_NAME, SOURCE_ADDRESS
 
 from policy_control_plane.model import ListenerModel
 from policy_control_plane.model_reader import ENGINE_CLUSTER
+from policy_engine.kernel.route_key import ATTRIBUTES, ROUTE_NAME, SOURCE_ADDRESS
 
 FILTER: Final = ATTRIBUTES
 """The filter's name, which is also the key of its per-route configuration."""

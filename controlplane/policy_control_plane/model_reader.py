@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import re2
+
+from policy_control_plane.model import ClusterModel, Endpoint, HeaderMatch, ListenerModel, MatchKind, Model, RouteModel
 from policy_engine.config.chain_file import ChainFiles
 from policy_engine.config.chain_reader import ChainReader
 from policy_engine.config.diagnostics import Diagnostic, Rule, has_errors, ordered
 from policy_engine.config.fields import Fields, did_you_mean, value_at
 from policy_engine.config.yaml_document import Document, Path, read_document
-
-from policy_control_plane.model import ClusterModel, Endpoint, HeaderMatch, ListenerModel, MatchKind, Model, RouteModel
 
 FILE_KEYS = ("version", "listeners", "clusters", "engine", "routes")
 LISTENER_KEYS = ("name", "address", "port")

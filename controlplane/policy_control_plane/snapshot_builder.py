@@ -12,9 +12,6 @@ from functools import partial
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from policy_engine.config import xds_chain
-from policy_engine.worker.registry import Registry
-
 from policy_control_plane.chain_modes import chain_modes, slowest_phase
 from policy_control_plane.envoy_clusters import cluster_body, endpoints_body
 from policy_control_plane.envoy_listeners import listener_body, message_timeout_for
@@ -31,6 +28,8 @@ from policy_control_plane.resources import (
     by_name,
     resource,
 )
+from policy_engine.config import xds_chain
+from policy_engine.worker.registry import Registry
 
 DEFAULT_BODY_LIMIT = 10 << 20
 

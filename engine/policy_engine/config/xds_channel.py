@@ -35,7 +35,7 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class XdsSettings:
+class XdsConnection:
     """How to follow a management server (R-21). Times are in seconds.
 
     `addresses` are gRPC targets (`host:port`, `unix:/path`), tried in turn. Without `tls` the connection is plain text.
@@ -70,7 +70,7 @@ class XdsSettings:
             raise ValueError("at least one resource name is needed ('*' for all)")
 
 
-def open_channel(settings: XdsSettings, address: str) -> grpc.aio.Channel:
+def open_channel(settings: XdsConnection, address: str) -> grpc.aio.Channel:
     """Return a new channel to `address`, not connected yet; raises OSError when a TLS file cannot be read."""
     options: list[tuple[str, int | str]] = [
         ("grpc.keepalive_time_ms", int(settings.keepalive_interval * 1000)),

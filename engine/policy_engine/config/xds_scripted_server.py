@@ -16,7 +16,7 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
 from policy_engine.config import xds_chain
-from policy_engine.config.xds_channel import XdsSettings
+from policy_engine.config.xds_channel import XdsConnection
 from policy_engine.config.xds_protocol import DeltaClient, ResourceProblem, SotwClient, Variant
 from policy_engine.config.xds_source import XdsSource
 from policy_engine.worker.spec import ChainsSpec, PolicySpec, RouteSpec
@@ -157,14 +157,14 @@ class Engine:
         )
 
 
-def settings_for(address: str, variant: Variant = Variant.DELTA, **more: Any) -> XdsSettings:
+def settings_for(address: str, variant: Variant = Variant.DELTA, **more: Any) -> XdsConnection:
     """Return settings with short waits."""
     fast: dict[str, Any] = {"connect_timeout": 2.0, "backoff_first": 0.02, "backoff_longest": 0.1, "saved_after": 0.1}
-    return XdsSettings((address,), "engine-1", variant=variant, **(fast | more))
+    return XdsConnection((address,), "engine-1", variant=variant, **(fast | more))
 
 
 @contextlib.asynccontextmanager
-async def following(settings: XdsSettings, engine: Engine) -> AsyncIterator[XdsSource]:
+async def following(settings: XdsConnection, engine: Engine) -> AsyncIterator[XdsSource]:
     """Run a client; fail when a server could end it."""
     source = XdsSource(settings, engine.apply, engine.read_route)
     task = asyncio.create_task(source.run())

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from policy_engine.config.xds_backoff import Backoff
 from policy_engine.config.xds_chain import TYPE_URL, ChainError, decode
-from policy_engine.config.xds_channel import XdsSettings, open_channel
+from policy_engine.config.xds_channel import XdsConnection, open_channel
 from policy_engine.config.xds_protocol import (
     Client,
     DeltaClient,
@@ -80,7 +80,7 @@ class XdsStatus:
 class XdsSource:
     """A configuration source: `run` it for as long as the configuration should be followed."""
 
-    def __init__(self, settings: XdsSettings, apply: Apply, read_route: ReadRoute) -> None:
+    def __init__(self, settings: XdsConnection, apply: Apply, read_route: ReadRoute) -> None:
         self._settings = settings
         self._apply = apply
         self._client = _client(settings, lambda wire: _read_resource(wire, read_route))
@@ -248,7 +248,7 @@ class XdsSource:
         logger.warning("no management server yet: using %d saved chains, version %s", len(resources), saved.version)
 
 
-def _client(settings: XdsSettings, read: Callable[[bytes], tuple[str, RouteSpec]]) -> Client[RouteSpec]:
+def _client(settings: XdsConnection, read: Callable[[bytes], tuple[str, RouteSpec]]) -> Client[RouteSpec]:
     node = base_pb2.Node(id=settings.node_id, cluster=settings.node_cluster, user_agent_name="policy-engine")
     subscription = Subscription(TYPE_URL, read, settings.resource_names)
     make = DeltaClient if settings.variant is Variant.DELTA else SotwClient
