@@ -1,0 +1,74 @@
+"""What a chain needs Envoy to send, from the policies' definitions (R-08).
+
+It is its own room because it is the one thing about chains that Envoy's configuration depends on: with the modes in the
+route, Envoy does not ask for phases that nobody needs, and streaming can be switched on at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from policy_engine.config.quantities import parse_duration
+from policy_engine.sdk import Policy
+from policy_engine.worker.registry import Phase, PolicyDefinition, Registry
+
+
+class Body(Enum):
+    """How one direction's body is needed."""
+
+    NONE = "none"
+    BUFFERED = "buffered"
+    STREAMED = "streamed"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainModes:
+    """Which phases Envoy has to send; request headers always are."""
+
+    request_body: Body
+    request_trailers: bool
+    response_headers: bool
+    response_body: Body
+    response_trailers: bool
+
+
+def enabled(chain: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the entries that run."""
+    return [policy for policy in chain if policy.get("enabled", True)]
+
+
+def chain_modes(chain: Iterable[Mapping[str, Any]], registry: Registry) -> ChainModes | None:
+    """Return the modes of `chain`, or None when one of its policies is not in `registry`: then the engine decides."""
+    try:
+        definitions = [registry.resolve(policy["name"], policy["version"]) for policy in enabled(chain)]
+    except LookupError:
+        return None
+    request_body = _body(definitions, Phase.REQUEST_BODY, "on_request_chunk")
+    response_body = _body(definitions, Phase.RESPONSE_BODY, "on_response_chunk")
+    return ChainModes(
+        request_body=request_body,
+        request_trailers=_any(definitions, Phase.REQUEST_TRAILERS) or request_body is Body.STREAMED,
+        response_headers=_any(definitions, Phase.RESPONSE_HEADERS, Phase.RESPONSE_BODY, Phase.RESPONSE_TRAILERS),
+        response_body=response_body,
+        response_trailers=_any(definitions, Phase.RESPONSE_TRAILERS) or response_body is Body.STREAMED,
+    )
+
+
+def slowest_phase(chain: Iterable[Mapping[str, Any]], default: float = 1.0) -> float:
+    """Return the seconds that one phase of `chain` may take: every policy up to its timeout, one after the other."""
+    return sum(parse_duration(one["timeout"]) if "timeout" in one else default for one in enabled(chain))
+
+
+def _any(definitions: Iterable[PolicyDefinition], *phases: Phase) -> bool:
+    return any(definition.phases & set(phases) for definition in definitions)
+
+
+def _body(definitions: Iterable[PolicyDefinition], phase: Phase, chunk_hook: str) -> Body:
+    readers = [definition.policy_class for definition in definitions if phase in definition.phases]
+    if not readers:
+        return Body.NONE
+    streams = all(getattr(reader, chunk_hook) is not getattr(Policy, chunk_hook) for reader in readers)
+    return Body.STREAMED if streams else Body.BUFFERED

@@ -1,0 +1,104 @@
+"""Follows the configuration directory: what is valid is built and offered, what is not is refused and remembered.
+
+It is its own room because it is the only place with the order of things: read, check all, build, offer; and a refused
+directory leaves everything as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+
+from policy_control_plane.model_reader import LoadedModel, ModelReader
+from policy_control_plane.resources import Snapshot, snapshot_version
+from policy_control_plane.snapshot_builder import SnapshotBuilder
+from policy_engine.config.chain_file import ChainFiles, read_chain_files
+from policy_engine.config.diagnostics import Diagnostic, Rule
+from policy_engine.config.file_watch import watch
+from policy_engine.config.secret_references import SecretSource
+from policy_engine.config.validate import chain_reader
+from policy_engine.config.xds_chain import ChainError
+from policy_engine.worker.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+_NOWHERE = Path("/nonexistent")
+
+
+def model_reader(registry: Registry | None) -> ModelReader:
+    """Return a reader that checks chains as an engine would, as far as that is possible here.
+
+    Secrets are the engines': here they are neither there nor wanted (R-24). Without a registry, which policies there
+    are is the engines' to judge too.
+    """
+    left = {Rule.SECRET} if registry is not None else {Rule.SECRET, Rule.UNKNOWN_POLICY, Rule.UNKNOWN_VERSION}
+    no_secrets = SecretSource(environ={}, directories=(_NOWHERE,))
+    return ModelReader(chain_reader(registry or Registry(), secrets=lambda: no_secrets), frozenset(left))
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why the directory's present content is not in use; `time` is in seconds since the epoch."""
+
+    time: float
+    diagnostics: tuple[Diagnostic, ...]
+
+
+class Configuration:
+    """The configuration directory. `offer` is called with every new valid snapshot."""
+
+    def __init__(
+        self, directory: Path, reader: ModelReader, builder: SnapshotBuilder, offer: Callable[[Snapshot], None]
+    ) -> None:
+        self.directory = directory
+        self._reader = reader
+        self._builder = builder
+        self._offer = offer
+        self._content = ""
+        self.version = ""
+        self.loaded: float | None = None
+        self.rejection: Rejection | None = None
+        self.rejections = 0
+
+    async def run(self) -> None:
+        """Load, and load again after every settled change, until cancelled."""
+        async with aclosing(watch(lambda: (self.directory,))) as changes:
+            async for _ in changes:
+                await self.load()
+
+    async def load(self) -> None:
+        """Load once; nothing happens when the content is what was loaded last."""
+        files = await asyncio.to_thread(read_chain_files, (self.directory,))
+        content = files.content_hash()
+        if content == self._content:
+            return
+        self._content = content
+        loaded, snapshot = await asyncio.to_thread(self._build, files)
+        if snapshot is None:
+            self.rejections += 1
+            self.rejection = Rejection(time.time(), loaded.diagnostics)
+            findings = "\n".join(str(one) for one in loaded.diagnostics)
+            logger.error("%s refused, %s stays:\n%s", self.directory, self.version or "nothing", findings)
+            return
+        for warning in loaded.diagnostics:
+            logger.warning("%s", warning)
+        self.rejection = None
+        self.version, self.loaded = snapshot_version(snapshot), time.time()
+        logger.info("%s is valid: snapshot %s", self.directory, self.version)
+        self._offer(snapshot)
+
+    def _build(self, files: ChainFiles) -> tuple[LoadedModel, Snapshot | None]:
+        loaded = self._reader.read(files)
+        if loaded.model is None:
+            return loaded, None
+        try:
+            return loaded, self._builder.build(loaded.model)
+        except ChainError as error:
+            where = f"chain of route {error.route_key!r}" if error.route_key else "a chain"
+            found = Diagnostic(str(self.directory), f"{where} cannot be sent: {error}", rule=Rule.PARAMETERS)
+            return LoadedModel(None, (*loaded.diagnostics, found)), None

@@ -1,0 +1,125 @@
+"""Envoy's listeners and the HTTP filters on them, written with `envoy-data-plane`'s types.
+
+It is its own room because a changed listener makes Envoy drain connections: what is in here should change seldom, so
+nothing of a single route or chain is.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from betterproto2 import Message
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    AggregatedConfigSource,
+    ApiVersion,
+    ConfigSource,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    SocketAddress,
+)
+from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManager,
+    HttpConnectionManagerPathWithEscapedSlashesAction,
+    HttpFilter,
+    Rds,
+)
+from envoy_data_plane.google.protobuf import Any
+
+from policy_control_plane.model import ListenerModel
+from policy_control_plane.model_reader import ENGINE_CLUSTER
+from policy_engine.kernel.route_key import ATTRIBUTES, ROUTE_NAME, SOURCE_ADDRESS
+
+FILTER: Final = ATTRIBUTES
+"""The filter's name, which is also the key of its per-route configuration."""
+
+_BUFFER_ALLOWANCE: Final = 64 << 10
+_SHORTEST_TIMEOUT: Final = 2.0
+_LONGEST_TIMEOUT: Final = 3600.0
+
+
+def over_ads() -> ConfigSource:
+    """Return the source of everything that is discovered: the stream it was itself discovered on."""
+    return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
+
+
+def listener_body(listener: ListenerModel, *, with_engine: bool, message_timeout: float, body_limit: int) -> bytes:
+    """Return a serialised Listener; its routes are discovered under the listener's own name.
+
+    `message_timeout` (seconds) is how long the engine may take for one phase, `body_limit` (bytes) the largest body
+    that the engine accepts: Envoy must hold a little more, so that it is the engine that refuses (R-09).
+    """
+    filters = [_http_filter("envoy.filters.http.router", Router())]
+    if with_engine:
+        filters.insert(0, _http_filter(FILTER, _external_processor(message_timeout)))
+    manager = HttpConnectionManager(
+        stat_prefix=listener.name,
+        rds=Rds(config_source=over_ads(), route_config_name=listener.name),
+        http_filters=filters,
+        use_remote_address=True,
+        # Routes choose policies by path: different spellings of one path must not choose different routes.
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT,
+    )
+    return bytes(
+        Listener(
+            name=listener.name,
+            address=Address(socket_address=SocketAddress(address=listener.address, port_value=listener.port)),
+            filter_chains=[
+                FilterChain(
+                    filters=[
+                        Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
+                    ]
+                )
+            ],
+            per_connection_buffer_limit_bytes=body_limit + _BUFFER_ALLOWANCE,
+        )
+    )
+
+
+def message_timeout_for(slowest_phase: float) -> float:
+    """Return the seconds Envoy waits for one answer: the slowest chain's time, rounded up to a power of two.
+
+    Rounded, so that a policy's changed timeout seldom changes the listener; at least 2 s, and one second above what the
+    policies may take, so that the engine's own timeouts decide.
+    """
+    timeout = _SHORTEST_TIMEOUT
+    while timeout < min(slowest_phase + 1.0, _LONGEST_TIMEOUT):
+        timeout *= 2
+    return timeout
+
+
+def _external_processor(message_timeout: float) -> ExternalProcessor:
+    return ExternalProcessor(
+        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ENGINE_CLUSTER)),
+        failure_mode_allow=False,
+        # What a route does not say, the engine says with its first answer.
+        allow_mode_override=True,
+        processing_mode=ProcessingMode(
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            response_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=ProcessingModeBodySendMode.NONE,
+            response_body_mode=ProcessingModeBodySendMode.NONE,
+            request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+            response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+        ),
+        request_attributes=[ROUTE_NAME, SOURCE_ADDRESS],
+        message_timeout=timedelta(seconds=message_timeout),
+        # Policies may rewrite method, authority and scheme (R-06).
+        mutation_rules=HeaderMutationRules(allow_all_routing=True),
+    )
+
+
+def _http_filter(name: str, message: Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=Any.pack(message))

@@ -1,0 +1,116 @@
+"""Makes one snapshot, everything Envoy and the engines shall have, from one model.
+
+It is its own room because here, and only here, the parts meet: a route and the chain under its name always come from
+the same edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Generic, TypeVar
+
+from policy_control_plane.chain_modes import chain_modes, slowest_phase
+from policy_control_plane.envoy_clusters import cluster_body, endpoints_body
+from policy_control_plane.envoy_listeners import listener_body, message_timeout_for
+from policy_control_plane.envoy_routes import filtering, route_body, route_configuration_body
+from policy_control_plane.model import ClusterModel, ListenerModel, Model, RouteModel
+from policy_control_plane.resources import (
+    CHAIN,
+    CLUSTER,
+    ENDPOINTS,
+    LISTENER,
+    ROUTES,
+    Resource,
+    Snapshot,
+    by_name,
+    resource,
+)
+from policy_engine.config import xds_chain
+from policy_engine.worker.registry import Registry
+
+DEFAULT_BODY_LIMIT = 10 << 20
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class _Kept(Generic[_Key]):
+    """Bodies made for the last snapshot, by what they were made of; what the next one does not use is dropped."""
+
+    def __init__(self) -> None:
+        self._before: dict[_Key, bytes] = {}
+        self._now: dict[_Key, bytes] = {}
+
+    def get(self, key: _Key, make: Callable[[], bytes]) -> bytes:
+        body = self._before.get(key)
+        self._now[key] = body if body is not None else make()
+        return self._now[key]
+
+    def turn(self) -> None:
+        self._before, self._now = self._now, {}
+
+
+def _endpoints(cluster: ClusterModel) -> bytes:
+    return endpoints_body(cluster) or b""
+
+
+class SnapshotBuilder:
+    """Builds snapshots; keep it, because it makes again only what has changed.
+
+    With a `registry`, routes tell Envoy which phases their chains need. `body_limit` is in bytes (R-09).
+    """
+
+    def __init__(self, registry: Registry | None = None, body_limit: int = DEFAULT_BODY_LIMIT) -> None:
+        self._registry = registry
+        self._body_limit = body_limit
+        self._bodies: _Kept[Hashable] = _Kept()
+
+    def build(self, model: Model) -> Snapshot:
+        """Return the snapshot of `model`; the same model gives the same bytes and versions everywhere."""
+        clusters = [*model.clusters, *([model.engine] if model.engine is not None else [])]
+        endpoints = [
+            resource(cluster.name, body)
+            for cluster in clusters
+            if (body := self._bodies.get(("endpoints", cluster), partial(_endpoints, cluster)))
+        ]
+        snapshot = {
+            CHAIN: by_name(self._chain(route) for route in model.routes if route.chain is not None),
+            CLUSTER: by_name(
+                resource(one.name, self._bodies.get(("cluster", one), partial(cluster_body, one))) for one in clusters
+            ),
+            ENDPOINTS: by_name(endpoints),
+            LISTENER: by_name(self._listener(listener, model) for listener in model.listeners),
+            ROUTES: by_name(self._routes(listener, model) for listener in model.listeners),
+        }
+        self._bodies.turn()
+        return MappingProxyType(snapshot)
+
+    def _chain(self, route: RouteModel) -> Resource:
+        return resource(route.name, xds_chain.encode({"route_key": route.name, "policies": route.chain}))
+
+    def _listener(self, listener: ListenerModel, model: Model) -> Resource:
+        slowest = max((slowest_phase(route.chain) for route in model.routes if route.chain), default=0.0)
+        with_engine, timeout = model.engine is not None, message_timeout_for(slowest)
+        body = self._bodies.get(
+            ("listener", listener, with_engine, timeout),
+            lambda: listener_body(
+                listener, with_engine=with_engine, message_timeout=timeout, body_limit=self._body_limit
+            ),
+        )
+        return resource(listener.name, body)
+
+    def _routes(self, listener: ListenerModel, model: Model) -> Resource:
+        routes = [route for route in model.routes if not route.listeners or listener.name in route.listeners]
+        bodies = [(route, self._route(route, with_engine=model.engine is not None)) for route in routes]
+        return resource(listener.name, route_configuration_body(listener.name, bodies))
+
+    def _route(self, route: RouteModel, *, with_engine: bool) -> bytes:
+        modes = None
+        if route.chain and self._registry is not None:
+            modes = chain_modes(route.chain, self._registry)
+        seen_by_envoy, engine = replace(route, chain=None), filtering(route, with_engine=with_engine)
+        return self._bodies.get(
+            ("route", seen_by_envoy, engine, modes), lambda: route_body(seen_by_envoy, engine, modes)
+        )
