@@ -12,6 +12,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
 from policy_engine.config.diagnostics import Diagnostic, Rule, has_errors
 from policy_engine.config.fields import Fields
 from policy_engine.config.yaml_document import MAX_BYTES, Document, read_document

@@ -10,14 +10,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from policy_engine.config.diagnostics import Diagnostic, Rule
-
 from policy_builder.choice import read_choice
 from policy_builder.engine_source import read_engine
 from policy_builder.library import LibraryError, read_libraries
 from policy_builder.platform import PYTHON, Platform
 from policy_builder.policy_source import discover_directory
 from policy_builder.report import Report
+from policy_engine.config.diagnostics import Diagnostic, Rule
 
 TIMEOUT = 1800.0
 

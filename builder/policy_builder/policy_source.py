@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from packaging.requirements import Requirement
-from policy_engine.config.diagnostics import Diagnostic, Rule, Severity
-from policy_engine.config.fields import did_you_mean
-from policy_engine.config.policy_manifest import MANIFEST_FILE, PolicyManifest, parse_manifest
-from policy_engine.config.yaml_document import Document
 
 from policy_builder.choice import ChosenPolicy
 from policy_builder.distributions import Distribution
 from policy_builder.requirements_file import Requirements, read_requirements
+from policy_engine.config.diagnostics import Diagnostic, Rule, Severity
+from policy_engine.config.fields import did_you_mean
+from policy_engine.config.policy_manifest import MANIFEST_FILE, PolicyManifest, parse_manifest
+from policy_engine.config.yaml_document import Document
 
 ENTRY_POINTS = "policy_engine.policies"
 """Entry point group by which a wheel says which of its packages are policies."""
@@ -173,7 +173,7 @@ def _files(directory: Path, where: str) -> tuple[dict[str, Path], tuple[str, ...
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         hidden = any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts)
-        if hidden or path.is_dir() and not path.is_symlink():
+        if hidden or (path.is_dir() and not path.is_symlink()):
             continue
         if path.is_symlink() or not path.is_file():
             reason = "is not a regular file: what it leads to is not part of the policy"

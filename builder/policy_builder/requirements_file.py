@@ -13,6 +13,7 @@ from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
 from policy_engine.config.diagnostics import Diagnostic, Rule
 
 MAX_BYTES = 4 << 20

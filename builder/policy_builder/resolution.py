@@ -12,12 +12,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from policy_engine.config.diagnostics import Diagnostic, Rule
 
 from policy_builder.distributions import Distribution
 from policy_builder.library import Library
 from policy_builder.policy_source import PolicySource
 from policy_builder.requirements_file import Pin, Requirements
+from policy_engine.config.diagnostics import Diagnostic, Rule
 
 ENGINE = "the engine"
 Finding = tuple[str, Diagnostic]

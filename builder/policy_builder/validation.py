@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from policy_engine.config.diagnostics import Diagnostic, Rule
 
 from policy_builder.choice import Choice, ChosenPolicy, read_choice
 from policy_builder.debian import read_lock
@@ -38,6 +37,7 @@ from policy_builder.resolution import (
 )
 from policy_builder.wheels import FetchError, WheelStore
 from policy_builder.workspace import Workspace
+from policy_engine.config.diagnostics import Diagnostic, Rule
 
 
 @dataclass(frozen=True, slots=True)
