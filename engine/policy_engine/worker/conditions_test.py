@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -530,7 +531,7 @@ def test_the_engine_is_chosen_by_what_can_be_imported(block: str, name: str) -> 
         text=True,
         check=False,
         cwd=root,
-        env={"PYTHONPATH": str(root)},
+        env={"PYTHONPATH": os.pathsep.join([str(root), *sys.path])},
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == [name, "True"]
