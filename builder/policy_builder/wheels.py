@@ -16,8 +16,9 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from packaging.tags import Tag, cpython_tags, compatible_tags
+from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
 from policy_builder.platform import PYTHON, Platform
 from policy_builder.requirements_file import Pin
 
@@ -47,7 +48,10 @@ class WheelStore:
         self._platform = platform
         self._directories = tuple(directories)
         platforms = platform.wheel_platforms()
-        tags = [*cpython_tags(_VERSION, platforms=platforms), *compatible_tags(_VERSION, f"cp{PYTHON.replace('.', '')}", platforms)]
+        tags = [
+            *cpython_tags(_VERSION, platforms=platforms),
+            *compatible_tags(_VERSION, f"cp{PYTHON.replace('.', '')}", platforms),
+        ]
         self._rank: Mapping[Tag, int] = {tag: index for index, tag in enumerate(tags)}
 
     def fetch(self, pins: Iterable[Pin]) -> tuple[dict[str, Path], dict[str, str]]:
@@ -79,7 +83,7 @@ class WheelStore:
         return found, failed
 
     def local(self, name: str, version: str) -> Path | None:
-        """Return the wheel of a distribution in the further directories, which need no hash: the operator keeps them."""
+        """Return the wheel of a distribution in the further directories; it needs no hash: the operator keeps them."""
         candidates = [wheel for one in self._directories for wheel in self._matching(one, name, version)]
         return self._best(candidates)
 
