@@ -18,12 +18,13 @@ TEST_KIT = "policy_engine.sdk.testing"
 
 
 def check_imports(
-    where: str, files: Mapping[str, Path], own: Mapping[str, str], engines: Mapping[str, str] | None = None
+    where: str, files: Mapping[str, Path], own: Mapping[str, str] | None, engines: Mapping[str, str] | None = None
 ) -> list[Diagnostic]:
     """Return a finding for each import that the image could not serve.
 
     `own` and `engines` say which distribution brings a top-level module: one of the policy's requirements, one of the
-    engine's. Imports in `if TYPE_CHECKING` and in a `try` that handles ImportError are the author's own affair.
+    engine's; without `own`, third-party imports are not judged. Imports in `if TYPE_CHECKING` and in a `try` that handles
+    ImportError are the author's own affair.
     """
     diagnostics = []
     siblings = {name.partition("/")[0].removesuffix(".py") for name in files if name.endswith(".py")}
@@ -67,7 +68,7 @@ def _wrong(
     node: ast.Import | ast.ImportFrom,
     depth: int,
     siblings: set[str],
-    own: Mapping[str, str],
+    own: Mapping[str, str] | None,
     engines: Mapping[str, str],
 ) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.ImportFrom) and node.level:
@@ -84,11 +85,13 @@ def _wrong(
         top = module.partition(".")[0]
         if top == "policy_engine":
             yield from _wrong_engine_import(module)
-        elif top in own or top in sys.stdlib_module_names:
+        elif top in (own or ()) or top in sys.stdlib_module_names:
             continue
         elif top in siblings:
             reason = f"imports its own module {top} absolutely; another policy may have one of that name"
             yield reason, f"from . import {top}"
+        elif own is None:
+            continue
         elif top in engines:
             reason = f"imports {top}, which is there only because the engine needs it today"
             yield reason, f"pin {engines[top]} in requirements.txt"
