@@ -59,6 +59,12 @@ class Call(Stream):
         """Set the handler; before any data."""
         self._handler = handler
 
+    def cancel_deadline(self) -> None:
+        """Forget `grpc-timeout`."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
     # -- messages in --------------------------------------------------------------------------------------------------
 
     def data_received(self, chunk: bytes) -> int:
@@ -229,9 +235,7 @@ class Call(Stream):
         self._stop()
 
     def _stop(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        self.cancel_deadline()
         if self._task is None:
             self._close_handler()
         elif self._in_task:

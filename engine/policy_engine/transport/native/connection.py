@@ -14,16 +14,16 @@ from policy_engine.transport.native import frames
 from policy_engine.transport.native.errors import ConnectionFault, ErrorCode, StreamFault
 from policy_engine.transport.native.floods import Allowances
 from policy_engine.transport.native.flow_control import BufferPool, ReceiveFlow
+from policy_engine.transport.native.frame_reader import FrameReader
+from policy_engine.transport.native.header_block import HeaderBlockReader
 from policy_engine.transport.native.headers import TABLE_SIZE_ZERO, HeaderDecoder, MalformedHeaders, RequestHead
+from policy_engine.transport.native.peer_settings import parse_settings
 from policy_engine.transport.native.sending import WRITE_BUDGET, Sender
 from policy_engine.transport.native.stream import Stream
 from policy_engine.transport.options import Limits
 
 _DRAIN_PING: Final = b"draining"
 _RECENTLY_ENDED: Final = 4096
-_MAX_CONTINUATIONS: Final = 64
-
-_FRAME_HEADER = frames.FRAME_HEADER.unpack_from
 
 
 class Surroundings(Protocol):
@@ -68,16 +68,11 @@ class Connection:
         self._limits = limits
         self._allowances = Allowances(surroundings.time)
         self._decoder = HeaderDecoder(limits.max_header_list_bytes, surroundings.head_cache)
-        self._max_block = 4 * limits.max_header_list_bytes
-        self._max_frame = limits.max_frame_bytes
-        self._rest = bytearray()
-        self._preface_left = frames.PREFACE
+        self._block_reader = HeaderBlockReader(4 * limits.max_header_list_bytes)
+        self._reader = FrameReader(limits.max_frame_bytes, self._frame)
         self._settings_seen = False
         self._gate = True
-        """The next frame must be a certain one: the first SETTINGS, or CONTINUATION of `_block_stream`."""
-        self._block_stream = 0
-        self._block_parts: list[bytes] = []
-        self._block_flags = 0
+        """The next frame must be a certain one: the first SETTINGS, or CONTINUATION."""
         self._last_id = 0
         self._highest_served = frames.MAX_STREAM_ID
         self._ended: dict[int, None] = {}
@@ -107,11 +102,7 @@ class Connection:
         self.counters.bytes_in += len(data)
         self._receiving = True
         try:
-            if self._preface_left:
-                data = self._preface(data)
-            position = self._complete_rest(data) if self._rest else 0
-            if position < len(data):
-                self._frames(data, position)
+            self._reader.feed(data)
             self.settle()
         except ConnectionFault as fault:
             self.fail(fault.code, fault.reason)
@@ -154,70 +145,24 @@ class Connection:
         """Resume this stream when the connection is no longer saturated."""
         self._stalled[stream] = None
 
-    def _preface(self, data: bytes) -> bytes:
-        expected = self._preface_left
-        size = min(len(expected), len(data))
-        if data[:size] != expected[:size]:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "not an HTTP/2 client preface")
-        self._preface_left = expected[size:]
-        return data[size:]
-
-    def _complete_rest(self, data: bytes) -> int:
-        """Complete the frame begun in earlier data, so that only that one is copied; returns where the next begins."""
-        rest = self._rest
-        position = 0
-        while position < len(data):
-            needed = frames.HEADER_SIZE
-            if len(rest) >= needed:
-                needed += int.from_bytes(rest[:3], "big")
-            taken = data[position : position + needed - len(rest)]
-            rest += taken
-            position += len(taken)
-            if len(rest) >= frames.HEADER_SIZE:
-                length = int.from_bytes(rest[:3], "big")
-                self._check_length(length)
-                if len(rest) == frames.HEADER_SIZE + length:
-                    frame = bytes(rest)
-                    rest.clear()
-                    self._frames(frame, 0)
-                    break
-        return position
-
-    def _frames(self, data: bytes, position: int) -> None:
-        end = len(data)
-        while end - position >= frames.HEADER_SIZE:
-            word, flags, stream_id = _FRAME_HEADER(data, position)
-            length = word >> 8
-            if length > self._max_frame:
-                self._check_length(length)
-            start = position + frames.HEADER_SIZE
-            position = start + length
-            if position > end:
-                position = start - frames.HEADER_SIZE
-                break
-            kind = word & 0xFF
-            stream_id &= frames.MAX_STREAM_ID
-            if self._gate:
-                self._check_gate(kind, flags, stream_id)
-            try:
-                if kind == frames.DATA:
-                    self._data(stream_id, flags, data, start, position)
-                elif kind == frames.HEADERS:
-                    self._headers(stream_id, flags, data[start:position])
-                elif kind == frames.RST_STREAM:
-                    self._rst_stream(stream_id, length)
-                elif kind == frames.WINDOW_UPDATE:
-                    self._window_update(stream_id, data[start:position])
-                else:
-                    self._other(kind, flags, stream_id, data[start:position])
-            except StreamFault as fault:
-                self._stream_fault(stream_id, fault)
-        if position < end:
-            self._rest += data[position:]
-
-    def _check_length(self, length: int) -> None:
-        if length > self._max_frame:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"frame of {length} bytes, {self._max_frame} are allowed")
+    def _frame(  # noqa: PLR0917 # keywords would cost time for every frame
+        self, kind: int, flags: int, stream_id: int, data: bytes, start: int, stop: int
+    ) -> None:
+        if self._gate:
+            self._check_gate(kind, flags, stream_id)
+        try:
+            if kind == frames.DATA:
+                self._data(stream_id, flags, data, start, stop)
+            elif kind == frames.HEADERS:
+                self._headers(stream_id, flags, data[start:stop])
+            elif kind == frames.RST_STREAM:
+                self._rst_stream(stream_id, stop - start)
+            elif kind == frames.WINDOW_UPDATE:
+                self._window_update(stream_id, data[start:stop])
+            else:
+                self._other(kind, flags, stream_id, data[start:stop])
+        except StreamFault as fault:
+            self._stream_fault(stream_id, fault)
 
     def _check_gate(self, kind: int, flags: int, stream_id: int) -> None:
         if not self._settings_seen:
@@ -225,7 +170,7 @@ class Connection:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "first frame is not SETTINGS")
             self._settings_seen = True
             self._gate = False
-        elif kind != frames.CONTINUATION or stream_id != self._block_stream:
+        elif kind != frames.CONTINUATION or stream_id != self._block_reader.stream_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "expected CONTINUATION of an open header block")
 
     # -- DATA ---------------------------------------------------------------------------------------------------------
@@ -237,68 +182,53 @@ class Connection:
         if flow.window < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "connection window exceeded")
         if flags & frames.PADDED:
-            start, stop = _without_padding(data, start, stop)
+            start, stop = frames.without_padding(data, start, stop)
         stream = self.streams.get(stream_id)
         if stream is None:
             self._on_closed(stream_id, "DATA")
             return
         stream.window -= size
-        if stream.window < 0:
-            raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "stream window exceeded")
-        if stream.half_closed:
-            raise StreamFault(ErrorCode.STREAM_CLOSED, "DATA after END_STREAM")
         ending = flags & frames.END_STREAM
-        if start == stop and not ending:
-            self._allowances.empty_frames.spend()
-        if stream.content_left >= 0:
-            stream.content_left -= stop - start
-            if stream.content_left < 0 or (ending and stream.content_left):
-                raise StreamFault(ErrorCode.PROTOCOL_ERROR, "content-length differs from the DATA sent")
+        if stream.window < 0 or stream.half_closed or stream.content_left >= 0:
+            self._check_data(stream, stop - start, bool(ending))
         if ending:
             stream.half_closed = True
         if start != stop:
             held = stream.data_received(data[start:stop])
             if held or stream.held:
                 flow.settle(stream, stop - start, held)
+        elif not ending:
+            self._allowances.empty_frames.spend()
         if ending:
             stream.end_received()
         elif stream.window < flow.stream_low:
             flow.replenish_stream(stream)
+
+    def _check_data(self, stream: Stream, size: int, ending: bool) -> None:
+        if stream.window < 0:
+            raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "stream window exceeded")
+        if stream.half_closed:
+            raise StreamFault(ErrorCode.STREAM_CLOSED, "DATA after END_STREAM")
+        stream.content_left -= size
+        if stream.content_left < 0 or (ending and stream.content_left):
+            raise StreamFault(ErrorCode.PROTOCOL_ERROR, "content-length differs from the DATA sent")
 
     # -- HEADERS and CONTINUATION -------------------------------------------------------------------------------------
 
     def _headers(self, stream_id: int, flags: int, payload: bytes) -> None:
         if not stream_id & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}")
-        if flags & (frames.PADDED | frames.PRIORITY_FLAG):
-            start, stop = (0, len(payload)) if not flags & frames.PADDED else _without_padding(payload, 0, len(payload))
-            if flags & frames.PRIORITY_FLAG:
-                start += 5
-                if start > stop:
-                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for its priority fields")
-            payload = payload[start:stop]
-        if flags & frames.END_HEADERS:
-            self._block(stream_id, payload, bool(flags & frames.END_STREAM))
-            return
-        self._gate = True
-        self._block_stream = stream_id
-        self._block_flags = flags
-        self._block_parts = [payload]
+        block = self._block_reader.begin(stream_id, flags, payload)
+        if block is None:
+            self._gate = True
+        else:
+            self._block(stream_id, block, self._block_reader.ending)
 
-    def _continuation(self, flags: int, payload: bytes) -> None:
-        if not self._block_parts:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
-        parts = self._block_parts
-        parts.append(payload)
-        if len(parts) > _MAX_CONTINUATIONS or sum(map(len, parts)) > self._max_block:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "header block too large or in too many frames")
-        if flags & frames.END_HEADERS:
+    def _continuation(self, stream_id: int, flags: int, payload: bytes) -> None:
+        block = self._block_reader.resume(flags, payload)
+        if block is not None:
             self._gate = False
-            self._block_parts = []
-            try:
-                self._block(self._block_stream, b"".join(parts), bool(self._block_flags & frames.END_STREAM))
-            except StreamFault as fault:
-                self._stream_fault(self._block_stream, fault)
+            self._block(stream_id, block, self._block_reader.ending)
 
     def _block(self, stream_id: int, block: bytes, ending: bool) -> None:
         if stream_id <= self._last_id:
@@ -387,7 +317,7 @@ class Connection:
             self._on_connection(stream_id, "PING")
             self._ping(flags, payload)
         elif kind == frames.CONTINUATION:
-            self._continuation(flags, payload)
+            self._continuation(stream_id, flags, payload)
         elif kind == frames.GOAWAY:
             self._on_connection(stream_id, "GOAWAY")
             if len(payload) < 8:
@@ -418,23 +348,12 @@ class Connection:
             else:
                 self._allowances.empty_frames.spend()
             return
-        if len(payload) % 6:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS payload is not a multiple of 6 bytes")
         self._allowances.settings.spend()
-        initial: int | None = None
-        for key, value in frames.parse_settings(payload):
-            if key == frames.ENABLE_PUSH and value > 1:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH is {value}")
-            if key == frames.INITIAL_WINDOW_SIZE:
-                if value > frames.MAX_WINDOW:
-                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE is {value}")
-                initial = value
-            elif key == frames.MAX_FRAME_SIZE:
-                if not frames.DEFAULT_FRAME_SIZE <= value < 2**24:
-                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE is {value}")
-                self.sender.max_frame = value
-        if initial is not None:
-            self.sender.change_initial(initial, self.streams)
+        settings = parse_settings(payload)
+        if settings.max_frame is not None:
+            self.sender.max_frame = settings.max_frame
+        if settings.initial_window is not None:
+            self.sender.change_initial(settings.initial_window, self.streams)
         self.out.append(frames.SETTINGS_ACK)
 
     def _ping(self, flags: int, payload: bytes) -> None:
@@ -561,13 +480,3 @@ class Connection:
     def _goaway(self, last_id: int, code: ErrorCode, reason: str) -> None:
         self.counters.goaways_sent += 1
         self.out.append(frames.goaway(last_id, code, reason))
-
-
-def _without_padding(data: bytes, start: int, stop: int) -> tuple[int, int]:
-    if start == stop:
-        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "padded frame without pad length")
-    padding = data[start]
-    start += 1
-    if padding > stop - start:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than the frame")
-    return start, stop - padding

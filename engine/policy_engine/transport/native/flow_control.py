@@ -1,7 +1,7 @@
 """What clients may send (RFC 9113 §5.2): windows that bound memory and yet never leave a started message stuck.
 
 Every byte received and not used up is *held*. A stream holds at most its window, a connection about its window. A
-message longer than that must first get a *grant* from the pool that all connections share; granted bytes no longer count
+message longer than that must first get a *grant* from the pool all connections share; granted bytes no longer count
 against the connection. So memory is bounded by the pool plus the windows, a client with thousands of half-sent messages
 is served one grant after the other, and the connection's window stays open as far as granted messages still need it.
 A client that spends that extra room on other streams instead has those ended with RESOURCE_EXHAUSTED.

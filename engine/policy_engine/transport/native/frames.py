@@ -5,7 +5,7 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from policy_engine.transport.native.errors import ErrorCode
+from policy_engine.transport.native.errors import ConnectionFault, ErrorCode
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
@@ -29,6 +29,7 @@ ACK: Final = 0x1
 END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
 PRIORITY_FLAG: Final = 0x20
+PRIORITY_SIZE: Final = 5
 
 HEADER_TABLE_SIZE: Final = 0x1
 ENABLE_PUSH: Final = 0x2
@@ -56,7 +57,7 @@ def settings(values: dict[int, int]) -> bytes:
     return FRAME_HEADER.pack(len(payload) << 8 | SETTINGS, 0, 0) + payload
 
 
-def parse_settings(payload: bytes) -> list[tuple[int, int]]:
+def settings_pairs(payload: bytes) -> list[tuple[int, int]]:
     """Pairs of a SETTINGS payload, whose length must be a multiple of six."""
     return list(_SETTING.iter_unpack(payload))
 
@@ -91,3 +92,14 @@ def uint32(payload: bytes, offset: int = 0) -> int:
     """Return a 32-bit number at this offset."""
     value: int = _UINT32.unpack_from(payload, offset)[0]
     return value
+
+
+def without_padding(data: bytes, start: int, stop: int) -> tuple[int, int]:
+    """Bounds of what a padded payload holds (§6.1, §6.2); raises ConnectionFault."""
+    if start == stop:
+        raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "padded frame without pad length")
+    padding = data[start]
+    start += 1
+    if padding > stop - start:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "padding longer than the frame")
+    return start, stop - padding

@@ -48,7 +48,12 @@ class HealthWatch:
 
     async def _watch(self, service: str) -> Replies:
         changed = asyncio.Event()
-        stop_observing = self._health.observe(changed.set)
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        stop_observing = self._health.observe(wake)
         told: ServingStatus | None = None
         try:
             while True:

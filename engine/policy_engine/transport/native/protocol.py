@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from policy_engine.transport.native.connection import Connection
@@ -11,7 +12,7 @@ from policy_engine.transport.native.errors import ErrorCode
 from policy_engine.transport.native.tls import ALPN
 
 if TYPE_CHECKING:
-    from policy_engine.transport.native.server import NativeServer
+    from policy_engine.transport.native.dispatch import Dispatcher
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +27,17 @@ _DRAIN_PING_SECONDS = 1.0
 class ServerProtocol(asyncio.Protocol):
     """One accepted connection."""
 
-    def __init__(self, server: NativeServer, loop: asyncio.AbstractEventLoop) -> None:
-        self._server = server
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        loop: asyncio.AbstractEventLoop,
+        accepted: set[ServerProtocol],
+        lost: Callable[[], None],
+    ) -> None:
+        self._dispatcher = dispatcher
         self._loop = loop
+        self._accepted = accepted
+        self._lost = lost
         self._transport: asyncio.Transport | None = None
         self._connection: Connection | None = None
         self._flush_scheduled = False
@@ -44,13 +53,17 @@ class ServerProtocol(asyncio.Protocol):
             raise TypeError(f"expected a stream transport, got {type(transport).__name__}")
         self._transport = transport
         tls = transport.get_extra_info("ssl_object")
-        if not self._server.register(self) or (tls is not None and tls.selected_alpn_protocol() != ALPN):
-            self._server.counters.connections_refused += 1
+        limits, counters = self._dispatcher.limits, self._dispatcher.counters
+        self._accepted.add(self)
+        counters.connections_total += 1
+        counters.connections_active += 1
+        if len(self._accepted) > limits.max_connections or (tls and tls.selected_alpn_protocol() != ALPN):
+            counters.connections_refused += 1
             transport.abort()
             return
         transport.set_write_buffer_limits(high=_WRITE_HIGH, low=_WRITE_LOW)
-        self._connection = Connection(self._server, self._wake)
-        self._timer = self._loop.call_later(self._server.limits.handshake_seconds, self._handshake_expired)
+        self._connection = Connection(self._dispatcher, self._wake)
+        self._timer = self._loop.call_later(limits.handshake_seconds, self._handshake_expired)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -76,7 +89,9 @@ class ServerProtocol(asyncio.Protocol):
             self._timer.cancel()
         if self._connection is not None:
             self._connection.abandon()
-        self._server.unregister(self)
+        self._accepted.discard(self)
+        self._dispatcher.counters.connections_active -= 1
+        self._lost()
 
     def pause_writing(self) -> None:
         """The client reads too slowly: make no more output, and read no more that would lead to some."""
