@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -164,7 +165,8 @@ class ServerProtocol(asyncio.Protocol):
             self._timer.cancel()
         if transport.can_write_eof():
             # Closing with unread input would make the kernel send RST, which can destroy GOAWAY on its way.
-            transport.write_eof()
+            with contextlib.suppress(OSError):
+                transport.write_eof()
             transport.resume_reading()
             self._timer = self._loop.call_later(_LINGER_SECONDS, transport.close)
         else:
