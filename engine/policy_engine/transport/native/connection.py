@@ -74,6 +74,8 @@ class Connection:
         self._gate = True
         """The next frame must be a certain one: the first SETTINGS, or CONTINUATION."""
         self._last_id = 0
+        self._opened = 0
+        self._late_resets = 0
         self._highest_served = frames.MAX_STREAM_ID
         self._ended: dict[int, None] = {}
         self._first_block = True
@@ -254,6 +256,7 @@ class Connection:
             self._answer(stream_id, stream, ending)
             return
         counters.streams_active += 1
+        self._opened += 1
         self.streams[stream_id] = stream
         if ending:
             stream.half_closed = True
@@ -285,7 +288,10 @@ class Connection:
         self.counters.resets_received += 1
         stream = self.streams.get(stream_id)
         if stream is None:
-            self._allowances.empty_frames.spend()
+            # Envoy half-closes a stream and resets it at once, so that each stream may have one reset after its end.
+            self._late_resets += 1
+            if self._late_resets > self._opened:
+                self._allowances.empty_frames.spend()
             return
         if not stream.answered:
             self._allowances.premature_resets.spend()

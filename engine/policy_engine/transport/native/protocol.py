@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,10 @@ class ServerProtocol(asyncio.Protocol):
             counters.connections_refused += 1
             transport.abort()
             return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            # asyncio does it only when the listening socket knew its protocol number, which a passed-on one may not.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.set_write_buffer_limits(high=_WRITE_HIGH, low=_WRITE_LOW)
         self._connection = Connection(self._dispatcher, self._wake)
         self._timer = self._loop.call_later(limits.handshake_seconds, self._handshake_expired)
