@@ -19,7 +19,7 @@ from policy_engine.config.yaml_document import MAX_BYTES, Document, read_documen
 from policy_engine.worker.registry import Version
 
 CHOICE_FILE = "policy-manifest.yaml"
-CHOICE_KEYS = ("repository", "configuration", "wheels", "policies")
+CHOICE_KEYS = ("repository", "configuration", "libraries", "wheels", "policies")
 ENTRY_KEYS = ("name", "version", "path", "package")
 MAX_POLICIES = 1000
 DEFAULT_REPOSITORY = "policy-engine"
@@ -47,6 +47,7 @@ class Choice:
 
     repository: str
     configuration: tuple[Path, ...]
+    libraries: tuple[Path, ...]
     wheels: tuple[Path, ...]
     policies: tuple[ChosenPolicy, ...]
     document: Document = field(repr=False, compare=False)
@@ -72,11 +73,12 @@ def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
         allowed = "lower-case, such as policy-engine or registry.example.test/team/engine"
         fields.error(("repository",), "is not the name of an image", value=repository, allowed=allowed)
     configuration = _paths(fields, "configuration", base, directories=False)
+    libraries = _paths(fields, "libraries", base, directories=True)
     wheels = _paths(fields, "wheels", base, directories=True)
     policies = _policies(fields, document, diagnostics, base)
     if has_errors(diagnostics):
         return None, diagnostics
-    return Choice(repository, configuration, wheels, policies, document), diagnostics
+    return Choice(repository, configuration, libraries, wheels, policies, document), diagnostics
 
 
 def _paths(fields: Fields, name: str, base: Path, *, directories: bool) -> tuple[Path, ...]:
@@ -87,7 +89,9 @@ def _paths(fields: Fields, name: str, base: Path, *, directories: bool) -> tuple
             continue
         path = base / item
         if not (path.is_dir() if directories else path.is_file()):
-            fields.error((name, index), f"is no {'directory' if directories else 'file'} beside the manifest", value=item)
+            fields.error(
+                (name, index), f"is no {'directory' if directories else 'file'} beside the manifest", value=item
+            )
             continue
         paths.append(path)
     names = [path.name for path in paths]
@@ -128,7 +132,9 @@ def _version(entry: Fields) -> Version | None:
     try:
         return Version.parse(text)
     except ValueError:
-        entry.error(("version",), "is not an exact version", value=text, allowed="v1.2.3 (major, minor and patch number)")
+        entry.error(
+            ("version",), "is not an exact version", value=text, allowed="v1.2.3 (major, minor and patch number)"
+        )
         return None
 
 

@@ -123,7 +123,9 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _lock(options: argparse.Namespace) -> int:
-    report = write_lock(options.manifest, options.engine or _workspace(options).engine, options.output, options.platform)
+    report = write_lock(
+        options.manifest, options.engine or _workspace(options).engine, options.output, options.platform
+    )
     _show(options, report)
     return FINDINGS if report.failed else OK
 

@@ -122,5 +122,3 @@ def _mirrors() -> list[str]:
     files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
     return list(dict.fromkeys(_SOURCE.findall("\n".join(texts))))
-
-

@@ -1,4 +1,4 @@
-"""Digests of sets of files; apart, because registry, SBOM and labels must all mean the same by the digest of a policy."""
+"""Digests of sets of files; apart, because registry, SBOM and labels must mean the same by a policy's digest."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def engine_version(source: Path) -> str:
 
 
 def package_files(root: Path, package: str) -> dict[str, Path]:
-    """Return the files of the Python package `package` below `root` that are installed: no tests, caches, hidden files."""
+    """Return the files of the package `package` below `root` that are installed: no tests, caches, hidden files."""
     found = {}
     for path in sorted((root / package).rglob("*")):
         name = path.relative_to(root).as_posix()

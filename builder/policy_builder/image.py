@@ -1,4 +1,4 @@
-"""Packages a plan: layers, OCI layout, `docker load` tarball and the documents, put into place all at once (R-40, R-44).
+"""Packages a plan: layers, OCI layout, `docker load` tarball, documents, put into place all at once (R-40, R-44).
 
 It is its own room because the order of layers is decided here: what changes least lies lowest, so a changed line of one
 policy changes its own small layer and the last one, which describes the image.
@@ -29,6 +29,15 @@ LAUNCHER = "/usr/local/bin/policy-engine"
 ENTRYPOINT = (LAUNCHER, "run")
 USER = "65532:65532"
 WORKDIR = "/home/nonroot"
+PORTS = ("9002/tcp", "9004/tcp")
+ENVIRONMENT = {
+    "POLICY_ENGINE_CHAINS": f"{CONFIGURATION}/chains.yaml",
+    "POLICY_ENGINE_HEALTH_LISTEN": "0.0.0.0:9004",
+    "POLICY_ENGINE_LISTEN": "0.0.0.0:9002",
+    "POLICY_ENGINE_POLICIES_REGISTRY": f"{POLICIES}/registry.json",
+}
+"""ext_proc and health are asked from other containers; the admin pages stay on loopback."""
+
 MAX_POLICY_LAYERS = 100
 """Above this, several policies share a layer: container engines stop at 127."""
 
@@ -93,7 +102,14 @@ def build(plan: Plan, out: Path, cache: Path) -> Built:
         result.mkdir()
         tars = _write_layers(plan, described, Path(scratch), cache)
         config = ImageConfig(
-            "linux", plan.platform.architecture, USER, WORKDIR, ENTRYPOINT, labels=labels(plan.facts)
+            "linux",
+            plan.platform.architecture,
+            USER,
+            WORKDIR,
+            ENTRYPOINT,
+            exposed_ports=PORTS,
+            env=ENVIRONMENT,
+            labels=labels(plan.facts),
         )
         digest = write_image(result / "oci", tars, config)
         write_docker_archive(result / "oci", result / "image.tar", [f"{plan.choice.repository}:{plan.engine.version}"])

@@ -1,4 +1,4 @@
-"""What a policy's code imports held against what it may: the SDK, the standard library, itself, its requirements (R-40).
+"""What a policy's code imports held against what it may: SDK, standard library, itself, its requirements (R-40).
 
 It is its own room, and works on syntax for the reasons that `interface` gives. A missing requirement is found here,
 before an image is made that cannot load the policy.
@@ -18,12 +18,13 @@ TEST_KIT = "policy_engine.sdk.testing"
 
 
 def check_imports(
-    where: str, files: Mapping[str, Path], own: Mapping[str, str], engines: Mapping[str, str] | None = None
+    where: str, files: Mapping[str, Path], own: Mapping[str, str] | None, engines: Mapping[str, str] | None = None
 ) -> list[Diagnostic]:
     """Return a finding for each import that the image could not serve.
 
     `own` and `engines` say which distribution brings a top-level module: one of the policy's requirements, one of the
-    engine's. Imports in `if TYPE_CHECKING` and in a `try` that handles ImportError are the author's own affair.
+    engine's; without `own`, third-party imports are not judged. Imports in `if TYPE_CHECKING` and in a `try` that handles
+    ImportError are the author's own affair.
     """
     diagnostics = []
     siblings = {name.partition("/")[0].removesuffix(".py") for name in files if name.endswith(".py")}
@@ -41,16 +42,33 @@ def check_imports(
         for node in _imports(tree):
             for reason, allowed in _wrong(node, depth, siblings, own, engines or {}):
                 diagnostics.append(
-                    Diagnostic(f"{where}/{name}", reason, node.lineno, node.col_offset + 1, allowed=allowed, rule=Rule.IMPORT)
+                    Diagnostic(
+                        f"{where}/{name}", reason, node.lineno, node.col_offset + 1, allowed=allowed, rule=Rule.IMPORT
+                    )
                 )
     return diagnostics
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the top-level modules that the Python file `path` imports absolutely; none when it cannot be parsed."""
+    try:
+        tree = ast.parse(path.read_bytes(), str(path))
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    modules: set[str] = set()
+    for node in _imports(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif not node.level and node.module:
+            modules.add(node.module.partition(".")[0])
+    return modules
 
 
 def _wrong(
     node: ast.Import | ast.ImportFrom,
     depth: int,
     siblings: set[str],
-    own: Mapping[str, str],
+    own: Mapping[str, str] | None,
     engines: Mapping[str, str],
 ) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.ImportFrom) and node.level:
@@ -66,19 +84,26 @@ def _wrong(
     for module in modules:
         top = module.partition(".")[0]
         if top == "policy_engine":
-            if module == TEST_KIT or module.startswith(f"{TEST_KIT}."):
-                yield "imports the test kit, which is for tests (*_test.py) only", SDK
-            elif module != SDK and not module.startswith(f"{SDK}."):
-                yield f"imports {module}, which is the engine's inside and may change any day", SDK
-        elif top in own or top in sys.stdlib_module_names:
+            yield from _wrong_engine_import(module)
+        elif top in (own or ()) or top in sys.stdlib_module_names:
             continue
         elif top in siblings:
-            yield f"imports its own module {top} absolutely; another policy may have one of that name", f"from . import {top}"
+            reason = f"imports its own module {top} absolutely; another policy may have one of that name"
+            yield reason, f"from . import {top}"
+        elif own is None:
+            continue
         elif top in engines:
             reason = f"imports {top}, which is there only because the engine needs it today"
             yield reason, f"pin {engines[top]} in requirements.txt"
         else:
             yield f"imports {top}, which none of its requirements brings", "pin its distribution in requirements.txt"
+
+
+def _wrong_engine_import(module: str) -> Iterator[tuple[str, str]]:
+    if module == TEST_KIT or module.startswith(f"{TEST_KIT}."):
+        yield "imports the test kit, which is for tests (*_test.py) only", SDK
+    elif module != SDK and not module.startswith(f"{SDK}."):
+        yield f"imports {module}, which is the engine's inside and may change any day", SDK
 
 
 def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:

@@ -51,7 +51,7 @@ class Hook:
 
 @dataclass(slots=True)
 class ClassView:
-    """What can be seen of a policy's class: its hooks, its other public methods, and whether a base was out of sight."""
+    """What can be seen of a policy's class: its hooks, its other members, and which bases were out of sight."""
 
     name: str = ""
     is_policy: bool = False
@@ -182,9 +182,8 @@ class _Reader:
         """Follow the import or the assignment that gives `name` its meaning in `file`."""
         tree = self._tree(file)
         for node in _top_level(tree) if tree else ():
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
-                if any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
-                    return self._collect(view, file, node.value.id, seen)
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and name in _names(node.targets):
+                return self._collect(view, file, node.value.id, seen)
             if not isinstance(node, ast.ImportFrom):
                 continue
             for alias in node.names:
@@ -241,6 +240,10 @@ class _Reader:
                     view.blocking = view.blocking or value.value is True
 
 
+def _names(targets: list[ast.expr]) -> set[str]:
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
 def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
     """Yield the statements of a module, also those under `if` and `try`."""
     waiting: list[ast.stmt] = list(tree.body)
@@ -294,11 +297,15 @@ def _signature_findings(view: ClassView, member: Hook, wanted: tuple[str, ...]) 
     most = None if given.vararg else len(given.posonlyargs) + len(given.args)
     count = len(wanted) + (0 if "staticmethod" in decorators else 1)
     if required > count or (most is not None and most < count):
-        takes = f"at least {required}" if most is None else f"{required}" if required == most else f"{required} to {most}"
+        takes = (
+            f"at least {required}" if most is None else f"{required}" if required == most else f"{required} to {most}"
+        )
         called = ", ".join(("self", *wanted))
         yield _finding(member, f"{where} takes {takes} arguments, but is called with {count} ({called})", expected)
     if any(default is None for default in given.kw_defaults):
-        yield _finding(member, f"{where} has a keyword argument without default, which the engine does not give", expected)
+        yield _finding(
+            member, f"{where} has a keyword argument without default, which the engine does not give", expected
+        )
     if _yields(node):
         yield _finding(member, f"{where} is a generator (it has `yield`); a hook returns its action", expected)
     if isinstance(node, ast.AsyncFunctionDef):
@@ -333,7 +340,12 @@ def _phase_findings(view: ClassView, manifest: PolicyManifest) -> Iterator[Diagn
             for hook in overridden:
                 reason = f"{view.name}.{hook.name} would never run, since policy.yaml does not declare its phase"
                 yield Diagnostic(
-                    hook.file, reason, hook.line, 1, allowed=f"add {phase} to phases, or remove the method", rule=Rule.PHASES
+                    hook.file,
+                    reason,
+                    hook.line,
+                    1,
+                    allowed=f"add {phase} to phases, or remove the method",
+                    rule=Rule.PHASES,
                 )
 
 

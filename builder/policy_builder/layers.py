@@ -1,7 +1,7 @@
 """Writes the tar of one image layer, the same bytes for the same content on every machine.
 
-    python -m policy_builder.layers debs OUT.tar DATA.tar…   Debian packages: the base of every image
-    python -m policy_builder.layers files OUT.tar MANIFEST   JSON list of {"path", "source" | "content" | "link" | "directory"}
+    layers.py debs OUT.tar DATA.tar…   Debian packages: the base of every image
+    layers.py files OUT.tar MANIFEST   JSON list of {"path", "source" | "content" | "link" | "directory"}
 
 It is its own room because Bazel and `policy-builder` make layers with the same code: that is why their bytes agree.
 Entries are sorted, owned by root and dated 1970. The mode comes from the content: modes of input files are not part of

@@ -1,44 +1,56 @@
-"""Libraries of the same repository that policies share, named by path in requirements.txt: `../../shared`.
+"""Libraries of the same repository that policies share, found by what a policy imports (R-40).
 
-It is its own room because such a library is neither a policy nor a distribution that anybody published.
+It is its own room because such a library is neither a policy nor a distribution that anybody published. Only those that
+a chosen policy imports, directly or through another library, go into an image.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packaging.requirements import InvalidRequirement, Requirement
-
 from policy_builder.engine_source import package_files
+from policy_builder.imports import imported_modules
+from policy_builder.requirements_file import Requirements, read_requirements
 
-
-class LibraryError(Exception):
-    """A path does not lead to a library; the message says what one looks like."""
+REQUIREMENTS_FILE = "requirements.txt"
+_LEFT_OUT = frozenset({"README.md", REQUIREMENTS_FILE, "testing.py"})
+"""What is for people and for tests; a library's `testing.py` is what the tests of policies import."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One import package of this repository; `files` by their names below site-packages."""
+    """One import package of this repository; `files` by their names below site-packages.
+
+    `requirements` are the pins in the package's own requirements.txt, as in a policy.
+    """
 
     name: str
     files: Mapping[str, Path] = field(repr=False)
-    requires: tuple[Requirement, ...] = ()
+    requirements: Requirements
 
 
-def read_libraries(directory: Path) -> tuple[Library, ...]:
-    """Return the import packages beside (or in `src` beside) the pyproject.toml in `directory`. Raises LibraryError."""
-    try:
-        project = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        requires = tuple(Requirement(line) for line in project.get("dependencies", ()))
-    except OSError:
-        raise LibraryError(f"{directory} has no pyproject.toml: a library is a directory that pip could install") from None
-    except (KeyError, tomllib.TOMLDecodeError, InvalidRequirement) as error:
-        raise LibraryError(f"{directory / 'pyproject.toml'}: {type(error).__name__}: {error}") from None
-    root = directory / "src" if (directory / "src").is_dir() else directory
-    packages = sorted(path.parent.name for path in root.glob("*/__init__.py"))
-    if not packages:
-        raise LibraryError(f"{root} holds no import package (a directory with __init__.py)")
-    return tuple(Library(name, package_files(root, name), requires) for name in packages)
+def find_libraries(
+    files: Mapping[str, Path], roots: Sequence[Path], environment: Mapping[str, str]
+) -> tuple[Library, ...]:
+    """Return the libraries below `roots` that the modules in `files` import, and those that these import in turn."""
+    found: dict[str, Library] = {}
+    waiting = list(_imported(files.values()))
+    while waiting:
+        name = waiting.pop()
+        root = next((one for one in roots if (one / name / "__init__.py").is_file()), None)
+        if name in found or root is None:
+            continue
+        package = package_files(root, name)
+        requirements = Requirements(f"{root / name / REQUIREMENTS_FILE}", {})
+        if f"{name}/{REQUIREMENTS_FILE}" in package:
+            requirements = read_requirements(package[f"{name}/{REQUIREMENTS_FILE}"], environment)
+        installed = {file: path for file, path in package.items() if path.name not in _LEFT_OUT}
+        found[name] = Library(name, installed, requirements)
+        waiting += _imported(package.values())
+    return tuple(found[name] for name in sorted(found))
+
+
+def _imported(paths: Iterable[Path]) -> set[str]:
+    return {name for path in paths if path.suffix == ".py" for name in imported_modules(path)}

@@ -6,13 +6,14 @@ the day. It runs `uv`, as `tools/python/lock.sh` does for the whole repository.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 from policy_builder.choice import read_choice
 from policy_builder.engine_source import read_engine
-from policy_builder.library import LibraryError, read_libraries
+from policy_builder.library import find_libraries
 from policy_builder.platform import PYTHON, Platform
 from policy_builder.policy_source import discover_directory
 from policy_builder.report import Report
@@ -31,6 +32,7 @@ def write_lock(manifest: Path, engine: Path, out: Path, platform: Platform) -> R
     Raises EngineError and LockError.
     """
     report = Report()
+    environment = platform.marker_environment()
     choice, diagnostics = read_choice(manifest)
     report.add(str(manifest), diagnostics)
     lines = [str(one) for one in read_engine(engine).requires]
@@ -38,14 +40,11 @@ def write_lock(manifest: Path, engine: Path, out: Path, platform: Platform) -> R
         if chosen.path is None:
             lines.append("==".join(chosen.package or ()))
             continue
-        policy = discover_directory(chosen, chosen.path, platform.marker_environment())
+        policy = discover_directory(chosen, chosen.path, environment)
         report.add(str(policy), policy.requirements.diagnostics)
         lines += [str(pin) for pin in policy.requirements.pins.values()]
-        for one in policy.requirements.libraries:
-            try:
-                lines += [str(need) for library in read_libraries(chosen.path / one.path) for need in library.requires]
-            except LibraryError as error:
-                report.add(str(policy), [Diagnostic(one.file, str(error), one.line, 1, rule=Rule.REQUIREMENTS)])
+        for library in find_libraries(policy.files, choice.libraries, environment) if choice else ():
+            lines += [str(pin) for pin in library.requirements.pins.values()]
     if choice is None or report.failed:
         return report
     refusal = _compile(sorted(set(lines)), [str(path) for path in choice.wheels], out, platform)
@@ -69,5 +68,5 @@ def _compile(lines: list[str], wheels: list[str], out: Path, platform: Platform)
         out.write_text(done.stdout, encoding="utf-8")
         return None
     if "No solution found" in done.stderr:
-        return " ".join(done.stderr.replace("╰─▶", "").replace("×", "").split())
+        return " ".join(re.sub(r"[^\x20-\x7e]", " ", done.stderr).split())  # without what draws its tree
     raise LockError(f"uv failed:\n{done.stderr.strip()}")

@@ -5,7 +5,7 @@ It is its own room because after it nothing asks any more where a policy came fr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from configparser import ConfigParser
 from configparser import Error as ConfigError
 from dataclasses import dataclass, field
@@ -64,9 +64,9 @@ def discover_directory(
     if not directory.is_dir():
         reason = "is no directory; every policy has one, with its policy.yaml"
         finding = Diagnostic(where, reason, rule=Rule.UNREADABLE)
-        return _source(chosen, where, {}, (), None, Requirements(where, {}), [finding])
+        return _nothing(chosen, where, finding)
     files, tests, diagnostics = _files(directory, where)
-    return read_source(chosen, where, files, tests, environment, diagnostics)
+    return read_source(chosen, where, files, tests, environment=environment, diagnostics=diagnostics)
 
 
 def read_source(
@@ -74,12 +74,13 @@ def read_source(
     where: str,
     files: Mapping[str, Path],
     tests: tuple[str, ...],
+    *,
     environment: Mapping[str, str],
-    diagnostics: list[Diagnostic] | None = None,
+    diagnostics: Iterable[Diagnostic] = (),
     requires: tuple[Requirement, ...] = (),
 ) -> PolicySource:
     """Return the policy that consists of `files`, with everything that can be seen from policy.yaml and the names."""
-    diagnostics = list(diagnostics or ())
+    diagnostics = list(diagnostics)
     manifest = None
     if MANIFEST_FILE in files:
         manifest, found = parse_manifest(f"{where}/{MANIFEST_FILE}", files[MANIFEST_FILE].read_bytes())
@@ -101,7 +102,10 @@ def read_source(
         diagnostics.append(_missing(where, "has no README.md: who chooses it learns nothing about it"))
     if not any(name.endswith("_test.py") for name in tests):
         diagnostics.append(_missing(where, "has no test (*_test.py)"))
-    return _source(chosen, where, files, tests, manifest, requirements, diagnostics, requires)
+    name, version = (manifest.name, str(manifest.version)) if manifest is not None else (where, "")
+    if chosen is not None:
+        name, version = chosen.name, str(chosen.version)
+    return PolicySource(name, version, where, files, tests, manifest, requirements, requires, tuple(diagnostics))
 
 
 def discover_package(
@@ -116,7 +120,9 @@ def discover_package(
     offered: list[str] = []
     for package in _entry_points(distribution):
         prefix = package.replace(".", "/") + "/"
-        inside = {name.removeprefix(prefix): path for name, path in distribution.files.items() if name.startswith(prefix)}
+        inside = {
+            name.removeprefix(prefix): path for name, path in distribution.files.items() if name.startswith(prefix)
+        }
         if MANIFEST_FILE not in inside:
             offered.append(f"{package} (without {MANIFEST_FILE})")
             continue
@@ -130,13 +136,14 @@ def discover_package(
             files = {name: path for name, path in inside.items() if belongs_in_image(name)}
             needs = distribution.needs((), environment)
             requires = tuple(one for name, many in needs.items() if name != "policy-engine" for one in many)
-            return read_source(chosen, f"{where}/{prefix.rstrip('/')}", files, tests, environment, [], requires)
+            place = f"{where}/{prefix.rstrip('/')}"
+            return read_source(chosen, place, files, tests, environment=environment, requires=requires)
     reason = f"{distribution} does not offer {chosen}{did_you_mean(str(chosen), offered)}"
     allowed = ", ".join(offered) or f"nothing: it has no entry point in the group {ENTRY_POINTS}"
     finding = choice.diagnostic(
         ("policies", chosen.index, "package"), reason, allowed=allowed, rule=Rule.UNKNOWN_POLICY
     )
-    return _source(chosen, where, {}, (), None, Requirements(where, {}), [finding])
+    return _nothing(chosen, where, finding)
 
 
 def belongs_in_image(name: str) -> bool:
@@ -147,23 +154,10 @@ def belongs_in_image(name: str) -> bool:
     return not path.name.endswith("_test.py") and path.name != "conftest.py"
 
 
-def _source(
-    chosen: ChosenPolicy | None,
-    where: str,
-    files: Mapping[str, Path],
-    tests: tuple[str, ...],
-    manifest: PolicyManifest | None,
-    requirements: Requirements,
-    diagnostics: list[Diagnostic],
-    requires: tuple[Requirement, ...] = (),
-) -> PolicySource:
-    if chosen is not None:
-        name, version = chosen.name, str(chosen.version)
-    elif manifest is not None:
-        name, version = manifest.name, str(manifest.version)
-    else:
-        name, version = where, ""
-    return PolicySource(name, version, where, files, tests, manifest, requirements, requires, tuple(diagnostics))
+def _nothing(chosen: ChosenPolicy | None, where: str, finding: Diagnostic) -> PolicySource:
+    """Return a policy of which nothing was found but `finding`."""
+    name, version = (chosen.name, str(chosen.version)) if chosen is not None else (where, "")
+    return PolicySource(name, version, where, {}, (), None, Requirements(where, {}), diagnostics=(finding,))
 
 
 def _files(directory: Path, where: str) -> tuple[dict[str, Path], tuple[str, ...], list[Diagnostic]]:

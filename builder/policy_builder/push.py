@@ -23,7 +23,9 @@ from policy_builder.oci_layout import INDEX_TYPE, MANIFEST_TYPE, blob_path, blob
 
 TIMEOUT = 300.0
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
-_REFERENCE = re.compile(r"(?P<host>[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?)/(?P<name>[a-z0-9]+([._/-]+[a-z0-9]+)*)")
+_REFERENCE = re.compile(
+    r"(?P<host>[A-Za-z0-9.-]+(:\d+)?|\[[0-9a-fA-F:]+\](:\d+)?)/(?P<name>[a-z0-9]+([._/-]+[a-z0-9]+)*)"
+)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
 
 
@@ -55,7 +57,9 @@ def push(layout: Path, repository: str, tags: Sequence[str] = (), *, insecure: b
     parts = blobs(layout)
     for part in parts:
         if part.media_type in (MANIFEST_TYPE, INDEX_TYPE):
-            new = registry.manifest(part.digest, blob_path(layout, part.digest).read_bytes(), part.media_type, part.digest)
+            new = registry.manifest(
+                part.digest, blob_path(layout, part.digest).read_bytes(), part.media_type, part.digest
+            )
         else:
             new = registry.blob(part.digest, blob_path(layout, part.digest))
         uploaded, present = uploaded + new, present + (not new)
@@ -72,7 +76,9 @@ class _Registry:
     def __init__(self, repository: str, insecure: bool) -> None:
         match = _REFERENCE.fullmatch(repository)
         if match is None:
-            raise PushError(f"{repository!r} is not a repository; write HOST/NAME, such as registry.example.test/team/engine")
+            raise PushError(
+                f"{repository!r} is not a repository; write HOST/NAME, such as registry.example.test/team/engine"
+            )
         self._host, name = match["host"], match["name"]
         plain = insecure or re.sub(r":\d+$", "", self._host) in _LOCAL
         self._root = f"{'http' if plain else 'https'}://{self._host}/v2/{name}/"

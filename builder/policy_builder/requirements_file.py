@@ -1,4 +1,4 @@
-"""Requirements files, read strictly: exact pins with hashes, and libraries by path (R-30).
+"""Requirements files, read strictly: exact pins, with hashes where the file is a lock (R-30).
 
 It is its own room because a policy's `requirements.txt` and the lock of a whole build are of one form and must be
 understood alike. Only what can be built twice with the same result is accepted.
@@ -50,21 +50,11 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True)
-class LibraryPath:
-    """A library of the same repository, by the directory of its pyproject.toml."""
-
-    path: str
-    file: str
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
 class Requirements:
     """A whole requirements file; `pins` by canonical name."""
 
     file: str
     pins: Mapping[str, Pin]
-    libraries: tuple[LibraryPath, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
@@ -76,28 +66,26 @@ def read_requirements(path: Path, environment: Mapping[str, str], shown: str | N
     file = shown or str(path)
     try:
         if path.stat().st_size > MAX_BYTES:
-            return Requirements(file, {}, diagnostics=(_error(file, 1, f"is larger than {MAX_BYTES >> 20} MiB"),))
+            return Requirements(file, {}, (_error(file, 1, f"is larger than {MAX_BYTES >> 20} MiB"),))
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
-        return Requirements(file, {}, diagnostics=(Diagnostic(file, reason, rule=Rule.UNREADABLE),))
+        return Requirements(file, {}, (Diagnostic(file, reason, rule=Rule.UNREADABLE),))
     except UnicodeDecodeError:
-        return Requirements(file, {}, diagnostics=(_error(file, 1, "is not UTF-8 text"),))
+        return Requirements(file, {}, (_error(file, 1, "is not UTF-8 text"),))
     pins: dict[str, Pin] = {}
-    libraries: list[LibraryPath] = []
     diagnostics: list[Diagnostic] = []
     for number, line in _logical_lines(text):
-        if line.startswith("."):
-            libraries.append(LibraryPath(line, file, number))
-            continue
         pin = _pin(file, number, line)
         if isinstance(pin, Diagnostic):
             diagnostics.append(pin)
         elif not pin.marker or Requirement(f"x; {pin.marker}").marker.evaluate(dict(environment)):  # type: ignore[union-attr] # has one
             if pin.name in pins:
-                diagnostics.append(_error(file, number, f"names {pin.shown_name} again; first in line {pins[pin.name].line}"))
+                diagnostics.append(
+                    _error(file, number, f"names {pin.shown_name} again; first in line {pins[pin.name].line}")
+                )
             pins.setdefault(pin.name, pin)
-    return Requirements(file, pins, tuple(libraries), tuple(diagnostics))
+    return Requirements(file, pins, tuple(diagnostics))
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -120,6 +108,9 @@ def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
 def _pin(file: str, number: int, line: str) -> Pin | Diagnostic:
     hashes = _HASH.findall(line)
     text = _HASH.sub("", line).strip()
+    if text.startswith((".", "/")):
+        reason = "is a path; a library of this repository is found by its import, in the `libraries` of the manifest"
+        return _error(file, number, reason)
     if text.startswith("-"):
         option = text.split()[0]
         return _error(file, number, f"has the option {option}; list every requirement itself, as name==version")
@@ -132,7 +123,7 @@ def _pin(file: str, number: int, line: str) -> Pin | Diagnostic:
         return _error(file, number, f"is not a requirement: {str(error).splitlines()[0]}", allowed="name==version")
     if requirement.url:
         reason = f"{requirement.name} comes from a URL, which may change"
-        return _error(file, number, reason, allowed=f"{requirement.name}==VERSION, or ./PATH for a library beside it")
+        return _error(file, number, reason, allowed=f"{requirement.name}==VERSION")
     specifiers = list(requirement.specifier)
     if len(specifiers) != 1 or specifiers[0].operator != "==" or specifiers[0].version.endswith(".*"):
         reason = f"{requirement.name} is not pinned: {text!r} means another version tomorrow"

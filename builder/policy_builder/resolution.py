@@ -15,13 +15,21 @@ from packaging.utils import canonicalize_name
 
 from policy_builder.distributions import Distribution
 from policy_builder.library import Library
-from policy_builder.policy_source import PolicySource
 from policy_builder.requirements_file import Pin, Requirements
 from policy_engine.config.diagnostics import Diagnostic, Rule
 
 ENGINE = "the engine"
 Finding = tuple[str, Diagnostic]
 """Whom it is about, and what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A requirements file of a policy, or of a library on account of that policy; `name` is how it is called."""
+
+    policy: str
+    name: str
+    requirements: Requirements
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,53 +63,54 @@ class Resolution:
         return (*(("engine",) if name in self.engine.distributions else ()), *policies)
 
 
-def pin_findings(
-    sources: Sequence[PolicySource], lock: Requirements, engine: Mapping[str, Distribution]
-) -> list[Finding]:
+def pin_findings(users: Sequence[Pinned], lock: Requirements, engine: Mapping[str, Distribution]) -> list[Finding]:
     """Return where the pins of policies contradict each other, the lock, or what the engine needs."""
     findings: list[Finding] = []
-    for name in sorted({name for source in sources for name in source.requirements.pins}):
-        users = [(source, source.requirements.pins[name]) for source in sources if name in source.requirements.pins]
-        locked = lock.pins.get(name)
-        for source, pin in users:
+    for name in sorted({name for user in users for name in user.requirements.pins}):
+        pins = [(user, user.requirements.pins[name]) for user in users if name in user.requirements.pins]
+        for user, pin in pins:
             if name in engine and engine[name].version != pin.version:
-                findings.append((str(source), _at(pin, _replaces(pin, engine[name]), str(engine[name]))))
+                findings.append((user.policy, _at(pin, _replaces(pin, engine[name]), str(engine[name]))))
                 continue
-            others = [(other, one) for other, one in users if one.version != pin.version]
-            for other, one in others:
-                findings.append((str(source), _conflict(pin, other, one)))
-            if others:
-                continue
-            if locked is None and not pin.hashes:
-                reason = f"{pin} is not in the lock {lock.file} and has no hashes of its own"
-                way_out = "add it to the lock (`policy-builder lock`), or its --hash=sha256:… here"
-                findings.append((str(source), _at(pin, reason, way_out)))
-            elif locked is not None and locked.version != pin.version:
-                reason = f"{pin} contradicts the lock, which has {locked} ({locked.place})"
-                way_out = f"{pin.shown_name}=={locked.version} here, or {pin.version} in the lock if nothing else needs the other"
-                findings.append((str(source), _at(pin, reason, way_out)))
-            elif locked is not None and not pin.extras <= locked.extras:
-                missing = ", ".join(sorted(pin.extras - locked.extras))
-                reason = f"{pin} needs the extra {missing}, which the lock's {locked} ({locked.place}) lacks"
-                findings.append((str(source), _at(pin, reason, f"a lock made with {pin.shown_name}[{missing}]")))
+            others = [(other, one) for other, one in pins if one.version != pin.version]
+            findings += [(user.policy, _conflict(pin, other, one)) for other, one in others]
+            wrong = None if others else _against_lock(pin, lock)
+            if wrong is not None:
+                findings.append((user.policy, wrong))
     return findings
 
 
-def _conflict(pin: Pin, other: PolicySource, one: Pin) -> Diagnostic:
-    reason = f"{pin} contradicts {other}, which pins {one.shown_name}=={one.version} ({one.place})"
-    way_out = "one version for both (an image has one of each package), or two images"
-    return _at(pin, reason, way_out)
+def _against_lock(pin: Pin, lock: Requirements) -> Diagnostic | None:
+    locked = lock.pins.get(pin.name)
+    if locked is None:
+        if pin.hashes:
+            return None
+        reason = f"{pin} is not in the lock {lock.file} and has no hashes of its own"
+        return _at(pin, reason, "add it to the lock (`policy-builder lock`), or its --hash=sha256:… here")
+    if locked.version != pin.version:
+        reason = f"{pin} contradicts the lock, which has {locked} ({locked.place})"
+        return _at(pin, reason, f"{locked} here, or {pin.version} in the lock when nothing else needs the other")
+    if not pin.extras <= locked.extras:
+        missing = ", ".join(sorted(pin.extras - locked.extras))
+        reason = f"{pin} needs the extra {missing}, which the lock's {locked} ({locked.place}) lacks"
+        return _at(pin, reason, f"a lock made with {pin.shown_name}[{missing}]")
+    return None
+
+
+def _conflict(pin: Pin, other: Pinned, one: Pin) -> Diagnostic:
+    reason = f"{pin} contradicts {other.name}, which pins {one.shown_name}=={one.version} ({one.place})"
+    return _at(pin, reason, "one version for both (an image has one of each package), or two images")
 
 
 def _at(pin: Pin, reason: str, way_out: str) -> Diagnostic:
     return Diagnostic(pin.file, reason, pin.line, 1, allowed=way_out, rule=Rule.REQUIREMENTS)
 
 
-def effective_lock(sources: Iterable[PolicySource], lock: Requirements) -> dict[str, Pin]:
+def effective_lock(users: Iterable[Pinned], lock: Requirements) -> dict[str, Pin]:
     """Return the lock together with what policies pin by hash themselves."""
     pins = dict(lock.pins)
-    for source in sources:
-        for name, pin in source.requirements.pins.items():
+    for user in users:
+        for name, pin in user.requirements.pins.items():
             if pin.hashes:
                 pins.setdefault(name, pin)
     return pins
@@ -144,9 +153,7 @@ class Resolver:
                 waiting += [(one, str(distribution)) for many in needed.values() for one in many]
         return Needs(dict(sorted(found.items()))), findings
 
-    def _names(
-        self, subject: str, wanted: Sequence[tuple[Requirement, str]], findings: list[Finding]
-    ) -> list[str]:
+    def _names(self, subject: str, wanted: Sequence[tuple[Requirement, str]], findings: list[Finding]) -> list[str]:
         """Return the pinned names among `wanted`; the others are findings."""
         names: dict[str, None] = {}
         for requirement, by in wanted:
@@ -154,42 +161,47 @@ class Resolver:
             pin = self.lock.get(name)
             if pin is None:
                 reason = f"{by} needs {requirement.name}{requirement.specifier}, which nothing pins"
-                allowed = f"a line {requirement.name}==VERSION with its hashes in {self.lock_file} (`policy-builder lock`)"
+                allowed = (
+                    f"a line {requirement.name}==VERSION with its hashes in {self.lock_file} (`policy-builder lock`)"
+                )
                 findings.append((subject, Diagnostic(self.lock_file, reason, allowed=allowed, rule=Rule.REQUIREMENTS)))
             elif not requirement.specifier.contains(pin.version, prereleases=True):
                 reason = f"{by} needs {requirement.name}{requirement.specifier}, but {pin} is pinned"
-                finding = Diagnostic(pin.file, reason, pin.line, 1, allowed=str(requirement.specifier), rule=Rule.REQUIREMENTS)
+                finding = Diagnostic(
+                    pin.file, reason, pin.line, 1, allowed=str(requirement.specifier), rule=Rule.REQUIREMENTS
+                )
                 findings.append((subject, finding))
             else:
                 names[name] = None
         return list(names)
 
 
-def installed_findings(sources: Sequence[PolicySource], resolution: Resolution) -> list[Finding]:
+def installed_findings(users: Sequence[Pinned], resolution: Resolution) -> list[Finding]:
     """Return where what is about to be installed contradicts the pins, itself or the engine.
 
     `policy-builder` comes here with what it resolved; Bazel with what the targets' `deps` brought.
     """
     findings: list[Finding] = []
+    for user in users:
+        needs = resolution.policies[user.policy]
+        for pin in user.requirements.pins.values():
+            given = needs.distributions.get(pin.name) or resolution.engine.distributions.get(pin.name)
+            if given is None:
+                reason = f"{pin} is not among what {user.name} is built with"
+                findings.append((user.policy, _at(pin, reason, f"{pin.shown_name} in the deps of its target")))
+            elif given.version != pin.version:
+                findings.append((user.policy, _at(pin, _other_version(pin, given, resolution), str(given))))
     versions: dict[str, tuple[str, Distribution]] = {
         name: (ENGINE, distribution) for name, distribution in resolution.engine.distributions.items()
     }
-    for source in sources:
-        needs = resolution.policies[str(source)]
-        for pin in source.requirements.pins.values():
-            given = needs.distributions.get(pin.name) or resolution.engine.distributions.get(pin.name)
-            if given is None:
-                reason = f"{pin} is not among what the policy is built with"
-                findings.append((str(source), _at(pin, reason, f"{pin.shown_name} in the deps of its target")))
-            elif given.version != pin.version:
-                findings.append((str(source), _at(pin, _other_version(pin, given, resolution), str(given))))
+    for policy, needs in resolution.policies.items():
         for name, distribution in needs.distributions.items():
-            owner, first = versions.setdefault(name, (str(source), distribution))
+            owner, first = versions.setdefault(name, (policy, distribution))
             if first.version != distribution.version:
                 reason = f"needs {distribution}, but {owner} needs {first}; one image has one version of a package"
                 own = "; the engine's own requirements cannot be replaced" if owner == ENGINE else ""
-                finding = Diagnostic(source.requirements.file, reason + own, allowed=str(first), rule=Rule.REQUIREMENTS)
-                findings.append((str(source), finding))
+                finding = Diagnostic(policy, reason + own, allowed=str(first), rule=Rule.REQUIREMENTS)
+                findings.append((policy, finding))
     return findings + _collisions(resolution)
 
 
@@ -204,7 +216,7 @@ def _replaces(pin: Pin, given: Distribution) -> str:
 
 
 def _collisions(resolution: Resolution) -> list[Finding]:
-    """Return files that two distributions would both install with different content: the later would hide the earlier."""
+    """Return files that two distributions would both install with different content: one would hide the other."""
     findings: list[Finding] = []
     owners: dict[str, tuple[str, Path]] = {}
     reported: set[tuple[str, str]] = set()

@@ -19,7 +19,7 @@ from policy_builder.engine_source import EngineSource, read_engine
 from policy_builder.generate import Facts
 from policy_builder.imports import check_imports
 from policy_builder.interface import check_interface
-from policy_builder.library import Library, LibraryError, read_libraries
+from policy_builder.library import Library, find_libraries
 from policy_builder.platform import Platform
 from policy_builder.policy_source import PolicySource, discover_directory, discover_package
 from policy_builder.report import Report
@@ -28,6 +28,7 @@ from policy_builder.resolution import (
     ENGINE,
     Finding,
     Needs,
+    Pinned,
     Resolution,
     Resolver,
     effective_lock,
@@ -76,7 +77,10 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
     )
     for policy in policies:
         report.add(str(policy), policy.diagnostics)
-    resolution = _resolve(engine, policies, lock, store, environment, report)
+    libraries = {str(one): find_libraries(one.files, choice.libraries, environment) for one in policies}
+    for library in {library.name: library for many in libraries.values() for library in many}.values():
+        report.add(f"library {library.name}", library.requirements.diagnostics)
+    resolution = _resolve(engine, policies, libraries, lock=lock, store=store, environment=environment, report=report)
     for policy in policies:
         needs = resolution.policies[str(policy)]
         report.add(str(policy), code_findings(policy, needs, resolution.engine))
@@ -89,8 +93,10 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
 def code_findings(policy: PolicySource, needs: Needs, engine: Needs) -> list[Diagnostic]:
     """Return what is wrong with a policy's code, as far as its source shows."""
     installed: dict[str, Path] = {}
-    for one in [*needs.distributions.values(), *needs.libraries]:
+    for one in needs.distributions.values():
         installed |= one.files
+    for library in needs.libraries:
+        installed |= library.files
     findings = check_imports(policy.where, policy.files, modules_of(needs), modules_of(engine))
     if policy.manifest is not None:
         findings += check_interface(policy.manifest, policy.where, policy.files, installed)
@@ -114,7 +120,9 @@ def _discover(
             return discover_package(chosen, distribution, choice.document, environment)
         except DistributionError as error:
             reason = f"{wheel}: {error}"
-    reason = reason or f"package {name}=={version} is neither in the lock {lock.file} nor in the directories in `wheels`"
+    reason = (
+        reason or f"package {name}=={version} is neither in the lock {lock.file} nor in the directories in `wheels`"
+    )
     finding = choice.document.diagnostic(("policies", chosen.index, "package"), reason, rule=Rule.REQUIREMENTS)
     nothing = Requirements(name, {})
     return PolicySource(chosen.name, str(chosen.version), name, {}, (), None, nothing, (), (finding,))
@@ -123,6 +131,8 @@ def _discover(
 def _resolve(
     engine: EngineSource,
     policies: Sequence[PolicySource],
+    libraries: Mapping[str, tuple[Library, ...]],
+    *,
     lock: Requirements,
     store: WheelStore,
     environment: Mapping[str, str],
@@ -132,42 +142,36 @@ def _resolve(
         wheels, failed = store.fetch(pins)
         return {name: read_distribution(store.unpack(wheel)) for name, wheel in wheels.items()}, failed
 
-    resolver = Resolver(effective_lock(policies, lock), lock.file, environment, fetch)
+    users = [Pinned(str(one), str(one), one.requirements) for one in policies]
+    users += [
+        Pinned(policy, f"library {library.name}", library.requirements)
+        for policy, many in libraries.items()
+        for library in many
+    ]
+    resolver = Resolver(effective_lock(users, lock), lock.file, environment, fetch)
     try:
         engine_needs, findings = resolver.closure(ENGINE, [(one, ENGINE) for one in engine.requires])
     except FetchError:
-        _add(report, pin_findings(policies, lock, {}))
+        _add(report, pin_findings(users, lock, {}))
         raise
-    findings += pin_findings(policies, lock, engine_needs.distributions)
+    findings += pin_findings(users, lock, engine_needs.distributions)
     needs: dict[str, Needs] = {}
     for policy in policies:
-        libraries, found = _libraries(policy)
+        # By name alone: a pin that contradicts the lock has been reported, and where it leads is checked all the same.
+        wanted = [
+            (Requirement(pin.shown_name), user.name)
+            for user in users
+            if user.policy == str(policy)
+            for pin in user.requirements.pins.values()
+        ]
+        closure, found = resolver.closure(str(policy), wanted + [(one, str(policy)) for one in policy.requires])
         findings += found
-        wanted = [(Requirement(str(pin)), str(policy)) for pin in policy.requirements.pins.values()]
-        wanted += [(one, str(policy)) for one in policy.requires]
-        wanted += [(one, f"library {library.name}") for library in libraries for one in library.requires]
-        # Pins that contradict the lock have been reported: what is pinned elsewhere is followed all the same.
-        wanted = [(Requirement(f"{one.name}"), by) if one.name in policy.requirements.pins else (one, by) for one, by in wanted]
-        closure, found = resolver.closure(str(policy), wanted)
-        findings += found
-        needs[str(policy)] = Needs(closure.distributions, libraries)
+        needs[str(policy)] = Needs(closure.distributions, libraries[str(policy)])
     resolution = Resolution(engine_needs, needs)
     reported = {(subject, one.file, one.line) for subject, one in findings}
-    more = installed_findings([one for one in policies if str(one) in needs], resolution)
-    findings += [(subject, one) for subject, one in more if (subject, one.file, one.line) not in reported]
-    _add(report, findings)
+    more = installed_findings(users, resolution)
+    _add(report, findings + [(subject, one) for subject, one in more if (subject, one.file, one.line) not in reported])
     return resolution
-
-
-def _libraries(policy: PolicySource) -> tuple[tuple[Library, ...], list[Finding]]:
-    libraries: list[Library] = []
-    findings: list[Finding] = []
-    for one in policy.requirements.libraries:
-        try:
-            libraries += read_libraries(Path(policy.where, one.path))
-        except LibraryError as error:
-            findings.append((str(policy), Diagnostic(one.file, str(error), one.line, 1, rule=Rule.REQUIREMENTS)))
-    return tuple(libraries), findings
 
 
 def _add(report: Report, findings: Iterable[Finding]) -> None:

@@ -48,7 +48,10 @@ class WheelStore:
         self._platform = platform
         self._directories = tuple(directories)
         platforms = platform.wheel_platforms()
-        tags = [*cpython_tags(_VERSION, platforms=platforms), *compatible_tags(_VERSION, f"cp{PYTHON.replace('.', '')}", platforms)]
+        tags = [
+            *cpython_tags(_VERSION, platforms=platforms),
+            *compatible_tags(_VERSION, f"cp{PYTHON.replace('.', '')}", platforms),
+        ]
         self._rank: Mapping[Tag, int] = {tag: index for index, tag in enumerate(tags)}
 
     def fetch(self, pins: Iterable[Pin]) -> tuple[dict[str, Path], dict[str, str]]:
@@ -80,7 +83,7 @@ class WheelStore:
         return found, failed
 
     def local(self, name: str, version: str) -> Path | None:
-        """Return the wheel of a distribution in the further directories, which need no hash: the operator keeps them."""
+        """Return the wheel of a distribution in the further directories; it needs no hash: the operator keeps them."""
         candidates = [wheel for one in self._directories for wheel in self._matching(one, name, version)]
         return self._best(candidates)
 

@@ -70,7 +70,7 @@ def listener_body(listener: ListenerModel, *, with_engine: bool, message_timeout
         # Routes choose policies by path: different spellings of one path must not choose different routes.
         normalize_path=True,
         merge_slashes=True,
-        path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT,
+        path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
     )
     return bytes(
         Listener(

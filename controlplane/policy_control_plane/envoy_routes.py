@@ -113,6 +113,8 @@ def _match(route: RouteModel) -> RouteMatch:
         return RouteMatch(path=route.path, headers=headers)
     if route.path_kind is MatchKind.PREFIX:
         return RouteMatch(prefix=route.path, headers=headers)
+    if route.path_kind is MatchKind.SEGMENTS:
+        return RouteMatch(path_separated_prefix=route.path, headers=headers)
     return RouteMatch(safe_regex=RegexMatcher(regex=route.path), headers=headers)
 
 

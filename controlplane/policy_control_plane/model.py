@@ -51,6 +51,7 @@ class MatchKind(StrEnum):
 
     EXACT = "exact"
     PREFIX = "prefix"
+    SEGMENTS = "path_separated_prefix"
     REGEX = "regex"
     PRESENT = "present"
 

@@ -26,7 +26,13 @@ LISTENER_KEYS = ("name", "address", "port")
 CLUSTER_KEYS = ("name", "endpoints", "connect_timeout", "http2")
 ENGINE_KEYS = ("endpoints", "connect_timeout")
 ROUTE_KEYS = ("name", "match", "cluster", "hosts", "listeners", "timeout", "chain")
-MATCH_KEYS = ("path", "prefix", "regex", "headers")
+PATH_KEYS = {
+    "path": MatchKind.EXACT,
+    "prefix": MatchKind.PREFIX,
+    "path_separated_prefix": MatchKind.SEGMENTS,
+    "regex": MatchKind.REGEX,
+}
+MATCH_KEYS = (*PATH_KEYS, "headers")
 HEADER_KEYS = ("name", "exact", "prefix", "regex", "present")
 
 ENGINE_CLUSTER = "policy-engine"
@@ -107,7 +113,7 @@ class ModelReader:
         name = _name(fields, document, path, "route", load)
         match = _match(document, (*path, "match"), load) if "match" in fields else None
         if "match" not in fields:
-            fields.error((), "lacks the required key 'match'", rule=Rule.MISSING_KEY, allowed="path, prefix or regex")
+            fields.error((), "lacks the required key 'match'", rule=Rule.MISSING_KEY, allowed=", ".join(PATH_KEYS))
         cluster = fields.text("cluster", required=True)
         if cluster is not None:
             load.references.append((fields, ("cluster",), "cluster", cluster))
@@ -256,9 +262,9 @@ def _match(document: Document, path: Path, load: _Load) -> tuple[MatchKind, str,
     fields = Fields(document, path, MATCH_KEYS, load.diagnostics, "a match")
     if not isinstance(value_at(document, path), dict):
         return None
-    given = [key for key in ("path", "prefix", "regex") if key in fields]
+    given = [key for key in PATH_KEYS if key in fields]
     if len(given) != 1:
-        fields.error((), f"must have exactly one of path, prefix, regex, not {len(given)}", rule=Rule.MISSING_KEY)
+        fields.error((), f"must have exactly one of {', '.join(PATH_KEYS)}, not {len(given)}", rule=Rule.MISSING_KEY)
         return None
     key = given[0]
     value = fields.text(key, required=True, longest=8192)
@@ -273,7 +279,9 @@ def _match(document: Document, path: Path, load: _Load) -> tuple[MatchKind, str,
         _check_regex(fields, (key,), value)
     elif not value.startswith("/"):
         fields.error((key,), "must begin with '/'", value=value)
-    return {"path": MatchKind.EXACT, "prefix": MatchKind.PREFIX, "regex": MatchKind.REGEX}[key], value, headers
+    elif key == "path_separated_prefix" and (value.endswith("/") or "?" in value or "#" in value):
+        fields.error((key,), "must neither end with '/' nor have a query or fragment", value=value)
+    return PATH_KEYS[key], value, headers
 
 
 def _header(document: Document, path: Path, load: _Load) -> HeaderMatch | None:

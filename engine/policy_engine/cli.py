@@ -17,7 +17,14 @@ from typing import NoReturn
 from policy_engine import __version__
 from policy_engine.config.diagnostics import has_errors, render_json, render_sarif, render_text
 from policy_engine.config.policy_loader import PoliciesUnusable, load_policies
-from policy_engine.config.settings import Settings, SettingsError, add_flags, load_settings, render_settings
+from policy_engine.config.settings import (
+    CONFIG_VARIABLE,
+    Settings,
+    SettingsError,
+    add_flags,
+    load_settings,
+    render_settings,
+)
 from policy_engine.config.validate import chain_reader, validate_paths
 from policy_engine.worker.registry import Registry
 
@@ -93,7 +100,8 @@ class _BuildInfo(argparse.Action):
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    return load_settings(options.config, os.environ, options)
+    named = options.config or os.environ.get(CONFIG_VARIABLE)
+    return load_settings(Path(named) if named else None, os.environ, options)
 
 
 def _registry(settings: Settings) -> Registry:

@@ -48,6 +48,8 @@ class Rule(StrEnum):
     INTERFACE = "policy-interface"
     PHASES = "phases-mismatch"
     DUPLICATE_POLICY = "duplicate-policy"
+    REQUIREMENTS = "policy-requirements"
+    MISSING_FILE = "missing-file"
     APPLY = "not-applied"
 
 

@@ -63,10 +63,10 @@ class Fields:
         """Return a non-empty text."""
         value = self._values.get(name)
         if value is None:
-            if required:
-                self._missing(name)
-            elif name in self._values:
+            if name in self._values:
                 self._wrong_type(name, "text", value)
+            elif required:
+                self._missing(name)
             return None
         if not isinstance(value, str):
             self._wrong_type(name, "text", value, hint=_quote_hint(value))

@@ -16,8 +16,9 @@ from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
 from policy_engine.config import xds_chain
+from policy_engine.config.file_source import LoadReport
 from policy_engine.config.xds_channel import XdsConnection
-from policy_engine.config.xds_protocol import DeltaClient, ResourceProblem, SotwClient, Variant
+from policy_engine.config.xds_protocol import DeltaClient, SotwClient, Variant
 from policy_engine.config.xds_source import XdsSource
 from policy_engine.worker.spec import ChainsSpec, PolicySpec, RouteSpec
 
@@ -135,16 +136,16 @@ class Engine:
         self.applied: list[dict[str, str]] = []
         self.refuse: set[tuple[str, str]] = set()
         self.explode = False
+        self.reports: list[LoadReport] = []
 
-    async def apply(self, chains: ChainsSpec) -> list[ResourceProblem]:
+    async def apply(self, chains: ChainsSpec) -> None:
         """Record the configuration, or refuse it."""
         if self.explode:
-            raise RuntimeError("a secret: hunter2")
+            raise RuntimeError("cannot log in with hunter2")
         wanted = {route.route_key: route.policies[0].name for route in chains.routes}
-        problems = [ResourceProblem(name, "refused here") for name, _ in self.refuse & wanted.items()]
-        if not problems:
-            self.applied.append(wanted)
-        return problems
+        if self.refuse & wanted.items():
+            raise RuntimeError("refused here")
+        self.applied.append(wanted)
 
     @staticmethod
     def read_route(document: Any) -> RouteSpec:
@@ -152,9 +153,9 @@ class Engine:
         for policy in document["policies"]:
             if policy["name"] == "unknown":
                 raise ValueError("policy 'unknown' is not in this engine")
-        return RouteSpec(
-            document["route_key"], tuple(PolicySpec(p["name"], p["version"]) for p in document["policies"])
-        )
+        secret: dict[str, Any] = {"parameters": {"keys": ["hunter2"]}, "secrets": frozenset({"/keys/0"})}
+        policies = tuple(PolicySpec(policy["name"], policy["version"], **secret) for policy in document["policies"])
+        return RouteSpec(document["route_key"], policies)
 
 
 def settings_for(address: str, variant: Variant = Variant.DELTA, **more: Any) -> XdsConnection:
@@ -166,7 +167,7 @@ def settings_for(address: str, variant: Variant = Variant.DELTA, **more: Any) ->
 @contextlib.asynccontextmanager
 async def following(settings: XdsConnection, engine: Engine) -> AsyncIterator[XdsSource]:
     """Run a client; fail when a server could end it."""
-    source = XdsSource(settings, engine.apply, engine.read_route)
+    source = XdsSource(settings, engine.read_route, engine.apply, engine.reports.append)
     task = asyncio.create_task(source.run())
     try:
         yield source

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NoReturn
 
@@ -18,6 +18,9 @@ import grpc
 from envoy.config.core.v3 import base_pb2
 from google.protobuf.message import DecodeError
 
+from policy_engine.config.diagnostics import Diagnostic, Rule
+from policy_engine.config.file_source import Apply, LoadReport, Report
+from policy_engine.config.policy_trial import describe as describe_error
 from policy_engine.config.xds_backoff import Backoff
 from policy_engine.config.xds_chain import TYPE_URL, ChainError, decode
 from policy_engine.config.xds_channel import XdsConnection, open_channel
@@ -35,13 +38,13 @@ from policy_engine.config.xds_protocol import (
     describe,
 )
 from policy_engine.config.xds_saved import Saved, SavedError, SavedResource, load, save
-from policy_engine.worker.spec import ChainsSpec, RouteSpec
+from policy_engine.worker.spec import REDACTED, ChainsSpec, RouteSpec
 
 _aio: Any = grpc.aio  # its stubs know neither EOF nor calls that are written to
-logger = logging.getLogger(__name__)
+_MOST_ONE_BY_ONE = 64
+"""Changed chains of one response that are tried one by one when they cannot be applied together."""
 
-Apply = Callable[[ChainsSpec], Awaitable[Sequence[ResourceProblem]]]
-"""Activate a whole configuration everywhere. With problems in the result nothing of it was activated."""
+logger = logging.getLogger(__name__)
 
 ReadRoute = Callable[[Mapping[str, Any]], RouteSpec]
 """Validate one route as a chain file would hold it; raises ValueError with everything that is wrong with it."""
@@ -78,14 +81,22 @@ class XdsStatus:
 
 
 class XdsSource:
-    """A configuration source: `run` it for as long as the configuration should be followed."""
+    """A configuration source like FileSource: `run` it for as long as the configuration should be followed.
 
-    def __init__(self, settings: XdsConnection, apply: Apply, read_route: ReadRoute) -> None:
+    `apply` puts chains into effect everywhere, or raises and leaves everywhere what was there; `report` gets what came
+    into effect, and what was refused, as two reports when one response brings both.
+    """
+
+    def __init__(
+        self, settings: XdsConnection, read_route: ReadRoute, apply: Apply, report: Report = lambda _: None
+    ) -> None:
         self._settings = settings
         self._apply = apply
+        self._report = report
         self._client = _client(settings, lambda wire: _read_resource(wire, read_route))
         self._backoff = Backoff(settings.backoff_first, settings.backoff_longest, settings.stable_after)
         self._taking = asyncio.Lock()
+        self._told = False
         self.status = XdsStatus(self._client.variant, oddities=self._client.oddities)
 
     async def run(self) -> NoReturn:
@@ -162,20 +173,40 @@ class XdsSource:
 
     async def _settle(self, proposal: Proposal[RouteSpec]) -> Proposal[RouteSpec]:
         """Apply as much of `proposal` as can be applied; return it narrowed to that."""
-        while not proposal.empty or not (self._client.established or proposal.problems):
-            problems = await self._try_to_apply(proposal.resources)
-            if not problems:
-                break
-            proposal = self._client.without(proposal, problems)
-        return proposal
+        if proposal.empty and (self._client.established or proposal.problems):
+            return proposal
+        problem = await self._try_to_apply(proposal.resources)
+        if problem is None:
+            return proposal
+        if not 1 < len(proposal.changed) <= _MOST_ONE_BY_ONE:
+            names = proposal.changed or {""}
+            return self._client.without(proposal, [ResourceProblem(name, problem) for name in sorted(names)])
+        return await self._settle_one_by_one(proposal)
 
-    async def _try_to_apply(self, resources: Mapping[str, Resource[RouteSpec]]) -> Sequence[ResourceProblem]:
-        chains = ChainsSpec(tuple(resources[name].content for name in sorted(resources)))
+    async def _settle_one_by_one(self, proposal: Proposal[RouteSpec]) -> Proposal[RouteSpec]:
+        """Find out which chain it is that cannot be applied; the others take effect."""
+        in_use, problems = dict(self._client.resources), []
+        for name in sorted(proposal.changed):
+            wanted = {**in_use, name: proposal.resources[name]}
+            problem = await self._try_to_apply(wanted)
+            if problem is None:
+                in_use = wanted
+            else:
+                problems.append(ResourceProblem(name, problem))
+        settled = self._client.without(proposal, problems)
+        if settled.removed and (problem := await self._try_to_apply(settled.resources)) is not None:
+            settled = self._client.without(settled, [ResourceProblem("", problem)])
+            await self._try_to_apply(settled.resources)
+        return settled
+
+    async def _try_to_apply(self, resources: Mapping[str, Resource[RouteSpec]]) -> str | None:
+        """Return None when the chains are in effect, or why they are not."""
+        chains = _chains(resources)
         try:
-            return await self._apply(chains)
+            await self._apply(chains)
         except Exception as error:
-            logger.exception("a configuration from the management server could not be applied")
-            return [ResourceProblem("", f"could not be applied ({type(error).__name__}); the engine's log says more")]
+            return _without_secrets(f"could not be put into effect: {describe_error(error)}", chains)
+        return None
 
     def _note(self, proposal: Proposal[RouteSpec]) -> None:
         status = self.status
@@ -184,6 +215,7 @@ class XdsSource:
             status.from_disk = False
         if not proposal.empty:
             status.last_update = time.time()
+        self._tell(proposal)
         if proposal.problems:
             status.nacks += 1
             status.last_nack, status.last_nack_time = describe(proposal), time.time()
@@ -197,6 +229,14 @@ class XdsSource:
                 len(proposal.removed),
                 len(proposal.resources),
             )
+
+    def _tell(self, proposal: Proposal[RouteSpec]) -> None:
+        if not proposal.empty or not (proposal.problems or self._told):
+            self._told = True
+            self._report(LoadReport(True, proposal.version, (), _chains(proposal.resources)))
+        if proposal.problems:
+            found = tuple(Diagnostic(f"xds:{one.name}", one.message, rule=Rule.APPLY) for one in proposal.problems)
+            self._report(LoadReport(False, proposal.version, found, None))
 
     async def _save(self) -> None:
         if self._settings.saved is None:
@@ -232,19 +272,17 @@ class XdsSource:
     async def _use(self, saved: Saved) -> None:
         kept = ((one.name, one.version, one.wire) for one in saved.resources)
         resources, problems = await asyncio.to_thread(self._client.revive, saved.variant, kept)
-        while still := await self._try_to_apply(resources):
-            problems += still
-            refused = {problem.name for problem in still} & resources.keys()
-            if not refused:
-                logger.error("last known good configuration not used: %s", "; ".join(map(str, still)))
-                return
-            resources = {name: resource for name, resource in resources.items() if name not in refused}
+        if (failure := await self._try_to_apply(resources)) is not None:
+            logger.error("last known good configuration not used: %s", failure)
+            return
         for problem in problems:
             logger.error("left out of the saved configuration: %s", problem)
         comparable = saved.variant == self._client.variant and not problems
         self._client.restore(saved.version if comparable else "", resources.values())
         self.status.version, self.status.resources = saved.version, len(resources)
         self.status.from_disk, self.status.last_update = True, time.time()
+        self._told = True
+        self._report(LoadReport(True, saved.version, (), _chains(resources)))
         logger.warning("no management server yet: using %d saved chains, version %s", len(resources), saved.version)
 
 
@@ -265,6 +303,27 @@ def _read_resource(wire: bytes, read_route: ReadRoute) -> tuple[str, RouteSpec]:
         return name, read_route(document)
     except ValueError as error:
         raise InvalidResource(name, str(error)) from None
+
+
+def _chains(resources: Mapping[str, Resource[RouteSpec]]) -> ChainsSpec:
+    return ChainsSpec(tuple(resources[name].content for name in sorted(resources)))
+
+
+def _without_secrets(message: str, chains: ChainsSpec) -> str:
+    """Return `message` fit to be sent to the management server: an error of a policy may quote its parameters."""
+    for route in chains.routes:
+        for policy in route.policies:
+            for pointer in policy.secrets:
+                secret = str(_at(policy.parameters, pointer))
+                message = message.replace(secret, REDACTED) if secret else message
+    return message
+
+
+def _at(value: Any, pointer: str) -> Any:
+    for token in pointer.split("/")[1:]:
+        name = token.replace("~1", "/").replace("~0", "~")
+        value = value[int(name)] if isinstance(value, list | tuple) else value[name]
+    return value
 
 
 def _reason(error: BaseException) -> str:

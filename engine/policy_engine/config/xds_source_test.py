@@ -71,9 +71,13 @@ def test_a_nack_tells_the_reason_and_the_rest_takes_effect() -> None:
         async with management_server(script) as address, following(settings_for(address), engine) as source:
             await eventually(lambda: len(answers) == 2)
             assert engine.applied[-1] == {"a": "p", "b": "p", "c": "q"}
+            accepted, refused = engine.reports[-2:]
+            assert accepted.chains is not None
+            assert [route.policies[0].name for route in accepted.chains.routes] == ["p", "p", "q"]
+            assert [found.file for found in refused.diagnostics] == ["xds:a", "xds:b"]
             message = answers[1].error_detail.message
             assert "policy 'unknown' is not in this engine" in message
-            assert "b: refused here" in message
+            assert "b: could not be put into effect: RuntimeError: refused here" in message
             assert source.status.last_nack == message
             assert source.status.version == "1"
 

@@ -18,8 +18,9 @@ from typing import Any
 from policy_engine.config.file_source import FileSource, LoadReport
 from policy_engine.config.policy_loader import load_policies
 from policy_engine.config.settings import Settings, render_settings
-from policy_engine.config.settings_model import AUTO, RouteKeySource, UnmappedRoutes
+from policy_engine.config.settings_model import AUTO, ConfigurationSource, RouteKeySource, UnmappedRoutes
 from policy_engine.config.validate import chain_reader
+from policy_engine.config.xds_following import xds_source
 from policy_engine.kernel.route_key import ROUTE_NAME, metadata_attribute
 from policy_engine.operations.admin import AdminServer, AdminSources
 from policy_engine.operations.build_info import build_info
@@ -76,6 +77,8 @@ class Supervisor:
 
     async def _follow_configuration(self) -> None:
         reader = chain_reader(self._registry, self._settings)
+        if self._settings.configuration is ConfigurationSource.XDS:
+            await xds_source(self._settings.xds, reader, self._apply, self._note_load).run()
         source = FileSource(self._settings.chains, reader, self._apply, self._note_load)
         loop = asyncio.get_running_loop()
         reloads: set[asyncio.Task[LoadReport | None]] = set()
@@ -92,7 +95,8 @@ class Supervisor:
         await self._pool.apply(chains)
 
     def _note_load(self, report: LoadReport) -> None:
-        source = str(self._settings.chains)
+        by_xds = self._settings.configuration is ConfigurationSource.XDS
+        source = f"xds {self._settings.xds.server}" if by_xds else str(self._settings.chains)
         if report.accepted and report.chains is not None:
             version = configuration_version(report.chains)
             self._history.accept(report.chains, version, source)

@@ -1,4 +1,4 @@
-"""Serving state as gRPC health sees it, shared by both transports; whoever decides readiness sets it, watchers are told."""
+"""Serving state as gRPC health sees it, shared by both transports: who decides readiness sets it, watchers are told."""
 
 from __future__ import annotations
 

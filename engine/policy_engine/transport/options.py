@@ -1,4 +1,4 @@
-"""Options that both transports share: where to listen, TLS, limits. Checked here, once, so that a server never starts half right."""
+"""Options that both transports share: where to listen, TLS, limits. Checked once: no server starts half right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
-    """Certificate and key (PEM files) of the server; with `client_ca_file` every client must show a certificate of that CA (mTLS)."""
+    """Certificate and key (PEM files) of the server; with `client_ca_file` clients must show a certificate of it."""
 
     certificate_file: Path
     key_file: Path

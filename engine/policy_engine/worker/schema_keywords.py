@@ -52,6 +52,19 @@ def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterat
         yield ValidationError("does not match")
 
 
+def _properties(validator: Any, properties: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not validator.is_type(instance, "object"):
+        return
+    for name, applied in properties.items():
+        if name not in instance:
+            continue
+        if applied is False:
+            # `descend` would report this at the object instead of at the key.
+            yield ValidationError("forbidden", validator=None, validator_value=False, path=(name,))  # type: ignore[arg-type] # as jsonschema does itself
+        else:
+            yield from validator.descend(instance[name], applied, path=name, schema_path=name)
+
+
 def _pattern_properties(
     validator: Any, patterns: Mapping[str, Any], instance: Any, schema: Any
 ) -> Iterator[ValidationError]:
@@ -119,6 +132,7 @@ def _normal(value: Any) -> Any:
 SchemaValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's own gap
     Draft202012Validator,
     {
+        "properties": _properties,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from policy_engine.config.policy_loader import load_policy_tree
+from policy_engine.config.validate import chain_reader, validate_paths
+from policy_engine.worker.registry import Registry
+from testsupport.policy_directories import write_policy
+
+TEN_MISTAKES = """\
+version: v1
+routs: []
+routes:
+- route_key: one
+  policies:
+  - name: testd
+    version: v1
+  - name: tested
+    version: v7
+  - name: tested
+    version: v1
+    enabled: yes
+    failure_mode: opened
+    timeout: 5
+    condition: request.metod == "GET"
+    parameters:
+      count: 0
+      key: ${env:NOT_SET_ANYWHERE}
+      header: x
+      header: y
+- route_key: one
+  policies: []
+"""
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    root = tmp_path_factory.mktemp("policies")
+    write_policy(root)
+    registry, diagnostics = load_policy_tree(root)
+    assert registry is not None, diagnostics
+    return registry
+
+
+def test_ten_mistakes_are_ten_findings_each_in_its_line(tmp_path: Path, registry: Registry) -> None:
+    file = tmp_path / "chains.yaml"
+    file.write_text(TEN_MISTAKES)
+    found = validate_paths([file], registry)
+    assert [(one.line, one.rule.value) for one in found] == [
+        (2, "unknown-key"),
+        (6, "unknown-policy"),
+        (9, "unknown-version"),
+        (12, "wrong-type"),
+        (13, "wrong-value"),
+        (14, "wrong-type"),
+        (15, "invalid-condition"),
+        (17, "invalid-parameters"),
+        (18, "unresolved-secret"),
+        (20, "duplicate-key"),
+        (21, "duplicate-route"),
+    ]
+
+
+def test_a_good_configuration_has_no_findings(tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "a.yaml").write_text("version: v1\nroutes: [{route_key: a, policies: [{name: tested, version: v1}]}]")
+    (tmp_path / "b.yaml").write_text("version: v1\nroutes: [{route_key: b, policies: []}]")
+    assert validate_paths([tmp_path], registry) == []
+    assert validate_paths([tmp_path / "a.yaml", tmp_path / "b.yaml"], registry) == []
+
+
+def test_policies_are_validated_by_manifest_or_directory(tmp_path: Path, registry: Registry) -> None:
+    good = write_policy(tmp_path)
+    bad = write_policy(tmp_path, "bad", code="import nowhere_at_all\n")
+    assert validate_paths([good, good / "policy.yaml"], registry) == []
+    for path in (bad, bad / "policy.yaml"):
+        assert "nowhere_at_all" in str(validate_paths([path], registry)[0])
+
+
+def test_conditions_know_the_phases_of_the_policy(tmp_path: Path, registry: Registry) -> None:
+    file = tmp_path / "chains.yaml"
+    file.write_text(
+        "version: v1\nroutes: [{route_key: a, policies: [{name: tested, version: v1, condition: response.status == 200}]}]"
+    )
+    (found,) = validate_paths([file], registry)
+    assert "is not known when the request is handled" in str(found)
+
+
+def test_what_is_not_there_is_a_finding(tmp_path: Path, registry: Registry) -> None:
+    (found,) = validate_paths([tmp_path / "absent"], registry)
+    assert "cannot be read" in str(found)
+
+
+def test_settings_reach_the_reader(tmp_path: Path, registry: Registry) -> None:
+    loaded = chain_reader(registry).read_route(
+        "r", {"route_key": "r", "policies": [{"name": "tested", "version": "v1"}]}
+    )
+    assert loaded.chains is not None
+    assert loaded.chains.routes[0].policies[0].timeout == 1.0

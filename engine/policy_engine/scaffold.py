@@ -1,0 +1,162 @@
+"""`policy-engine new-policy`: a directory with a policy that builds, validates and passes its own tests (R-46).
+
+It is its own room because it is for authors and takes no part in running an engine. Standard library and SDK only.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
+_VERSION = re.compile(r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})", re.ASCII)
+_LONGEST_NAME = 63
+
+_MANIFEST = """\
+name: {name}
+version: {version}
+description: Sets a header of the request.
+entrypoint: policy:{class_name}
+phases:
+  - request_headers
+parameters:
+  $schema: https://json-schema.org/draft/2020-12/schema
+  type: object
+  additionalProperties: false
+  required: [value]
+  properties:
+    header:
+      description: The header to set.
+      type: string
+      minLength: 1
+      default: x-{name}
+    value:
+      description: Its value.
+      type: string
+      maxLength: 1024
+examples:
+  - description: Tell the upstream which gateway a request came through
+    parameters:
+      value: edge-1
+"""
+
+_POLICY = '''\
+"""Sets a header of the request; the change is built once, when the chain is loaded."""
+
+from __future__ import annotations
+
+from policy_engine.sdk import ParameterError, Parameters, Policy, Request, RequestMutation, header_name, header_value
+
+
+class {class_name}(Policy):
+    """Gives every request the same change."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        try:
+            changes = {{header_name(parameters["header"]): header_value(parameters["value"])}}
+        except ValueError as error:
+            raise ParameterError(str(error)) from None
+        self._change = RequestMutation(set_headers=changes)
+
+    def on_request_headers(self, request: Request) -> RequestMutation:
+        """Set the header."""
+        return self._change
+'''
+
+_TEST = '''\
+"""{name} through the test kit: what the upstream gets, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from policy_engine.sdk import ParameterError
+from policy_engine.sdk.testing import load_policy, request, run
+
+
+def test_the_upstream_gets_the_header() -> None:
+    policy = load_policy(__file__, {{"header": "x-{name}", "value": "edge-1"}})
+    outcome = run(policy, request("GET", "/", headers={{"x-{name}": "forged"}}))
+    assert outcome.request.headers.get_all("x-{name}") == ("edge-1",)
+
+
+def test_a_value_that_would_end_the_header_is_refused() -> None:
+    with pytest.raises(ParameterError):
+        load_policy(__file__, {{"header": "x-{name}", "value": "1\\r\\nx-admin: true"}})
+'''
+
+_README = """\
+# {name} {version}
+
+Sets a header of the request.
+
+| parameter | meaning | default |
+|---|---|---|
+| `header` | the header to set | `x-{name}` |
+| `value` | its value | required |
+
+```yaml
+- name: {name}
+  version: {version}
+  parameters:
+    value: edge-1
+```
+"""
+
+_REQUIREMENTS = """\
+# Every package the policy imports, pinned: name==version. Nothing yet.
+"""
+
+_BUILD = """\
+load("{repository}//builder:defs.bzl", "policy")
+
+policy(
+    name = "{name}",
+    version = "{version}",
+)
+"""
+
+
+class ScaffoldError(ValueError):
+    """A policy of this name or version cannot be made there; the message says why."""
+
+
+def scaffold(name: str, directory: Path, version: str = "v1.0.0") -> tuple[Path, ...]:
+    """Write a new policy to `directory/NAME/v1_0_0` and return its files.
+
+    Raises ScaffoldError for a name that is not in kebab-case, a version that is not of the form v1.2.3 and a directory
+    that exists, and OSError.
+    """
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ScaffoldError(f"{name!r} is not in kebab-case, such as add-tenant (at most {_LONGEST_NAME} characters)")
+    if not _VERSION.fullmatch(version):
+        raise ScaffoldError(f"{version!r} is not a version of the form v1.2.3")
+    target = directory / name / version.replace(".", "_")
+    if target.exists():
+        raise ScaffoldError(f"{target} exists; a new version gets a directory of its own (--version)")
+    values = {
+        "name": name,
+        "version": version,
+        "class_name": "".join(part.capitalize() for part in name.split("-")),
+        "repository": "" if _is_in_engine_repository(target) else "@policy_engine",
+    }
+    files = {
+        "policy.yaml": _MANIFEST,
+        "policy.py": _POLICY,
+        "policy_test.py": _TEST,
+        "README.md": _README,
+        "requirements.txt": _REQUIREMENTS,
+        "BUILD.bazel": _BUILD,
+    }
+    target.mkdir(parents=True)
+    for file, text in files.items():
+        (target / file).write_text(text.format(**values), encoding="utf-8")
+    return tuple(target / file for file in files)
+
+
+def _is_in_engine_repository(path: Path) -> bool:
+    """Return whether the nearest Bazel module above `path` is the engine's own, whose labels need no repository."""
+    for parent in path.absolute().parents:
+        module = parent / "MODULE.bazel"
+        if module.is_file():
+            return re.search(r'name\s*=\s*"policy_engine"', module.read_text(encoding="utf-8")) is not None
+    return False

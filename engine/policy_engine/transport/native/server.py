@@ -1,0 +1,160 @@
+"""The native server: listens, accepts connections, drains, closes. The way into this package."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from policy_engine.kernel.stream import StreamHandlerFactory
+from policy_engine.transport import listen
+from policy_engine.transport.counters import CountersSnapshot
+from policy_engine.transport.health import Health
+from policy_engine.transport.native.dispatch import Dispatcher
+from policy_engine.transport.native.protocol import ServerProtocol
+from policy_engine.transport.native.tls import load_certificate, server_context
+from policy_engine.transport.options import ServerOptions
+
+_CLOSE_SECONDS = 2.0
+
+
+class NativeServer:
+    """Serves `ExternalProcessor/Process` with a handler per stream, and gRPC health, on every address of the options.
+
+    Made and used on one event loop. With `sockets` (bound and listening, for example passed on by a supervisor) the
+    addresses of the options are not bound, and no file of a Unix socket is removed.
+    """
+
+    def __init__(
+        self,
+        handler_factory: StreamHandlerFactory,
+        options: ServerOptions | None = None,
+        health: Health | None = None,
+        *,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:
+        self.health = health or Health(serving=True)
+        self._options = options or ServerOptions()
+        self._handler_factory = handler_factory
+        self._given_sockets = tuple(sockets)
+        self._dispatcher: Dispatcher | None = None
+        self._servers: list[asyncio.Server] = []
+        self._addresses: tuple[str, ...] = ()
+        self._own_paths: list[Path] = []
+        self._protocols: set[ServerProtocol] = set()
+        self._lost = asyncio.Event()
+        self._tls: ssl.SSLContext | None = None
+
+    async def start(self) -> None:
+        """Bind and listen; raises OSError or ValueError that name the address or file at fault."""
+        loop = asyncio.get_running_loop()
+        options = self._options
+        if options.tls is not None:
+            self._tls = server_context(options.tls)
+        self._dispatcher = Dispatcher(self._handler_factory, self.health, options.limits, loop)
+        bound = list(self._given_sockets)
+        try:
+            if not bound:
+                for address in options.bind:
+                    sock = listen.bind(address, reuse_port=options.reuse_port, backlog=options.backlog)
+                    bound.append(sock)
+                    if sock.family == socket.AF_UNIX:
+                        self._own_paths.append(Path(sock.getsockname()))
+            self._addresses = tuple(map(listen.describe, bound))
+            for sock in bound:
+                self._servers.append(await self._listen(loop, sock, self._dispatcher))
+        except BaseException:
+            for sock in bound:
+                sock.close()
+            self._stop_listening()
+            raise
+
+    @property
+    def address(self) -> str:
+        """The first of `addresses`."""
+        return self._addresses[0]
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens, in the form of `options.bind`, with the ports that were really given."""
+        return self._addresses
+
+    @property
+    def counters(self) -> CountersSnapshot:
+        """What was counted so far."""
+        return self._started.counters.snapshot()
+
+    def reload_tls(self) -> None:
+        """Read certificate and key again, for connections to come; raises ValueError and keeps the old ones."""
+        if self._tls is not None and self._options.tls is not None:
+            # A pair that does not fit must not half replace the one in use, so it is tried elsewhere first.
+            server_context(self._options.tls)
+            load_certificate(self._tls, self._options.tls)
+
+    async def drain(self, seconds: float) -> int:
+        """Take nothing new and finish the streams in flight; returns how many were cut off at the deadline (R-54)."""
+        self.health.drain()
+        self._stop_listening()
+        for protocol in tuple(self._protocols):
+            protocol.drain()
+        await self._wait(seconds, lambda: not self._protocols)
+        cut_off = self._started.counters.streams_active
+        await self.close()
+        return cut_off
+
+    async def close(self) -> None:
+        """Stop at once: streams end with their connections, every handler is closed."""
+        self._stop_listening()
+        if self._dispatcher is None:
+            return
+        for protocol in tuple(self._protocols):
+            protocol.close("server is closing")
+        await self._wait(_CLOSE_SECONDS, lambda: not self._protocols)
+        for protocol in tuple(self._protocols):
+            protocol.abort()
+        if self._dispatcher.tasks:
+            # They were cancelled with their streams; a handler is closed when its task has really ended.
+            await asyncio.wait(self._dispatcher.tasks, timeout=_CLOSE_SECONDS)
+        await asyncio.sleep(0)
+
+    @property
+    def _started(self) -> Dispatcher:
+        if self._dispatcher is None:
+            raise RuntimeError("the server was not started")
+        return self._dispatcher
+
+    async def _listen(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, dispatcher: Dispatcher
+    ) -> asyncio.Server:
+        def protocol() -> ServerProtocol:
+            return ServerProtocol(dispatcher, loop, self._protocols, self._lost.set)
+
+        arguments: dict[str, Any] = {"sock": sock, "backlog": self._options.backlog}
+        if self._tls is not None:
+            arguments |= {"ssl": self._tls, "ssl_handshake_timeout": dispatcher.limits.handshake_seconds}
+        if sock.family != socket.AF_UNIX:
+            return await loop.create_server(protocol, **arguments)
+        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):
+            # The path may belong to a supervisor and to other workers.
+            arguments["cleanup_socket"] = False
+        return await loop.create_unix_server(protocol, **arguments)
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        for path in self._own_paths:
+            path.unlink(missing_ok=True)
+        self._own_paths.clear()
+
+    async def _wait(self, seconds: float, condition: Callable[[], bool]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():
+                    self._lost.clear()
+                    await self._lost.wait()

@@ -1,0 +1,47 @@
+"""One id for the request, the upstream, the response and the policies that follow."""
+
+from __future__ import annotations
+
+import re
+from uuid import uuid4
+
+from policy_engine.sdk import (
+    ParameterError,
+    Parameters,
+    Policy,
+    Request,
+    RequestMutation,
+    Response,
+    ResponseMutation,
+    header_name,
+)
+
+_GOOD = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class RequestId(Policy):
+    """Keeps a good id, replaces a bad one, and puts it into `metadata["request_id"]`."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        try:
+            self._header = header_name(parameters.get("header", "x-request-id"))
+        except ValueError as error:
+            raise ParameterError(str(error), "/header") from None
+        self._accept = parameters.get("accept_incoming", True)
+        if not parameters.get("in_response", True):
+            self.idle_phases = {"response_headers"}
+
+    def on_request_headers(self, request: Request) -> RequestMutation | None:
+        """Settle the id."""
+        values = request.headers.get_all(self._header) if self._accept else ()
+        if len(values) == 1 and _GOOD.fullmatch(values[0]):
+            request.metadata["request_id"] = values[0]
+            return None
+        made = str(uuid4())
+        request.metadata["request_id"] = made
+        return RequestMutation(set_headers={self._header: made})
+
+    def on_response_headers(self, request: Request, response: Response) -> ResponseMutation | None:
+        """Tell the client."""
+        settled = request.headers.get(self._header)
+        return None if settled is None else ResponseMutation(set_headers={self._header: settled})
