@@ -96,7 +96,7 @@ def test_load_change_break_and_mend(tmp_path: Path, registry: Registry) -> None:
             file.write_text(chain(0))
             broken = await engine.next()
             assert not broken.accepted
-            assert f"{file}:6:55: /routes/0/policies/0/parameters/count" in str(broken.diagnostics[0])
+            assert f"{file}:6:53: /routes/0/policies/0/parameters/count" in str(broken.diagnostics[0])
             assert engine.source.active is second.chains
             assert engine.source.last is broken
             file.unlink()
