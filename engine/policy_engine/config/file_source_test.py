@@ -193,9 +193,7 @@ def test_a_changed_secret_file_is_a_change(tmp_path: Path, registry: Registry) -
     async def test() -> None:
         (tmp_path / "conf").mkdir()
         file, secret = tmp_path / "conf" / "chains.yaml", tmp_path / "secret"
-        file.write_text(
-            f"version: v1\nroutes: [{{route_key: r, policies: [{{name: tested, version: v1, parameters: {{key: '${{file:{secret}}}'}}}}]}}]"
-        )
+        file.write_text(chain(1).replace("count: 1", f"key: '${{file:{secret}}}'"))
         async with running(file, registry) as engine:
             assert "cannot be read: No such file" in str((await engine.next()).diagnostics[0])
             secret.write_text("first-secret")
