@@ -129,9 +129,19 @@ def _normal(value: Any) -> Any:
     return [_normal(item) for item in value] if isinstance(value, list) else value
 
 
+def _link(validator: Any, target: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    yield from validator.descend(instance, target)
+
+
+LINK = "\0link"
+"""A keyword of our own, which no YAML can write: holds the very schema that a `$ref` led to."""
+
+UNEVALUATED = frozenset({"unevaluatedProperties", "unevaluatedItems"})
+
 SchemaValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's own gap
     Draft202012Validator,
     {
+        LINK: _link,
         "properties": _properties,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
