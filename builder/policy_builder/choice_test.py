@@ -11,7 +11,7 @@ from policy_builder.platform import Platform
 
 
 def read(directory: Path, text: str) -> tuple[Choice | None, str]:
-    (directory / "policy-manifest.yaml").write_text(text)
+    (directory / "policy-manifest.yaml").write_text(text if text[:1] in "[{v" else f"version: v1\n{text}")
     choice, diagnostics = read_choice(directory / "policy-manifest.yaml")
     return choice, "\n".join(str(one) for one in diagnostics).replace(f"{directory}/", "")
 
@@ -51,8 +51,10 @@ def test_no_policies_is_a_choice(tmp_path: Path) -> None:
     [
         (
             "policys: []",
-            "policy-manifest.yaml:1:1: /policys: 'policys' is not a key of a manifest of policies; did you",
+            "policy-manifest.yaml:2:1: /policys: 'policys' is not a key of a manifest of policies; did you",
         ),
+        ("version: v2\npolicies: []", 'is not one of the values allowed (got "v2"); allowed: v1'),
+        ("{}", "lacks the required key 'version'; allowed: v1"),
         ("{}", "lacks the required key 'policies'"),
         ("[", "not valid YAML"),
         ("policies: 3", "must be a list"),
@@ -91,8 +93,8 @@ def test_a_policy_chosen_twice_is_refused_and_every_mistake_is_told(tmp_path: Pa
 """
     choice, found = read(tmp_path, text)
     assert choice is None
-    assert "policy-manifest.yaml:3:5: /policies/1: policy a v1.0.0 is chosen twice; first as entry 1" in found
-    assert "policy-manifest.yaml:4:5: /policies/2: a chosen policy lacks" in found or "/policies/2: lacks" in found
+    assert "policy-manifest.yaml:4:5: /policies/1: policy a v1.0.0 is chosen twice; first as entry 1" in found
+    assert "policy-manifest.yaml:5:5: /policies/2: lacks the required key 'version'" in found
 
 
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:

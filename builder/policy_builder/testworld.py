@@ -82,7 +82,7 @@ class World:
 
     root: Path
     chosen: list[str] = field(default_factory=list)
-    settings: str = "wheels: [wheels]\n"
+    settings: str = "version: v1\nwheels: [wheels]\n"
 
     def __post_init__(self) -> None:
         engine = self.root / "engine"
