@@ -209,7 +209,8 @@ def test_refusals_say_what_to_do(misbehaving: Server, tmp_path: Path, answers: d
 
 def test_a_token_that_is_not_given(misbehaving: Server, tmp_path: Path) -> None:
     challenge = {"WWW-Authenticate": f'Bearer realm="http://{misbehaving.address}/token"'}
-    for answer in [(404, {}, b""), (200, {}, b"[]"), (200, {}, b"no json")]:
+    answers: list[tuple[int, dict[str, str], bytes]] = [(404, {}, b""), (200, {}, b"[]"), (200, {}, b"no json")]
+    for answer in answers:
         misbehaving.answers = {("GET", "/token"): answer, ("HEAD", ""): (401, challenge, b"")}
         with pytest.raises(PushError, match="no token for"):
             push(layout(tmp_path / f"{len(misbehaving.seen)}", b"base"), f"{misbehaving.address}/engine")

@@ -185,10 +185,10 @@ def make_deb(mirror: Path, name: str) -> dict[str, object]:
     for member, content in members.items():
         header = f"{member:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n"
         archive += header.encode() + content + b"\n" * (len(content) % 2)
-    path = mirror / f"{name}_1.0_all.deb"
-    path.write_bytes(archive)
+    package = mirror / f"{name}_1.0_all.deb"
+    package.write_bytes(archive)
     digest = hashlib.sha256(archive).hexdigest()
-    return {"path": path.name, "sha256": digest, "size": len(archive), "version": "1.0"}
+    return {"path": package.name, "sha256": digest, "size": len(archive), "version": "1.0"}
 
 
 def _urlsafe(text: str) -> str:
