@@ -52,7 +52,7 @@ class ControlPlane(Process):
         self.port, self.status_port = port or free_port(), status_port or free_port()
         own: list[str | Path] = ["--config-dir", configuration, "--listen", f"127.0.0.1:{self.port}"]
         own += ["--status-listen", f"127.0.0.1:{self.status_port}"]
-        command, env = python_program(__import__("os").environ.get("DBG","policy_control_plane"), *own, *arguments)
+        command, env = python_program("policy_control_plane", *own, *arguments)
         super().__init__("policy-control-plane", command, log_path=directory / "control-plane.log", env=env)
 
     def ready(self) -> None:
@@ -120,7 +120,9 @@ class DiscoveringEngine(Process):
 class DiscoveringEnvoy(Process):
     """An Envoy bootstrapped with the control plane's address only."""
 
-    def __init__(self, directory: Path, *, control_plane_port: int, node_id: str = "edge-1", delta: bool = True) -> None:
+    def __init__(
+        self, directory: Path, *, control_plane_port: int, node_id: str = "edge-1", delta: bool = True
+    ) -> None:
         self._admin_file = directory / f"{node_id}.admin"
         config = directory / f"{node_id}.json"
         config.write_text(
