@@ -16,7 +16,7 @@ from policy_engine.transport.grpc_server import GrpcServer
 from policy_engine.transport.health import EXT_PROC_SERVICE, Health
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
-from policy_engine.transport.testing import Recorder, make_certificates, process_call, scripted, until
+from testsupport.transport import Recorder, make_certificates, process_call, scripted, until
 
 Server = NativeServer | GrpcServer
 

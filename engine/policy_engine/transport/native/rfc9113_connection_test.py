@@ -15,10 +15,10 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from policy_engine.transport.native import raw_peer as raw
 from policy_engine.transport.native.errors import ErrorCode
 from policy_engine.transport.native.frames import PREFACE
 from policy_engine.transport.options import Limits
+from testsupport import http2_peer as raw
 
 
 def started(limits: Limits | None = None) -> raw.RawPeer:
@@ -123,8 +123,6 @@ def test_5_1_priority_on_an_idle_stream_is_allowed() -> None:
 
 
 def test_5_1_data_on_a_half_closed_stream_is_a_stream_error() -> None:
-    peer = started()
-    peer.open(1, b"none")
     # Replies wait for a window, so the stream stays half-closed.
     peer = raw.RawPeer()
     peer.handshake({SettingsFrame.INITIAL_WINDOW_SIZE: 0})
@@ -207,7 +205,7 @@ def test_5_4_1_goaway_names_the_last_stream_and_ends_all() -> None:
     peer = started()
     peer.open(1, b"none")
     peer.open(3, b"none")
-    frames = peer.send(PingFrame(1, b"x" * 8))
+    frames = peer.send(raw.raw_frame(6, 0, 1, b"x" * 8))
     goaway = frames[-1]
     assert isinstance(goaway, GoAwayFrame)
     assert goaway.last_stream_id == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hyperframe.frame import (
     ContinuationFrame,
+    Frame,
     GoAwayFrame,
     HeadersFrame,
     PingFrame,
@@ -13,8 +14,8 @@ from hyperframe.frame import (
     SettingsFrame,
 )
 
-from policy_engine.transport.native import raw_peer as raw
 from policy_engine.transport.native.errors import ErrorCode
+from testsupport import http2_peer as raw
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def peer() -> raw.RawPeer:
     return peer
 
 
-FLOODS = {
+FLOODS: dict[str, Frame | bytes] = {
     "SETTINGS": SettingsFrame(0),
     "SETTINGS ACK": SettingsFrame(0, flags=["ACK"]),
     "PING": PingFrame(0, b"x" * 8),
@@ -41,7 +42,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("frame", FLOODS.values(), ids=FLOODS)
-def test_10_5_floods_end_the_connection(peer: raw.RawPeer, frame: raw.Frame | bytes) -> None:
+def test_10_5_floods_end_the_connection(peer: raw.RawPeer, frame: Frame | bytes) -> None:
     data = frame if isinstance(frame, bytes) else frame.serialize()
     sent = 0
     while not peer.finished and sent < 200_000:
@@ -78,8 +79,8 @@ def test_10_5_envoy_resets_every_stream_after_its_answer(peer: raw.RawPeer) -> N
     """Envoy half-closes each ext_proc stream and resets it at once; that must never count as an attack."""
     block, message = raw.block(raw.REQUEST), raw.grpc_message(b"hello")
     stream_id = 3
-    for _ in range(500):
-        batch: list[raw.Frame] = []
+    for _ in range(50):
+        batch: list[Frame] = []
         for _ in range(100):
             batch += [
                 HeadersFrame(stream_id, block, flags=["END_HEADERS"]),
@@ -90,7 +91,7 @@ def test_10_5_envoy_resets_every_stream_after_its_answer(peer: raw.RawPeer) -> N
             stream_id += 2
         peer.send(*batch)
     assert not peer.finished
-    assert peer.dispatcher.counters.streams_total == 50_001
+    assert peer.dispatcher.counters.streams_total == 5001
 
 
 def test_10_5_ten_thousand_requests_may_time_out_together(peer: raw.RawPeer) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hyperframe.frame import HeadersFrame
+from hyperframe.frame import Frame, HeadersFrame
 
-from policy_engine.transport.native import raw_peer as raw
 from policy_engine.transport.native.errors import ErrorCode
 from policy_engine.transport.options import Limits
+from testsupport import http2_peer as raw
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def changed(**fields: str | None) -> tuple[tuple[str, str], ...]:
     )
 
 
-def request(peer: raw.RawPeer, fields: tuple[tuple[str, str], ...], *flags: str) -> list[raw.Frame]:
+def request(peer: raw.RawPeer, fields: tuple[tuple[str, str], ...], *flags: str) -> list[Frame]:
     frame = raw.headers_frame(1, fields, ("END_HEADERS", *flags))
     frame.data = b"\x20" + frame.data
     return peer.send(frame)

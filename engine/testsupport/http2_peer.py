@@ -19,13 +19,12 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from policy_engine.kernel.stream import StreamHandlerFactory
 from policy_engine.transport.health import Health
 from policy_engine.transport.native.connection import Connection
 from policy_engine.transport.native.dispatch import Dispatcher
 from policy_engine.transport.native.frames import PREFACE
 from policy_engine.transport.options import Limits
-from policy_engine.transport.testing import PROCESS, Recorder, scripted
+from testsupport.transport import PROCESS, Recorder, scripted
 
 REQUEST = (
     (":method", "POST"),
@@ -106,7 +105,7 @@ def raw_frame(kind: int, flags: int, stream_id: int, payload: bytes = b"", lengt
 class RawPeer:
     """A connection to the state machine, without sockets."""
 
-    def __init__(self, recorder: StreamHandlerFactory | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, recorder: Recorder | None = None, limits: Limits | None = None) -> None:
         self.recorder = Recorder(scripted) if recorder is None else recorder
         self.loop = FakeLoop()
         self.health = Health(serving=True)
