@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from policy_control_plane.bootstrap import BootstrapOptions, bootstrap
 
 from integration.harness import client
 from integration.harness.engine import EngineAdmin, settings
 from integration.harness.envoy import ARGUMENTS, admin_port_from, is_ready
 from integration.harness.envoy_binary import envoy_binary
 from integration.harness.processes import Process, accepts, free_port, python_program
+from policy_control_plane.bootstrap import BootstrapOptions, bootstrap
 
 Document = dict[str, Any]
 

@@ -1,6 +1,6 @@
 """Chains read from files: every key, every mistake with its place, and secrets that never show."""
 
-# ruff: noqa: E501 - tables of cases read best with one case to a line
+
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - tables of cases read best with one case to a line
+
 
 from __future__ import annotations
 

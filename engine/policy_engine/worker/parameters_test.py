@@ -1,6 +1,6 @@
 """Parameters against their schema: every violation with its path, defaults, and hostile input that stays harmless."""
 
-# ruff: noqa: E501 - tables of cases read best with one case to a line
+
 
 from __future__ import annotations
 
