@@ -48,7 +48,8 @@ def document(port: int, upstream: int, routes: list[dict[str, Any]], engine: Pat
 
 
 def in_use(status: dict[str, Any]) -> bool:
-    return status["rollout"]["stage"] == "in use" and status["rollout"]["version"] == status["configuration"]["version"]
+    rollout = status["rollout"]
+    return bool(rollout["stage"] == "in use" and rollout["version"] == status["configuration"]["version"])
 
 
 @pytest.mark.parametrize("delta", [True, False], ids=["delta", "sotw"])

@@ -531,7 +531,7 @@ def _decode(wire: bytes) -> tuple[str, str]:
 class Pair(RuleBasedStateMachine):
     """Changes, broken changes and lost connections in any order; then everything that is sound arrives."""
 
-    client_kind: type[Client[str]]
+    client_kind: type[Client[Any]]
     stream_kind: type[AdsStream]
 
     def __init__(self) -> None:

@@ -2,7 +2,9 @@
 
 import importlib.resources
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pb2
@@ -54,12 +56,12 @@ def test_the_description_in_python_is_the_published_proto_file(tmp_path: Path) -
 
 
 @given(chains)
-def test_what_is_encoded_comes_back(chain: dict) -> None:
+def test_what_is_encoded_comes_back(chain: dict[str, Any]) -> None:
     assert xds_chain.decode(xds_chain.encode(chain)) == chain
 
 
 @given(chains)
-def test_the_order_of_parameters_does_not_change_the_bytes(chain: dict) -> None:
+def test_the_order_of_parameters_does_not_change_the_bytes(chain: dict[str, Any]) -> None:
     turned = {
         **chain,
         "policies": [
@@ -109,11 +111,11 @@ def test_what_the_wire_cannot_carry_is_refused_with_its_path(value: object, reas
     assert reason in str(caught.value)
 
 
-def _with(change) -> bytes:
+def _with(change: Callable[[Any], object]) -> bytes:
     chain = xds_chain.PolicyChain(name="r")
     instance = chain.policies.add(name="p", version="v1")
     change(instance)
-    return chain.SerializeToString()
+    return bytes(chain.SerializeToString())
 
 
 @pytest.mark.parametrize(
@@ -127,7 +129,7 @@ def _with(change) -> bytes:
         (lambda p: setattr(p.parameters.fields["x"], "number_value", math.nan), "/policies/0/parameters/x"),
     ],
 )
-def test_what_json_cannot_hold_is_refused_with_its_path_and_chain(change, path: str) -> None:
+def test_what_json_cannot_hold_is_refused_with_its_path_and_chain(change: Callable[[Any], object], path: str) -> None:
     with pytest.raises(xds_chain.ChainError) as caught:
         xds_chain.decode(_with(change))
     assert caught.value.path == path

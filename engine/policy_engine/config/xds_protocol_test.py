@@ -5,6 +5,8 @@ Each test names what the page says. Resources here are text: `name=content`; con
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
@@ -40,7 +42,7 @@ def _pack(wire: str, type_url: str = TYPE) -> any_pb2.Any:
     return any_pb2.Any(type_url=type_url, value=wire.encode())
 
 
-def _sotw(version: str, nonce: str, *wires: str, type_url: str = TYPE):
+def _sotw(version: str, nonce: str, *wires: str, type_url: str = TYPE) -> Any:
     return discovery_pb2.DiscoveryResponse(
         version_info=version, nonce=nonce, type_url=type_url, resources=[_pack(wire) for wire in wires]
     )
@@ -48,7 +50,7 @@ def _sotw(version: str, nonce: str, *wires: str, type_url: str = TYPE):
 
 def _delta(
     nonce: str, changed: dict[str, tuple[str, str]] | None = None, removed: tuple[str, ...] = (), version: str = "s"
-):
+) -> Any:
     return discovery_pb2.DeltaDiscoveryResponse(
         system_version_info=version,
         nonce=nonce,
@@ -61,23 +63,23 @@ def _delta(
     )
 
 
-def _client(kind: type[Client], names: tuple[str, ...] = ("*",)) -> Client:
+def _client(kind: type[Client[Any]], names: tuple[str, ...] = ("*",)) -> Any:
     client = kind(Subscription(TYPE, _decode, names), NODE)
     client.start_stream()
     return client
 
 
-def _contents(client: Client) -> dict[str, str]:
+def _contents(client: Client[Any]) -> dict[str, str]:
     return {name: resource.content for name, resource in client.resources.items()}
 
 
-def _exchange(client: Client, response):
+def _exchange(client: Client[Any], response: Any) -> Any:
     proposal = client.receive(response)
     assert proposal is not None
     return client.answer(proposal)
 
 
-def _is_ack(request) -> bool:
+def _is_ack(request: Any) -> bool:
     return not request.HasField("error_detail")
 
 
@@ -95,7 +97,7 @@ def test_delta_first_request_subscribes_and_knows_nothing() -> None:
 
 
 @pytest.mark.parametrize("kind", [SotwClient, DeltaClient])
-def test_only_the_first_request_of_a_stream_carries_the_node(kind) -> None:
+def test_only_the_first_request_of_a_stream_carries_the_node(kind: Any) -> None:
     client = _client(kind)
     response = _sotw("1", "a", "x=1") if kind is SotwClient else _delta("a", {"x": ("1", "x=1")})
     assert not _exchange(client, response).HasField("node")
@@ -146,7 +148,7 @@ def test_an_update_may_succeed_after_a_nack() -> None:
 
 
 @pytest.mark.parametrize("kind", [SotwClient, DeltaClient])
-def test_sound_resources_take_effect_and_a_bad_one_keeps_its_last_good_version(kind) -> None:
+def test_sound_resources_take_effect_and_a_bad_one_keeps_its_last_good_version(kind: Any) -> None:
     client = _client(kind)
     if kind is SotwClient:
         first, second = _sotw("1", "a", "x=1", "y=1"), _sotw("2", "b", "x=bad", "y=2", "z=2")
@@ -203,7 +205,7 @@ def test_the_message_of_a_nack_is_bounded_and_printable() -> None:
 
 
 @pytest.mark.parametrize("kind", [SotwClient, DeltaClient])
-def test_nonces_do_not_survive_the_stream(kind) -> None:
+def test_nonces_do_not_survive_the_stream(kind: Any) -> None:
     client = _client(kind)
     _exchange(client, _sotw("1", "a", "x=1") if kind is SotwClient else _delta("a", {"x": ("1", "x=1")}))
     assert client.start_stream().response_nonce == ""
@@ -212,7 +214,7 @@ def test_nonces_do_not_survive_the_stream(kind) -> None:
 
 
 @pytest.mark.parametrize("kind", [SotwClient, DeltaClient])
-def test_a_response_without_nonce_cannot_be_answered_and_ends_the_stream(kind) -> None:
+def test_a_response_without_nonce_cannot_be_answered_and_ends_the_stream(kind: Any) -> None:
     client = _client(kind)
     with pytest.raises(ProtocolError, match="without a nonce"):
         client.receive(_sotw("1", "", "x=1") if kind is SotwClient else _delta("", {"x": ("1", "x=1")}))
@@ -245,7 +247,7 @@ def test_sotw_a_resource_of_another_type_inside_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", [SotwClient, DeltaClient])
-def test_resources_that_were_not_asked_for_are_silently_ignored(kind) -> None:
+def test_resources_that_were_not_asked_for_are_silently_ignored(kind: Any) -> None:
     client = _client(kind, ("x",))
     response = (
         _sotw("1", "a", "x=1", "y=1") if kind is SotwClient else _delta("a", {"x": ("1", "x=1"), "y": ("1", "y=1")})

@@ -87,7 +87,8 @@ async def pool_of(
 @asynccontextmanager
 async def stream_to(directory: Path, worker: int) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(f"unix:{directory}/w{worker}.sock") as channel:
-        yield channel.stream_stream(PROCESS)(wait_for_ready=True, timeout=20)
+        process: Any = channel.stream_stream(PROCESS, None, None)
+        yield process(wait_for_ready=True, timeout=20)
 
 
 def tag_of(reply: Any, side: str = "request_headers") -> dict[str, str]:

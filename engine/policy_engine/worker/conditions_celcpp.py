@@ -20,7 +20,7 @@ from policy_engine.worker.conditions_source import (
     unknown_name,
 )
 
-NAME: Final = "cel-expr-python"
+NAME = "cel-expr-python"
 
 _STRING_MAP = cel.Type.Map(cel.Type.STRING, cel.Type.STRING)
 _TYPES: dict[Kind, Any] = {

@@ -24,7 +24,7 @@ from policy_engine.worker.conditions_source import (
     unknown_name,
 )
 
-NAME: Final = "cel-python"
+NAME = "cel-python"
 
 # celpy logs the arguments of functions that fail, and those are the client's headers.
 logging.getLogger("celpy").setLevel(logging.CRITICAL + 1)
