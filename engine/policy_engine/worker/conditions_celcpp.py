@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import Any
 
 # cel_expr_python ends the process when protobuf is not importable; this makes an ImportError of it.
 import google.protobuf.descriptor_pool  # noqa: F401

@@ -7,7 +7,7 @@ most type errors at load; the rest shows at the first request as a failed condit
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Any
 
 import celpy
 from celpy import celtypes
