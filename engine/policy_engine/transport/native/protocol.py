@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from policy_engine.transport.native.connection import Connection
 from policy_engine.transport.native.errors import ErrorCode
@@ -51,8 +51,8 @@ class ServerProtocol(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with our SETTINGS, unless there are too many connections or TLS did not agree on HTTP/2."""
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError(f"expected a stream transport, got {type(transport).__name__}")
+        # Stream servers always give one, but that of uvloop is no subclass.
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         tls = transport.get_extra_info("ssl_object")
         limits, counters = self._dispatcher.limits, self._dispatcher.counters
