@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from policy_engine.config.xds_channel import TlsFiles
-from policy_engine.config.xds_scripted_server import (
+from testsupport.xds_scripted_server import (
     Engine,
     Stream,
     delta,

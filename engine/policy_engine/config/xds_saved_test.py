@@ -9,7 +9,7 @@ import pytest
 
 from policy_engine.config import xds_chain
 from policy_engine.config.xds_saved import Saved, SavedError, SavedResource, load, save
-from policy_engine.config.xds_scripted_server import (
+from testsupport.xds_scripted_server import (
     Engine,
     Stream,
     delta,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from policy_engine.config.xds_protocol import Variant
-from policy_engine.config.xds_scripted_server import (
+from testsupport.xds_scripted_server import (
     PATIENCE,
     Engine,
     Script,
