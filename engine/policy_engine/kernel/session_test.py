@@ -229,6 +229,21 @@ def test_a_headers_only_chain_switches_every_other_phase_off() -> None:
     assert mode.response_trailer_mode == ProcessingMode.SKIP
 
 
+def test_a_phase_in_which_no_instance_has_work_is_switched_off() -> None:
+    class Both(Policy):
+        def on_request_headers(self, request: Request) -> None:
+            pass
+
+        def on_response_headers(self, request: Request, response: Response) -> None:
+            pass
+
+    class Idle(Both):
+        idle_phases = ("response_headers",)
+
+    assert first(engine(Idle)).mode_override.response_header_mode == ProcessingMode.SKIP
+    assert first(engine(Idle, Both)).mode_override.response_header_mode != ProcessingMode.SKIP
+
+
 def test_a_request_body_policy_buffers_the_request_only() -> None:
     class OnlyBody(Policy):
         def on_request_body(self, request: Request) -> None:

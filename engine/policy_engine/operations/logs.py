@@ -23,6 +23,7 @@ _FIELDS = (
     "worker",
     "source",
     "problems",
+    "fields",
 )
 
 

@@ -53,7 +53,7 @@ class _Entry:
     statistics: PolicyStatistics
 
     def has(self, phase: Phase) -> bool:
-        return phase in self.definition.phases
+        return phase in self.definition.phases and phase not in self.instance.idle_phases
 
     def overrides(self, hook: str) -> bool:
         return getattr(type(self.instance), hook) is not getattr(Policy, hook)

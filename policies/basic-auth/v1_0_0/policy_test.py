@@ -135,38 +135,50 @@ def test_an_unknown_name_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(calls) == 1
 
 
-def test_many_requests_with_one_password_hash_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def gated(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[bytes]]:
+    """Let every hash wait for an event, and note what is hashed."""
+    go_on, hashed, real = threading.Event(), list[bytes](), hashlib.scrypt
+
+    def slow(password: bytes, **named: Any) -> bytes:
+        hashed.append(password)
+        go_on.wait(30)
+        return real(password, **named)
+
+    monkeypatch.setattr(hashlib, "scrypt", slow)
+    return go_on, hashed
+
+
+def ask(subject: Policy, password: str) -> asyncio.Task[Outcome]:
+    return asyncio.create_task(run_async(subject, request(headers={"authorization": basic("alice", password)})))
+
+
+def test_many_requests_with_one_password_hash_it_once_also_when_the_first_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     subject = policy()
-    calls = counting(monkeypatch)
+    go_on, hashed = gated(monkeypatch)
 
     async def main() -> list[int]:
-        ask = request(headers={"authorization": basic("alice", "wonder:land")})
-        impatient = asyncio.create_task(run_async(subject, ask))
-        waiting = [asyncio.create_task(run_async(subject, ask)) for _ in range(50)]
-        await asyncio.sleep(0)
+        busy = [ask(subject, "guess 1"), ask(subject, "guess 2")]  # both threads
+        impatient = ask(subject, "wonder:land")
+        waiting = [ask(subject, "wonder:land") for _ in range(50)]
+        await asyncio.sleep(0.05)
         impatient.cancel()
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await asyncio.gather(*busy)
         return [(await one).status for one in waiting]
 
     assert asyncio.run(main()) == [200] * 50
-    assert len(calls) == 1
+    assert hashed.count(b"wonder:land") == 1
 
 
 def test_guessing_cannot_pile_up_work(monkeypatch: pytest.MonkeyPatch) -> None:
     subject = policy()
-    go_on = threading.Event()
-    real = hashlib.scrypt
-
-    def slow(*parts: Any, **named: Any) -> bytes:
-        go_on.wait(30)
-        return real(*parts, **named)
-
-    monkeypatch.setattr(hashlib, "scrypt", slow)
+    go_on, _ = gated(monkeypatch)
 
     async def main() -> list[int]:
-        guesses = [
-            asyncio.create_task(run_async(subject, request(headers={"authorization": basic("alice", str(number))})))
-            for number in range(100)
-        ]
+        guesses = [ask(subject, str(number)) for number in range(100)]
         await asyncio.sleep(0.05)
         go_on.set()
         return [(await one).status for one in guesses]

@@ -154,7 +154,10 @@ class Authority:
 
 
 class JwksServer:
-    """What the server answers next, and how often it was asked; change the attributes at will."""
+    """What the server answers next, and how often it was asked; change the attributes at will.
+
+    `delay` in seconds before the answer, `drip` between its bytes; `chunked` sends no length beforehand.
+    """
 
     def __init__(self, *keys: dict[str, Any]) -> None:
         self.keys = list(keys)
@@ -163,6 +166,7 @@ class JwksServer:
         self.headers: dict[str, str] = {}
         self.delay = 0.0
         self.drip = 0.0
+        self.chunked = False
         self.requests = 0
         self.url = ""
 
@@ -176,14 +180,19 @@ def serve(server: JwksServer, context: ssl.SSLContext) -> Iterator[JwksServer]:
     """Serve over TLS on a free port of loopback until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
             server.requests += 1
             time.sleep(server.delay)
             body = server.document()
             self.send_response(server.status)
-            for name, value in {"content-length": str(len(body)), **server.headers}.items():
+            framing = {"transfer-encoding": "chunked"} if server.chunked else {"content-length": str(len(body))}
+            for name, value in {**framing, **server.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
+            if server.chunked:
+                body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
             for index in range(0, len(body), 1 if server.drip else len(body)):
                 self.wfile.write(body[index : index + (1 if server.drip else len(body))])
                 time.sleep(server.drip)
