@@ -225,8 +225,8 @@ def main() -> None:
         cpu = [result.cpu for result in results]
         rate = [result.per_second for result in results]
         print(
-            f"{name:8} {statistics.median(cpu):7.1f} µs CPU per stream ({min(cpu):.1f}–{max(cpu):.1f})"
-            f"  {statistics.median(rate):9,.0f} streams/s ({min(rate):,.0f}–{max(rate):,.0f})"
+            f"{name:8} {statistics.median(cpu):7.1f} µs CPU per stream ({min(cpu):.1f}-{max(cpu):.1f})"
+            f"  {statistics.median(rate):9,.0f} streams/s ({min(rate):,.0f}-{max(rate):,.0f})"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -67,7 +68,7 @@ class House:
 
     def to_try(self) -> dict[str, str]:
         """Return what a person can do while everything runs."""
-        url = self.envoy.url
+        url, a_day_on = self.envoy.url, int(time.time()) + 24 * 3600
         return {
             "Envoy": url,
             "Envoy's admin": f"http://127.0.0.1:{self.envoy.admin_port}/",
@@ -76,7 +77,7 @@ class House:
             "logs": str(self.engine.log_path.parent),
             "public": f"curl -i {url}/public",
             "API key": f"curl -i -H 'x-api-key: {API_KEY}' {url}/partner",
-            "token": f"curl -i -H 'authorization: Bearer {self.issuer.token(role='staff')}' {url}/staff",
+            "token": f"curl -i -H 'authorization: Bearer {self.issuer.token(role='staff', exp=a_day_on)}' {url}/staff",
         }
 
 

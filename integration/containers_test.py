@@ -54,8 +54,18 @@ def running(policy_image: Image, envoy_image: Image, tmp_path_factory: pytest.Te
         listen, admin = free_port(), EngineAdmin(free_port())
         own = settings(listen=f"127.0.0.1:{listen}", admin_port=admin.port, chains=f"{CONFIGURATION}/chains.yaml")
         (configuration / "policy-engine.yaml").write_text(yaml.safe_dump(own))
-        mounts = [Mount(configuration, CONFIGURATION)]
-        with Container("policy-engine", policy_image, log_path=directory / "engine.log", mounts=mounts) as engine:
+        with Container(
+            "policy-engine",
+            policy_image,
+            log_path=directory / "engine.log",
+            # The image's environment sets the two addresses, and environment goes before file.
+            command=[
+                f"--config={CONFIGURATION}/policy-engine.yaml",
+                f"--listen={own['listen'][0]}",
+                "--health-listen=off",
+            ],
+            mounts=[Mount(configuration, CONFIGURATION)],
+        ) as engine:
             engine.wait_until(admin.is_ready, what="ready")
             bootstrap = Bootstrap(routes=ROUTES, engine=listen, upstream_port=upstream.port)
             with _envoy(envoy_image, bootstrap, directory) as (proxy, envoy):

@@ -18,8 +18,8 @@ from policy_engine.config.fields import Fields
 from policy_engine.config.yaml_document import MAX_BYTES, Document, read_document
 from policy_engine.worker.registry import Version
 
-CHOICE_FILE = "policy-manifest.yaml"
-CHOICE_KEYS = ("repository", "configuration", "libraries", "wheels", "policies")
+FORMAT = "v1"
+CHOICE_KEYS = ("version", "repository", "configuration", "libraries", "wheels", "policies")
 ENTRY_KEYS = ("name", "version", "path", "package")
 MAX_POLICIES = 1000
 DEFAULT_REPOSITORY = "policy-engine"
@@ -68,6 +68,7 @@ def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
     if not isinstance(document.value, dict):
         return None, diagnostics
     base = path.parent
+    fields.choice("version", (FORMAT,))
     repository = fields.text("repository") or DEFAULT_REPOSITORY
     if not _REPOSITORY.fullmatch(repository):
         allowed = "lower-case, such as policy-engine or registry.example.test/team/engine"

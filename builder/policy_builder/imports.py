@@ -23,8 +23,8 @@ def check_imports(
     """Return a finding for each import that the image could not serve.
 
     `own` and `engines` say which distribution brings a top-level module: one of the policy's requirements, one of the
-    engine's; without `own`, third-party imports are not judged. Imports in `if TYPE_CHECKING` and in a `try` that handles
-    ImportError are the author's own affair.
+    engine's; without `own`, third-party imports are not judged. What stands in `if TYPE_CHECKING` or in a `try` that
+    handles ImportError is the author's own affair.
     """
     diagnostics = []
     siblings = {name.partition("/")[0].removesuffix(".py") for name in files if name.endswith(".py")}

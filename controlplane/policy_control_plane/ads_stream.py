@@ -2,7 +2,7 @@
 
 It is its own room because the rules of the protocol and of make-before-break (Envoy's "xDS REST and gRPC protocol",
 "Eventual consistency considerations") can then be tested message by message. Within one stream the order is: clusters,
-their endpoints, listeners, routes; each waits until the client has accepted the one before. A cluster that is gone from
+their endpoints, listeners, routes; the last two wait until the client has accepted what comes before. A cluster that is gone from
 the target stays with the client until it has accepted routes that do not need it. Chains depend on none of these.
 """
 
@@ -116,7 +116,8 @@ class AdsStream(ABC):
             response = self._response(subscription)
             if response is not None:
                 return response
-            if subscription.outstanding is not None:
+            # Endpoints do not wait for the ACK of clusters: Envoy sends that only when the clusters are warm.
+            if subscription.outstanding is not None and type_url != CLUSTER:
                 return None
         return None
 
@@ -146,7 +147,9 @@ class AdsStream(ABC):
     def _held_back(self, type_url: str) -> bool:
         if type_url not in (LISTENER, ROUTES):
             return False
-        later = self._types.get(type_url)
+        clusters, later = self._types.get(CLUSTER), self._types.get(type_url)
+        if clusters is not None and clusters.outstanding is not None:
+            return True
         had_some = later is not None and bool(later.sent)
         if had_some and any(self.verdict(earlier) is Verdict.REFUSED for earlier in (CLUSTER, ENDPOINTS)):
             return True

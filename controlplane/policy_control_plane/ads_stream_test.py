@@ -391,15 +391,20 @@ def _edge(kind: type[AdsStream], **types: dict[str, str]) -> Peer:
 
 
 @STREAMS
-def test_clusters_then_endpoints_then_listeners_then_routes_each_after_the_ack_of_the_one_before(
-    kind: type[AdsStream],
-) -> None:
+def test_clusters_then_endpoints_then_when_both_are_accepted_listeners_then_routes(kind: type[AdsStream]) -> None:
     before = {"clusters": {"x": "x"}, "endpoints": {"x": "x"}, "listeners": {"l": "l"}, "routes": {"l": "x"}}
     peer = _edge(kind, **before)
     peer.stream.target = snapshot(
         clusters={"x": "x2"}, endpoints={"x": "x3"}, listeners={"l": "l2"}, routes={"l": "x2"}
     )
-    for expected in ("clusters", "endpoints", "listeners", "routes"):
+    # Envoy answers clusters only when they are warm, and for that it needs their endpoints.
+    clusters, endpoints = peer.take(), peer.take()
+    assert [SHORT_NAMES[one.type_url] for one in (clusters, endpoints)] == ["clusters", "endpoints"]
+    assert peer.take() is None
+    peer.answer(endpoints)
+    assert peer.take() is None
+    peer.answer(clusters)
+    for expected in ("listeners", "routes"):
         response = peer.take()
         assert SHORT_NAMES[response.type_url] == expected
         assert peer.take() is None

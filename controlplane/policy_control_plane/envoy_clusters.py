@@ -13,10 +13,18 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
     CircuitBreakersThresholds,
     Cluster,
+    ClusterCommonLbConfig,
     ClusterDiscoveryType,
     ClusterEdsClusterConfig,
 )
-from envoy_data_plane.envoy.config.core.v3 import Address, Http2ProtocolOptions, Pipe, SocketAddress
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    HealthCheck,
+    HealthCheckGrpcHealthCheck,
+    Http2ProtocolOptions,
+    Pipe,
+    SocketAddress,
+)
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
     LbEndpoint,
@@ -29,6 +37,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
+from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.envoy_listeners import over_ads
@@ -52,6 +61,11 @@ def cluster_body(cluster: ClusterModel) -> bytes:
             load_assignment=_assignment(cluster) if inline else None,
             connect_timeout=timedelta(seconds=cluster.connect_timeout),
             circuit_breakers=unlimited(),
+            health_checks=[_grpc_health()] if cluster.health_checked else [],
+            # Below half of the hosts healthy, Envoy would by default send to the others too.
+            common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0))
+            if cluster.health_checked
+            else None,
             typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(http2_options())} if cluster.http2 else {},
         )
     )
@@ -60,6 +74,18 @@ def cluster_body(cluster: ClusterModel) -> bytes:
 def endpoints_body(cluster: ClusterModel) -> bytes | None:
     """Return a serialised ClusterLoadAssignment, or None for a cluster whose hosts Envoy looks up itself."""
     return None if cluster.resolved_by_envoy else bytes(_assignment(cluster))
+
+
+def _grpc_health() -> HealthCheck:
+    """Return a check by which an engine that drains, or has no configuration yet, gets no new requests (R-50, R-54)."""
+    return HealthCheck(
+        interval=timedelta(seconds=1),
+        no_traffic_interval=timedelta(seconds=1),
+        timeout=timedelta(seconds=1),
+        unhealthy_threshold=2,
+        healthy_threshold=1,
+        grpc_health_check=HealthCheckGrpcHealthCheck(),
+    )
 
 
 def unlimited() -> CircuitBreakers:

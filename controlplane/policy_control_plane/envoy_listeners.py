@@ -15,9 +15,12 @@ from envoy_data_plane.envoy.config.core.v3 import (
     Address,
     AggregatedConfigSource,
     ApiVersion,
+    BackoffStrategy,
     ConfigSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
+    RetryPolicy,
+    RetryPolicyRetryHostPredicate,
     SocketAddress,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
@@ -34,6 +37,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpFilter,
     Rds,
 )
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.model import ListenerModel
@@ -102,7 +106,9 @@ def message_timeout_for(slowest_phase: float) -> float:
 
 def _external_processor(message_timeout: float) -> ExternalProcessor:
     return ExternalProcessor(
-        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ENGINE_CLUSTER)),
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ENGINE_CLUSTER), retry_policy=_another_engine()
+        ),
         failure_mode_allow=False,
         # What a route does not say, the engine says with its first answer.
         allow_mode_override=True,
@@ -118,6 +124,23 @@ def _external_processor(message_timeout: float) -> ExternalProcessor:
         message_timeout=timedelta(seconds=message_timeout),
         # Policies may rewrite method, authority and scheme (R-06).
         mutation_rules=HeaderMutationRules(allow_all_routing=True),
+    )
+
+
+def _another_engine() -> RetryPolicy:
+    """Return a policy that tries another engine when one cannot have seen the request: it restarts, or is gone."""
+    return RetryPolicy(
+        num_retries=3,
+        retry_on="connect-failure,refused-stream,reset-before-request",
+        retry_back_off=BackoffStrategy(
+            base_interval=timedelta(milliseconds=10), max_interval=timedelta(milliseconds=100)
+        ),
+        retry_host_predicate=[
+            RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
+            )
+        ],
+        host_selection_retry_max_attempts=3,
     )
 
 

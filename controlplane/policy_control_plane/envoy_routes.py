@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import Enum
+from functools import cache
 
 from envoy.config.route.v3 import route_pb2
-from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher, Route, RouteAction, RouteMatch
+from envoy_data_plane.envoy.config.route.v3 import DirectResponseAction, HeaderMatcher, Route, RouteAction, RouteMatch
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExtProcOverrides,
     ExtProcPerRoute,
@@ -67,19 +68,30 @@ def route_body(route: RouteModel, filtering: Filtering, modes: ChainModes | None
     )
 
 
+@cache
+def _not_found() -> bytes:
+    """Return a route that answers 404 by itself: a request without a route would still go through the filter."""
+    return bytes(
+        Route(
+            match=RouteMatch(prefix="/"),
+            direct_response=DirectResponseAction(status=404),
+            typed_per_filter_config={FILTER: Any.pack(ExtProcPerRoute(disabled=True))},
+        )
+    )
+
+
 def route_configuration_body(name: str, routes: Sequence[tuple[RouteModel, bytes]]) -> bytes:
     """Return a serialised RouteConfiguration with `routes` in their order, as one virtual host for each host named.
 
     A route without hosts is for every host. Envoy looks into the most specific virtual host only, so such a route goes
-    into all of them.
+    into all of them. What has no route gets a 404 and no engine is asked.
     """
     configuration = route_pb2.RouteConfiguration(name=name, ignore_port_in_host_matching=True)
     for host in sorted({host for route, _ in routes for host in route.hosts} | {"*"}):
         of_host = [body for route, body in routes if not route.hosts or host in route.hosts]
-        if of_host:
-            virtual_host = configuration.virtual_hosts.add(name=host, domains=[host])
-            for body in of_host:
-                virtual_host.routes.add().MergeFromString(body)
+        virtual_host = configuration.virtual_hosts.add(name=host, domains=[host])
+        for body in (*of_host, _not_found()):
+            virtual_host.routes.add().MergeFromString(body)
     wire: bytes = configuration.SerializeToString(deterministic=True)
     return wire
 

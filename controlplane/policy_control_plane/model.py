@@ -30,6 +30,8 @@ class ClusterModel:
     endpoints: tuple[Endpoint, ...]
     connect_timeout: float = 1.0
     http2: bool = False
+    health_checked: bool = False
+    """Whether Envoy asks each host's gRPC health service before, and while, it sends requests there."""
 
     @property
     def resolved_by_envoy(self) -> bool:

@@ -228,7 +228,7 @@ def _engine(document: Document, load: _Load) -> None:
         fields.error((), "the engine is described twice; one file may do so", rule=Rule.DUPLICATE_KEY)
     endpoints = _endpoints(fields)
     connect_timeout = fields.duration("connect_timeout", default=1.0, longest=60.0)
-    load.engines.append(ClusterModel(ENGINE_CLUSTER, endpoints, connect_timeout, http2=True))
+    load.engines.append(ClusterModel(ENGINE_CLUSTER, endpoints, connect_timeout, http2=True, health_checked=True))
 
 
 def _endpoints(fields: Fields) -> tuple[Endpoint, ...]:

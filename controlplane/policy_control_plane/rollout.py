@@ -39,13 +39,15 @@ class Waits:
 
     After a start, Envoys get nothing until `expected_engines` engines are up to date, or `engines` seconds have passed;
     and engines keep chains that are not configured any more for `after_start` seconds, since an Envoy that is not
-    connected yet may still send requests for them.
+    connected yet may still send requests for them. `before_removal` is the time from an Envoy's ACK of routes until
+    engines lose the chains of the routes before: Envoy's main thread answers, and its workers follow.
     """
 
     engines: float = 5.0
     envoys: float = 10.0
     after_start: float = 15.0
     expected_engines: int = 1
+    before_removal: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +122,11 @@ class Rollout:
         if envoys.refusals:
             self._note(Stage.REFUSED_BY_ENVOY, version, envoys)
             return
+        self._note(Stage.IN_USE, version, Judgement(envoys.waiting, engines.refusals))
+        if chains.keys() > snapshot[CHAIN].keys():
+            await asyncio.sleep(self._waits.before_removal)
         self._chains_in_use = snapshot[CHAIN]
         self._fleet.set_target(snapshot)
-        self._note(Stage.IN_USE, version, Judgement(envoys.waiting, engines.refusals))
 
     def _expected_engines(self) -> Judgement:
         engines, missing = self._fleet.engines(), self._waits.expected_engines - self._fleet.count_engines()

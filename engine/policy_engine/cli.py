@@ -128,11 +128,11 @@ def _validate(options: argparse.Namespace) -> int:
     registry = _registry(settings)
     found = validate_paths(options.paths, registry, chain_reader(registry, settings))
     if options.format == "json":
-        print(render_json(found))
+        print(render_json(found), end="")
     elif options.format == "sarif":
-        print(render_sarif(found, __version__))
+        print(render_sarif(found, __version__), end="")
     else:
-        print(render_text(found) if found else f"valid: {', '.join(map(str, options.paths))}")
+        print(render_text(found) if found else f"valid: {', '.join(map(str, options.paths))}\n", end="")
     return 1 if has_errors(found) else 0
 
 

@@ -96,7 +96,7 @@ def test_load_change_break_and_mend(tmp_path: Path, registry: Registry) -> None:
             file.write_text(chain(0))
             broken = await engine.next()
             assert not broken.accepted
-            assert f"{file}:6:55: /routes/0/policies/0/parameters/count" in str(broken.diagnostics[0])
+            assert f"{file}:6:53: /routes/0/policies/0/parameters/count" in str(broken.diagnostics[0])
             assert engine.source.active is second.chains
             assert engine.source.last is broken
             file.unlink()
@@ -193,9 +193,7 @@ def test_a_changed_secret_file_is_a_change(tmp_path: Path, registry: Registry) -
     async def test() -> None:
         (tmp_path / "conf").mkdir()
         file, secret = tmp_path / "conf" / "chains.yaml", tmp_path / "secret"
-        file.write_text(
-            f"version: v1\nroutes: [{{route_key: r, policies: [{{name: tested, version: v1, parameters: {{key: '${{file:{secret}}}'}}}}]}}]"
-        )
+        file.write_text(chain(1).replace("count: 1", f"key: '${{file:{secret}}}'"))
         async with running(file, registry) as engine:
             assert "cannot be read: No such file" in str((await engine.next()).diagnostics[0])
             secret.write_text("first-secret")

@@ -1,4 +1,4 @@
-"""Policies loaded from directories: several versions side by side, and every way in which code and manifest disagree."""
+"""Policies loaded from directories: versions side by side, and every way in which code and manifest disagree."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ def test_a_directory_becomes_a_definition(tmp_path: Path) -> None:
     definition, diagnostics = load_policy(directory)
     assert diagnostics == []
     assert definition is not None
-    assert (definition.name, definition.version, definition.phases) == (
-        "tested", Version(1, 0, 0), {Phase.REQUEST_HEADERS},
-    )  # fmt: skip
+    assert (definition.name, definition.version) == ("tested", Version(1, 0, 0))
+    assert definition.phases == {Phase.REQUEST_HEADERS}
     assert definition.digest == directory_digest(directory)
     assert definition.source == directory
     definition.policy_class({})
@@ -142,7 +141,7 @@ class Tested(Base):
 
 
 def test_a_chunk_hook_counts_as_body_phase(tmp_path: Path) -> None:
-    code = "from policy_engine.sdk import Policy\nclass Tested(Policy):\n    def on_request_chunk(self, request, chunk): ...\n"
+    code = CODE.replace("on_request_headers(self, request)", "on_request_chunk(self, request, chunk)")
     directory = write_policy(tmp_path, manifest=MANIFEST.replace("[request_headers]", "[request_body]"), code=code)
     assert load_policy(directory)[1] == []
 
@@ -177,7 +176,13 @@ def test_a_tree_that_is_none(tmp_path: Path) -> None:
 
 
 def write_registry(root: Path, **changes: str) -> Path:
-    entry = {"name": "tested", "version": "v1.0.0", "entrypoint": "policy:Tested", "directory": "policies/tested/v1_0_0", "digest": "sha256:abc"}  # fmt: skip
+    entry = {
+        "name": "tested",
+        "version": "v1.0.0",
+        "entrypoint": "policy:Tested",
+        "directory": "policies/tested/v1_0_0",
+        "digest": "sha256:abc",
+    }
     path = root / "registry.json"
     path.write_text(json.dumps([entry | changes], indent=2))
     return path

@@ -80,9 +80,8 @@ def test_policies_are_validated_by_manifest_or_directory(tmp_path: Path, registr
 
 def test_conditions_know_the_phases_of_the_policy(tmp_path: Path, registry: Registry) -> None:
     file = tmp_path / "chains.yaml"
-    file.write_text(
-        "version: v1\nroutes: [{route_key: a, policies: [{name: tested, version: v1, condition: response.status == 200}]}]"
-    )
+    policy = "{name: tested, version: v1, condition: response.status == 200}"
+    file.write_text(f"version: v1\nroutes: [{{route_key: a, policies: [{policy}]}}]")
     (found,) = validate_paths([file], registry)
     assert "is not known when the request is handled" in str(found)
 

@@ -332,6 +332,8 @@ class _Composer:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         context = getattr(error, "context", None)
         reason = f"not valid YAML: {f'{context}, ' if context else ''}{problem}"
+        if mark is not None and "${" in text.split("\n", mark.line + 1)[mark.line]:
+            reason += "; a value with ${…} inside [] or {} has to be quoted"
         if mark is not None:
             line, column = mark.line, mark.column
         else:

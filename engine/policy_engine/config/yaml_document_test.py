@@ -153,6 +153,7 @@ def test_yaml_1_2_not_1_1() -> None:
         ("--- a\n--- b", "more than one document"),
         ("a: &x [*x]", "f.yaml:1:8: the alias *x stands before or inside its anchor"),
         ("a: *x", "the alias *x stands before"),
+        ("a: {b: ${env:X}}", "a value with ${…} inside [] or {} has to be quoted"),
         ("a: \0", "not valid YAML: control characters"),
     ],
 )

@@ -124,8 +124,8 @@ def _try(source: Source, runner: celpy.Runner) -> None:
     except RecursionError:
         raise ConditionRefused([source.problem("the expression is nested too deep", 0)]) from None
     except CELEvalError as error:
-        # Not with maps: an operator on the error of a missing key raises TypeError too.
-        if TypeError in error.args and not any(VARIABLES[name].endswith("map") for name in source.variables):
+        # An operator on the error of a missing key or a division by zero raises TypeError too; that proves nothing.
+        if TypeError in error.args and "CELEvalError" not in repr(error.args):
             known = error.line is not None and error.column is not None
             offset = source.offset(error.line or 1, error.column or 1) if known else 0
             message = "an operator or function does not fit the types it got"

@@ -502,6 +502,37 @@ def test_every_variable_the_engine_needs_is_bound(text: str) -> None:
     assert "in Activation" not in str(result.value())
 
 
+def _grammar() -> st.SearchStrategy[str]:
+    """Well-typed conditions; without the operators on errors and times that `DIFFERENCES` is about."""
+    variables = ["request.path", "request.method", "request.host", "request.query.q", "metadata.user.name"]
+    missing = ['request.headers["x-none"]', "request.query.none", "metadata.none"]
+    text = st.sampled_from([*variables, *missing, 'request.headers["x-tenant"]', '"acme"', "'ü'", "'a'"])
+    number = st.sampled_from(["response.status", "metadata.count", "metadata.user.age", "0", "3", "41", "-7"])
+    number |= text.map("size({})".format)
+    number = st.tuples(number, st.sampled_from(["+", "-", "*", "/", "%"]), number).map(" ".join) | number
+    relation = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
+    atoms = st.sampled_from(["true", "false", "metadata.flag", "metadata.off", "has(metadata.user.email)"])
+    atoms |= st.tuples(text, relation, text).map(" ".join) | st.tuples(number, relation, number).map(" ".join)
+    atoms |= st.builds("{}.{}({})".format, text, st.sampled_from(["startsWith", "endsWith", "contains"]), text)
+    atoms |= st.builds("{} in [{}, {}]".format, text, text, text)
+    atoms |= st.builds("[{}, {}].{}(x, x == {})".format, text, text, st.sampled_from(["exists", "all"]), text)
+    return st.recursive(
+        atoms,
+        lambda inner: (
+            st.builds("({} {} {})".format, inner, st.sampled_from(["&&", "||"]), inner)
+            | st.builds("({} ? {} : {})".format, inner, inner, inner)
+            | inner.map("!({})".format)
+        ),
+        max_leaves=6,
+    )
+
+
+@given(text=_grammar())
+@settings(deadline=None, max_examples=200)
+def test_both_engines_agree_on_generated_conditions(text: str) -> None:
+    assert outcome(text, conditions_celpy) == outcome(text, conditions_celcpp)
+
+
 # Choice of engine, threads, memory
 
 CHOOSE = """

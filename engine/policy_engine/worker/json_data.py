@@ -23,6 +23,10 @@ MAX_TEXT = 1 << 20
 """Longest text in parameters, in characters: inline key sets fit, a mistaken file does not."""
 
 
+MAX_INTEGER = 2**64
+"""Largest integer, in either direction."""
+
+
 @dataclass(slots=True)
 class _Copy:
     count: int = 0
@@ -62,7 +66,10 @@ class _Copy:
         elif isinstance(value, float):
             if not math.isfinite(value):
                 self._refuse(path, f"is {value}, which is not a JSON number")
-        elif value is not None and not isinstance(value, bool | int):
+        elif isinstance(value, int):
+            if abs(value) > MAX_INTEGER:
+                self._refuse(path, "is too large a number", f"at most {MAX_INTEGER}")
+        elif value is not None:
             self._refuse(path, f"is not JSON data but a {type(value).__name__}")
 
     def _refuse(self, path: Path, reason: str, allowed: str = "") -> None:

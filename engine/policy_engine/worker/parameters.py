@@ -6,9 +6,10 @@ regular expressions, no remote schemas) is here and nowhere else.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -19,11 +20,20 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from policy_engine.worker.json_data import bounded_copy
-from policy_engine.worker.schema_keywords import FORMATS, PatternError, SchemaValidator, compile_pattern
+from policy_engine.worker.schema_keywords import (
+    FORMATS,
+    LINK,
+    UNEVALUATED,
+    PatternError,
+    SchemaValidator,
+    compile_pattern,
+)
 from policy_engine.worker.spec import escape
 from policy_engine.worker.violations import Path, Violation, plain_text_of, violations_of
 
 _MAX_DEFAULT_DEPTH = 16
+_REMEMBERED = 10_000
+_REMEMBERED_LENGTH = 4096  # characters of JSON: larger parameters are few, and would fill memory
 _ROOT = "urn:policy-engine:parameters"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -90,7 +100,7 @@ class ParameterSchema:
     is created only when it has a `default` itself. Raises SchemaError.
     """
 
-    __slots__ = ("_has_annotations", "_resolver", "_schema", "_validator")
+    __slots__ = ("_has_annotations", "_known", "_resolver", "_schema", "_validator")
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         copied, violations = bounded_copy(schema)
@@ -111,12 +121,26 @@ class ParameterSchema:
             self._validator.is_valid({})
         except RecursionError:
             raise SchemaError((Violation((), "its references go round in a circle"),)) from None
+        self._link_references()
+        self._known: dict[str, Checked] = {}
 
     def check(self, parameters: object) -> Checked:
         """Return every violation of `parameters`, and a copy of them with defaults filled in."""
         copied, violations = bounded_copy(parameters)
         if violations:
             return Checked({}, violations, frozenset())
+        text = json.dumps(copied)
+        if len(text) > _REMEMBERED_LENGTH:
+            return self._check(copied)
+        known = self._known.get(text)
+        if known is None:
+            if len(self._known) >= _REMEMBERED:
+                del self._known[next(iter(self._known))]
+            known = self._known[text] = self._check(copied)
+        # A copy, because a policy may change the parameters it is given.
+        return replace(known, parameters=bounded_copy(known.parameters)[0])
+
+    def _check(self, copied: Any) -> Checked:
         notes = _Notes()
         try:
             if self._has_annotations:
@@ -128,6 +152,22 @@ class ParameterSchema:
             found = found or (Violation((), f"must be an object, not {plain_text_of(copied)}"),)
             copied = {}
         return Checked(copied, found, frozenset(notes.secrets))
+
+    def _link_references(self) -> None:
+        """Put the schemas themselves in the place of local references to them.
+
+        `jsonschema` resolves a reference again for every value, which took half the time of a check. It needs them as
+        they are for the `unevaluated…` keywords, so schemas with those stay unlinked.
+        """
+        parts = [schema for _, schema in _subschemas(self._schema, ())]
+        if any(not UNEVALUATED.isdisjoint(schema) for schema in parts):
+            return
+        for schema in parts:
+            reference = schema.get("$ref", "")
+            if reference.startswith("#"):
+                schema[LINK] = self._resolver.lookup(reference).contents
+                del schema["$ref"]
+        self._validator = self._validator.evolve(schema=self._schema)
 
     def __repr__(self) -> str:
         return f"ParameterSchema({', '.join(self._schema.get('properties', {}))})"
@@ -229,7 +269,9 @@ class ParameterSchema:
     def _in_place(self, value: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
         """Yield the schemas that apply to the same value as `schema` does, by reference or combination."""
         # Only local references: the draft's own metaschemas carry defaults that would pollute a schema given as value.
-        if str(schema.get("$ref", "")).startswith("#"):
+        if LINK in schema:
+            yield schema[LINK]
+        elif str(schema.get("$ref", "")).startswith("#"):
             yield self._resolver.lookup(schema["$ref"]).contents
         yield from schema.get("allOf", ())
         for keyword in ("anyOf", "oneOf"):
@@ -257,9 +299,9 @@ def _metaschema() -> Any:
     return SchemaValidator(Draft202012Validator.META_SCHEMA, registry=METASCHEMAS)
 
 
-def _subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+def _subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield `schema` and every schema inside it, each with its path; `schema` satisfies the metaschema."""
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict):
         return
     yield path, schema
     for keyword in _MAPS_OF_SCHEMAS:

@@ -1,5 +1,7 @@
 """Parameters against their schema: every violation with its path, defaults, and hostile input that stays harmless."""
 
+
+
 from __future__ import annotations
 
 from typing import Any
@@ -67,7 +69,7 @@ def test_the_alternative_that_was_meant_is_the_one_explained() -> None:
 
 FORMATS: list[tuple[str, list[str], list[str]]] = [
     ("uri", ["https://a.example/x?y#z", "urn:a:b"], ["nowhere", "/relative", "https://a b", ""]),
-    ("duration", ["PT5S", "P1D", "PT0.5S"], ["5s", "P", ""]),
+    ("duration", ["PT5S", "P1D", "P1Y2M3DT4H5M6S", "P2W"], ["5s", "P", "PT", "PT0.5S", ""]),
     ("email", ["a.b+c@example.com", "x@localhost"], ["a", "a@", "@b", "a b@c", "a@b c", ".a@b", "a..b@c"]),
     ("ipv4", ["127.0.0.1"], ["256.1.1.1", "1.2.3", "::1"]),
     ("ipv6", ["::1", "2001:db8::1"], ["127.0.0.1", ":::1", "fe80::1%eth0"]),
@@ -132,6 +134,25 @@ def test_defaults_are_not_shared_between_checks() -> None:
     schema = ParameterSchema({"properties": {"a": {"default": []}}})
     schema.check({}).parameters["a"].append(1)
     assert schema.check({}).parameters == {"a": []}
+
+
+def test_a_repeated_check_finds_the_same() -> None:
+    schema = ParameterSchema({"properties": {"a": {"minimum": 1}, "k": {"writeOnly": True}, "t": {"enum": [1, True]}}})
+    for parameters in ({"a": 0}, {"a": 1}, {"a": 1.0}, {"a": 0, "k": "x"}, {"t": 1}, {"t": True}, {"a": "x" * 5000}):
+        assert repr(schema.check(parameters)) == repr(schema.check(parameters)), parameters
+    assert schema.check({"t": True}).parameters["t"] is True
+    assert schema.check({"t": 1}).parameters["t"] is not True
+
+
+def test_unevaluated_properties_see_through_references() -> None:
+    schema = {
+        "$defs": {"base": {"properties": {"x": {"type": "integer", "default": 4}}}},
+        "$ref": "#/$defs/base",
+        "properties": {"y": {}},
+        "unevaluatedProperties": False,
+    }
+    assert ParameterSchema(schema).check({"y": 1}).parameters == {"x": 4, "y": 1}
+    assert violations(schema, {"x": 1, "z": 1}) == [": has entries that are not allowed; "]
 
 
 def test_what_was_given_is_not_changed() -> None:

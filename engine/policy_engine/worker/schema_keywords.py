@@ -20,9 +20,11 @@ _MAX_PATTERN = 8192
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _EMAIL = rf"^{_ATOM}(\.{_ATOM})*@{_LABEL}(\.{_LABEL})*$"
-# ISO 8601 durations as RFC 3339, Appendix A has them. jsonschema's own check imports `isoduration` with `arrow`, which
-# costs every worker 0.2 s of its start for one regular expression.
-_DURATION = r"^P(\d+W|(\d+D|\d+M(\d+D)?|\d+Y(\d+M(\d+D)?)?)(T(\d+H(\d+M(\d+S)?)?|\d+M(\d+S)?|\d+S))?|T(\d+H(\d+M(\d+S)?)?|\d+M(\d+S)?|\d+S))$"  # noqa: E501
+# ISO 8601 durations as RFC 3339, Appendix A has them, and with a fraction of a second. jsonschema's own check imports
+# `isoduration` with `arrow`, which costs every worker 0.2 s of its start for one regular expression.
+_SECONDS = r"\d+([.,]\d+)?S"
+_TIME = rf"T(\d+H(\d+M({_SECONDS})?)?|\d+M({_SECONDS})?|{_SECONDS})"
+_DURATION = rf"^P(\d+W|(\d+D|\d+M(\d+D)?|\d+Y(\d+M(\d+D)?)?)({_TIME})?|{_TIME})$"
 _REQUIRED_FORMATS = frozenset(
     {"uri", "uri-reference", "duration", "email", "ipv4", "ipv6", "regex"}
     | {"hostname", "date-time", "date", "time", "uuid"}
@@ -129,9 +131,19 @@ def _normal(value: Any) -> Any:
     return [_normal(item) for item in value] if isinstance(value, list) else value
 
 
+def _link(validator: Any, target: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    yield from validator.descend(instance, target)
+
+
+LINK = "\0link"
+"""A keyword of our own, which no YAML can write: holds the very schema that a `$ref` led to."""
+
+UNEVALUATED = frozenset({"unevaluatedProperties", "unevaluatedItems"})
+
 SchemaValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's own gap
     Draft202012Validator,
     {
+        LINK: _link,
         "properties": _properties,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,

@@ -164,7 +164,7 @@ class Call(Stream):
         if not self.ended:
             flow = self.connection.flow
             flow.settle(self, 0, held)
-            if flow.window < flow.low:
+            if flow.wanting:
                 flow.replenish()
 
     # -- replies out --------------------------------------------------------------------------------------------------

@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from policy_engine.transport.counters import Counters
 from policy_engine.transport.native import frames
+from policy_engine.transport.native.buffer_pool import BufferPool
 from policy_engine.transport.native.errors import ConnectionFault, ErrorCode, StreamFault
 from policy_engine.transport.native.floods import Allowances
-from policy_engine.transport.native.flow_control import BufferPool, ReceiveFlow
+from policy_engine.transport.native.flow_control import ReceiveFlow
 from policy_engine.transport.native.frame_reader import FrameReader
 from policy_engine.transport.native.header_block import HeaderBlockReader
 from policy_engine.transport.native.headers import TABLE_SIZE_ZERO, HeaderDecoder, MalformedHeaders, RequestHead
@@ -56,7 +57,8 @@ class Connection:
             limits.connection_window_bytes,
             limits.stream_window_bytes,
             surroundings.pool,
-            self._update_window,
+            self.streams,
+            self._send_control,
         )
         self.lingering = 0
         """Tasks of streams that are gone but have not ended yet; they count as streams."""
@@ -115,7 +117,7 @@ class Connection:
         """Do what is better done once per batch: waiting payload, windows, the end of a drained connection."""
         if self.sender.ready:
             self.sender.pump()
-        if self.flow.window < self.flow.low:
+        if self.flow.wanting:
             self.flow.replenish()
         if self._stalled and not self.saturated:
             stalled, self._stalled = self._stalled, {}
@@ -264,13 +266,13 @@ class Connection:
 
     def _trailers(self, stream_id: int, block: bytes, ending: bool) -> None:
         stream = self.streams.get(stream_id)
+        if stream is None and stream_id not in self._ended:
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"HEADERS on closed stream {stream_id}")
         try:
             self._decoder.trailers(block)
         except MalformedHeaders as error:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, str(error)) from None
         if stream is None:
-            if stream_id not in self._ended:
-                raise ConnectionFault(ErrorCode.STREAM_CLOSED, f"HEADERS on closed stream {stream_id}")
             return
         if stream.half_closed:
             raise StreamFault(ErrorCode.STREAM_CLOSED, "HEADERS after END_STREAM")
@@ -348,11 +350,12 @@ class Connection:
         if flags & frames.ACK:
             if payload:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with payload")
-            if not self.settings_acknowledged:
+            self._allowances.settings.spend()
+            if self.settings_acknowledged:
+                self.flow.settings_acknowledged()
+            else:
                 self.settings_acknowledged = True
                 self._decoder.settings_acknowledged()
-            else:
-                self._allowances.empty_frames.spend()
             return
         self._allowances.settings.spend()
         settings = parse_settings(payload)
@@ -438,8 +441,8 @@ class Connection:
         self._stalled.pop(stream, None)
         stream.terminated()
 
-    def _update_window(self, stream_id: int, increment: int) -> None:
-        self.out.append(frames.window_update(stream_id, increment))
+    def _send_control(self, frame: bytes) -> None:
+        self.out.append(frame)
         self.wake()
 
     # -- faults and the end -------------------------------------------------------------------------------------------

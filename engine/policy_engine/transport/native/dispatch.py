@@ -12,9 +12,9 @@ from policy_engine.kernel.stream import Replies, StreamError, StreamHandler, Str
 from policy_engine.transport.counters import Counters
 from policy_engine.transport.health import EXT_PROC_SERVICE, Health
 from policy_engine.transport.native import headers
+from policy_engine.transport.native.buffer_pool import BufferPool
 from policy_engine.transport.native.call import Call
 from policy_engine.transport.native.connection import Connection
-from policy_engine.transport.native.flow_control import BufferPool
 from policy_engine.transport.native.health_service import HealthCheck, HealthWatch
 from policy_engine.transport.options import Limits
 
@@ -30,7 +30,7 @@ class Dispatcher:
         self.limits = limits
         self.max_message_bytes = limits.max_message_bytes
         self.counters = Counters()
-        self.pool = BufferPool(limits.receive_buffer_bytes)
+        self.pool = BufferPool(limits.receive_buffer_bytes, loop.time, loop.call_later)
         self.head_cache: dict[bytes, headers.RequestHead] = {}
         self.tasks: set[asyncio.Task[Replies]] = set()
         """Coroutines of handlers that still run."""

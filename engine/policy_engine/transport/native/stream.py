@@ -31,7 +31,7 @@ class Stream:
     def __init__(self, connection: Connection, stream_id: int, content_length: int) -> None:
         self.connection = connection
         self.id = stream_id
-        self.window = connection.flow.stream_capacity
+        self.window = connection.flow.stream_initial
         """What the client may still send."""
         self.held = 0
         """Bytes received that still occupy memory."""

@@ -88,7 +88,7 @@ class RecordedHandler:
 
 
 def scripted(message: bytes) -> Replies | Coroutine[Any, Any, Replies]:
-    """Answer as the message asks: `none`, `two`, `sleep:<seconds>`, `status:<code>:<text>`, `raise`, `big:<bytes>`, else echo."""
+    """Do as the message says: `none`, `two`, `sleep:<seconds>`, `status:<code>:<text>`, `raise`, `big:<bytes>`."""
     command, _, rest = message[:100].partition(b":")
     match command:
         case b"none":
@@ -114,13 +114,13 @@ async def _sleep(seconds: float) -> Replies:
 
 def process_call(channel: grpc.aio.Channel, **options: Any) -> Any:
     """Open a raw-bytes `Process` stream, as Envoy does."""
-    return channel.stream_stream(PROCESS)(**options)
+    return channel.stream_stream(PROCESS, None, None)(**options)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     """Wait for a condition; raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 # any condition, also one that nobody signals
             await asyncio.sleep(0.005)
 
 

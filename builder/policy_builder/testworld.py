@@ -1,0 +1,195 @@
+"""A small world for the builder's tests: an engine, wheels, Debian packages and policies, all made on the spot."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from policy_builder.image import Built, build
+from policy_builder.platform import Platform
+from policy_builder.report import Report
+from policy_builder.validation import Plan, validate
+from policy_builder.workspace import Workspace
+
+CODE = """
+from policy_engine.sdk import Policy, Request
+
+
+class Example(Policy):
+    def on_request_headers(self, request: Request) -> None:
+        return None
+"""
+
+MANIFEST = """name: {name}
+version: {version}
+description: An example.
+entrypoint: policy:Example
+phases:
+  - request_headers
+parameters:
+  type: object
+  properties:
+    limit:
+      type: integer
+"""
+
+
+def make_wheel(
+    directory: Path,
+    name: str,
+    version: str,
+    files: Mapping[str, str] | None = None,
+    *,
+    requires: Sequence[str] = (),
+    licence: str = "MIT",
+    entry_points: str = "",
+    tag: str = "py3-none-any",
+) -> Path:
+    """Write a wheel; `files` by their names below site-packages."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    metadata = [f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: {licence}"]
+    metadata += [f"Requires-Dist: {one}" for one in requires]
+    content = {
+        **(files if files is not None else {f"{name.replace('-', '_')}/__init__.py": f"VERSION = {version!r}\n"}),
+        f"{stem}.dist-info/METADATA": "\n".join(metadata) + "\n",
+        f"{stem}.dist-info/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
+    }
+    if entry_points:
+        content[f"{stem}.dist-info/entry_points.txt"] = entry_points
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{stem}-{tag}.whl"
+    record = "".join(f"{file},sha256={_urlsafe(text)},{len(text.encode())}\n" for file, text in content.items())
+    with zipfile.ZipFile(path, "w") as archive:
+        for file, text in [*content.items(), (f"{stem}.dist-info/RECORD", record + f"{stem}.dist-info/RECORD,,\n")]:
+            archive.writestr(zipfile.ZipInfo(file), text)
+    return path
+
+
+def sha256(path: Path) -> str:
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass
+class World:
+    """Everything a build reads, below `root`."""
+
+    root: Path
+    chosen: list[str] = field(default_factory=list)
+    settings: str = "version: v1\nwheels: [wheels]\n"
+
+    def __post_init__(self) -> None:
+        engine = self.root / "engine"
+        (engine / "policy_engine").mkdir(parents=True)
+        (engine / "policy_engine/__init__.py").write_text('"""Engine."""\n\n__version__ = "0.9.0"\n')
+        (engine / "policy_engine/engine_test.py").write_text("")
+        (engine / "launch.py").write_text("#!/usr/bin/python3 -IB\n")
+        self.engine_needs("engine-core")
+        self.lock.write_text("")
+        self.locked("engine-core", "1.0")
+        mirror = self.root / "mirror"
+        mirror.mkdir()
+        packages = {name: make_deb(mirror, name) for name in ("libone", "libtwo")}
+        snapshot = mirror.as_uri()
+        self.debian.write_text(json.dumps({"suite": "trixie", "snapshot": snapshot, "packages": packages}))
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock.txt"
+
+    @property
+    def debian(self) -> Path:
+        return self.root / "debian.lock.json"
+
+    @property
+    def wheels(self) -> Path:
+        return self.root / "wheels"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "policy-manifest.yaml"
+
+    def engine_needs(self, *requirements: str) -> None:
+        listed = json.dumps(list(requirements))
+        text = f'[project]\nname = "policy-engine"\ndependencies = {listed}\n'
+        (self.root / "engine/pyproject.toml").write_text(text)
+
+    def locked(self, name: str, version: str, *, extras: str = "", **wheel: object) -> Path:
+        """Make a wheel and give it a line in the lock."""
+        path = make_wheel(self.wheels, name, version, **wheel)  # type: ignore[arg-type] # the same keywords
+        with self.lock.open("a") as lock:
+            lock.write(f"{name}{extras}=={version} \\\n    --hash={sha256(path)}\n")
+        return path
+
+    def policy(
+        self, name: str, version: str = "v1.0.0", *, code: str = CODE, requirements: str = "", **files: str
+    ) -> Path:
+        """Write a policy and choose it; `files` by their names with `__` for the dot (`policy__yaml`)."""
+        directory = self.root / "policies" / name / version.replace(".", "_")
+        directory.mkdir(parents=True)
+        content = {
+            "policy.yaml": MANIFEST.format(name=name, version=version),
+            "policy.py": code,
+            "README.md": f"# {name}\n",
+            "policy_test.py": "",
+            "requirements.txt": requirements,
+            **{file.replace("__", "."): text for file, text in files.items()},
+        }
+        for file, text in content.items():
+            (directory / file).write_text(text)
+        self.choose(f"name: {name}, version: {version}")
+        return directory
+
+    def choose(self, entry: str) -> None:
+        self.chosen.append(entry)
+        self.manifest.write_text(
+            self.settings + "policies:\n" + "".join(f"  - {{ {entry} }}\n" for entry in self.chosen)
+        )
+
+    def workspace(self) -> Workspace:
+        return Workspace(self.root / "engine", self.lock, self.debian, self.root / "cache")
+
+    def validate(self) -> tuple[Plan | None, Report]:
+        report = Report()
+        return validate(self.manifest, self.workspace(), Platform(), report), report
+
+    def report(self) -> str:
+        """Return the report of a choice that must be refused, with paths relative to the world."""
+        plan, report = self.validate()
+        assert plan is None
+        assert report.failed
+        return report.render_text().replace(f"{self.root}/", "")
+
+    def build(self, out: Path) -> Built:
+        plan, report = self.validate()
+        assert plan is not None, report.render_text()
+        return build(plan, out, self.root / "cache")
+
+
+def make_deb(mirror: Path, name: str) -> dict[str, object]:
+    """Write a package with a library, a licence and a manual page; return its entry in the lock."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:xz") as tar:
+        for path in (f"usr/lib/{name}.so", f"usr/share/doc/{name}/copyright", f"usr/share/man/man1/{name}.1"):
+            info = tarfile.TarInfo(f"./{path}")
+            info.size, info.mode = len(name), 0o644
+            tar.addfile(info, io.BytesIO(name.encode()))
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"", "data.tar.xz": data.getvalue()}
+    archive = b"!<arch>\n"
+    for member, content in members.items():
+        header = f"{member:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n"
+        archive += header.encode() + content + b"\n" * (len(content) % 2)
+    package = mirror / f"{name}_1.0_all.deb"
+    package.write_bytes(archive)
+    digest = hashlib.sha256(archive).hexdigest()
+    return {"path": package.name, "sha256": digest, "size": len(archive), "version": "1.0"}
+
+
+def _urlsafe(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
