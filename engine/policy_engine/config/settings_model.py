@@ -330,7 +330,7 @@ class Settings:
     """
 
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
-    transport: Transport = setting(_choice(Transport), Transport.GRPCIO, "server that carries ext_proc")
+    transport: Transport = setting(_choice(Transport), Transport.NATIVE, "server that carries ext_proc")
     workers: int | str = setting(Form(_workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
     configuration: ConfigurationSource = setting(
         _choice(ConfigurationSource), ConfigurationSource.FILE, "where chains come from"

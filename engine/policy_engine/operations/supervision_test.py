@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -57,7 +58,11 @@ def spec(value: str) -> ChainsSpec:
 
 @asynccontextmanager
 async def pool_of(
-    directory: Path, count: int = 2, changed: Callable[[], None] = lambda: None
+    directory: Path,
+    count: int = 2,
+    changed: Callable[[], None] = lambda: None,
+    transport: str = "native",
+    socket: str = "w{worker}.sock",
 ) -> AsyncIterator[WorkerPool]:
     policy = directory / "policies" / "tag" / "v1_0_0"
     policy.mkdir(parents=True)
@@ -65,8 +70,8 @@ async def pool_of(
     (policy / "policy.py").write_text(CODE)
     options = WorkerOptions(
         number=0,
-        bind=(f"unix:{directory}/w{{worker}}.sock",),
-        transport=os.environ.get("TRANSPORT", "grpcio"),
+        bind=(f"unix:{directory}/{socket}",),
+        transport=transport,
         policies=str(directory / "policies"),
         route_key="xds.route_name",
         pass_unmapped=False,
@@ -187,6 +192,30 @@ def test_draining_finishes_the_streams_in_flight(tmp_path: Path) -> None:
                 await stream.done_writing()
                 assert await stream.code() == grpc.StatusCode.OK
             await drained
+
+    asyncio.run(run())
+
+
+def test_workers_share_a_unix_socket_that_the_supervisor_bound(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pool_of(tmp_path, socket="w0.sock") as pool:
+            await pool.apply(spec("one"))
+            # All connections are answered, whichever worker takes them.
+            answers = [await ask(tmp_path, 0) for _ in range(10)]
+            assert {answer["x-tag"] for answer in answers} == {"one"}
+        assert not (tmp_path / "w0.sock").exists()
+
+    asyncio.run(run())
+
+
+def test_grpcio_workers_cannot_share_a_unix_socket(tmp_path: Path) -> None:
+    async def run() -> None:
+        with pytest.raises(OSError, match=re.escape("{worker}")):
+            async with pool_of(tmp_path, transport="grpcio", socket="w0.sock"):
+                pass
+        async with pool_of(tmp_path / "own", transport="grpcio") as pool:
+            await pool.apply(spec("one"))
+            assert [(await ask(tmp_path / "own", worker))["x-tag"] for worker in (0, 1)] == ["one", "one"]
 
     asyncio.run(run())
 

@@ -210,5 +210,6 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
             "max_concurrent_streams": settings.limits.streams,
             # A body up to the limit must get its 413 from the session, not an error of the transport.
             "max_message_bytes": settings.body_limit + (1 << 20),
+            "receive_buffer_bytes": max(256 << 20, 4 * (settings.body_limit + (1 << 20))),
         },
     )

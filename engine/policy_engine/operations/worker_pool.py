@@ -17,9 +17,11 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from policy_engine.config.settings_model import WORKER_PLACE
 from policy_engine.operations.channel import Channel, Message, spec_to_message
 from policy_engine.operations.metrics import Samples, add_samples
 from policy_engine.operations.worker_process import WorkerOptions
+from policy_engine.transport.listen import bind
 from policy_engine.worker.spec import ChainsSpec
 
 logger = logging.getLogger("policy_engine.supervisor")
@@ -56,7 +58,7 @@ class _Worker:
                 "-m",
                 "policy_engine.operations.worker_process",
                 str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), *self.options.inherited),
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
             )
         finally:
@@ -132,7 +134,10 @@ class WorkerPool:
     """A fixed number of workers; `changed` is called whenever the number of those that serve may have changed."""
 
     def __init__(self, count: int, options: WorkerOptions, changed: Callable[[], None] = lambda: None) -> None:
+        self._given = options
         self._options = [self._numbered(options, number, count) for number in range(count)]
+        self._shared = self._shared_paths(options, count)
+        self._sockets: list[socket.socket] = []
         self._workers: dict[int, _Worker] = {}
         self._configured: set[int] = set()
         self._spec: Message | None = None
@@ -145,11 +150,29 @@ class WorkerPool:
         self._changed = changed
         self.restarts = 0
 
+    def _numbered(self, options: WorkerOptions, number: int, count: int) -> WorkerOptions:
+        """Give worker `number` its addresses: `{worker}` filled in, Unix sockets without it shared by all."""
+        shared = self._shared_paths(options, count)
+        own = tuple(one.replace(WORKER_PLACE, str(number)) for one in options.bind if one not in shared)
+        reuse = any(WORKER_PLACE not in one and not one.startswith("unix:") for one in options.bind)
+        return replace(options, number=number, bind=own, reuse_port=reuse and count > 1)
+
     @staticmethod
-    def _numbered(options: WorkerOptions, number: int, count: int) -> WorkerOptions:
-        bind = tuple(address.replace("{worker}", str(number)) for address in options.bind)
-        shared = any("{worker}" not in address and not address.startswith("unix:") for address in options.bind)
-        return replace(options, number=number, bind=bind, reuse_port=shared and count > 1)
+    def _shared_paths(options: WorkerOptions, count: int) -> tuple[str, ...]:
+        if count == 1:
+            return ()
+        return tuple(one for one in options.bind if one.startswith("unix:") and WORKER_PLACE not in one)
+
+    def _share_sockets(self) -> None:
+        """Bind the Unix sockets that all workers accept from; raises OSError naming the path."""
+        if self._shared and self._given.transport == "grpcio":
+            raise OSError(
+                f"{self._shared[0]} cannot be shared by {len(self._options)} workers over the grpcio transport: "
+                f"write {WORKER_PLACE} into the path, so that each has its own, or use `transport: native`"
+            )
+        self._sockets = [bind(one) for one in self._shared]
+        inherited = tuple(sock.fileno() for sock in self._sockets)
+        self._options = [replace(one, inherited=inherited) for one in self._options]
 
     @property
     def serving(self) -> int:
@@ -162,7 +185,8 @@ class WorkerPool:
         return self.serving == len(self._options)
 
     async def start(self) -> None:
-        """Start every worker; raises WorkerFailed when one cannot start at all."""
+        """Start every worker; raises WorkerFailed when one cannot start at all, OSError for an address."""
+        self._share_sockets()
         await asyncio.gather(*(self._start_one(number) for number in range(len(self._options))))
 
     async def apply(self, spec: ChainsSpec) -> None:
@@ -194,6 +218,12 @@ class WorkerPool:
                     raise error
         self._changed()
 
+    def _release_sockets(self) -> None:
+        for sock, address in zip(self._sockets, self._shared, strict=False):
+            sock.close()
+            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+        self._sockets = []
+
     async def samples(self) -> Samples:
         """Return the sum over all workers, those that died included."""
         await asyncio.gather(*(worker.fetch_samples() for worker in self._workers.values()))
@@ -220,6 +250,7 @@ class WorkerPool:
                 await asyncio.wait(late, timeout=5.0)
         for watcher in self._watchers:
             watcher.cancel()
+        self._release_sockets()
 
     async def _start_one(self, number: int) -> None:
         self._clear_socket(self._options[number])

@@ -23,9 +23,10 @@ from policy_engine.kernel.session import Session
 from policy_engine.operations.channel import Channel, Message, spec_from_message
 from policy_engine.operations.logs import configure_logging
 from policy_engine.operations.metrics import worker_samples
+from policy_engine.transport import listen
 from policy_engine.transport.counters import CountersSnapshot
-from policy_engine.transport.grpc_server import GrpcServer
 from policy_engine.transport.health import Health
+from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from policy_engine.worker.chain import Snapshot
 from policy_engine.worker.closing import close_chains
@@ -49,14 +50,17 @@ class Transport(Protocol):
         """Listen and serve."""
         ...
 
-    async def drain(self, seconds: float) -> None:
+    async def drain(self, seconds: float) -> object:
         """Finish what is in flight."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON."""
+    """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
+
+    `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
+    """
 
     number: int
     bind: tuple[str, ...]
@@ -74,11 +78,12 @@ class WorkerOptions:
     key_file: str = ""
     client_ca_file: str = ""
     limits: dict[str, int] = field(default_factory=dict)
+    inherited: tuple[int, ...] = ()
 
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
         """Return the options that the supervisor sent."""
-        return cls(**{**message, "bind": tuple(message["bind"])})
+        return cls(**{**message, "bind": tuple(message["bind"]), "inherited": tuple(message["inherited"])})
 
     def server(self) -> ServerOptions:
         """Return the transport's part."""
@@ -155,8 +160,8 @@ class WorkerProcess:
     async def _listen(self) -> str:
         """Start to serve with the first configuration; returns what went wrong, or nothing."""
         if self._server is None:
-            server = GrpcServer(lambda: Session(self._kernel), self._options.server(), self._health)
             try:
+                server = self._transport()
                 await server.start()
             except (OSError, ValueError) as error:
                 return str(error)
@@ -166,6 +171,16 @@ class WorkerProcess:
             gc.freeze()
         self._health.set_serving(True)
         return ""
+
+    def _transport(self) -> Transport:
+        options, server = self._options, self._options.server()
+        if options.transport == "grpcio":
+            from policy_engine.transport.grpc_server import GrpcServer  # noqa: PLC0415 - grpcio costs 0.2 s to import
+
+            return GrpcServer(lambda: Session(self._kernel), server, self._health)
+        sockets = [socket.socket(fileno=descriptor) for descriptor in options.inherited]
+        sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
+        return NativeServer(lambda: Session(self._kernel), server, self._health, sockets=sockets)
 
     def _drop_prepared(self) -> None:
         snapshot, self._prepared = self._prepared, None
