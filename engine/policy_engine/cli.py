@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from policy_engine import __version__
 from policy_engine.config.diagnostics import has_errors, render_json, render_sarif, render_text
@@ -39,10 +38,16 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--build-info"]:  # as people expect it of a binary
+        words[0] = "build-info"
+    options = _parser().parse_args(words)
     try:
         return int(options.command(options))
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SettingsError as error:
         return _complain(str(error))
     except PoliciesUnusable as error:
@@ -57,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"policy-engine {__version__}")
-    parser.add_argument(
-        "--build-info", action=_BuildInfo, nargs=0, help="print engine version and every policy, as `build-info` does"
-    )
+    parser.add_argument("--build-info", action="store_true", help="same as the command build-info")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _command(commands, "run", _run, "serve ext_proc to Envoy")
     validate = _command(commands, "validate", _validate, "check chain files and policies, change nothing")
@@ -90,13 +93,6 @@ def _command(
     add_flags(parser)
     parser.set_defaults(command=command)
     return parser
-
-
-class _BuildInfo(argparse.Action):
-    """`--build-info` in front of any command, as people expect it of a binary."""
-
-    def __call__(self, *_: object) -> NoReturn:
-        sys.exit(main(["build-info"]))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
