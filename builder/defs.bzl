@@ -8,7 +8,8 @@
 load("@rules_oci//oci:defs.bzl", "oci_image", "oci_load", "oci_push")
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_library.bzl", "py_library")
-load("//tools/image:layers.bzl", "LAYER_TOOL", "declare_layer", "python_entries")
+load("@rules_python//python:py_test.bzl", "py_test")
+load("//tools/image:layers.bzl", "LAYER_TOOL", "SITE_PACKAGES", "declare_layer", "python_entries")
 load("//tools/python:defs.bzl", "pytest_tests")
 
 POLICIES = "/app/policies"
@@ -26,28 +27,33 @@ ENVIRONMENT = {
 PolicyInfo = provider(
     doc = "One version of one policy.",
     fields = {
-        "files": "structs of `path` (relative to the policy's directory) and `file`",
+        "files": "structs of `path` (relative to the policy's directory) and `file`; no tests",
         "name": "as in policy.yaml",
-        "requirements": "targets of its third-party libraries",
+        "requirements": "entries of what it needs, as python_entries() returns them",
+        "tests": "names of its tests",
         "version": "as in policy.yaml, `v1.0.0`",
+        "where": "how its directory is called in reports",
     },
 )
+
+# At most so many layers for policies; above that, several share one. Container engines stop at 127 layers.
+MAX_POLICY_LAYERS = 100
 
 def _policy_impl(ctx):
     prefix = ctx.label.package + "/"
     files = [
-        struct(path = file.short_path.removeprefix(prefix), file = file)
+        struct(path = file.short_path.split("/" + prefix)[-1].removeprefix(prefix), file = file)
         for file in ctx.files.srcs
     ]
-    if not [file for file in files if file.path == "policy.yaml"]:
-        fail("%s has no policy.yaml; //policies/set-header/v1_0_0 shows what a policy consists of" % ctx.label)
     return [
         DefaultInfo(files = depset(ctx.files.srcs)),
         PolicyInfo(
             name = ctx.attr.policy_name,
             version = ctx.attr.version,
             files = files,
-            requirements = ctx.attr.deps,
+            requirements = python_entries(ctx.attr.deps),
+            tests = ctx.attr.tests,
+            where = ctx.label.package,
         ),
     ]
 
@@ -57,15 +63,78 @@ _policy = rule(
         "deps": attr.label_list(providers = [PyInfo]),
         "policy_name": attr.string(mandatory = True),
         "srcs": attr.label_list(allow_files = True, mandatory = True),
+        "tests": attr.string_list(),
         "version": attr.string(mandatory = True),
     },
 )
 
+def _policy_from_wheel_impl(ctx):
+    prefix = "/".join([SITE_PACKAGES] + ctx.attr.package.split(".")) + "/"
+    wheel = ctx.attr.wheel.label.repo_name
+    entries = python_entries([ctx.attr.wheel])
+    inside = [
+        struct(path = entry.path.removeprefix(prefix), file = entry.file)
+        for entry in entries
+        if entry.owner == wheel and entry.path.startswith(prefix)
+    ]
+    return [
+        DefaultInfo(files = depset([entry.file for entry in inside])),
+        PolicyInfo(
+            name = ctx.attr.policy_name,
+            version = ctx.attr.version,
+            files = [entry for entry in inside if not _is_test(entry.path)],
+            requirements = [entry for entry in entries if entry.owner != wheel],
+            tests = [entry.path for entry in inside if _is_test(entry.path)],
+            where = "%s (%s)" % (ctx.attr.package, ctx.attr.wheel.label),
+        ),
+    ]
+
+_policy_from_wheel = rule(
+    implementation = _policy_from_wheel_impl,
+    attrs = {
+        "package": attr.string(mandatory = True),
+        "policy_name": attr.string(mandatory = True),
+        "version": attr.string(mandatory = True),
+        "wheel": attr.label(mandatory = True, providers = [PyInfo]),
+    },
+)
+
+def policy_from_wheel(name, version, wheel, package, policy_name = None, visibility = ["//visibility:public"]):
+    """A policy that a wheel of the lock brings; chosen like any other.
+
+    Only the policy's own directory goes into an image, and what the wheel requires.
+
+    Args:
+      name: of the target.
+      version: of the policy, `v1.0.0`.
+      wheel: `@pypi//NAME`.
+      package: the package of the wheel that is the policy's directory; the value of its entry point in the group
+        `policy_engine.policies`.
+      policy_name: as in policy.yaml, when it is not `name`.
+      visibility: who may choose it.
+    """
+    _policy_from_wheel(
+        name = name,
+        package = package,
+        policy_name = policy_name or name,
+        version = version,
+        visibility = visibility,
+        wheel = wheel,
+    )
+
+def _is_test(path):
+    """Returns whether a policy's file stays out of images, as policy_builder's belongs_in_image decides."""
+    parts = path.split("/")
+    name = parts[-1]
+    if name.endswith("_test.py") or name == "conftest.py" or name.endswith(".pyc"):
+        return True
+    return any([part.startswith(".") or part in ["__pycache__", "BUILD.bazel", "testdata"] for part in parts])
+
 def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility:public"], **kwargs):
     """One version of a policy: the directory of the BUILD file with policy.yaml, its Python code, README and tests.
 
-    Also makes a test of every `*_test.py`, and an alias named after the directory, so that
-    `//policies/set-header/v1_0_0` is the policy.
+    Also makes `NAME.tests`: every `*_test.py`, `NAME.validate` (policy-validator) and `NAME.interface` (schema-checker);
+    and an alias named after the directory, so that `//policies/set-header/v1_0_0` is the policy.
 
     Args:
       name: of the policy, as in policy.yaml.
@@ -75,13 +144,14 @@ def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility
       visibility: who may choose it.
       **kwargs: common attributes.
     """
-    tests = native.glob(["**/*_test.py", "**/conftest.py", "testdata/**"], allow_empty = True)
-    sources = native.glob(["**"], exclude = tests + ["BUILD.bazel", "**/__pycache__/**"])
+    tests = native.glob(["**/*_test.py", "**/conftest.py", "**/testdata/**"], allow_empty = True)
+    sources = native.glob(["**"], exclude = tests + ["BUILD.bazel", "**/__pycache__/**", "**/*.pyc", "**/.*", "**/.*/**"])
     _policy(
         name = name,
         srcs = sources,
         deps = deps,
         policy_name = name,
+        tests = tests,
         version = version,
         visibility = visibility,
         **kwargs
@@ -94,92 +164,143 @@ def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility
         srcs = [source for source in sources if source.endswith(".py")],
         data = [source for source in sources if not source.endswith(".py")],
         deps = deps,
-        visibility = ["//policies:__subpackages__"],
+        visibility = [Label("//policies:__subpackages__")],
     )
+    files = [test for test in tests if test.endswith("_test.py")]
     pytest_tests(
-        srcs = [test for test in tests if test.endswith("_test.py")],
+        srcs = files,
         common = [test for test in tests if test.endswith("conftest.py")],
         data = [test for test in tests if not test.endswith(".py")],
-        deps = [":%s.lib" % name, "//engine:policy_engine", "@pypi//pytest_asyncio"] + test_deps,
+        deps = [":%s.lib" % name, Label("//engine:policy_engine"), _pypi("pytest_asyncio")] + test_deps,
+    )
+    for check, tool in {"interface": "schema_tool.py", "validate": "validator_tool.py"}.items():
+        main = Label("//builder:policy_builder/" + tool)
+        py_test(
+            name = "%s.%s" % (name, check),
+            size = "small",
+            srcs = [main],
+            main = main,
+            args = ["$(rootpath policy.yaml)"],
+            data = sources + tests,
+            deps = [Label("//builder:policy_builder")],
+        )
+    native.test_suite(
+        name = name + ".tests",
+        tests = [":" + file.removesuffix(".py").replace("/", ".") for file in files] +
+                [":%s.%s" % (name, check) for check in ["interface", "validate"]],
+        visibility = visibility,
     )
 
-def _chosen(ctx):
-    """Returns the chosen policies, sorted; fails when two have the same name and version."""
-    chosen = {}
-    duplicates = []
-    for target in ctx.attr.policies:
-        info = target[PolicyInfo]
-        key = "%s %s" % (info.name, info.version)
-        if key in chosen and chosen[key].label != target.label:
-            duplicates.append("%s is both %s and %s" % (key, chosen[key].label, target.label))
-        chosen[key] = target
-    if duplicates:
-        fail("%s: %s. Choose one of them." % (ctx.label, "; ".join(duplicates)))
-    return [chosen[key] for key in sorted(chosen)]
+def policy_test_suite(name, policies, visibility = None):
+    """Every test of some policies: their own, policy-validator and schema-checker.
+
+    Args:
+      name: of the suite.
+      policies: labels of `policy` targets in the form `//DIRECTORY:NAME`.
+      visibility: of the suite.
+    """
+    native.test_suite(name = name, tests = [policy + ".tests" for policy in policies], visibility = visibility)
+
+def _pypi(name):
+    return Label("@pypi//" + name)
 
 def _policy_layers_impl(ctx):
-    policies = _chosen(ctx)
     name = ctx.label.name
-
     installed = python_entries([ctx.attr.engine])
     engine = [entry for entry in installed if not entry.file.short_path.startswith("../")]
     requirements = [entry for entry in installed if entry.file.short_path.startswith("../")]
     present = {entry.path: True for entry in installed}
-    extra_targets = [target for policy in policies for target in policy[PolicyInfo].requirements]
-    extras = [entry for entry in python_entries(extra_targets) if entry.path not in present]
 
-    registry = ctx.actions.declare_file(name + ".registry.json")
-    labels = ctx.actions.declare_file(name + ".labels.txt")
-    tags = ctx.actions.declare_file(name + ".tags.txt")
-    request = ctx.actions.declare_file(name + ".chosen.json")
-    directories = {policy.label: _directory(policy[PolicyInfo]) for policy in policies}
-    ctx.actions.write(request, json.encode({
-        "engine": ctx.file.engine_version.path,
-        "repository": ctx.attr.repository,
-        "policies": [{
-            "label": str(policy.label),
-            "name": policy[PolicyInfo].name,
-            "version": policy[PolicyInfo].version,
-            "directory": directories[policy.label],  # relative to the registry, as the engine reads it
-            "files": [{"path": entry.path, "source": entry.file.path} for entry in policy[PolicyInfo].files],
-        } for policy in policies],
-    }))
-    policy_files = [entry.file for policy in policies for entry in policy[PolicyInfo].files]
-    ctx.actions.run(
-        executable = ctx.executable._resolve,
-        arguments = [request.path, registry.path, labels.path, tags.path],
-        inputs = [request, ctx.file.engine_version] + policy_files,
-        outputs = [registry, labels, tags],
-        mnemonic = "ResolvePolicies",
-        progress_message = "Resolving the policies of %{label}",
-    )
+    # Two policies of one name and version are refused by the tool, with everything else that is wrong.
+    policies = {
+        "%s %s" % (target[PolicyInfo].name, target[PolicyInfo].version): target[PolicyInfo]
+        for target in ctx.attr.policies
+    }
+    policies = [policies[key] for key in sorted(policies)]
+    extras = {}
+    for info in policies:
+        extras.update({entry.path: entry for entry in info.requirements if entry.path not in present})
+
+    outputs = {
+        key: ctx.actions.declare_file("%s/%s" % (name, file))
+        for key, file in {
+            "build_info": "build-info.json",
+            "labels": "labels.txt",
+            "licences": "licences.txt",
+            "registry": "registry.json",
+            "sbom": "sbom.cdx.json",
+            "tags": "tags.txt",
+        }.items()
+    }
+    _describe(ctx, engine, requirements, outputs)
 
     engine += [struct(path = "/usr/local/bin/policy-engine", file = ctx.file.launcher)]
     engine += [struct(path = CONFIGURATION + "/" + file.basename, file = file) for file in ctx.files.configuration]
     layers = [
-        declare_layer(ctx, name + ".requirements", requirements),
-        declare_layer(ctx, name + ".engine", engine, [{"path": CONFIGURATION, "directory": True}]),
+        declare_layer(ctx, name + "/requirements", requirements),
+        declare_layer(ctx, name + "/engine", engine, [{"directory": True, "path": CONFIGURATION}]),
     ]
     if extras:
-        layers.append(declare_layer(ctx, name + ".policy_requirements", extras))
-    for policy in policies:
-        info = policy[PolicyInfo]
-        layers.append(declare_layer(ctx, "%s.%s.%s" % (name, info.name, info.version), [
-            struct(path = "/".join([POLICIES, directories[policy.label], entry.path]), file = entry.file)
+        layers.append(declare_layer(ctx, name + "/policy-requirements", extras.values()))
+    per_layer = max(1, (len(policies) + MAX_POLICY_LAYERS - 1) // MAX_POLICY_LAYERS)
+    for start in range(0, len(policies), per_layer):
+        first = policies[start]
+        layers.append(declare_layer(ctx, "%s/%s.%s" % (name, first.name, first.version), [
+            struct(path = "/".join([POLICIES, info.name, info.version, entry.path]), file = entry.file)
+            for info in policies[start:start + per_layer]
             for entry in info.files
         ]))
-    layers.append(declare_layer(ctx, name + ".registry", [struct(path = POLICIES + "/registry.json", file = registry)]))
+    layers.append(declare_layer(ctx, name + "/registry", [
+        struct(path = POLICIES + "/" + outputs[key].basename, file = outputs[key])
+        for key in ["build_info", "licences", "registry", "sbom"]
+    ]))
+    groups = {key: depset([file]) for key, file in outputs.items()}
     return [
         DefaultInfo(files = depset(layers, order = "preorder")),
-        OutputGroupInfo(
-            labels = depset([labels]),
-            registry = depset([registry]),
-            tags = depset([tags]),
-        ),
+        OutputGroupInfo(**groups),
     ]
 
-def _directory(info):
-    return "/".join([info.name, info.version])
+def _describe(ctx, engine, requirements, outputs):
+    """Declares the action that checks the policies and writes what describes the image."""
+    request = ctx.actions.declare_file(ctx.label.name + "/request.json")
+    policies = [(target.label, target[PolicyInfo]) for target in ctx.attr.policies]
+    ctx.actions.write(request, json.encode({
+        "debian_lock": ctx.file._debian_lock.path,
+        "engine": {
+            "files": _described(engine),
+            "requirements": _described(requirements),
+            "version": ctx.file.engine_version.path,
+        },
+        "label": str(ctx.label).removesuffix(".layers"),
+        "policies": [{
+            "files": [{"path": entry.path, "source": entry.file.path} for entry in info.files],
+            "label": str(label),
+            "name": info.name,
+            "requirements": _described(info.requirements),
+            "tests": info.tests,
+            "version": info.version,
+            "where": info.where,
+        } for label, info in policies],
+        "repository": ctx.attr.repository,
+    }))
+    entries = engine + requirements
+    for _, info in policies:
+        entries = entries + info.files + info.requirements
+    ctx.actions.run(
+        executable = ctx.executable._tool,
+        arguments = [request.path] + ["%s=%s" % (key, file.path) for key, file in outputs.items()],
+        inputs = depset([request, ctx.file.engine_version, ctx.file._debian_lock] + [entry.file for entry in entries]),
+        outputs = outputs.values(),
+        mnemonic = "CheckPolicies",
+        progress_message = "Checking the policies of %{label}",
+    )
+
+def _described(entries):
+    """Returns installed files for the tool: their names below site-packages, where they are and whose they are."""
+    return [
+        {"owner": entry.owner, "path": entry.path.removeprefix(SITE_PACKAGES + "/"), "source": entry.file.path}
+        for entry in entries
+    ]
 
 _policy_layers = rule(
     implementation = _policy_layers_impl,
@@ -190,7 +311,8 @@ _policy_layers = rule(
         "launcher": attr.label(allow_single_file = True, mandatory = True),
         "policies": attr.label_list(providers = [PolicyInfo]),
         "repository": attr.string(mandatory = True),
-        "_resolve": attr.label(default = "//builder:resolve", executable = True, cfg = "exec"),
+        "_debian_lock": attr.label(default = "//tools/image:debian.lock.json", allow_single_file = True),
+        "_tool": attr.label(default = "//builder:bazel_tool", executable = True, cfg = "exec"),
     } | LAYER_TOOL,
 )
 
@@ -198,7 +320,9 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
     """An OCI image with the engine, the chosen policies, and only what those need.
 
     `bazel run :NAME` loads it into docker or podman as REPOSITORY:ENGINE_VERSION; `:NAME.push` pushes it, `:NAME.digest`
-    is its digest, `:NAME.tar` the tarball, `:NAME.registry` the registry that the engine reads, `:NAME.oci` the layout.
+    is its digest, `:NAME.tar` the tarball, `:NAME.oci` the layout; `:NAME.registry`, `:NAME.build_info`, `:NAME.sbom` and
+    `:NAME.licences` are the files that describe it. The build fails, with all mistakes in one report, unless the policies
+    are right and go together.
 
     Args:
       name: of the target that loads the image.
@@ -211,14 +335,14 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
     _policy_layers(
         name = layers,
         configuration = configuration,
-        engine = "//engine:policy_engine",
-        engine_version = "//engine:policy_engine/__init__.py",
-        launcher = "//engine:launch.py",
+        engine = Label("//engine:policy_engine"),
+        engine_version = Label("//engine:policy_engine/__init__.py"),
+        launcher = Label("//engine:launch.py"),
         policies = policies,
         repository = repository,
         visibility = ["//visibility:private"],
     )
-    for group in ("labels", "registry", "tags"):
+    for group in ("build_info", "labels", "licences", "registry", "sbom", "tags"):
         native.filegroup(
             name = "%s.%s" % (name, group),
             srcs = [layers],
@@ -239,7 +363,7 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         ],
         labels = ":%s.labels" % name,
         os = "linux",
-        tars = ["//tools/image:base", layers],
+        tars = [Label("//tools/image:base"), layers],
         user = "65532:65532",
         visibility = visibility,
         workdir = "/home/nonroot",
@@ -258,7 +382,7 @@ def image_targets(name, image, tags, visibility = ["//visibility:public"]):
     oci_load(
         name = name,
         image = image,
-        loader = "//tools/image:load.sh",
+        loader = Label("//tools/image:load.sh"),
         repo_tags = tags,
         visibility = visibility,
     )

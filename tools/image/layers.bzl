@@ -8,7 +8,7 @@ load("@rules_python//python:py_info.bzl", "PyInfo")
 # Debian's Python looks here for what was not installed by Debian, so no PYTHONPATH is needed in the image.
 SITE_PACKAGES = "/usr/local/lib/python3.13/dist-packages"
 
-LAYER_TOOL = {"_layer_tool": attr.label(default = "//tools/image:layer", executable = True, cfg = "exec")}
+LAYER_TOOL = {"_layer_tool": attr.label(default = "//builder:layers", executable = True, cfg = "exec")}
 
 def _deb_layer_impl(ctx):
     out = ctx.actions.declare_file(ctx.label.name + ".tar")
@@ -43,6 +43,8 @@ def runfiles_path(file):
 def python_entries(targets, directory = SITE_PACKAGES):
     """Returns manifest entries that install Python libraries with all they depend on, as an installer would.
 
+    The `owner` of an entry is the repository that it comes from (one for each wheel), or a package of this repository.
+
     Every file below an import root is placed relative to that root; files below none (an interpreter) are left out.
 
     Args:
@@ -60,7 +62,11 @@ def python_entries(targets, directory = SITE_PACKAGES):
         parts = path.split("/")
         for length in range(len(parts) - 1, 0, -1):
             if "/".join(parts[:length]) in roots:
-                entries[file] = struct(path = "/".join([directory] + parts[length:]), file = file)
+                entries[file] = struct(
+                    path = "/".join([directory] + parts[length:]),
+                    file = file,
+                    owner = file.owner.repo_name or file.owner.package,
+                )
                 break
     return entries.values()
 
@@ -71,7 +77,7 @@ def declare_layer(ctx, name, entries, extra = []):
       ctx: the rule's context.
       name: of the tar, without its suffix.
       entries: structs of `path` (in the image) and `file`.
-      extra: manifest entries without an input file, as //tools/image:layer.py takes them.
+      extra: manifest entries without an input file, as builder/policy_builder/layers.py takes them.
 
     Returns:
       The tar.

@@ -1,7 +1,7 @@
 """Own stand-in for `oci_image`, `oci_load` and `oci_push` of rules_oci: same names, attributes and outputs, as far as
 this workspace uses them. Python's standard library only."""
 
-_TOOL = {"_tool": attr.label(default = "//oci:ocitool", executable = True, cfg = "exec")}
+_TOOL = {"_tool": attr.label(default = "@@//builder:oci_tool", executable = True, cfg = "exec")}
 
 def _oci_image_impl(ctx):
     out = ctx.actions.declare_directory(ctx.label.name)
@@ -61,8 +61,8 @@ def oci_image(name, **kwargs):
         name = name + ".digest",
         srcs = [name],
         outs = [name + ".json.sha256"],
-        cmd = "$(execpath @rules_oci//oci:ocitool) digest $< $@",
-        tools = ["@rules_oci//oci:ocitool"],
+        cmd = "$(execpath @@//builder:oci_tool) digest $< $@",
+        tools = ["@@//builder:oci_tool"],
         visibility = kwargs.get("visibility"),
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.image import layer
+from policy_builder import layers
 
 
 def entries(tar: Path) -> dict[str, tarfile.TarInfo]:
@@ -34,7 +34,7 @@ def test_mode_follows_content_not_the_input_file(tmp_path: Path) -> None:
         script.chmod(mode)
         text.chmod(mode)
         tars.append(tmp_path / f"{mode}.tar")
-        layer.files(manifest).write(tars[-1])
+        layers.files(manifest).write(tars[-1])
     assert tars[0].read_bytes() == tars[1].read_bytes()
     found = entries(tars[0])
     assert list(found) == ["a", "a/text", "b", "b/script"]
@@ -48,10 +48,10 @@ def test_one_path_with_two_contents_is_refused_by_name(tmp_path: Path) -> None:
     one.write_text("1")
     two.write_text("2")
     manifest = [{"path": "/x/y.py", "source": str(one)}, {"path": "/x/y.py", "source": str(two)}]
-    with pytest.raises(layer.LayerError, match=rf"/x/y\.py .*{one} and from {two}"):
-        layer.files(manifest)
+    with pytest.raises(layers.LayerError, match=rf"/x/y\.py .*{one} and from {two}"):
+        layers.files(manifest)
     two.write_text("1")
-    assert layer.files(manifest)
+    assert layers.files(manifest)
 
 
 def test_base_is_merged_rootless_and_without_documentation(tmp_path: Path) -> None:
@@ -59,15 +59,17 @@ def test_base_is_merged_rootless_and_without_documentation(tmp_path: Path) -> No
         tmp_path / "libfoo" / "data.tar.xz",
         ("./lib/x86_64-linux-gnu/libfoo.so", b"\x7fELF", 0o644),
         ("./usr/share/doc/libfoo/copyright", b"c", 0o644),
+        ("./usr/share/doc/libfoo/changelog.gz", b"c", 0o644),
         ("./usr/share/ca-certificates/mozilla/b.crt", b"B\n", 0o644),
         ("./usr/share/ca-certificates/mozilla/a.crt", b"A\n", 0o644),
     )
     out = tmp_path / "base.tar"
-    layer.debs([package]).write(out)
+    layers.debs([package]).write(out)
     found = entries(out)
     assert found["lib"].linkname == "usr/lib"
     assert found["usr/lib/x86_64-linux-gnu/libfoo.so"].uid == 0
-    assert not [name for name in found if "doc" in name or (name.endswith(".crt") and "mozilla" in name)]
+    assert "usr/share/doc/libfoo/copyright" in found  # an image is a copy that is given to others
+    assert not [name for name in found if "changelog" in name or (name.endswith(".crt") and "mozilla" in name)]
     assert found["tmp"].mode == 0o1777
     with tarfile.open(out) as archive:
         authorities = archive.extractfile("etc/ssl/certs/ca-certificates.crt")
