@@ -1,7 +1,5 @@
 """Chains read from files: every key, every mistake with its place, and secrets that never show."""
 
-
-
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Parameters against their schema: every violation with its path, defaults, and hostile input that stays harmless."""
 
-
-
 from __future__ import annotations
 
 from typing import Any
