@@ -332,7 +332,9 @@ class _Composer:
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "it cannot be read"
         context = getattr(error, "context", None)
         reason = f"not valid YAML: {f'{context}, ' if context else ''}{problem}"
-        if mark is not None and "${" in text.split("\n", mark.line + 1)[mark.line]:
+        lines = text.split("\n")
+        # Not every mark lies in a line: at the end of the text it is one beyond.
+        if mark is not None and mark.line < len(lines) and "${" in lines[mark.line]:
             reason += "; a value with ${…} inside [] or {} has to be quoted"
         if mark is not None:
             line, column = mark.line, mark.column

@@ -149,7 +149,9 @@ def test_unevaluated_properties_see_through_references() -> None:
         "properties": {"y": {}},
         "unevaluatedProperties": False,
     }
-    assert ParameterSchema(schema).check({"y": 1}).parameters == {"x": 4, "y": 1}
+    checked = ParameterSchema(schema).check({"y": 1})
+    assert checked.violations == ()
+    assert checked.parameters == {"x": 4, "y": 1}
     assert violations(schema, {"x": 1, "z": 1}) == [": has entries that are not allowed; "]
 
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 
 from policy_engine.worker.spec import FailureMode, PolicySpec, RouteSpec
 
@@ -50,6 +52,21 @@ def test_a_fork_sees_the_same_hash() -> None:
     with os.fdopen(read) as pipe:
         assert pipe.read() == route("one").content_hash()
     os.wait()
+
+
+HASHES = """
+from policy_engine.worker.spec import PolicySpec, RouteSpec
+for secrets in (frozenset(), frozenset({"/key"})):
+    print(RouteSpec("r", (PolicySpec("p", "v1", parameters={"key": "one"}, secrets=secrets),)).content_hash())
+"""
+
+
+def test_elsewhere_only_a_chain_with_secrets_has_another_hash() -> None:
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    output = subprocess.run([sys.executable, "-c", HASHES], env=environ, check=True, capture_output=True, text=True)
+    plain, secret = output.stdout.split()
+    assert plain == route(key="one").content_hash()
+    assert secret != route("one").content_hash()
 
 
 def test_secrets_are_redacted_deep_inside() -> None:
