@@ -74,7 +74,7 @@ def test_the_directory_is_whole(directory: Path) -> None:
     assert list(found) == KEYS
     assert directory.parent.name == found["name"]
     assert directory.name == found["version"].replace(".", "_")
-    for name in ("README.md", "policy.py", "policy_test.py"):
+    for name in ("README.md", "policy.py"):
         assert (directory / name).is_file(), name
     assert found["name"] in (directory / "README.md").read_text().splitlines()[0]
     chosen = policy_class(directory)
