@@ -46,7 +46,8 @@ class H2Client:
     async def pump(self, done: Callable[[], bool], seconds: float = 30) -> None:
         async with asyncio.timeout(seconds):
             while not done():
-                self._upload()
+                while self._upload():
+                    pass
                 self._writer.write(self.h2.data_to_send())
                 await self._writer.drain()
                 with contextlib.suppress(TimeoutError):
@@ -57,14 +58,18 @@ class H2Client:
                         self._handle(event)
         self._writer.write(self.h2.data_to_send())
 
-    def _upload(self) -> None:
+    def _upload(self) -> bool:
+        """Send one frame of each stream; False when the windows allow nothing more."""
+        sent = False
         for stream_id, body in tuple(self.uploads.items()):
             size = min(self.h2.local_flow_control_window(stream_id), self.h2.max_outbound_frame_size, len(body))
             if size > 0 or not body:
+                sent = True
                 self.uploads[stream_id] = body[size:]
                 self.h2.send_data(stream_id, body[:size], end_stream=size == len(body))
                 if size == len(body):
                     del self.uploads[stream_id]
+        return sent
 
     def _handle(self, event: Any) -> None:
         match event:
