@@ -18,10 +18,10 @@ CONFIGURATION = "/etc/policy-engine"
 # What every image says about itself; `policy-engine config show` lists all such variables. ext_proc and health are
 # asked from other containers; the admin pages stay on loopback.
 ENVIRONMENT = {
-    "POLICY_ENGINE_CHAINS": CONFIGURATION + "/chains.yaml",
-    "POLICY_ENGINE_HEALTH_LISTEN": "0.0.0.0:9004",
-    "POLICY_ENGINE_LISTEN": "0.0.0.0:9002",
-    "POLICY_ENGINE_POLICIES_REGISTRY": POLICIES + "/registry.json",
+    "POLICY_ENGINE_DEFAULT_CHAINS": CONFIGURATION + "/chains.yaml",
+    "POLICY_ENGINE_DEFAULT_HEALTH_LISTEN": "0.0.0.0:9004",
+    "POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002",
+    "POLICY_ENGINE_DEFAULT_POLICIES_REGISTRY": POLICIES + "/registry.json",
 }
 
 PolicyInfo = provider(

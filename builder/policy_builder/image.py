@@ -31,10 +31,10 @@ USER = "65532:65532"
 WORKDIR = "/home/nonroot"
 PORTS = ("9002/tcp", "9004/tcp")
 ENVIRONMENT = {
-    "POLICY_ENGINE_CHAINS": f"{CONFIGURATION}/chains.yaml",
-    "POLICY_ENGINE_HEALTH_LISTEN": "0.0.0.0:9004",
-    "POLICY_ENGINE_LISTEN": "0.0.0.0:9002",
-    "POLICY_ENGINE_POLICIES_REGISTRY": f"{POLICIES}/registry.json",
+    "POLICY_ENGINE_DEFAULT_CHAINS": f"{CONFIGURATION}/chains.yaml",
+    "POLICY_ENGINE_DEFAULT_HEALTH_LISTEN": "0.0.0.0:9004",
+    "POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002",
+    "POLICY_ENGINE_DEFAULT_POLICIES_REGISTRY": f"{POLICIES}/registry.json",
 }
 """ext_proc and health are asked from other containers; the admin pages stay on loopback."""
 

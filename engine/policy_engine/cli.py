@@ -27,6 +27,9 @@ from policy_engine.config.settings import (
 from policy_engine.config.validate import chain_reader, validate_paths
 from policy_engine.worker.registry import Registry
 
+INSTALLED_CONFIG = Path("/etc/policy-engine/policy-engine.yaml")
+"""Settings file that is read when none is named and this one is there, as in an image."""
+
 _EXAMPLES = """examples:
   policy-engine run --config configs/policy-engine.yaml
   policy-engine run --config configs/policy-engine.yaml --listen unix:/run/policy-engine.sock --workers 4
@@ -89,7 +92,12 @@ def _command(
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file; POLICY_ENGINE_CONFIG")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"settings file; POLICY_ENGINE_CONFIG, else {INSTALLED_CONFIG} if there is one",
+    )
     add_flags(parser)
     parser.set_defaults(command=command)
     return parser
@@ -97,7 +105,8 @@ def _command(
 
 def _settings(options: argparse.Namespace) -> Settings:
     named = options.config or os.environ.get(CONFIG_VARIABLE)
-    return load_settings(Path(named) if named else None, os.environ, options)
+    path = Path(named) if named else (INSTALLED_CONFIG if INSTALLED_CONFIG.is_file() else None)
+    return load_settings(path, os.environ, options)
 
 
 def _registry(settings: Settings) -> Registry:

@@ -21,6 +21,8 @@ from policy_engine.worker.violations import plain_text_of
 
 ENVIRONMENT_PREFIX = "POLICY_ENGINE_"
 CONFIG_VARIABLE = "POLICY_ENGINE_CONFIG"
+DEFAULT_PREFIX = "POLICY_ENGINE_DEFAULT_"
+"""Environment variables with which an image sets defaults of its own: whatever an operator writes goes before them."""
 _FLAG_PREFIX = "setting:"
 
 __all__ = [
@@ -118,15 +120,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def load_settings(
     path: Path | None, environ: Mapping[str, str], flags: argparse.Namespace | Mapping[str, Any] | None = None
 ) -> Settings:
-    """Return the effective settings: flags before environment before the file `path` before defaults.
+    """Return the effective settings: flags, then environment, then the file `path`, then the image's and own defaults.
 
     `flags` is the namespace that a parser with `add_flags` returned, or a mapping by setting name. Relative paths in
     the file are relative to the file. Raises SettingsError with every mistake of every source.
     """
     known = {one.name: one for one in known_settings()}
     diagnostics: list[Diagnostic] = []
-    given = _from_file(path, known, diagnostics) if path is not None else {}
-    given |= _from_environment(environ, known, diagnostics)
+    given = _from_environment(environ, known, diagnostics, DEFAULT_PREFIX)
+    given |= _from_file(path, known, diagnostics) if path is not None else {}
+    given |= _from_environment(environ, known, diagnostics, ENVIRONMENT_PREFIX)
     given |= _from_flags(flags, known)
     values: dict[str, Any] = {}
     origins = {}
@@ -264,12 +267,14 @@ def _as_text(value: Any, known: KnownSetting) -> str | None:
 
 
 def _from_environment(
-    environ: Mapping[str, str], known: Mapping[str, KnownSetting], diagnostics: list[Diagnostic]
+    environ: Mapping[str, str], known: Mapping[str, KnownSetting], diagnostics: list[Diagnostic], prefix: str
 ) -> dict[str, _Given]:
-    variables = {one.variable: name for name, one in known.items()}
+    variables = {prefix + one.variable.removeprefix(ENVIRONMENT_PREFIX): name for name, one in known.items()}
     given = {}
     for variable, text in environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE:
+        if not variable.startswith(prefix) or variable == CONFIG_VARIABLE:
+            continue
+        if prefix == ENVIRONMENT_PREFIX and variable.startswith(DEFAULT_PREFIX):
             continue
         name = variables.get(variable)
         if name is not None:

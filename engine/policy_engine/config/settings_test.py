@@ -242,3 +242,15 @@ def test_the_sample_file_is_complete_valid_and_up_to_date(tmp_path: Path) -> Non
 
 
 KEYS = {known.name.rpartition(".")[2] for known in known_settings()}
+
+
+def test_defaults_of_an_image_give_way_to_everything_an_operator_writes(tmp_path: Path) -> None:
+    image = {"POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002", "POLICY_ENGINE_DEFAULT_WORKERS": "3"}
+    settings = load_settings(None, image, None)
+    assert (settings.listen, settings.workers) == (("0.0.0.0:9002",), 3)
+    assert "POLICY_ENGINE_DEFAULT_LISTEN" in settings.origins["listen"]
+    file = tmp_path / "policy-engine.yaml"
+    file.write_text("listen: [127.0.0.1:1]\n")
+    assert load_settings(file, image, None).listen == ("127.0.0.1:1",)
+    with pytest.raises(SettingsError, match="POLICY_ENGINE_DEFAULT_LISTN"):
+        load_settings(None, {"POLICY_ENGINE_DEFAULT_LISTN": "x"}, None)

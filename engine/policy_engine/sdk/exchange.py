@@ -16,7 +16,7 @@ class Request:
     all policies of this request in both phases (R-04); last writer wins.
     """
 
-    __slots__ = ("body", "client_address", "headers", "id", "metadata", "route")
+    __slots__ = ("_id", "body", "client_address", "headers", "metadata", "route")
 
     def __init__(
         self,
@@ -30,10 +30,15 @@ class Request:
     ) -> None:
         self.headers = headers
         self.route = route
-        self.id = request_id
+        self._id = request_id
         self.client_address = client_address
         self.body = body
         self.metadata: MutableMapping[str, Any] = {} if metadata is None else metadata
+
+    @property
+    def id(self) -> str:
+        """The request id: Envoy's `x-request-id` unless given; read only when somebody asks."""
+        return self._id or self.headers.get("x-request-id") or ""
 
     @property
     def method(self) -> str:
