@@ -265,7 +265,7 @@ def test_a_fault_of_our_own_is_reported_and_does_not_end_the_watching(
         async with running(file, registry) as engine:
             assert (await engine.next()).accepted
             with monkeypatch.context() as patched:
-                patched.setattr(engine.source.reader, "read_documents", lambda *_: {}["s3cr3t"])
+                patched.setattr(engine.source.reader, "read_documents", lambda *_: dict[str, str]()["s3cr3t"])
                 file.write_text(chain(2))
                 report = await engine.next()
             assert "could not be read, for a fault in the engine: KeyError (" in str(report.diagnostics[0])
