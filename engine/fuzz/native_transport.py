@@ -1,14 +1,6 @@
-"""Fuzz target: any bytes into the native transport, in any pieces, with time passing.
-
-Needs `atheris` (not part of the lock). Run from the top of the workspace, new inputs are added to the corpus:
-
-    PYTHONPATH=engine python -m fuzz.native_transport engine/fuzz/corpus -max_total_time=600 -max_len=2048
-"""
+"""Fuzz target: any bytes into the native transport, in any pieces, with time passing."""
 
 from __future__ import annotations
-
-import logging
-import sys
 
 from policy_engine.transport.native.frames import PREFACE
 from policy_engine.transport.options import KIB, Limits
@@ -43,17 +35,3 @@ def run(data: bytes) -> None:
     if peer.finished and not peer.dispatcher.counters.goaways_sent:
         raise AssertionError("connection ended without GOAWAY")
     peer.end()
-
-
-def main() -> None:
-    """Fuzz until the time is over or an input fails."""
-    import atheris  # type: ignore[import-not-found, unused-ignore] # noqa: PLC0415 # only fuzzing itself needs it
-
-    logging.disable()
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, run)
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()
