@@ -73,7 +73,7 @@ class ControlPlane(Process):
         deadline = time.monotonic() + timeout_s
         while not holds(status := self.status()):
             assert time.monotonic() < deadline, f"not {what}: {json.dumps(status, indent=1)}\n{self.log()[-4000:]}"
-            time.sleep(0.005)
+            time.sleep(0.02)
         return status
 
 
