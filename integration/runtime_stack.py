@@ -93,16 +93,16 @@ class Runtime:
         """Return how many streams are in flight."""
         return self.value("policy_engine_streams_active")
 
-    def logged(self, target: str) -> dict[str, Any]:
-        """Return Envoy's access log line for the request with this target."""
+    def log_lines(self, target: str, count: int) -> list[dict[str, Any]]:
+        """Return Envoy's access log of this target once it has `count` lines, oldest first."""
 
         def lines() -> list[dict[str, Any]]:
             text = self.access_log.read_text() if self.access_log.exists() else ""
             complete = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
             return [line for line in complete if line["target"] == target]
 
-        eventually(lambda: bool(lines()), f"an access log line for {target}")
-        return lines()[-1]
+        eventually(lambda: len(lines()) >= count, f"{count} access log lines for {target}")
+        return lines()
 
     def swap(self, of: Chains) -> None:
         """Write another chain file and return once it is active."""
@@ -120,7 +120,9 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 
 
 @contextlib.contextmanager
-def started(of: Chains, *, transport: str, overrides: Mapping[str, Any] | None = None, **ext_proc: Any) -> Iterator[Runtime]:
+def started(
+    of: Chains, *, transport: str, overrides: Mapping[str, Any] | None = None, **ext_proc: Any
+) -> Iterator[Runtime]:
     """Start everything for these chains; `ext_proc` are further settings of Envoy's filter."""
     # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
     with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as name, Upstream() as upstream:
@@ -142,7 +144,7 @@ def started(of: Chains, *, transport: str, overrides: Mapping[str, Any] | None =
                 },
                 access_log=directory / "access.log",
                 access_log_fields={
-                    "target": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%",
+                    "target": "%REQ(:PATH)%",
                     "route": "%ROUTE_NAME%",
                     "metadata": f"%DYNAMIC_METADATA({METADATA_NAMESPACE})%",
                 },

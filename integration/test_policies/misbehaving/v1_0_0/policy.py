@@ -7,7 +7,15 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from policy_engine.sdk import ImmediateResponse, Parameters, Policy, Request, RequestMutation, Response, ResponseMutation
+from policy_engine.sdk import (
+    ImmediateResponse,
+    Parameters,
+    Policy,
+    Request,
+    RequestMutation,
+    Response,
+    ResponseMutation,
+)
 
 
 def _exception() -> None:
