@@ -1,0 +1,105 @@
+"""Which phases and bodies Envoy really sends for a chain (R-01, R-07, R-08), counted by the engine that gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from integration.harness.exchange import Answer
+from integration.runtime_stack import Runtime, scripted, started
+
+CHAINS = {
+    "empty": [],
+    "headers": [scripted(request_headers={"set": {"x-a": "1"}})],
+    "both-headers": [scripted(request_headers={"set": {"x-a": "1"}}, response_headers={"set": {"x-b": "2"}})],
+    "request-body": [scripted(request_body={"upper": True})],
+    "response-body": [scripted(response_body={"upper": True})],
+    "trailers": [scripted(request_trailers={"set": {"x-t": "in"}}, response_trailers={"set": {"x-t": "out"}})],
+    "everything": [
+        scripted(
+            request_headers={},
+            request_body={},
+            request_trailers={},
+            response_headers={},
+            response_body={},
+            response_trailers={},
+        )
+    ],
+}
+ALL = {
+    "request_headers": 1,
+    "request_body": 1,
+    "request_trailers": 1,
+    "response_headers": 1,
+    "response_body": 1,
+    "response_trailers": 1,
+}
+SENT: dict[str, dict[str, int]] = {
+    "empty": {"request_headers": 1},
+    "headers": {"request_headers": 1},
+    "both-headers": {"request_headers": 1, "response_headers": 1},
+    "request-body": {"request_headers": 1, "request_body": 1},
+    "response-body": {"request_headers": 1, "response_headers": 1, "response_body": 1},
+    "trailers": {"request_headers": 1, "request_trailers": 1, "response_headers": 1, "response_trailers": 1},
+    "everything": ALL,
+}
+"""What each chain may cost when request and response both have a body and trailers."""
+
+
+@pytest.fixture(scope="module")
+def runtime(transport: str) -> Iterator[Runtime]:
+    with started(CHAINS, transport=transport) as runtime:
+        yield runtime
+
+
+def exchange(runtime: Runtime, name: str) -> None:
+    answer = Answer(headers=[("x-up", "1")], chunks=[b"answer", b" body"], trailers=[("x-end", "1")])
+    runtime.upstream.answer_with(answer)
+    reply = runtime.send(
+        f"/{name}/", method="POST", body=iter([b"request", b" body"]), trailers=[("x-client-end", "1")]
+    )
+    assert reply.status == 200
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_envoy_sends_the_phases_that_the_chain_needs_and_no_other(runtime: Runtime, name: str) -> None:
+    assert runtime.phases_of(lambda: exchange(runtime, name)) == SENT[name]
+
+
+def test_bytes_of_a_body_that_no_policy_needs_do_not_reach_the_engine(runtime: Runtime) -> None:
+    def engine_bytes() -> int:
+        return runtime.envoy.counter("cluster.policy-engine.upstream_cx_tx_bytes_total")
+
+    runtime.upstream.answer_with(Answer.of(b"y" * 200_000))
+    before = engine_bytes()
+    assert len(runtime.send("/headers/", method="POST", body=b"x" * 200_000).body) == 200_000
+    assert engine_bytes() - before < 10_000
+    assert len(runtime.upstream.last().body) == 200_000
+    runtime.send("/request-body/", method="POST", body=b"x" * 200_000)
+    assert 200_000 < engine_bytes() - before < 250_000
+
+
+def test_trailers_of_both_directions_are_changed(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer(chunks=[b"a"], trailers=[("x-end", "1"), ("x-t", "old")]))
+    reply = runtime.send("/trailers/", method="POST", body=iter([b"x"]), trailers=[("x-client-end", "1")])
+    assert ("x-t", "in") in runtime.upstream.last().trailers
+    assert ("x-client-end", "1") in runtime.upstream.last().trailers
+    assert [value for name, value in reply.trailers if name.lower() == "x-t"] == ["out"]
+
+
+def test_body_policy_added_by_reload_changes_the_next_request_without_a_restart(runtime: Runtime) -> None:
+    pids = (runtime.engine.pid, runtime.proxy.pid)
+    assert runtime.phases_of(lambda: exchange(runtime, "headers")) == SENT["headers"]
+    runtime.swap({**CHAINS, "headers": CHAINS["request-body"]})
+    assert runtime.phases_of(lambda: exchange(runtime, "headers")) == SENT["request-body"]
+    assert bytes(runtime.upstream.last().body) == b"REQUEST BODY"
+    runtime.swap(CHAINS)
+    assert runtime.phases_of(lambda: exchange(runtime, "headers")) == SENT["headers"]
+    assert (runtime.engine.pid, runtime.proxy.pid) == pids
+    assert runtime.engine.running()
+
+
+def test_request_without_a_body_still_runs_the_body_policy(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer.of(b"", status=204))
+    assert runtime.phases_of(lambda: runtime.send("/request-body/")) == {"request_headers": 1}
