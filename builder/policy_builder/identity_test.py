@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from policy_builder import cli
 from policy_builder.debian import read_lock
 
