@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import statistics
 import tempfile
 import threading
@@ -191,7 +192,7 @@ class Run:
 
     def start_plane(self) -> ControlPlane:
         """Start the control plane, the first time or again, where it was."""
-        arguments = ["--policies", POLICIES, "--expected-engines", "2"]
+        arguments: list[str | Path] = ["--policies", POLICIES, "--expected-engines", "2"]
         ports = {"port": self._plane_port, "status_port": self._status_port}
         plane = ControlPlane(self._directory, self.configuration.path, *arguments, **ports)
         return self._stack.enter_context(plane)
@@ -312,7 +313,7 @@ def step(run: Run, number: int) -> None:
 
 def outage(run: Run) -> None:
     """The control plane dies; an engine restarts without it; a file is changed meanwhile; it comes back."""
-    run.plane.stop(sign=9)
+    run.plane.stop(sign=signal.SIGKILL)
     run.restart_engine(2)
     run.site.set("r0", "outage")
     run.configuration.write(run.site.document())
