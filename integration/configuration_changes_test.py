@@ -31,6 +31,7 @@ from integration.harness.control_plane import (
     DiscoveringEngine,
     DiscoveringEnvoy,
     Document,
+    lasting_port,
 )
 from integration.harness.processes import free_port
 from integration.harness.upstream_process import UpstreamProcess
@@ -175,7 +176,7 @@ class Run:
         self._directory = directory
         self._stack = stack
         upstream = stack.enter_context(UpstreamProcess(directory))
-        self._plane_port, self._status_port = free_port(), free_port()
+        self._plane_port, self._status_port = lasting_port(), lasting_port()
         self.configuration = ConfigurationDirectory(directory / "conf")
         addresses = [directory / "engine-1.sock", directory / "engine-2.sock"]
         self.site = Site(free_port(), upstream.ready(), addresses)
