@@ -99,6 +99,7 @@ def _envoy_config_command(commands: argparse._SubParsersAction[argparse.Argument
     command.add_argument("--bootstrap", action="store_true", help="write a whole bootstrap with one route per chain")
     command.add_argument("--upstream", default="127.0.0.1:8080", metavar="ADDRESS", help="upstream of the bootstrap")
     command.add_argument("--ingress", default="127.0.0.1:10000", metavar="ADDRESS", help="listener of the bootstrap")
+    command.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDRESS", help="admin of the bootstrap")
     command.add_argument(
         "--engine",
         action="append",

@@ -52,7 +52,7 @@ def _written(demands: Demands, tls: EngineTls | None, options: argparse.Namespac
             "policy-engine envoy-config",
         )
         return render(fragments(demands, tls, namespaces), header)
-    sample = Sample(ingress=options.ingress, upstream=options.upstream)
+    sample = Sample(ingress=options.ingress, upstream=options.upstream, admin=options.envoy_admin)
     header = (
         "Envoy in front of one upstream, with the policy engine. The name of a route is the `route_key` of its chain;",
         "the paths are examples. docs/envoy.md explains the settings. Made by:",
