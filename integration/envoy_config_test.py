@@ -44,7 +44,7 @@ def runtime() -> Iterator[Runtime]:
             assert main(["envoy-config", "--bootstrap", *where, *free, *written_for]) == 0
             assert main(["envoy-config", "--lint", str(config), *written_for]) == 0
             admin = directory / "admin"
-            argv = [envoy_binary(), *ARGUMENTS, "-c", config, "--admin-address-path", admin]
+            argv: list[str | Path] = [envoy_binary(), *ARGUMENTS, "-c", config, "--admin-address-path", admin]
             env = {"PATH": os.environ.get("PATH", os.defpath)}
             with Process("envoy", argv, log_path=directory / "envoy.log", env=env) as proxy:
                 proxy.wait_until(lambda: is_ready(admin_port_from(admin)), what="ready")
@@ -73,7 +73,7 @@ def test_a_chain_gets_the_phases_it_needs(runtime: Runtime) -> None:
     eventually(lambda: runtime.send("/headers/").status == 200, "serving")
     assert exchange(runtime, "headers")[1] == {"request_headers": 1}
     reply, phases = exchange(runtime, "whole")
-    assert (reply.status, runtime.upstream.last().body) == (200, b"REQUEST BODY")
+    assert (reply.status, bytes(runtime.upstream.last().body)) == (200, b"REQUEST BODY")
     assert phases == {"request_headers": 1, "request_body": 1}
 
 

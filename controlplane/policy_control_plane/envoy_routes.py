@@ -25,14 +25,15 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from policy_control_plane.chain_modes import Body, ChainModes, enabled
+from policy_control_plane.chain_modes import ChainModes, enabled
 from policy_control_plane.envoy_listeners import FILTER
 from policy_control_plane.model import HeaderMatch, MatchKind, RouteModel
+from policy_engine.worker.chain import BodyMode
 
 _BODY_MODES = {
-    Body.NONE: ProcessingModeBodySendMode.NONE,
-    Body.BUFFERED: ProcessingModeBodySendMode.BUFFERED,
-    Body.STREAMED: ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
+    BodyMode.NONE: ProcessingModeBodySendMode.NONE,
+    BodyMode.BUFFERED: ProcessingModeBodySendMode.BUFFERED,
+    BodyMode.STREAMED: ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED,
 }
 
 
