@@ -192,7 +192,12 @@ def _envoy_config(options: argparse.Namespace) -> int:
         outcome = envoy_config(settings, _registry(settings), options)
     except ValueError as error:
         return _complain(str(error))
-    text = outcome.text or _report(outcome.diagnostics, options.format, f"nothing to report: {options.lint}\n")
+    if options.lint is not None:
+        text = _report(outcome.diagnostics, options.format, f"nothing to report: {options.lint}\n")
+    elif has_errors(outcome.diagnostics):
+        return _complain(f"nothing was written: the chains are not valid\n{render_text(outcome.diagnostics)}", 1)
+    else:
+        text = outcome.text
     try:
         if options.output is None:
             print(text, end="")
@@ -215,6 +220,6 @@ def _config_show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, status: int = 2) -> int:
     print(f"policy-engine: {message}", file=sys.stderr)
-    return 2
+    return status

@@ -141,6 +141,37 @@ def test_a_switched_off_filter_in_front_of_policies_is_an_error() -> None:
     assert (one.severity, one.line) == (Severity.ERROR, line_of(TEXT, "disabled: true"))
 
 
+@pytest.mark.parametrize("level", ["route", "virtual_host", "route_config", "filter"])
+def test_every_way_to_switch_it_off_is_seen(level: str) -> None:
+    config = bootstrap(demands({"headers": [Headers]}), Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    (host,) = manager["route_config"]["virtual_hosts"]
+    (route,) = host["routes"]
+    del route["typed_per_filter_config"]
+    off = {
+        "envoy.filters.http.ext_proc": {
+            "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+            "disabled": True,
+        }
+    }
+    if level == "filter":
+        manager["http_filters"][0]["disabled"] = True
+    else:
+        {"route": route, "virtual_host": host, "route_config": manager["route_config"]}[level][
+            "typed_per_filter_config"
+        ] = off
+    text = render(config)
+    (one,) = lint(text, demands({"headers": [Headers]}))
+    assert (one.rule, one.severity, one.line) == (Rule.ENVOY_ROUTE, Severity.ERROR, line_of(text, "disabled: true"))
+
+
+def test_a_route_may_switch_on_what_is_off_elsewhere() -> None:
+    config = bootstrap(demands({"headers": [Headers]}), Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"][0]["disabled"] = True
+    assert lint(render(config), demands({"headers": [Headers]})) == []
+
+
 def test_a_route_whose_headers_are_not_sent_is_an_error() -> None:
     broken = TEXT.replace("request_header_mode: SEND", "request_header_mode: SKIP")
     found = [one for one in lint(broken) if "request headers are not sent" in one.reason]
