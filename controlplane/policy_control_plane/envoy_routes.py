@@ -14,15 +14,16 @@ from typing import Any, Final
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
 
-from policy_control_plane.chain_modes import Body, ChainModes, enabled
+from policy_control_plane.chain_modes import ChainModes, enabled
 from policy_control_plane.envoy_listeners import FILTER
 from policy_control_plane.model import HeaderMatch, MatchKind, RouteModel
+from policy_engine.worker.chain import BodyMode
 
 _Mode: Final = processing_mode_pb2.ProcessingMode
 _BODY_MODES: Final = {
-    Body.NONE: _Mode.NONE,
-    Body.BUFFERED: _Mode.BUFFERED,
-    Body.STREAMED: _Mode.FULL_DUPLEX_STREAMED,
+    BodyMode.NONE: _Mode.NONE,
+    BodyMode.BUFFERED: _Mode.BUFFERED,
+    BodyMode.STREAMED: _Mode.FULL_DUPLEX_STREAMED,
 }
 _PATH_FIELDS: Final = {
     MatchKind.EXACT: "path",
