@@ -69,7 +69,7 @@ class Phases:
         for hook in chain.stream_end:
             try:
                 hook(self._request)
-            except Exception:
+            except BaseException:  # the policy's own, also its `sys.exit()`: it does not end the worker
                 logger.exception("on_stream_end of a policy on route %s failed", chain.route_key)
         usage = chain.usage
         usage.streams -= 1
