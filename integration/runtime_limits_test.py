@@ -91,16 +91,23 @@ def test_request_body_over_the_limit_gets_413(runtime: Runtime, route: str, size
     assert runtime.upstream.received == []
 
 
-@pytest.mark.parametrize("route", ["bodies", "bodies-open"])
-def test_response_body_over_the_engine_limit_gets_502(runtime: Runtime, route: str) -> None:
-    runtime.upstream.answer_with(Answer.of(b"x" * (ENGINE_BODY_LIMIT + 1)))
-    reply = runtime.send(f"/{route}/")
-    assert (reply.status, reply.body) == (502, b"")
+@pytest.mark.parametrize("chunked", [False, True])
+def test_response_body_over_the_limit_gets_502(runtime: Runtime, *, chunked: bool) -> None:
+    body = b"x" * (ENGINE_BODY_LIMIT + 1)
+    runtime.upstream.answer_with(Answer(chunks=[body]) if chunked else Answer.of(body))
+    for route in ("bodies", "bodies-open"):
+        reply = runtime.send(f"/{route}/")
+        assert (reply.status, reply.body) == (502, b"")
 
 
-def test_response_body_over_the_buffer_of_envoy_gets_its_500(runtime: Runtime) -> None:
+def test_chunked_request_over_the_limit_gets_413(runtime: Runtime) -> None:
+    body = iter([b"x" * (ENGINE_BODY_LIMIT + 1)])
+    assert runtime.send("/bodies/", method="POST", body=body).status == 413
+
+
+def test_unannounced_response_over_the_buffer_of_envoy_gets_its_500(runtime: Runtime) -> None:
     # Envoy answers by itself before the engine sees the body, and its status for that is 500.
-    runtime.upstream.answer_with(Answer.of(b"x" * (ENVOY_BUFFER_LIMIT * 2)))
+    runtime.upstream.answer_with(Answer(chunks=[b"x" * 65536] * (2 * ENVOY_BUFFER_LIMIT // 65536)))
     assert runtime.send("/bodies/").status == 500
 
 

@@ -321,6 +321,19 @@ def test_a_body_over_the_limit_is_refused(side: str, status: int) -> None:
     assert parse(session.receive(body(side, b"12345"))).immediate_response.status.code == status
 
 
+@pytest.mark.parametrize("length", ["5", "9" * 5000])
+def test_a_body_announced_over_the_limit_is_refused_before_it_comes(length: str) -> None:
+    headers = [("content-length", length)]
+    session = engine(Upper, body_limit=4).session()
+    assert parse(session.receive(request_headers(pairs=headers, end=False))).immediate_response.status.code == 413
+
+
+def test_an_announced_length_that_fits_or_that_nobody_reads_is_no_matter() -> None:
+    fits = engine(Upper, body_limit=4).session().receive(request_headers(pairs=[("content-length", "4")], end=False))
+    unread = engine(Tag, body_limit=4).session().receive(request_headers(pairs=[("content-length", "5")], end=False))
+    assert [parse(reply).WhichOneof("response") for reply in (fits, unread)] == ["request_headers"] * 2
+
+
 def test_a_decompression_bomb_is_refused() -> None:
     session = engine(Upper, body_limit=1000).session()
     session.receive(request_headers(pairs=[("content-encoding", "gzip")], method="POST", end=False))
