@@ -57,7 +57,8 @@ class Session:
         seen[part] = seen.get(part, 0) + 1
         phases = self._phases
         if self._ended or (phases is not None and phases.ended):
-            raise self._refuse(f"{part} after the stream was answered for good")
+            # In full duplex Envoy does not wait for replies: what was on its way when we answered for good is no error.
+            return None
         if self._side == 0:
             return self._first(part, request)
         if part == "response_headers" and self._side == _REQUEST:

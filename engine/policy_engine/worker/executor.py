@@ -93,7 +93,7 @@ def run(
             running.step = step
             result = step.hook(*args)
             running.step = None
-        except Exception as error:
+        except BaseException as error:  # `sys.exit()` in a policy fails that policy, it does not end the worker
             running.step = None
             statistics.observe(perf_counter() - began)
             if _fail(exchange, step, error, outcome):
@@ -211,7 +211,7 @@ def _wrong_type(step: Step, action: Any) -> str:
     return f"the hook returned {type(action).__name__}; it may return {allowed} or None"
 
 
-def _fail(exchange: Exchange, step: Step, error: Exception, outcome: Outcome) -> bool:
+def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
     kind = _kind_of(error)
     step.statistics.failures[kind] += 1
@@ -238,7 +238,7 @@ def _fail(exchange: Exchange, step: Step, error: Exception, outcome: Outcome) ->
     return True
 
 
-def _kind_of(error: Exception) -> FailureKind:
+def _kind_of(error: BaseException) -> FailureKind:
     if isinstance(error, ConditionError):
         return FailureKind.CONDITION
     if isinstance(error, InvalidAction):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -111,7 +112,34 @@ class SpinsInACoroutine(Policy):
             pass
 
 
+class Exits(Policy):
+    def on_request_headers(self, request: Request) -> None:
+        sys.exit(3)
+
+
+class ExitsLater(Policy):
+    async def on_request_headers(self, request: Request) -> None:
+        await asyncio.sleep(0)
+        sys.exit(3)
+
+
+class ExitsInAThread(Policy):
+    blocking = True
+
+    def on_request_headers(self, request: Request) -> None:
+        sys.exit(3)
+
+
+class CancelsItself(Policy):
+    async def on_request_headers(self, request: Request) -> None:
+        raise asyncio.CancelledError
+
+
 FAILURES = [
+    (Exits, FailureKind.EXCEPTION),
+    (ExitsLater, FailureKind.EXCEPTION),
+    (ExitsInAThread, FailureKind.EXCEPTION),
+    (CancelsItself, FailureKind.EXCEPTION),
     (Raises, FailureKind.EXCEPTION),
     (RaisesLater, FailureKind.EXCEPTION),
     (WrongType, FailureKind.INVALID_ACTION),

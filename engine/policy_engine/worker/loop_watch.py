@@ -27,6 +27,10 @@ class PolicyOverrun(TimeoutError):
     """Raised inside a hook that kept the event loop for longer than its timeout."""
 
 
+class PolicyExit(RuntimeError):
+    """Stands for the SystemExit or KeyboardInterrupt of a policy, which asyncio would end the worker for (R-11)."""
+
+
 class Running:
     """What the loop's thread is running now: written by the executor (two stores per hook), read by the watch."""
 
@@ -99,6 +103,8 @@ class Watched:
                 pending = resume() if value is None else resume(value)  # type: ignore[call-arg] # next or throw
             except StopIteration as end:
                 return end.value
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise PolicyExit(f"raised {type(error).__name__}") from error
             finally:
                 RUNNING.step = None
             try:

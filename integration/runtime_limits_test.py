@@ -1,0 +1,271 @@
+"""Limits, broken-off requests and restarts: nothing leaks, and a request sees one snapshot (R-03, R-09, R-14, R-20)."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness.chain_file import policy
+from integration.harness.client import send
+from integration.harness.envoy import EnvoyProcess
+from integration.harness.envoy_config import Bootstrap
+from integration.harness.exchange import Answer
+from integration.harness.load import Load
+from integration.runtime_stack import (
+    ENGINE_BODY_LIMIT,
+    ENVOY_BUFFER_LIMIT,
+    Chains,
+    Runtime,
+    document,
+    eventually,
+    routes,
+    scripted,
+    started,
+)
+
+
+def marked(mark: str) -> Chains:
+    """Return chains whose `marked` route shows in every phase which snapshot it runs on."""
+    set_mark = {"append": [["x-mark", mark]]}
+    return {
+        **CHAINS,
+        "marked": [
+            scripted(request_headers=set_mark, request_body={"body": mark}, response_headers=set_mark),
+            scripted(response_body={"body": mark}),
+        ],
+    }
+
+
+CHAINS: Chains = {
+    "bodies": [scripted(request_body={}, response_body={})],
+    "bodies-open": [scripted("open", request_body={}, response_body={})],
+    "slow-request": [scripted(request_headers={"wait": 15})],
+    "slow-request-body": [scripted(request_body={"wait": 15})],
+    "slow-response": [scripted(response_headers={"wait": 15})],
+    "slow-response-body": [scripted(response_body={"wait": 15})],
+    "passes": [scripted(request_headers={}, response_headers={})],
+    "unsent": [scripted(request_body={})],
+    "streams": [policy("streaming", "v1.0.0", {"side": "response"})],
+}
+ROUTES: Chains = {**CHAINS, "marked": [], "unknown": []}
+
+
+@pytest.fixture(scope="module")
+def running(transport: str) -> Iterator[Runtime]:
+    streams = {
+        "request_header_mode": "SEND",
+        "response_header_mode": "SEND",
+        "response_body_mode": "STREAMED",
+    }
+    with started(ROUTES, transport=transport, overrides={"streams": {"processing_mode": streams}}) as runtime:
+        runtime.swap(marked("start"))
+        yield runtime
+
+
+@pytest.fixture
+def runtime(running: Runtime) -> Iterator[Runtime]:
+    running.upstream.reset()
+    yield running
+    running.upstream.reset()
+    eventually(lambda: running.active() == 0, "without streams")
+    assert running.value("policy_engine_worker_restarts_total") == 0
+    assert running.send("/passes/").status == 200
+
+
+# -- body limits (R-09) ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [ENGINE_BODY_LIMIT + 1, ENVOY_BUFFER_LIMIT * 2])
+@pytest.mark.parametrize("route", ["bodies", "bodies-open"])
+def test_request_body_over_the_limit_gets_413(runtime: Runtime, route: str, size: int) -> None:
+    assert runtime.send(f"/{route}/", method="POST", body=b"x" * size).status == 413
+    assert runtime.upstream.received == []
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_response_body_over_the_limit_gets_502(runtime: Runtime, *, chunked: bool) -> None:
+    body = b"x" * (ENGINE_BODY_LIMIT + 1)
+    runtime.upstream.answer_with(Answer(chunks=[body]) if chunked else Answer.of(body))
+    for route in ("bodies", "bodies-open"):
+        reply = runtime.send(f"/{route}/")
+        assert (reply.status, reply.body) == (502, b"")
+
+
+def test_chunked_request_over_the_limit_gets_413(runtime: Runtime) -> None:
+    body = iter([b"x" * (ENGINE_BODY_LIMIT + 1)])
+    assert runtime.send("/bodies/", method="POST", body=body).status == 413
+
+
+def test_unannounced_response_over_the_buffer_of_envoy_gets_its_500(runtime: Runtime) -> None:
+    # Envoy answers by itself before the engine sees the body, and its status for that is 500.
+    runtime.upstream.answer_with(Answer(chunks=[b"x" * 65536] * (2 * ENVOY_BUFFER_LIMIT // 65536)))
+    assert runtime.send("/bodies/").status == 500
+
+
+def test_body_of_exactly_the_limit_passes(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer.of(b"y" * ENGINE_BODY_LIMIT))
+    reply = runtime.send("/bodies/", method="POST", body=b"x" * ENGINE_BODY_LIMIT)
+    assert (reply.status, len(reply.body), len(runtime.upstream.last().body)) == (
+        200,
+        ENGINE_BODY_LIMIT,
+        ENGINE_BODY_LIMIT,
+    )
+
+
+def test_decompressed_size_counts(runtime: Runtime) -> None:
+    bomb = gzip.compress(b"0" * 20_000_000)
+    headers = [("content-encoding", "gzip")]
+    assert len(bomb) < ENGINE_BODY_LIMIT
+    assert runtime.send("/bodies/", method="POST", body=bomb, headers=headers).status == 413
+    runtime.upstream.answer_with(Answer.of(bomb, headers=headers))
+    assert runtime.send("/bodies/").status == 502
+
+
+def test_body_that_is_not_what_its_coding_says_follows_the_failure_mode(runtime: Runtime) -> None:
+    headers = [("content-encoding", "gzip")]
+    assert runtime.send("/bodies/", method="POST", body=b"not gzip", headers=headers).status == 415
+    assert runtime.send("/bodies-open/", method="POST", body=b"not gzip", headers=headers).status == 200
+    assert bytes(runtime.upstream.last().body) == b"not gzip"
+
+
+def test_streamed_body_has_no_limit_because_nothing_is_kept(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer(chunks=[b"x" * 65536] * 64))
+    assert len(runtime.send("/streams/").body) == 64 * 65536
+
+
+# -- clients that go away ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("route", "sent", "phase"),
+    [
+        ("slow-request", b"", "request_headers"),
+        ("slow-request-body", b"content-length: 3\r\n\r\nabc", "request_body"),
+        ("bodies", b"content-length: 3\r\n\r\na", "request_headers"),
+        ("slow-response", b"", "response_headers"),
+        ("slow-response-body", b"", "response_body"),
+        ("passes", b"", "request_headers"),
+        ("streams", b"", "response_body"),
+    ],
+)
+def test_disconnect_in_each_phase_ends_the_stream(runtime: Runtime, route: str, sent: bytes, phase: str) -> None:
+    if route == "passes":
+        runtime.upstream.answer_with(Answer(delay_s=15))
+    if route == "streams":
+        runtime.upstream.answer_with(Answer(chunks=[b"x"] * 100, chunk_delay_s=0.2))
+    before = runtime.phases().get(phase, 0)
+    with socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) as client:
+        client.sendall(f"GET /{route}/ HTTP/1.1\r\nhost: a\r\n".encode() + (sent or b"\r\n"))
+        eventually(lambda: runtime.phases().get(phase, 0) > before, f"in {phase}")
+        assert runtime.active() == 1
+    eventually(lambda: runtime.active() == 0, "without streams")
+
+
+def test_upstream_that_breaks_off_leaves_no_stream(runtime: Runtime) -> None:
+    # The upstream is HTTP/2: an answer that is too short for its content-length is a broken one.
+    runtime.upstream.answer_with(Answer(headers=[("content-length", "10")], chunks=[b"abc"]))
+    for route in ("bodies", "streams", "passes"):
+        with contextlib.suppress(OSError):  # Envoy breaks off the response too, when its headers are out
+            assert send(runtime.envoy.port, "GET", f"/{route}/").status in {200, 502, 503}
+    eventually(lambda: runtime.active() == 0, "without streams")
+
+
+def test_killed_envoy_leaves_no_stream_and_its_successor_is_served(runtime: Runtime, tmp_path: Path) -> None:
+    bootstrap = Bootstrap(
+        routes=routes(ROUTES), engine=runtime.engine.address, upstream_port=runtime.upstream.port, upstream_http2=True
+    )
+    with EnvoyProcess(bootstrap, tmp_path) as proxy:
+        port = proxy.ready().port
+        clients = [socket.create_connection(("127.0.0.1", port), 10) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"GET /slow-request/ HTTP/1.1\r\nhost: a\r\n\r\n")
+        eventually(lambda: runtime.active() == 20, "with 20 streams")
+        proxy.stop(sign=signal.SIGKILL)
+        for client in clients:
+            client.close()
+    eventually(lambda: runtime.active() == 0, "without streams")
+    with EnvoyProcess(bootstrap, tmp_path) as again:
+        assert send(again.ready().port, "GET", "/passes/").status == 200
+
+
+# -- promises that Envoy's configuration breaks, and unknown routes ----------------------------------------------------
+
+
+def test_route_without_a_chain_is_denied_and_named(runtime: Runtime) -> None:
+    before = len(runtime.engine.log())
+    assert runtime.send("/unknown/").status == 500
+    assert runtime.upstream.received == []
+    eventually(lambda: "'unknown'" in runtime.engine.log()[before:], "logged")
+
+
+def test_body_that_envoy_may_not_send_is_noticed_and_denied(runtime: Runtime, tmp_path: Path) -> None:
+    bootstrap = Bootstrap(
+        routes=routes(ROUTES),
+        engine=runtime.engine.address,
+        upstream_port=runtime.upstream.port,
+        upstream_http2=True,
+        ext_proc={"allow_mode_override": False},
+    )
+    with EnvoyProcess(bootstrap, tmp_path) as proxy:
+        assert send(proxy.ready().port, "POST", "/unsent/", body=b"unseen").status == 500
+    assert "allow_mode_override" in runtime.engine.log()
+    assert runtime.value("policy_engine_broken_promises_total") == 1
+
+
+# -- one snapshot from first to last phase (R-20) -----------------------------------------------------------------------
+
+
+def test_request_sees_one_snapshot_in_all_its_phases_under_constant_swaps(runtime: Runtime) -> None:
+    seen: Counter[str] = Counter()
+    runtime.upstream.answer_with(
+        lambda request: Answer(
+            headers=[("x-sent", ",".join([*request.values("x-mark"), request.body.decode()]))],
+            chunks=[b"upstream"],
+            delay_s=0.02,
+        )
+    )
+    stop = threading.Event()
+    written = 0
+
+    def swap() -> None:
+        nonlocal written
+        while not stop.wait(0.02):
+            written += 1
+            runtime.chains.write(document(marked(f"m{written}")))
+
+    swaps = runtime.value("policy_engine_configuration_swaps_total")
+    writer = threading.Thread(target=swap)
+    writer.start()
+    try:
+        with Load(
+            runtime.envoy.port,
+            lambda connection: connection.send("POST", "/marked/", body=b"client"),
+            lambda reply: _consistency(
+                reply.status,
+                [*(reply.header("x-sent") or "").split(","), *reply.values("x-mark"), reply.body.decode()],
+                seen,
+            ),
+        ) as load:
+            time.sleep(3)
+    finally:
+        stop.set()
+        writer.join()
+    assert set(load.outcomes) == {"200 one snapshot"}, load.outcomes
+    assert len(seen) > 3, seen
+    assert runtime.value("policy_engine_configuration_swaps_total") - swaps > 3
+
+
+def _consistency(status: int, marks: list[str], seen: Counter[str]) -> str:
+    if len(marks) == 4 and len(set(marks)) == 1:
+        seen[marks[0]] += 1
+        return f"{status} one snapshot"
+    return f"{status} {marks}"
