@@ -150,6 +150,8 @@ def test_process_dies_with_a_killed_parent(tmp_path: Path) -> None:
         "import pathlib, time\n"
         "from integration.harness.processes import Process\n"
         f"p = Process('child', ['sleep', '1000'], log_path=pathlib.Path({str(tmp_path / 'log')!r}))\n"
+        # setpriv must have run: a parent that dies before is not noticed by its child.
+        "while pathlib.Path(f'/proc/{p.pid}/comm').read_text() != 'sleep\\n': time.sleep(0.01)\n"
         "print(p.pid, flush=True); time.sleep(1000)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
