@@ -25,6 +25,7 @@ from policy_engine.config.settings import (
     render_settings,
 )
 from policy_engine.config.validate import chain_reader, validate_paths
+from policy_engine.scaffold import ScaffoldError, scaffold
 from policy_engine.worker.registry import Registry
 
 INSTALLED_CONFIG = Path("/etc/policy-engine/policy-engine.yaml")
@@ -37,6 +38,7 @@ _EXAMPLES = """examples:
   policy-engine config show --config configs/policy-engine.yaml
   policy-engine envoy-config --lint envoy.yaml --config configs/policy-engine.yaml
   policy-engine build-info
+  policy-engine new-policy add-tenant
 """
 
 _ENVOY_EXAMPLES = """examples:
@@ -88,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
     show = _command(config, "show", _config_show, "print every setting, its value and where it came from")
     show.add_argument("--json", action="store_true", help="as JSON")
+    new = commands.add_parser("new-policy", help="write a policy that works, to start from")
+    new.add_argument("name", help="kebab-case, such as add-tenant")
+    new.add_argument("--directory", type=Path, default=Path("policies"), metavar="DIR", help="default: policies")
+    new.add_argument("--version", default="v1.0.0", help="default: v1.0.0")
+    new.set_defaults(command=_new_policy)
     return parser
 
 
@@ -212,6 +219,15 @@ def _build_info(options: argparse.Namespace) -> int:
     from policy_engine.operations.build_info import build_info  # noqa: PLC0415 - see _run
 
     print(json.dumps(build_info(_registry(_settings(options))), indent=2))
+    return 0
+
+
+def _new_policy(options: argparse.Namespace) -> int:
+    try:
+        files = scaffold(options.name, options.directory, options.version)
+    except (ScaffoldError, OSError) as error:
+        return _complain(str(error))
+    print(*files, sep="\n")
     return 0
 
 
