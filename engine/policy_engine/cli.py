@@ -114,6 +114,7 @@ def _envoy_config_command(commands: argparse._SubParsersAction[argparse.Argument
         help="engine as Envoy reaches it; the setting `listen` unless set",
     )
     command.add_argument("--engine-ca", type=Path, metavar="FILE", help="CA of the engine's certificate; means TLS")
+    command.add_argument("--engine-name", metavar="NAME", help="DNS name that the engine's certificate has to bear")
     command.add_argument("--engine-client-cert", type=Path, metavar="FILE", help="Envoy's certificate for the engine")
     command.add_argument("--engine-client-key", type=Path, metavar="FILE", help="private key of that certificate")
     command.add_argument(

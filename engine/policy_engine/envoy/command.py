@@ -66,9 +66,9 @@ def _tls(demands: Demands, options: argparse.Namespace) -> EngineTls | None:
     if (options.engine_client_cert is None) != (options.engine_client_key is None):
         raise ValueError("--engine-client-cert and --engine-client-key go together; give both")
     if options.engine_ca is not None:
-        return EngineTls(options.engine_ca, options.engine_client_cert, options.engine_client_key)
+        return EngineTls(options.engine_ca, options.engine_name, options.engine_client_cert, options.engine_client_key)
     if demands.tls:
         raise ValueError("the engine serves TLS (tls.cert is set): give --engine-ca, the CA file as Envoy sees it")
-    if options.engine_client_cert is not None:
-        raise ValueError("--engine-client-cert needs --engine-ca")
+    if options.engine_client_cert is not None or options.engine_name is not None:
+        raise ValueError("--engine-client-cert and --engine-name need --engine-ca")
     return None

@@ -77,6 +77,7 @@ def test_nothing_is_written_for_chains_that_are_not_valid(
     [
         (["--tls-cert", "/c", "--tls-key", "/k"], "--engine-ca"),
         (["--engine-client-cert", "/c"], "--engine-client-key"),
+        (["--engine-name", "engine.internal"], "--engine-ca"),
         (["--engine", "nowhere"], "expected host:port"),
         (["--bootstrap", "--ingress", "unix:/x"], "expected host:port"),
         (["--output", "/nonexistent/x"], "cannot write /nonexistent/x"),

@@ -32,9 +32,13 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  
 
 @dataclass(frozen=True, slots=True)
 class EngineTls:
-    """Files, as Envoy sees them, with which Envoy checks the engine and shows itself to it."""
+    """Files, as Envoy sees them, with which Envoy checks the engine and shows itself to it.
+
+    `name` is the DNS name that the engine's certificate has to bear; without it any certificate of the CA will do.
+    """
 
     ca: Path
+    name: str | None = None
     cert: Path | None = None
     key: Path | None = None
 
@@ -151,7 +155,10 @@ def _http2() -> Config:
 
 
 def _transport_socket(tls: EngineTls) -> Config:
-    common: Config = {"validation_context": {"trusted_ca": {"filename": str(tls.ca)}}, "alpn_protocols": ["h2"]}
+    validation: Config = {"trusted_ca": {"filename": str(tls.ca)}}
+    if tls.name is not None:
+        validation["match_typed_subject_alt_names"] = [{"san_type": "DNS", "matcher": {"exact": tls.name}}]
+    common: Config = {"validation_context": validation, "alpn_protocols": ["h2"]}
     if tls.cert is not None and tls.key is not None:
         common["tls_certificates"] = [
             {"certificate_chain": {"filename": str(tls.cert)}, "private_key": {"filename": str(tls.key)}}
@@ -161,7 +168,8 @@ def _transport_socket(tls: EngineTls) -> Config:
         "typed_config": {
             "@type": f"{TYPE}.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
             "common_tls_context": common,
-        },
+        }
+        | ({"sni": tls.name} if tls.name is not None else {}),
     }
 
 

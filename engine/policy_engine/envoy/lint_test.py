@@ -11,6 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
+from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -26,6 +33,9 @@ from policy_engine.sdk import Policy
 from policy_engine.worker.registry import Registry
 from policy_engine.worker.spec import ChainsSpec, PolicySpec, RouteSpec
 from testsupport.chains import define, entry
+
+# Messages inside of Any can be read once their modules are there.
+_ = (ext_proc_pb2, router_pb2, http_connection_manager_pb2, http_protocol_options_pb2)
 
 
 class Headers(Policy):
@@ -286,6 +296,18 @@ def test_whatever_the_shape_it_does_not_fail(value: Any) -> None:
     document, _ = read_document("envoy.yaml", yaml.safe_dump(value).encode())
     if document is not None:
         assert lint_document(document, USUAL) is not None
+
+
+def test_every_field_is_one_that_envoy_has() -> None:
+    """Envoy refuses unknown fields; so does the strict reading of its own messages."""
+    tls = EngineTls(Path("/ca"), "engine.internal", Path("/cert"), Path("/key"))
+    config = bootstrap(USUAL, Sample(), tls, ("ours",))
+    read = json_format.ParseDict(config, bootstrap_pb2.Bootstrap())
+    (engine, _) = read.static_resources.clusters
+    context = tls_pb2.UpstreamTlsContext()
+    assert engine.transport_socket.typed_config.Unpack(context)
+    (name,) = context.common_tls_context.validation_context.match_typed_subject_alt_names
+    assert (context.sni, name.matcher.exact) == ("engine.internal", "engine.internal")
 
 
 def test_fragments_are_the_parts_of_the_bootstrap() -> None:
