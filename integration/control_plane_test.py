@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from integration.harness import client
+from integration.harness.certificates import CertificateAuthority
 from integration.harness.control_plane import (
     ConfigurationDirectory,
     ControlPlane,
     DiscoveringEngine,
     DiscoveringEnvoy,
+    Identity,
     lasting_port,
 )
 from integration.harness.processes import free_port
@@ -129,3 +131,36 @@ def test_one_edit_changes_envoy_and_engine(directory: Path, delta: bool) -> None
 
 def _streams(engine: DiscoveringEngine) -> float:
     return sum(engine.admin.samples("policy_engine_streams_total").values())
+
+
+def test_mutual_tls_keeps_strangers_out(directory: Path) -> None:
+    authority, configuration, port = (
+        CertificateAuthority.create(),
+        ConfigurationDirectory(directory / "conf"),
+        free_port(),
+    )
+    (directory / "ca.pem").write_bytes(authority.certificate_pem)
+    files = {name: authority.issue(directory, name) for name in ("plane", "edge-1", "engine-1")}
+    plane_port = lasting_port()
+    with Upstream() as upstream, ExitStack() as stack:
+        engine = DiscoveringEngine(
+            directory,
+            "engine-1",
+            control_plane_port=plane_port,
+            policies=POLICIES,
+            tls=Identity(directory / "ca.pem", *files["engine-1"]),
+        )
+        stack.enter_context(engine)
+        marked = {"name": "marked", "match": {"prefix": "/"}, "cluster": "app", "chain": [set_header("1")]}
+        configuration.write(document(port, upstream.port, [marked], engine.address))
+        certificate, key = files["plane"]
+        tls = ["--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", directory / "ca.pem"]
+        plane = stack.enter_context(ControlPlane(directory, configuration.path, *tls, port=plane_port))
+        plane.ready()
+        engine.ready()
+        stack.enter_context(DiscoveringEnvoy(directory, control_plane_port=plane.port, node_id="stranger"))
+        identity = Identity(directory / "ca.pem", *files["edge-1"])
+        envoy = stack.enter_context(DiscoveringEnvoy(directory, control_plane_port=plane.port, tls=identity))
+        envoy.ready()
+        assert client.send(port, "GET", "/").header("x-version") == "1"
+        assert {one["node"] for one in plane.status()["clients"]} == {"edge-1", "engine-1"}

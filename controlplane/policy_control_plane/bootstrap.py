@@ -5,6 +5,7 @@ It is its own room because it is the one piece of Envoy configuration that is no
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,6 +41,8 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
     CommonTlsContext,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
     TlsCertificate,
     UpstreamTlsContext,
 )
@@ -47,6 +50,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.envoy_clusters import HTTP_OPTIONS
@@ -129,12 +133,26 @@ def _tls(options: BootstrapOptions, authority: str) -> TransportSocket:
         )
     context = CommonTlsContext(
         tls_certificates=certificates,
-        validation_context=CertificateValidationContext(trusted_ca=DataSource(filename=authority)),
+        validation_context=CertificateValidationContext(
+            trusted_ca=DataSource(filename=authority),
+            # Without this, Envoy takes any certificate of the authority for the control plane's.
+            match_typed_subject_alt_names=[_named(options.server_name or options.host)],
+        ),
     )
     return TransportSocket(
         name="envoy.transport_sockets.tls",
         typed_config=Any.pack(UpstreamTlsContext(common_tls_context=context, sni=options.server_name or options.host)),
     )
+
+
+def _named(name: str) -> SubjectAltNameMatcher:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        kind = SubjectAltNameMatcherSanType.DNS
+    else:
+        kind = SubjectAltNameMatcherSanType.IP_ADDRESS
+    return SubjectAltNameMatcher(san_type=kind, matcher=StringMatcher(exact=name))
 
 
 def _address(host: str, port: int) -> Address:

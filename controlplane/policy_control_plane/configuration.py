@@ -22,7 +22,6 @@ from policy_engine.config.diagnostics import Diagnostic, Rule
 from policy_engine.config.file_watch import watch
 from policy_engine.config.secret_references import SecretSource
 from policy_engine.config.validate import chain_reader
-from policy_engine.config.xds_chain import ChainError
 from policy_engine.worker.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -96,9 +95,4 @@ class Configuration:
         loaded = self._reader.read(files)
         if loaded.model is None:
             return loaded, None
-        try:
-            return loaded, self._builder.build(loaded.model)
-        except ChainError as error:
-            where = f"chain of route {error.route_key!r}" if error.route_key else "a chain"
-            found = Diagnostic(str(self.directory), f"{where} cannot be sent: {error}", rule=Rule.PARAMETERS)
-            return LoadedModel(None, (*loaded.diagnostics, found)), None
+        return loaded, self._builder.build(loaded.model)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import re2
 
 from policy_control_plane.model import ClusterModel, Endpoint, HeaderMatch, ListenerModel, MatchKind, Model, RouteModel
+from policy_engine.config import xds_chain
 from policy_engine.config.chain_file import ChainFiles
 from policy_engine.config.chain_reader import ChainReader
 from policy_engine.config.diagnostics import Diagnostic, Rule, has_errors, ordered
@@ -150,7 +150,7 @@ class ModelReader:
         for found in read.diagnostics:
             if found.rule in self._left_to_engines:
                 continue
-            within = _tokens(found.path, ["policies", *_rest(found.path)], chain)
+            within = _within_chain(found.path, chain)
             load.diagnostics.append(
                 document.diagnostic(
                     (*path, "chain", *within),
@@ -162,22 +162,27 @@ class ModelReader:
                     rule=found.rule,
                 )
             )
+        if not isinstance(chain, list) or has_errors(load.diagnostics):
+            return ()
+        try:
+            xds_chain.encode({"route_key": name or "unnamed", "policies": chain})
+        except xds_chain.ChainError as error:
+            within = _within_chain(error.path, chain)
+            load.diagnostics.append(document.diagnostic((*path, "chain", *within), error.reason, rule=Rule.PARAMETERS))
+            return ()
         if not read.diagnostics:
             self._good_now.add(content)
-        return tuple(chain) if isinstance(chain, list) else ()
+        return tuple(chain)
 
 
-def _rest(pointer: str) -> list[str]:
-    return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[2:]]
-
-
-def _tokens(pointer: str, tokens: Sequence[str], chain: Any) -> Path:
+def _within_chain(pointer: str, chain: Any) -> Path:
     """Return the JSON Pointer of a finding about `/policies/...` as a path into `chain`."""
     if not pointer.startswith("/policies"):
         return ()
     path: list[str | int] = []
     value = chain
-    for token in tokens[1:]:
+    for escaped in pointer.split("/")[2:]:
+        token = escaped.replace("~1", "/").replace("~0", "~")
         if isinstance(value, list) and token.isdecimal() and int(token) < len(value):
             path.append(int(token))
             value = value[int(token)]
@@ -338,10 +343,8 @@ def _texts(fields: Fields, key: str) -> tuple[str, ...]:
 
 
 def _check_references(load: _Load) -> None:
-    known = {
-        "cluster": [cluster.name for cluster in load.clusters],
-        "listener": [listener.name for listener in load.listeners],
-    }
+    # Names of parts that are wrong count too, or one mistake would be told many times.
+    known = {what: [name for kind, name in load.places if kind == what] for what in ("cluster", "listener")}
     for fields, within, what, name in load.references:
         if what == "engine":
             if not load.engines:

@@ -43,30 +43,38 @@ class CertificateAuthority:
 
     def server_context(self, directory: Path) -> ssl.SSLContext:
         """Return a TLS server context with a fresh certificate for localhost and 127.0.0.1, files in `directory`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*self.issue(directory, "server"))
+        return context
+
+    def issue(self, directory: Path, name: str) -> tuple[Path, Path]:
+        """Write a fresh certificate and its key into `directory` and return both paths.
+
+        It is for `name`, localhost and 127.0.0.1, and good for servers and for clients.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         names = x509.SubjectAlternativeName(
-            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+            [x509.DNSName(name), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         )
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = (
-            _builder(_name("localhost"), self.certificate.subject, key.public_key())
+            _builder(_name(name), self.certificate.subject, key.public_key())
             .add_extension(names, critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
+        certificate_path, key_path = directory / f"{name}.pem", directory / f"{name}.key"
         certificate = builder.sign(self.key, hashes.SHA256())
-        path = directory / "server.pem"
-        path.touch(mode=0o600)
-        path.write_bytes(
+        certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        key_path.touch(mode=0o600)
+        key_path.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
-            + certificate.public_bytes(serialization.Encoding.PEM)
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
+        return certificate_path, key_path
 
 
 def _name(common_name: str) -> x509.Name:

@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,15 @@ def lasting_port() -> int:
             probe.bind(("127.0.0.1", port))
             return port
     raise OSError("no free port between 20000 and 32000")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """PEM files by which a client of the control plane trusts it and is known to it."""
+
+    authority: Path
+    certificate: Path
+    key: Path
 
 
 class ConfigurationDirectory:
@@ -104,17 +114,20 @@ class DiscoveringEngine(Process):
         control_plane_port: int,
         policies: Path,
         delta: bool = True,
+        tls: Identity | None = None,
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.node_id = name
         self.address = directory / f"{name}.sock"
         self.admin = EngineAdmin(free_port())
-        xds = {
+        xds: Document = {
             "server": f"127.0.0.1:{control_plane_port}",
             "node_id": name,
             "delta": delta,
             "last_known_good": str(directory / f"{name}.saved"),
         }
+        if tls is not None:
+            xds["tls"] = {"ca": str(tls.authority), "cert": str(tls.certificate), "key": str(tls.key)}
         document = settings(
             listen=f"unix:{self.address}",
             admin_port=self.admin.port,
@@ -137,13 +150,19 @@ class DiscoveringEnvoy(Process):
     """An Envoy bootstrapped with the control plane's address only."""
 
     def __init__(
-        self, directory: Path, *, control_plane_port: int, node_id: str = "edge-1", delta: bool = True
+        self,
+        directory: Path,
+        *,
+        control_plane_port: int,
+        node_id: str = "edge-1",
+        delta: bool = True,
+        tls: Identity | None = None,
     ) -> None:
         self._admin_file = directory / f"{node_id}.admin"
         config = directory / f"{node_id}.json"
-        config.write_text(
-            bootstrap(BootstrapOptions("127.0.0.1", control_plane_port, node_id, admin_port=0, delta=delta))
-        )
+        files = {} if tls is None else {name: str(getattr(tls, name)) for name in ("authority", "certificate", "key")}
+        options = BootstrapOptions("127.0.0.1", control_plane_port, node_id, admin_port=0, delta=delta, **files)
+        config.write_text(bootstrap(options))
         argv: list[str | Path] = [envoy_binary(), *ARGUMENTS, "-c", config, "--admin-address-path", self._admin_file]
         super().__init__(node_id, argv, log_path=directory / f"{node_id}.log", env={"PATH": "/usr/bin:/bin"})
 

@@ -31,11 +31,13 @@ _Field = descriptor_pb2.FieldDescriptorProto
 class ChainError(ValueError):
     """A chain cannot be read from, or written to, its wire form.
 
-    `path` is a JSON Pointer into the chain, `route_key` the chain's name where it could be read.
+    `path` is a JSON Pointer into the chain, `reason` the message without it, `route_key` the chain's name where it
+    could be read.
     """
 
     def __init__(self, message: str, path: str = "", route_key: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message)
+        self.reason = message
         self.path = path
         self.route_key = route_key
 
