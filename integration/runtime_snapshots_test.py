@@ -89,8 +89,7 @@ async def _serve_and_swap(made: Engine, address: Path, done: threading.Event) ->
     for number in range(1, SWAPS + 1):
         await asyncio.sleep(1 / SWAPS_PER_S)
         made.activate(chains(r=[entry(Mark, parameters={"mark": str(number)})]))
-    while not done.is_set():
-        await asyncio.sleep(0.02)
+    await asyncio.to_thread(done.wait)
     await server.drain(5)
     await server.close()
 
