@@ -69,9 +69,11 @@ _policy = rule(
 )
 
 def _policy_from_wheel_impl(ctx):
-    prefix = "/".join([SITE_PACKAGES] + ctx.attr.package.split(".")) + "/"
     wheel = ctx.attr.wheel.label.repo_name
     entries = python_entries([ctx.attr.wheel])
+    prefix = "/".join([SITE_PACKAGES] + ctx.attr.package.split(".")) + "/"
+    if not ctx.attr.package:
+        prefix = _policy_directory(ctx, [entry.path for entry in entries if entry.owner == wheel])
     inside = [
         struct(path = entry.path.removeprefix(prefix), file = entry.file)
         for entry in entries
@@ -85,21 +87,40 @@ def _policy_from_wheel_impl(ctx):
             files = [entry for entry in inside if not _is_test(entry.path)],
             requirements = [entry for entry in entries if entry.owner != wheel],
             tests = [entry.path for entry in inside if _is_test(entry.path)],
-            where = "%s (%s)" % (ctx.attr.package, ctx.attr.wheel.label),
+            where = "%s/%s" % (ctx.attr.wheel.label.repo_name, prefix.removeprefix(SITE_PACKAGES + "/").rstrip("/")),
         ),
     ]
+
+def _policy_directory(ctx, paths):
+    """Returns the directory of a wheel that is called like the policy, or the only one with a policy.yaml."""
+    found = [path.removesuffix("policy.yaml") for path in paths if path.endswith("/policy.yaml")]
+    name = ctx.attr.policy_name.replace("-", "_")
+    endings = ["/%s/%s/" % (name, ctx.attr.version.replace(".", "_")), "/%s/" % name]
+    for ending in endings:
+        named = [path for path in found if path.endswith(ending)]
+        if len(named) == 1:
+            return named[0]
+    if len(found) != 1:
+        fail("%s: which package of %s is %s %s? It has %s. Name it: policy_from_wheel(package = …)." % (
+            ctx.label,
+            ctx.attr.wheel.label,
+            ctx.attr.policy_name,
+            ctx.attr.version,
+            ", ".join([path.removeprefix(SITE_PACKAGES) for path in found]) or "no policy.yaml",
+        ))
+    return found[0]
 
 _policy_from_wheel = rule(
     implementation = _policy_from_wheel_impl,
     attrs = {
-        "package": attr.string(mandatory = True),
+        "package": attr.string(),
         "policy_name": attr.string(mandatory = True),
         "version": attr.string(mandatory = True),
         "wheel": attr.label(mandatory = True, providers = [PyInfo]),
     },
 )
 
-def policy_from_wheel(name, version, wheel, package, policy_name = None, visibility = ["//visibility:public"]):
+def policy_from_wheel(name, version, wheel, package = "", policy_name = None, visibility = ["//visibility:public"]):
     """A policy that a wheel of the lock brings; chosen like any other.
 
     Only the policy's own directory goes into an image, and what the wheel requires.
@@ -109,7 +130,7 @@ def policy_from_wheel(name, version, wheel, package, policy_name = None, visibil
       version: of the policy, `v1.0.0`.
       wheel: `@pypi//NAME`.
       package: the package of the wheel that is the policy's directory; the value of its entry point in the group
-        `policy_engine.policies`.
+        `policy_engine.policies`. May be left out when it is called like the policy (`…/NAME/v1_0_0`, `…/NAME`).
       policy_name: as in policy.yaml, when it is not `name`.
       visibility: who may choose it.
     """
@@ -180,7 +201,7 @@ def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility
             size = "small",
             srcs = [main],
             main = main,
-            args = ["$(rootpath policy.yaml)"],
+            args = ["--follow-links", "$(rootpath policy.yaml)"],
             data = sources + tests,
             deps = [Label("//builder:policy_builder")],
         )

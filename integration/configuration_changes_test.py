@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import statistics
 import tempfile
 import threading
@@ -30,6 +31,7 @@ from integration.harness.control_plane import (
     DiscoveringEngine,
     DiscoveringEnvoy,
     Document,
+    lasting_port,
 )
 from integration.harness.processes import free_port
 from integration.harness.upstream_process import UpstreamProcess
@@ -174,7 +176,7 @@ class Run:
         self._directory = directory
         self._stack = stack
         upstream = stack.enter_context(UpstreamProcess(directory))
-        self._plane_port, self._status_port = free_port(), free_port()
+        self._plane_port, self._status_port = lasting_port(), lasting_port()
         self.configuration = ConfigurationDirectory(directory / "conf")
         addresses = [directory / "engine-1.sock", directory / "engine-2.sock"]
         self.site = Site(free_port(), upstream.ready(), addresses)
@@ -191,7 +193,7 @@ class Run:
 
     def start_plane(self) -> ControlPlane:
         """Start the control plane, the first time or again, where it was."""
-        arguments = ["--policies", POLICIES, "--expected-engines", "2"]
+        arguments: list[str | Path] = ["--policies", POLICIES, "--expected-engines", "2"]
         ports = {"port": self._plane_port, "status_port": self._status_port}
         plane = ControlPlane(self._directory, self.configuration.path, *arguments, **ports)
         return self._stack.enter_context(plane)
@@ -312,7 +314,7 @@ def step(run: Run, number: int) -> None:
 
 def outage(run: Run) -> None:
     """The control plane dies; an engine restarts without it; a file is changed meanwhile; it comes back."""
-    run.plane.stop(sign=9)
+    run.plane.stop(sign=signal.SIGKILL)
     run.restart_engine(2)
     run.site.set("r0", "outage")
     run.configuration.write(run.site.document())

@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 
 from integration.harness import client
-from integration.harness.control_plane import ConfigurationDirectory, ControlPlane, DiscoveringEngine, DiscoveringEnvoy
+from integration.harness.control_plane import (
+    ConfigurationDirectory,
+    ControlPlane,
+    DiscoveringEngine,
+    DiscoveringEnvoy,
+    lasting_port,
+)
 from integration.harness.processes import free_port
 from integration.harness.upstream import Upstream
 
@@ -84,7 +90,7 @@ def test_envoy_gets_everything_from_the_control_plane_alone(directory: Path, del
 def test_one_edit_changes_envoy_and_engine(directory: Path, delta: bool) -> None:
     configuration, port = ConfigurationDirectory(directory / "conf"), free_port()
     with Upstream() as upstream, ExitStack() as stack:
-        plane_port = free_port()
+        plane_port = lasting_port()
         engine = stack.enter_context(
             DiscoveringEngine(directory, "engine-1", control_plane_port=plane_port, policies=POLICIES, delta=delta)
         )

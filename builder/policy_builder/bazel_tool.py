@@ -2,8 +2,8 @@
 
     bazel_tool REQUEST.json registry=PATH build_info=PATH sbom=PATH licences=PATH labels=PATH tags=PATH
 
-It is its own room because the request's form belongs to that rule. The checks and the documents are those of
-`policy-builder`; only who gathers the files differs. All mistakes are in one report, and nothing is written then (R-42).
+It is its own room because the request's form belongs to that rule. Checks and documents are those of
+`policy-builder`; only who gathers the files differs. All mistakes are in one report, nothing is written then (R-42).
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
-from policy_engine.config.diagnostics import Diagnostic, Rule
-from policy_engine.worker.registry import Version
 
 from policy_builder.choice import ChosenPolicy
 from policy_builder.debian import read_lock
@@ -32,6 +30,8 @@ from policy_builder.requirements_file import Requirements
 from policy_builder.resolution import Needs, Pinned, Resolution, installed_findings
 from policy_builder.sbom import sbom
 from policy_builder.validation import code_findings
+from policy_engine.config.diagnostics import Diagnostic, Rule
+from policy_engine.worker.registry import Version
 
 _ENVIRONMENT = Platform().marker_environment()
 

@@ -167,7 +167,7 @@ def test_a_new_policy_builds_validates_and_passes_its_own_tests(world: World, tm
     world.build(tmp_path / "out")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory), str(directory)],
-        env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, check=False,
+        env={"PYTHONPATH": ":".join(str(Path(one).absolute()) for one in sys.path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout

@@ -135,11 +135,16 @@ def test_same_bytes_whoever_makes_them(world: World, tmp_path: Path, circumstanc
     for path in other.rglob("*"):
         os.utime(path, (1, 1))
         path.chmod(0o777 if path.is_dir() else 0o666)
-    command = [sys.executable, "-m", "policy_builder", "build", "--manifest", str(other / "policy-manifest.yaml")]
+    command = [sys.executable, "-c", "import sys; from policy_builder.cli import main; sys.exit(main())"]
+    command += ["build", "--manifest", str(other / "policy-manifest.yaml")]
     command += ["--engine", str(other / "engine"), "--lock", str(other / "lock.txt"), "--cache", str(other / "cache")]
     command += ["--debian-lock", str(other / "debian.lock.json"), "--output", str(other / "out")]
     changed = {key: value for key, value in circumstances.items() if key.isupper()}
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "DEBIAN_MIRROR": (other / "mirror").as_uri()}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(str(Path(one).absolute()) for one in sys.path),
+        "DEBIAN_MIRROR": (other / "mirror").as_uri(),
+    }
     subprocess.run(command, check=True, umask=circumstances.get("umask", -1), env=environment | changed, cwd="/")
     assert tree(tmp_path / "first") == tree(other / "out")
 

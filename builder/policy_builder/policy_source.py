@@ -57,15 +57,18 @@ class PolicySource:
 
 
 def discover_directory(
-    chosen: ChosenPolicy | None, directory: Path, environment: Mapping[str, str], where: str | None = None
+    chosen: ChosenPolicy | None, directory: Path, environment: Mapping[str, str], *, follow_links: bool = False
 ) -> PolicySource:
-    """Return the policy in `directory`; its name and version must be those of `chosen`, when it is given."""
-    where = where or str(directory)
+    """Return the policy in `directory`; its name and version must be those of `chosen`, when it is given.
+
+    `follow_links` is for trees of links that Bazel made; elsewhere a link leads to what is not part of the policy.
+    """
+    where = str(directory)
     if not directory.is_dir():
         reason = "is no directory; every policy has one, with its policy.yaml"
         finding = Diagnostic(where, reason, rule=Rule.UNREADABLE)
         return _nothing(chosen, where, finding)
-    files, tests, diagnostics = _files(directory, where)
+    files, tests, diagnostics = _files(directory, where, follow_links)
     return read_source(chosen, where, files, tests, environment=environment, diagnostics=diagnostics)
 
 
@@ -160,16 +163,19 @@ def _nothing(chosen: ChosenPolicy | None, where: str, finding: Diagnostic) -> Po
     return PolicySource(name, version, where, {}, (), None, Requirements(where, {}), diagnostics=(finding,))
 
 
-def _files(directory: Path, where: str) -> tuple[dict[str, Path], tuple[str, ...], list[Diagnostic]]:
+def _files(
+    directory: Path, where: str, follow_links: bool
+) -> tuple[dict[str, Path], tuple[str, ...], list[Diagnostic]]:
     files: dict[str, Path] = {}
     tests: list[str] = []
     size = 0
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
         hidden = any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts)
-        if hidden or (path.is_dir() and not path.is_symlink()):
+        linked = path.is_symlink() and not follow_links
+        if hidden or (path.is_dir() and not linked):
             continue
-        if path.is_symlink() or not path.is_file():
+        if linked or not path.is_file():
             reason = "is not a regular file: what it leads to is not part of the policy"
             return {}, (), [Diagnostic(f"{where}/{name}", reason, rule=Rule.UNREADABLE)]
         size += path.stat().st_size

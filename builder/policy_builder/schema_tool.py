@@ -51,12 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directory of a policy, or its policy.yaml")
     parser.add_argument("--json", action="store_true", help="the explanation as JSON")
+    parser.add_argument("--follow-links", action="store_true", help="policies are trees of links, as Bazel makes them")
     options = parser.parse_args(arguments)
     report = Report()
     explained: list[dict[str, Any]] = []
     for path in options.paths:
         directory = policy_directory(path) or path
-        policy = discover_directory(None, directory, Platform().marker_environment())
+        environment = Platform().marker_environment()
+        policy = discover_directory(None, directory, environment, follow_links=options.follow_links)
         if policy.manifest is None:
             report.add(str(policy), policy.diagnostics)
             continue

@@ -44,11 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--policies", type=Path, metavar="PATH", help="registry.json or a tree of policies, for chains")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
+    parser.add_argument("--follow-links", action="store_true", help="policies are trees of links, as Bazel makes them")
     options = parser.parse_args(arguments)
     directories = [path for path in map(policy_directory, options.paths) if path is not None]
     chains = [path for path in options.paths if policy_directory(path) is None]
     report = Report()
-    check_policies(directories, report)
+    check_policies(directories, report, follow_links=options.follow_links)
     if chains:
         if options.policies is None:
             parser.error(f"{chains[0]} is a chain file, so --policies must say which policies there are")
@@ -70,11 +71,11 @@ def policy_directory(path: Path) -> Path | None:
     return path if (path / MANIFEST_FILE).is_file() else None
 
 
-def check_policies(directories: Sequence[Path], report: Report) -> list[PolicySource]:
+def check_policies(directories: Sequence[Path], report: Report, *, follow_links: bool = False) -> list[PolicySource]:
     """Add everything wrong with the policies in `directories` to `report`; return them."""
     policies: list[PolicySource] = []
     for directory in directories:
-        policy = discover_directory(None, directory, Platform().marker_environment())
+        policy = discover_directory(None, directory, Platform().marker_environment(), follow_links=follow_links)
         twin = next((one for one in policies if policy.manifest and str(one) == str(policy)), None)
         if twin is not None:
             reason = f"{policy} is also in {twin.where}; the same name and version must mean the same policy"

@@ -8,30 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from policy_engine.config.quantities import parse_duration
-from policy_engine.sdk import Policy
+from policy_engine.worker.chain import BodyMode, body_mode
 from policy_engine.worker.registry import Phase, PolicyDefinition, Registry
-
-
-class Body(Enum):
-    """How one direction's body is needed."""
-
-    NONE = "none"
-    BUFFERED = "buffered"
-    STREAMED = "streamed"
 
 
 @dataclass(frozen=True, slots=True)
 class ChainModes:
     """Which phases Envoy has to send; request headers always are."""
 
-    request_body: Body
+    request_body: BodyMode
     request_trailers: bool
     response_headers: bool
-    response_body: Body
+    response_body: BodyMode
     response_trailers: bool
 
 
@@ -50,10 +41,10 @@ def chain_modes(chain: Iterable[Mapping[str, Any]], registry: Registry) -> Chain
     response_body = _body(definitions, Phase.RESPONSE_BODY, "on_response_chunk")
     return ChainModes(
         request_body=request_body,
-        request_trailers=_any(definitions, Phase.REQUEST_TRAILERS) or request_body is Body.STREAMED,
+        request_trailers=_any(definitions, Phase.REQUEST_TRAILERS) or request_body is BodyMode.STREAMED,
         response_headers=_any(definitions, Phase.RESPONSE_HEADERS, Phase.RESPONSE_BODY, Phase.RESPONSE_TRAILERS),
         response_body=response_body,
-        response_trailers=_any(definitions, Phase.RESPONSE_TRAILERS) or response_body is Body.STREAMED,
+        response_trailers=_any(definitions, Phase.RESPONSE_TRAILERS) or response_body is BodyMode.STREAMED,
     )
 
 
@@ -66,9 +57,5 @@ def _any(definitions: Iterable[PolicyDefinition], *phases: Phase) -> bool:
     return any(definition.phases & set(phases) for definition in definitions)
 
 
-def _body(definitions: Iterable[PolicyDefinition], phase: Phase, chunk_hook: str) -> Body:
-    readers = [definition.policy_class for definition in definitions if phase in definition.phases]
-    if not readers:
-        return Body.NONE
-    streams = all(getattr(reader, chunk_hook) is not getattr(Policy, chunk_hook) for reader in readers)
-    return Body.STREAMED if streams else Body.BUFFERED
+def _body(definitions: Iterable[PolicyDefinition], phase: Phase, chunk_hook: str) -> BodyMode:
+    return body_mode([one.policy_class for one in definitions if phase in one.phases], chunk_hook)

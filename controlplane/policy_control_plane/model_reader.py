@@ -7,6 +7,7 @@ made of them. Chains are read by the engine's own library, so that both mean the
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -75,6 +76,8 @@ class ModelReader:
     def __init__(self, chains: ChainReader, chain_rules_left_to_engines: frozenset[Rule]) -> None:
         self._chains = chains
         self._left_to_engines = chain_rules_left_to_engines
+        self._good: set[str] = set()
+        self._good_now: set[str] = set()
 
     def read(self, files: ChainFiles) -> LoadedModel:
         """Return the model in `files`, taken as one configuration in the order of their names."""
@@ -84,6 +87,7 @@ class ModelReader:
             load.diagnostics += found
             if document is not None:
                 self._file(document, load)
+        self._good, self._good_now = self._good_now, set()
         _check_references(load)
         diagnostics = ordered(load.diagnostics)
         if has_errors(diagnostics):
@@ -137,6 +141,11 @@ class ModelReader:
         self, fields: Fields, document: Document, path: Path, name: str | None, load: _Load
     ) -> tuple[dict[str, Any], ...]:
         chain = fields.raw("chain")
+        # One edit leaves nearly all chains as they were: those without a finding need not be read again.
+        content = json.dumps(chain)
+        if content in self._good:
+            self._good_now.add(content)
+            return tuple(chain)
         read = self._chains.read_route(name or "", {"route_key": name or "unnamed", "policies": chain})
         for found in read.diagnostics:
             if found.rule in self._left_to_engines:
@@ -153,6 +162,8 @@ class ModelReader:
                     rule=found.rule,
                 )
             )
+        if not read.diagnostics:
+            self._good_now.add(content)
         return tuple(chain) if isinstance(chain, list) else ()
 
 

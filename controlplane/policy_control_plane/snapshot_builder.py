@@ -7,15 +7,14 @@ the same edit.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from policy_control_plane.chain_modes import chain_modes, slowest_phase
+from policy_control_plane.chain_modes import ChainModes, chain_modes, slowest_phase
 from policy_control_plane.envoy_clusters import cluster_body, endpoints_body
 from policy_control_plane.envoy_listeners import listener_body, message_timeout_for
-from policy_control_plane.envoy_routes import filtering, route_body, route_configuration_body
+from policy_control_plane.envoy_routes import filtering, route_configuration_body
 from policy_control_plane.model import ClusterModel, ListenerModel, Model, RouteModel
 from policy_control_plane.resources import (
     CHAIN,
@@ -102,15 +101,13 @@ class SnapshotBuilder:
         return resource(listener.name, body)
 
     def _routes(self, listener: ListenerModel, model: Model) -> Resource:
-        routes = [route for route in model.routes if not route.listeners or listener.name in route.listeners]
-        bodies = [(route, self._route(route, with_engine=model.engine is not None)) for route in routes]
-        return resource(listener.name, route_configuration_body(listener.name, bodies))
+        with_engine = model.engine is not None
+        routes = [
+            (route, filtering(route, with_engine=with_engine), self._modes(route))
+            for route in model.routes
+            if not route.listeners or listener.name in route.listeners
+        ]
+        return resource(listener.name, route_configuration_body(listener.name, routes))
 
-    def _route(self, route: RouteModel, *, with_engine: bool) -> bytes:
-        modes = None
-        if route.chain and self._registry is not None:
-            modes = chain_modes(route.chain, self._registry)
-        seen_by_envoy, engine = replace(route, chain=None), filtering(route, with_engine=with_engine)
-        return self._bodies.get(
-            ("route", seen_by_envoy, engine, modes), lambda: route_body(seen_by_envoy, engine, modes)
-        )
+    def _modes(self, route: RouteModel) -> ChainModes | None:
+        return chain_modes(route.chain, self._registry) if route.chain and self._registry is not None else None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from policy_engine import __version__
-from policy_engine.config.diagnostics import has_errors, render_json, render_sarif, render_text
+from policy_engine.config.diagnostics import Diagnostic, has_errors, render_json, render_sarif, render_text
 from policy_engine.config.policy_loader import PoliciesUnusable, load_policies
 from policy_engine.config.settings import (
     CONFIG_VARIABLE,
@@ -35,7 +35,18 @@ _EXAMPLES = """examples:
   policy-engine run --config configs/policy-engine.yaml --listen unix:/run/policy-engine.sock --workers 4
   policy-engine validate configs/chains.yaml --policies-directory policies
   policy-engine config show --config configs/policy-engine.yaml
+  policy-engine envoy-config --lint envoy.yaml --config configs/policy-engine.yaml
   policy-engine build-info
+"""
+
+_ENVOY_EXAMPLES = """examples:
+  the filter, the engine's cluster and the routes' overrides, to be put into a configuration of your own:
+    policy-engine envoy-config --chains configs/chains.yaml --policies-directory policies
+  a whole bootstrap:
+    policy-engine envoy-config --bootstrap --upstream 127.0.0.1:8080 --chains configs/chains.yaml \\
+      --policies-directory policies --output envoy.yaml
+  what in your own file would break a promise:
+    policy-engine envoy-config --lint envoy.yaml --chains configs/chains.yaml --policies-directory policies
 """
 
 
@@ -72,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    _envoy_config_command(commands)
     _command(commands, "build-info", _build_info, "print engine version and every policy with its digest, as JSON")
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
     show = _command(config, "show", _config_show, "print every setting, its value and where it came from")
@@ -79,17 +91,45 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _envoy_config_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "write the Envoy configuration that the chains need, or check one"
+    command = _command(commands, "envoy-config", _envoy_config, text, _ENVOY_EXAMPLES)
+    command.add_argument("--lint", type=Path, metavar="FILE", help="check an Envoy bootstrap (YAML or JSON) instead")
+    command.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead of standard output")
+    command.add_argument("--bootstrap", action="store_true", help="write a whole bootstrap with one route per chain")
+    command.add_argument("--upstream", default="127.0.0.1:8080", metavar="ADDRESS", help="upstream of the bootstrap")
+    command.add_argument("--ingress", default="127.0.0.1:10000", metavar="ADDRESS", help="listener of the bootstrap")
+    command.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDRESS", help="admin of the bootstrap")
+    command.add_argument(
+        "--engine",
+        action="append",
+        metavar="ADDRESS",
+        help="engine as Envoy reaches it; the setting `listen` unless set",
+    )
+    command.add_argument("--engine-ca", type=Path, metavar="FILE", help="CA of the engine's certificate; means TLS")
+    command.add_argument("--engine-client-cert", type=Path, metavar="FILE", help="Envoy's certificate for the engine")
+    command.add_argument("--engine-client-key", type=Path, metavar="FILE", help="private key of that certificate")
+    command.add_argument(
+        "--metadata-namespace", action="append", default=[], metavar="NAME", help="dynamic metadata policies may write"
+    )
+    command.add_argument(
+        "--format", choices=("text", "json", "sarif"), default="text", help="form of the lint's report"
+    )
+    command.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+
+
 def _command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     command: Callable[[argparse.Namespace], int],
     text: str,
+    examples: str = _EXAMPLES,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
-        epilog=_EXAMPLES,
+        epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -132,13 +172,40 @@ def _validate(options: argparse.Namespace) -> int:
     settings = _settings(options)
     registry = _registry(settings)
     found = validate_paths(options.paths, registry, chain_reader(registry, settings))
-    if options.format == "json":
-        print(render_json(found), end="")
-    elif options.format == "sarif":
-        print(render_sarif(found, __version__), end="")
-    else:
-        print(render_text(found) if found else f"valid: {', '.join(map(str, options.paths))}\n", end="")
+    print(_report(found, options.format, f"valid: {', '.join(map(str, options.paths))}\n"), end="")
     return 1 if has_errors(found) else 0
+
+
+def _report(found: Sequence[Diagnostic], form: str, nothing: str) -> str:
+    if form == "json":
+        return render_json(found)
+    if form == "sarif":
+        return render_sarif(found, __version__)
+    return render_text(found) if found else nothing
+
+
+def _envoy_config(options: argparse.Namespace) -> int:
+    from policy_engine.envoy.command import envoy_config  # noqa: PLC0415 - see _run
+
+    settings = _settings(options)
+    try:
+        outcome = envoy_config(settings, _registry(settings), options)
+    except ValueError as error:
+        return _complain(str(error))
+    if options.lint is not None:
+        text = _report(outcome.diagnostics, options.format, f"nothing to report: {options.lint}\n")
+    elif has_errors(outcome.diagnostics):
+        return _complain(f"nothing was written: the chains are not valid\n{render_text(outcome.diagnostics)}", 1)
+    else:
+        text = outcome.text
+    try:
+        if options.output is None:
+            print(text, end="")
+        else:
+            options.output.write_text(text)
+    except OSError as error:
+        return _complain(f"cannot write {options.output}: {error.strerror}")
+    return 1 if has_errors(outcome.diagnostics) else 0
 
 
 def _build_info(options: argparse.Namespace) -> int:
@@ -153,6 +220,6 @@ def _config_show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _complain(message: str) -> int:
+def _complain(message: str, status: int = 2) -> int:
     print(f"policy-engine: {message}", file=sys.stderr)
-    return 2
+    return status

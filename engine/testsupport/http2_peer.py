@@ -153,6 +153,21 @@ class RawPeer:
             raise TypeError(f"expected HEADERS, got {frame!r}")
         return {_text(name): _text(value) for name, value in self._decoder.decode(frame.data)}
 
+    def end(self) -> None:
+        """Lose the connection, and check that nothing is left of it; raises AssertionError."""
+        self.connection.abandon()
+        left = {
+            "unbalanced handlers": not self.recorder.balanced,
+            "active streams": self.dispatcher.counters.streams_active,
+            "held bytes": self.connection.flow.held,
+            "reserved bytes": self.dispatcher.pool.capacity - self.dispatcher.pool.available,
+            "waiting for room": self.dispatcher.pool.contended,
+            "pending bytes": self.connection.sender.pending_bytes,
+            "blocked streams": self.connection.sender.ready,
+        }
+        if any(left.values()):
+            raise AssertionError(f"left after the end: {left}")
+
     @property
     def finished(self) -> bool:
         """The server wants to close the connection."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
+import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +21,19 @@ from integration.harness.processes import Process, accepts, free_port, python_pr
 from policy_control_plane.bootstrap import BootstrapOptions, bootstrap
 
 Document = dict[str, Any]
+
+
+def lasting_port() -> int:
+    """Return a free TCP port that stays free while its server is away.
+
+    Not an ephemeral one (ip_local_port_range begins at 32768): with nobody listening there, an outgoing connection may
+    take it, even one to that very port, which then talks to itself.
+    """
+    for port in random.sample(range(20_000, 32_000), 1_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port between 20000 and 32000")
 
 
 class ConfigurationDirectory:
@@ -49,7 +65,7 @@ class ControlPlane(Process):
         port: int | None = None,
         status_port: int | None = None,
     ) -> None:
-        self.port, self.status_port = port or free_port(), status_port or free_port()
+        self.port, self.status_port = port or lasting_port(), status_port or lasting_port()
         own: list[str | Path] = ["--config-dir", configuration, "--listen", f"127.0.0.1:{self.port}"]
         own += ["--status-listen", f"127.0.0.1:{self.status_port}"]
         command, env = python_program("policy_control_plane", *own, *arguments)
@@ -73,7 +89,7 @@ class ControlPlane(Process):
         deadline = time.monotonic() + timeout_s
         while not holds(status := self.status()):
             assert time.monotonic() < deadline, f"not {what}: {json.dumps(status, indent=1)}\n{self.log()[-4000:]}"
-            time.sleep(0.005)
+            time.sleep(0.02)
         return status
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
@@ -11,6 +12,9 @@ import pytest
 def main(files: list[str]) -> int:
     """Run pytest; returns its exit status, so that a target without a single test fails."""
     arguments = ["-p", "no:cacheprovider", "-c", "pyproject.toml", "--rootdir=.", "--import-mode=importlib"]
+    if importlib.util.find_spec("hypothesis"):
+        # No deadline for an example: on a shared machine that is a test of the machine.
+        arguments.append("--hypothesis-profile=ci")
     if report := os.environ.get("XML_OUTPUT_FILE"):
         arguments.append(f"--junitxml={report}")
     if chosen := os.environ.get("TESTBRIDGE_TEST_ONLY"):  # bazel test --test_filter=…

@@ -51,6 +51,19 @@ class Rule(StrEnum):
     REQUIREMENTS = "policy-requirements"
     MISSING_FILE = "missing-file"
     APPLY = "not-applied"
+    ENVOY_FILTER = "envoy-filter"
+    ENVOY_OVERRIDE = "envoy-mode-override"
+    ENVOY_TIMEOUT = "envoy-message-timeout"
+    ENVOY_BUFFER = "envoy-buffer-limit"
+    ENVOY_ATTRIBUTE = "envoy-request-attribute"
+    ENVOY_FAILURE_MODE = "envoy-failure-mode"
+    ENVOY_MUTATION = "envoy-mutation-rules"
+    ENVOY_MODE = "envoy-processing-mode"
+    ENVOY_ROUTE = "envoy-route"
+    ENVOY_CLUSTER = "envoy-cluster"
+    ENVOY_HTTP2 = "envoy-http2"
+    ENVOY_FLOOD = "envoy-flood-limit"
+    ENVOY_CIRCUIT_BREAKER = "envoy-circuit-breaker"
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ class FileSource:
             files = await asyncio.to_thread(read_chain_files, (self.path,))
             if not force and self._content == await asyncio.to_thread(self._content_hash, files):
                 return None
-            loaded = await asyncio.to_thread(load_chains, files, self.reader)
+            loaded = await asyncio.to_thread(self._read, files)
             self._secret_files = loaded.secret_files
             self._content = _content_hash(files, loaded.secret_files)
             self.last = await self._use(loaded)
@@ -77,6 +77,15 @@ class FileSource:
         async with aclosing(watch(self._watched)) as changes:
             async for _ in changes:
                 await self.load()
+
+    def _read(self, files: ChainFiles) -> LoadedChains:
+        try:
+            return load_chains(files, self.reader)
+        except Exception as error:
+            # A fault of this engine's own must not end the watching: the file that shows it will be mended. The
+            # message is left out, as nobody knows what is in it.
+            reason = f"could not be read, for a fault in the engine: {describe(error, message=False)}"
+            return LoadedChains(None, (Diagnostic(str(self.path), reason, rule=Rule.UNREADABLE),), self._secret_files)
 
     def _watched(self) -> tuple[Path, ...]:
         return (self.path, *sorted(self._secret_files))

@@ -254,3 +254,23 @@ def test_a_burst_of_changes_ends_in_the_last(tmp_path: Path, registry: Registry)
         assert len(engine.applied) < 30
 
     run(test)
+
+
+def test_a_fault_of_our_own_is_reported_and_does_not_end_the_watching(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        file = tmp_path / "chains.yaml"
+        file.write_text(chain(1))
+        async with running(file, registry) as engine:
+            assert (await engine.next()).accepted
+            with monkeypatch.context() as patched:
+                patched.setattr(engine.source.reader, "read_documents", lambda *_: dict[str, str]()["s3cr3t"])
+                file.write_text(chain(2))
+                report = await engine.next()
+            assert "could not be read, for a fault in the engine: KeyError (" in str(report.diagnostics[0])
+            assert "s3cr3t" not in str(report.diagnostics[0])
+            file.write_text(chain(3))
+            assert (await engine.next()).accepted
+
+    run(test)

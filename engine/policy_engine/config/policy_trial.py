@@ -71,9 +71,9 @@ async def _construct(trial: Trial) -> Refusal | None:
     return None
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, *, message: bool = True) -> str:
     """Return an exception as `Type: message (file:line)`, the place being the innermost one."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    message = f": {error}" if str(error) else ""
-    return f"{type(error).__name__}{message}{place}"
+    said = f": {error}" if message and str(error) else ""
+    return f"{type(error).__name__}{said}{place}"

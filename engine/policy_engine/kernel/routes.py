@@ -24,6 +24,9 @@ _STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)
 StaticModes = tuple[int, int]
 """Body modes of request and response in Envoy's own configuration, from `ProtocolConfiguration`."""
 
+STREAMING_ALLOWED: StaticModes = (_FULL_DUPLEX, _FULL_DUPLEX)
+"""What Envoy's configuration has to say for every chain that can stream to be streamed."""
+
 
 @dataclass(slots=True, eq=False)
 class CachedReply:
@@ -78,10 +81,22 @@ class Route:
 
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
+    mode = processing_mode(chain, static)
+    override = mode_override(mode)
+    return Modes(
+        mode.request_body_mode, mode.response_body_mode, override, headers_reply("request_headers", ()) + override
+    )
+
+
+def processing_mode(chain: CompiledChain, static: StaticModes) -> Any:
+    """Return the `ProcessingMode` that `chain` needs under the `static` body modes of Envoy's configuration (R-08).
+
+    With `STREAMING_ALLOWED` it is what Envoy's configuration for the chain's route should be.
+    """
     request_body = _body_mode(chain.request_body_mode, static[0])
     response_body = _body_mode(chain.response_body_mode, static[1])
     wants_response = bool(chain.response_headers or response_body or chain.response_trailers)
-    mode = ProcessingMode(
+    return ProcessingMode(
         request_header_mode=ProcessingMode.SEND,
         response_header_mode=_send(wants_response),
         request_body_mode=request_body,
@@ -89,8 +104,6 @@ def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
         request_trailer_mode=_send(bool(chain.request_trailers) or request_body == _FULL_DUPLEX),
         response_trailer_mode=_send(bool(chain.response_trailers) or response_body == _FULL_DUPLEX),
     )
-    override = mode_override(mode)
-    return Modes(request_body, response_body, override, headers_reply("request_headers", ()) + override)
 
 
 def _body_mode(needed: BodyMode, static: int) -> Any:

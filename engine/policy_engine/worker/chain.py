@@ -5,7 +5,7 @@ Kept apart from the compiler and the executor because both, and the kernel, read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -20,6 +20,17 @@ class BodyMode(Enum):
     NONE = "none"
     BUFFERED = "buffered"
     STREAMED = "streamed"
+
+
+def body_mode(readers: Sequence[type[Policy]], chunk_hook: str) -> BodyMode:
+    """Return the mode for a direction whose body these policies read; `chunk_hook` is what those that stream have.
+
+    The one decision for the hooks that run, the mode Envoy is told, and the configuration written for Envoy (R-08).
+    """
+    if not readers:
+        return BodyMode.NONE
+    streams = all(getattr(reader, chunk_hook) is not getattr(Policy, chunk_hook) for reader in readers)
+    return BodyMode.STREAMED if streams else BodyMode.BUFFERED
 
 
 class Condition(Protocol):

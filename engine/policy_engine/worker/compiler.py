@@ -22,7 +22,7 @@ from policy_engine.sdk import (
     TrailerMutation,
 )
 from policy_engine.worker.blocking import BlockingPool
-from policy_engine.worker.chain import BodyMode, CompiledChain, Condition, Snapshot, Step
+from policy_engine.worker.chain import BodyMode, CompiledChain, Condition, Snapshot, Step, body_mode
 from policy_engine.worker.conditions import compile_condition
 from policy_engine.worker.registry import Phase, PolicyDefinition, Registry
 from policy_engine.worker.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
@@ -197,13 +197,7 @@ class Compiler:
 
 
 def _body_mode(entries: list[_Entry], phase: Phase, chunk_hook: str) -> BodyMode:
-    """One decision for both the mode Envoy is told and the hooks that read the body (R-08)."""
-    readers = [entry for entry in entries if entry.has(phase)]
-    if not readers:
-        return BodyMode.NONE
-    if all(entry.overrides(chunk_hook) for entry in readers):
-        return BodyMode.STREAMED
-    return BodyMode.BUFFERED
+    return body_mode([type(entry.instance) for entry in entries if entry.has(phase)], chunk_hook)
 
 
 def _buffered_request(entry: _Entry) -> Callable[..., Any]:

@@ -120,4 +120,4 @@ def _clearer(message: str) -> str:
         return "the expression is nested too deep"
     if len(message) > 300:
         message = message[:300] + "…"
-    return message.replace(" (in container '')", "").replace(" '<EOF>'", " the end of the text")
+    return message.replace(" (in container '')", "").replace("'<EOF>'", "the end").replace("<EOF>", "the end")

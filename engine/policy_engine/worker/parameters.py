@@ -121,6 +121,9 @@ class ParameterSchema:
             self._validator.is_valid({})
         except RecursionError:
             raise SchemaError((Violation((), "its references go round in a circle"),)) from None
+        for _, part in _subschemas(self._schema, ()):
+            # A validator that meets `$schema` turns into jsonschema's own of that dialect, without our keywords.
+            part.pop("$schema", None)
         self._link_references()
         self._known: dict[str, Checked] = {}
 

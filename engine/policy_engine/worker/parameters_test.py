@@ -67,7 +67,7 @@ def test_the_alternative_that_was_meant_is_the_one_explained() -> None:
 
 FORMATS: list[tuple[str, list[str], list[str]]] = [
     ("uri", ["https://a.example/x?y#z", "urn:a:b"], ["nowhere", "/relative", "https://a b", ""]),
-    ("duration", ["PT5S", "P1D", "P1Y2M3DT4H5M6S", "P2W"], ["5s", "P", "PT", "PT0.5S", ""]),
+    ("duration", ["PT5S", "PT0.5S", "P1D", "P1Y2M3DT4H5M6S", "P2W"], ["5s", "P", "PT", "P1.5D", ""]),
     ("email", ["a.b+c@example.com", "x@localhost"], ["a", "a@", "@b", "a b@c", "a@b c", ".a@b", "a..b@c"]),
     ("ipv4", ["127.0.0.1"], ["256.1.1.1", "1.2.3", "::1"]),
     ("ipv6", ["::1", "2001:db8::1"], ["127.0.0.1", ":::1", "fe80::1%eth0"]),
@@ -297,3 +297,20 @@ def test_any_parameters_are_checked_and_a_filled_result_stays_valid(parameters: 
         again = BUSY.check(checked.parameters)
         assert again.violations == ()
         assert again.parameters == checked.parameters
+
+
+@pytest.mark.parametrize("unlinked", [{}, {"unevaluatedProperties": True}])
+def test_a_named_dialect_is_checked_by_the_same_keywords(unlinked: dict[str, Any]) -> None:
+    schema = ParameterSchema(
+        {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "additionalProperties": False,
+            "properties": {"a": {"$ref": "#/$defs/b"}},
+            "$defs": {"b": {"properties": {"c": {"pattern": "^x$"}}, "additionalProperties": False, **unlinked}},
+        }
+    )
+    assert {(one.pointer, one.reason) for one in schema.check({"a": {"c": "y", "d": 1}, "e": 1}).violations} == {
+        ("/a/c", "does not have the right form"),
+        ("/a/d", "is not a known parameter"),
+        ("/e", "is not a known parameter"),
+    }

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_AT_ONCE = (bytes, tuple, type(None))
+"""Types of an answer that needs no task."""
+
 
 class Service(Protocol):
     """What the calls of one server share."""
@@ -78,7 +81,7 @@ class Call(Stream):
             and len(chunk) >= PREFIX_SIZE
             and PREFIX.unpack_from(chunk) == (0, len(chunk) - PREFIX_SIZE)
             and len(chunk) - PREFIX_SIZE <= self._service.max_message_bytes
-            and not self.connection.saturated
+            and self.connection.sender.pending_bytes <= self.connection.send_limit
         ):
             self._deliver(chunk[PREFIX_SIZE:])
             return self._in_task
@@ -131,7 +134,7 @@ class Call(Stream):
         self._service.counters.messages_in += 1
         try:
             replies = handler.receive(message)
-            if replies is not None and not isinstance(replies, bytes | tuple):
+            if not isinstance(replies, _AT_ONCE):
                 task = self._service.start_task(replies)
                 if not task.done():
                     self._task = task
@@ -142,7 +145,8 @@ class Call(Stream):
         except (Exception, asyncio.CancelledError) as error:
             self._handler_failed(error)
             return
-        self._reply(replies)
+        if replies is not None:
+            self._reply(replies)
 
     def _task_done(self, task: asyncio.Task[Replies]) -> None:
         self._task = None
@@ -152,7 +156,7 @@ class Call(Stream):
             return
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None:
-            self._reply(task.result())
+            self._reply(task.result() or ())
         else:
             self._handler_failed(error)
         if not self.ended:
@@ -169,12 +173,12 @@ class Call(Stream):
 
     # -- replies out --------------------------------------------------------------------------------------------------
 
-    def _reply(self, replies: Replies) -> None:
+    def _reply(self, replies: bytes | tuple[bytes, ...]) -> None:
         if isinstance(replies, bytes):
             self.push(replies)
-        elif replies is not None:
-            for reply in replies:
-                self.push(reply)
+            return
+        for reply in replies:
+            self.push(reply)
 
     def push(self, message: bytes) -> None:
         """Send one message now, or as soon as the client's windows allow."""
@@ -187,7 +191,8 @@ class Call(Stream):
             connection.send_headers(self.id, headers.RESPONSE_HEADERS_GZIP if announce else headers.RESPONSE_HEADERS)
         self._service.counters.messages_out += 1
         connection.sender.send(self, PREFIX.pack(0, len(message)), message)
-        connection.wake()
+        if not connection.receiving:
+            connection.wake()
 
     def fail(self, status: int, message: str) -> None:
         """End the call with this status, after the replies already made."""
@@ -209,7 +214,9 @@ class Call(Stream):
         self._reader = None
         if self.held or self.granted:
             self.connection.flow.forget(self)
-        self._stop()
+        if self.pending is not None:
+            # What waits for windows may take long; the handler has nothing to do with that.
+            self._stop()
         self.connection.end(self, block)
         self.connection.wake()
 
@@ -235,7 +242,8 @@ class Call(Stream):
         self._stop()
 
     def _stop(self) -> None:
-        self.cancel_deadline()
+        if self._deadline is not None:
+            self.cancel_deadline()
         if self._task is None:
             self._close_handler()
         elif self._in_task:

@@ -67,6 +67,7 @@ class Connection:
         """Nothing more is to be read: write what is left in `out` and close."""
         self._surroundings = surroundings
         self._wake = wake
+        self.send_limit = limits.send_buffer_bytes
         self._limits = limits
         self._allowances = Allowances(surroundings.time)
         self._decoder = HeaderDecoder(limits.max_header_list_bytes, surroundings.head_cache)
@@ -83,7 +84,8 @@ class Connection:
         self._first_block = True
         self._draining = False
         self._stalled: dict[Stream, None] = {}
-        self._receiving = False
+        self.receiving = False
+        """`receive` is at work and collects all output."""
         self.out.append(
             frames.settings(
                 {
@@ -104,14 +106,14 @@ class Connection:
         if self.finished:
             return
         self.counters.bytes_in += len(data)
-        self._receiving = True
+        self.receiving = True
         try:
             self._reader.feed(data)
             self.settle()
         except ConnectionFault as fault:
             self.fail(fault.code, fault.reason)
         finally:
-            self._receiving = False
+            self.receiving = False
 
     def settle(self) -> None:
         """Do what is better done once per batch: waiting payload, windows, the end of a drained connection."""
@@ -136,14 +138,14 @@ class Connection:
         return output
 
     def wake(self) -> None:
-        """There is output that no `receive` is going to collect."""
-        if not self._receiving:
+        """There may be output that no `receive` is going to collect."""
+        if not self.receiving:
             self._wake()
 
     @property
     def saturated(self) -> bool:
         """So many replies wait for the client that no further messages should be handled."""
-        return self.sender.pending_bytes > self._limits.send_buffer_bytes
+        return self.sender.pending_bytes > self.send_limit
 
     def stall(self, stream: Stream) -> None:
         """Resume this stream when the connection is no longer saturated."""
@@ -395,7 +397,9 @@ class Connection:
         if self._first_block:
             self._first_block = False
             block = TABLE_SIZE_ZERO + block
-        self.out.append(frames.headers(stream_id, block, end_stream=end_stream))
+        flags = frames.END_HEADERS | frames.END_STREAM if end_stream else frames.END_HEADERS
+        # Our blocks always fit one frame of the smallest allowed size.
+        self.out += (frames.FRAME_HEADER.pack(len(block) << 8 | frames.HEADERS, flags, stream_id), block)
 
     def end(self, stream: Stream, block: bytes) -> None:
         """End a stream with this block, after all its pending payload."""

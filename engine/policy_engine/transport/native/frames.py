@@ -83,11 +83,6 @@ def window_update(stream_id: int, increment: int) -> bytes:
     return _UPDATE.pack(4 << 8 | WINDOW_UPDATE, 0, stream_id, increment)
 
 
-def headers(stream_id: int, block: bytes, *, end_stream: bool) -> bytes:
-    """HEADERS with a whole block (§6.2); our own blocks always fit one frame of the smallest allowed size."""
-    return FRAME_HEADER.pack(len(block) << 8 | HEADERS, END_HEADERS | end_stream, stream_id) + block
-
-
 def uint32(payload: bytes, offset: int = 0) -> int:
     """Return a 32-bit number at this offset."""
     value: int = _UINT32.unpack_from(payload, offset)[0]

@@ -21,13 +21,15 @@ _GZIP_WINDOW: Final = 31
 class MessageReader:
     """Bytes of one stream that are not a delivered message yet."""
 
-    __slots__ = ("_chunks", "_gzip", "_limit", "_offset", "buffered")
+    __slots__ = ("_chunks", "_gzip", "_limit", "_offset", "_wanted", "buffered")
 
     def __init__(self, limit: int, *, gzip: bool) -> None:
         self._chunks: deque[bytes] = deque()
         self._offset = 0
         self._limit = limit
         self._gzip = gzip
+        self._wanted = PREFIX_SIZE
+        """Bytes that `next` needs to get on: a prefix, or the whole message when its length is known."""
         self.buffered = 0
 
     def feed(self, chunk: bytes) -> None:
@@ -46,6 +48,8 @@ class MessageReader:
 
     def missing(self) -> int:
         """Bytes that the message at the front still lacks; 0 when it is complete or its length is not known yet."""
+        if self._wanted > PREFIX_SIZE:
+            return max(0, self._wanted - self.buffered)
         if self.buffered < PREFIX_SIZE:
             return 0
         _, length = self._prefix()
@@ -53,7 +57,7 @@ class MessageReader:
 
     def next(self) -> bytes | None:
         """Return the next message, None while it is incomplete; raises StreamError as soon as it cannot be accepted."""
-        if self.buffered < PREFIX_SIZE:
+        if self.buffered < self._wanted:
             return None
         compressed, length = self._prefix()
         if length > self._limit:
@@ -62,8 +66,10 @@ class MessageReader:
             )
         if compressed and not (compressed == 1 and self._gzip):
             raise StreamError(INTERNAL, "compressed message without a grpc-encoding that allows it")
-        if self.buffered < PREFIX_SIZE + length:
+        self._wanted = PREFIX_SIZE + length
+        if self.buffered < self._wanted:
             return None
+        self._wanted = PREFIX_SIZE
         self._skip(PREFIX_SIZE)
         message = self._take(length)
         return decompress(message, self._limit) if compressed else message

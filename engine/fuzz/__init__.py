@@ -1,0 +1,1 @@
+"""Fuzz targets, their corpus, and the test that runs the corpus again."""

@@ -1,0 +1,139 @@
+"""Writes a whole Envoy bootstrap with the engine in front of one upstream, as YAML that explains itself.
+
+It is its own room because it is a sample: everything in it that the engine needs comes from `filter_config`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import yaml
+
+from policy_engine.envoy.demands import Demands
+from policy_engine.envoy.filter_config import (
+    TYPE,
+    Config,
+    EngineTls,
+    cluster,
+    engine_cluster,
+    ext_proc_filter,
+    route_parts,
+    socket_address,
+)
+from policy_engine.transport.listen import parse_address
+
+UPSTREAM_CLUSTER = "upstream"
+
+_COMMENTS = {
+    "per_connection_buffer_limit_bytes": (
+        "Bounds a buffered body in Envoy (default 1 MiB); a little above the engine's body limit, so that the engine's",
+        "answer (413) is the one the client sees.",
+    ),
+    "normalize_path": ("Two ways to write one path must not be two routes with different policies.",),
+    "failure_mode_allow": ("An engine that cannot be reached must not switch authentication off.",),
+    "message_timeout": ("Above the timeouts of the slowest chain's policies together (default 200 ms).",),
+    "allow_mode_override": ("Lets the engine ask for the phases that its chains of this moment need.",),
+    "request_attributes": ("The engine finds the chain by the first, and knows the client by the second.",),
+    "mutation_rules": ("Lets policies change :method, :authority and :scheme.",),
+    "metadata_options": ("Namespaces in which policies may write dynamic metadata.",),
+    "disabled": ("A chain without policies: the engine need not see the request at all.",),
+    "overrides": ("The phases that this chain needs. Streaming can be set only here, never by the engine.",),
+    "health_checks": ("An engine that drains, or has no configuration yet, gets no new requests.",),
+    "common_lb_config": ("Without a healthy engine requests fail; Envoy would else try the unhealthy ones.",),
+    "circuit_breakers": ("Envoy's own defaults of 1,024 would be the limit on requests in flight.",),
+    "max_outbound_frames": ("Keep Envoy's flood protection from ending a connection that thousands of streams share.",),
+}
+"""Put above the first line with the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a bootstrap needs beside the chains; addresses are `host:port` (`upstream` also `unix:/path`)."""
+
+    ingress: str = "127.0.0.1:10000"
+    upstream: str = "127.0.0.1:8080"
+    admin: str = "127.0.0.1:9901"
+
+
+def bootstrap(demands: Demands, sample: Sample, tls: EngineTls | None = None, namespaces: Sequence[str] = ()) -> Config:
+    """Return the bootstrap. A route's path is its route key: the chains do not say what an operator's routes match."""
+    return {
+        "admin": {"address": _address(sample.admin)},
+        "static_resources": {
+            "listeners": [_listener(demands, sample, namespaces)],
+            "clusters": [engine_cluster(demands.addresses, tls), cluster(UPSTREAM_CLUSTER, (sample.upstream,))],
+        },
+    }
+
+
+def render(config: Config, header: Sequence[str] = ()) -> str:
+    """Return YAML with a comment above each setting that matters, once."""
+    lines = [f"# {line}" for line in header]
+    left = dict(_COMMENTS)
+    for line in yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=2**20).splitlines():
+        body = line.lstrip(" ")
+        key = body.removeprefix("- ").partition(":")[0]
+        lines += [f"{' ' * (len(line) - len(body))}# {comment}" for comment in left.pop(key, ())]
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes every text on one line, so that lines can be told apart by their keys."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _listener(demands: Demands, sample: Sample, namespaces: Sequence[str]) -> Config:
+    manager = {
+        "@type": f"{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "ingress",
+        "use_remote_address": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        "http_filters": [
+            ext_proc_filter(demands, namespaces),
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{TYPE}.extensions.filters.http.router.v3.Router"},
+            },
+        ],
+        "route_config": {
+            "name": "routes",
+            "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": _routes(demands)}],
+        },
+    }
+    return {
+        "name": "ingress",
+        "address": _address(sample.ingress),
+        "per_connection_buffer_limit_bytes": demands.buffer_limit,
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+        ],
+    }
+
+
+def _routes(demands: Demands) -> list[Config]:
+    routes = []
+    for key, chain in demands.chains.items():
+        parts = route_parts(chain, demands)
+        match = {"path_separated_prefix": "/" + quote(key, safe="")}
+        named = {"name": parts.pop("name"), "match": match, "route": {"cluster": UPSTREAM_CLUSTER}}
+        routes.append(named | parts)
+    return routes
+
+
+def _address(text: str) -> Config:
+    address = parse_address(text)
+    if isinstance(address, Path):
+        raise ValueError(f"address {text!r}: expected host:port")
+    return socket_address(*address)

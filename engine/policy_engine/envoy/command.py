@@ -1,0 +1,74 @@
+"""What `policy-engine envoy-config` does with its options: read the chains, then write or lint.
+
+It is its own room so that the command line stays a list of commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from policy_engine.config.chain_file import load_chain_paths
+from policy_engine.config.diagnostics import Diagnostic, ordered
+from policy_engine.config.settings_model import Settings
+from policy_engine.config.validate import chain_reader
+from policy_engine.envoy.bootstrap import Sample, bootstrap, render
+from policy_engine.envoy.demands import Demands, demands_of
+from policy_engine.envoy.filter_config import EngineTls, fragments
+from policy_engine.envoy.lint import lint_file
+from policy_engine.worker.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The configuration written, or what was found; `text` is empty when something was only checked."""
+
+    text: str = ""
+    diagnostics: Sequence[Diagnostic] = ()
+
+
+def envoy_config(settings: Settings, registry: Registry, options: argparse.Namespace) -> Outcome:
+    """Do what the options ask; raises ValueError for options that cannot be used."""
+    loaded = load_chain_paths((settings.chains,), chain_reader(registry, settings))
+    if loaded.chains is None:
+        return Outcome(diagnostics=loaded.diagnostics)
+    demands = demands_of(settings, loaded.chains, registry)
+    if options.lint is not None:
+        return Outcome(diagnostics=ordered((*loaded.diagnostics, *lint_file(options.lint, demands))))
+    if options.engine:
+        demands = replace(demands, addresses=tuple(options.engine))
+    return Outcome(_written(demands, _tls(demands, options), options))
+
+
+def _written(demands: Demands, tls: EngineTls | None, options: argparse.Namespace) -> str:
+    namespaces = options.metadata_namespace
+    header: tuple[str, ...]
+    if not options.bootstrap:
+        header = (
+            "Parts for an Envoy configuration, each under the name of the field it goes to: the first of a listener,",
+            "`http_filters` before the router's, `routes` to the routes with these names. Made by:",
+            "policy-engine envoy-config",
+        )
+        return render(fragments(demands, tls, namespaces), header)
+    sample = Sample(ingress=options.ingress, upstream=options.upstream, admin=options.envoy_admin)
+    header = (
+        "Envoy in front of one upstream, with the policy engine. The name of a route is the `route_key` of its chain;",
+        "the paths are examples. docs/envoy.md explains the settings. Made by:",
+        f"policy-engine envoy-config --bootstrap --upstream {shlex.quote(sample.upstream)}",
+        "Check a change of it with `policy-engine envoy-config --lint` and with `envoy --mode validate -c`.",
+    )
+    return render(bootstrap(demands, sample, tls, namespaces), header)
+
+
+def _tls(demands: Demands, options: argparse.Namespace) -> EngineTls | None:
+    if (options.engine_client_cert is None) != (options.engine_client_key is None):
+        raise ValueError("--engine-client-cert and --engine-client-key go together; give both")
+    if options.engine_ca is not None:
+        return EngineTls(options.engine_ca, options.engine_client_cert, options.engine_client_key)
+    if demands.tls:
+        raise ValueError("the engine serves TLS (tls.cert is set): give --engine-ca, the CA file as Envoy sees it")
+    if options.engine_client_cert is not None:
+        raise ValueError("--engine-client-cert needs --engine-ca")
+    return None

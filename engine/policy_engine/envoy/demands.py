@@ -1,0 +1,158 @@
+"""What an engine's settings and chains demand of the Envoy in front of it.
+
+It is its own room because the generator writes these demands down and the lint looks for them: both must mean the same.
+The processing modes are the kernel's own decision, asked for here and made there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policy_engine.config.settings_model import WORKER_PLACE, RouteKeySource, Settings, UnmappedRoutes
+from policy_engine.kernel.route_key import ROUTE_NAME, metadata_attribute
+from policy_engine.kernel.routes import STREAMING_ALLOWED, ProcessingMode, processing_mode
+from policy_engine.worker.chain import CompiledChain, Step
+from policy_engine.worker.compiler import Compiler
+from policy_engine.worker.registry import Registry
+from policy_engine.worker.spec import ChainsSpec, FailureMode, RouteSpec
+
+REQUESTS_IN_FLIGHT = 10_000
+"""Requests one engine has to carry at once (R-14); whatever bounds them in Envoy must lie above."""
+
+LONGEST_MESSAGE_TIMEOUT = 3600.0
+"""Seconds; the most that Envoy takes for `message_timeout`."""
+
+_TIMEOUT_MARGIN = 1.0
+_BUFFER_ALLOWANCE = 64 << 10
+
+Modes = Mapping[str, str]
+"""A `ProcessingMode` by field, with the names of its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainDemand:
+    """What the chain of one route needs.
+
+    `runs` is False for a chain without enabled policies. `slowest_phase` is in seconds: every policy of a phase up to
+    its timeout, one after the other.
+    """
+
+    route_key: str
+    runs: bool
+    modes: Modes
+    slowest_phase: float
+    fails_closed: bool
+    acts_on_request: bool
+
+    @property
+    def buffers(self) -> bool:
+        """Whether Envoy has to hold a whole body."""
+        return "BUFFERED" in self.modes.values()
+
+
+@dataclass(frozen=True, slots=True)
+class RouteKeyPlace:
+    """Where in Envoy's route the route key stands: its name, or filter metadata `namespace`, `key`."""
+
+    attribute: str
+    namespace: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What everything together needs. `body_limit` is in bytes, `addresses` are as in the setting `listen`."""
+
+    chains: Mapping[str, ChainDemand]
+    body_limit: int
+    route_key: RouteKeyPlace
+    pass_unmapped: bool
+    addresses: tuple[str, ...]
+    tls: bool
+
+    @property
+    def slowest_phase(self) -> float:
+        """Seconds that the slowest phase of the slowest chain may take."""
+        return max((chain.slowest_phase for chain in self.chains.values()), default=0.0)
+
+    @property
+    def message_timeout(self) -> float:
+        """Seconds Envoy should wait for one answer: longer than the engine's own timeouts, so that those decide."""
+        return min(self.slowest_phase + _TIMEOUT_MARGIN, LONGEST_MESSAGE_TIMEOUT)
+
+    @property
+    def buffer_limit(self) -> int:
+        """Bytes Envoy should hold: a little more than the engine takes, so that the engine is what refuses (R-09)."""
+        return self.body_limit + _BUFFER_ALLOWANCE
+
+
+def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Demands:
+    """Return what `spec` needs; its policies are constructed for it, as an engine would, and closed again.
+
+    Raises CompileError when a chain cannot be built.
+    """
+    compiler = Compiler(registry)
+    try:
+        compiled = compiler.compile(spec).chains
+        chains = {route.route_key: _demand(route, compiled[route.route_key]) for route in spec.routes}
+        for chain in compiled.values():
+            for instance in chain.instances:
+                instance.close()
+    finally:
+        compiler.close()
+    return Demands(
+        chains,
+        settings.body_limit,
+        _route_key(settings),
+        settings.unmapped_routes is UnmappedRoutes.PASS,
+        _addresses(settings),
+        settings.tls.cert is not None,
+    )
+
+
+def mode_names(mode: Any) -> Modes:
+    """Return a `ProcessingMode` as Envoy's YAML writes it."""
+    headers, bodies = ProcessingMode.HeaderSendMode.Name, ProcessingMode.BodySendMode.Name
+    return {
+        field.name: (bodies if "_body_" in field.name else headers)(getattr(mode, field.name))
+        for field in mode.DESCRIPTOR.fields
+    }
+
+
+def _demand(route: RouteSpec, chain: CompiledChain) -> ChainDemand:
+    phases = (
+        (chain.request_headers, chain.request_body, chain.request_chunks, chain.request_trailers),
+        (chain.response_headers, chain.response_body, chain.response_chunks, chain.response_trailers),
+    )
+    return ChainDemand(
+        route_key=route.route_key,
+        runs=bool(chain.policies),
+        modes=mode_names(processing_mode(chain, STREAMING_ALLOWED)),
+        slowest_phase=max(_seconds(steps) for side in phases for steps in side),
+        fails_closed=any(one.enabled and one.failure_mode is FailureMode.CLOSED for one in route.policies),
+        acts_on_request=any(phases[0]),
+    )
+
+
+def _seconds(steps: Iterable[Step]) -> float:
+    return sum(step.timeout for step in steps)
+
+
+def _route_key(settings: Settings) -> RouteKeyPlace:
+    place = settings.route_key
+    if place.source is RouteKeySource.ROUTE_NAME:
+        return RouteKeyPlace(ROUTE_NAME)
+    namespace, key = place.namespace or "", place.key or ""
+    return RouteKeyPlace(metadata_attribute(namespace, key), namespace, key)
+
+
+def _addresses(settings: Settings) -> tuple[str, ...]:
+    workers = settings.workers if isinstance(settings.workers, int) else len(os.sched_getaffinity(0))
+    found = []
+    for address in settings.listen:
+        numbers = range(workers) if WORKER_PLACE in address else (0,)
+        found += [address.replace(WORKER_PLACE, str(number)) for number in numbers]
+    return tuple(found)

@@ -1,0 +1,183 @@
+"""Writes the ext_proc filter, the engine's cluster and the per-route overrides that a set of chains needs.
+
+It is its own room because these are the parts an operator pastes into an Envoy configuration of their own. Plain data
+and not `envoy-data-plane`'s types: those are no dependency of the engine's image, and Envoy itself checks the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, ChainDemand, Demands
+from policy_engine.kernel.route_key import SOURCE_ADDRESS
+from policy_engine.transport.listen import parse_address
+
+Config = dict[str, Any]
+
+FILTER = "envoy.filters.http.ext_proc"
+ENGINE_CLUSTER = "policy-engine"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+TYPE = "type.googleapis.com/envoy"
+
+MANY = 10 * REQUESTS_IN_FLIGHT
+"""Above every count that 10,000 requests in flight lead to: Envoy's limits are for peers it does not trust."""
+
+_STREAMS_PER_CONNECTION = 16_384
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - what is dialled for it
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTls:
+    """Files, as Envoy sees them, with which Envoy checks the engine and shows itself to it."""
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+
+
+def fragments(demands: Demands, tls: EngineTls | None = None, namespaces: Sequence[str] = ()) -> Config:
+    """Return what belongs into an existing configuration, each part under the name of the field it goes to.
+
+    `namespaces` are those of dynamic metadata that policies may write.
+    """
+    return {
+        "per_connection_buffer_limit_bytes": demands.buffer_limit,
+        "http_filters": [ext_proc_filter(demands, namespaces)],
+        "routes": [route_parts(chain, demands) for chain in demands.chains.values()],
+        "clusters": [engine_cluster(demands.addresses, tls)],
+    }
+
+
+def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
+    """Return the HTTP filter."""
+    config: Config = {
+        "@type": f"{TYPE}.extensions.filters.http.ext_proc.v3.ExternalProcessor",
+        "grpc_service": {"envoy_grpc": {"cluster_name": ENGINE_CLUSTER}},
+        "failure_mode_allow": False,
+        "message_timeout": duration(demands.message_timeout),
+        "allow_mode_override": True,
+        "request_attributes": [demands.route_key.attribute, SOURCE_ADDRESS],
+        "processing_mode": {
+            "request_header_mode": "SEND",
+            "response_header_mode": "SEND",
+            "request_body_mode": "NONE",
+            "response_body_mode": "NONE",
+            "request_trailer_mode": "SKIP",
+            "response_trailer_mode": "SKIP",
+        },
+        "mutation_rules": {"allow_all_routing": True},
+    }
+    if namespaces:
+        config["metadata_options"] = {"receiving_namespaces": {"untyped": list(namespaces)}}
+    return {"name": FILTER, "typed_config": config}
+
+
+def route_parts(chain: ChainDemand, demands: Demands) -> Config:
+    """Return what the route of `chain` needs: its key, and what the filter does on it."""
+    per_route: Config = {"@type": f"{TYPE}.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"}
+    if chain.runs:
+        per_route["overrides"] = {"processing_mode": dict(chain.modes)}
+    else:
+        per_route["disabled"] = True
+    place = demands.route_key
+    parts: Config = {"name": chain.route_key}
+    if place.namespace:
+        parts["metadata"] = {"filter_metadata": {place.namespace: {place.key: chain.route_key}}}
+    return parts | {"typed_per_filter_config": {FILTER: per_route}}
+
+
+def engine_cluster(addresses: Sequence[str], tls: EngineTls | None = None) -> Config:
+    """Return the engine's cluster, one endpoint for each address."""
+    check: Config = {"timeout": "1s", "interval": "1s", "no_traffic_interval": "1s"}
+    check |= {"unhealthy_threshold": 2, "healthy_threshold": 1, "grpc_health_check": {}}
+    engine: Config = {
+        "typed_extension_protocol_options": {HTTP_OPTIONS: _http2()},
+        "health_checks": [check],
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+    }
+    if tls is not None:
+        engine["transport_socket"] = _transport_socket(tls)
+    return cluster(ENGINE_CLUSTER, addresses) | engine
+
+
+def cluster(name: str, addresses: Sequence[str]) -> Config:
+    """Return a cluster of `addresses` (`host:port` or `unix:/path`) that bears 10,000 requests at once (R-14)."""
+    endpoints = [_address(one) for one in addresses]
+    return {
+        "name": name,
+        "type": "STATIC" if all(_is_numeric(one) for one in endpoints) else "STRICT_DNS",
+        "connect_timeout": "1s",
+        "circuit_breakers": _circuit_breakers(),
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": one}} for one in endpoints]}],
+        },
+    }
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as protobuf's JSON writes a duration."""
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+
+
+def socket_address(host: str, port: int) -> Config:
+    """Return an Envoy `Address`."""
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _circuit_breakers() -> Config:
+    return {
+        "thresholds": [
+            {"max_connections": MANY, "max_pending_requests": MANY, "max_requests": MANY, "max_retries": MANY}
+        ]
+    }
+
+
+def _http2() -> Config:
+    return {
+        "@type": f"{TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {
+            "http2_protocol_options": {
+                "max_concurrent_streams": _STREAMS_PER_CONNECTION,
+                "max_outbound_frames": MANY,
+                "max_outbound_control_frames": MANY,
+            }
+        },
+    }
+
+
+def _transport_socket(tls: EngineTls) -> Config:
+    common: Config = {"validation_context": {"trusted_ca": {"filename": str(tls.ca)}}, "alpn_protocols": ["h2"]}
+    if tls.cert is not None and tls.key is not None:
+        common["tls_certificates"] = [
+            {"certificate_chain": {"filename": str(tls.cert)}, "private_key": {"filename": str(tls.key)}}
+        ]
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{TYPE}.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": common,
+        },
+    }
+
+
+def _address(text: str) -> Config:
+    address = parse_address(text)
+    if isinstance(address, Path):
+        return {"pipe": {"path": str(address)}}
+    host, port = address
+    return socket_address(_ANY_ADDRESS.get(host, host), port)
+
+
+def _is_numeric(address: Config) -> bool:
+    if "pipe" in address:
+        return True
+    try:
+        ip_address(address["socket_address"]["address"])
+    except ValueError:
+        return False
+    return True

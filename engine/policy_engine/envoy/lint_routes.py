@@ -1,0 +1,154 @@
+"""Checks the routes of a listener against the chains: each route has one, and Envoy sends what it needs.
+
+It is its own room because it is the only check that needs to know both, route by route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from policy_engine.config.diagnostics import Diagnostic, Rule
+from policy_engine.config.fields import did_you_mean
+from policy_engine.envoy.demands import ChainDemand, Demands
+from policy_engine.envoy.lint_filter import lint_failure_mode
+from policy_engine.envoy.lint_modes import STREAMING, effective_modes
+from policy_engine.envoy.proto_json import Node
+
+_LISTED = 10
+
+
+class RouteLint:
+    """Checks one route configuration after the other and remembers which chains and clusters they use."""
+
+    def __init__(self, demands: Demands) -> None:
+        self._demands = demands
+        self._used: set[str] = set()
+        self._all_seen = True
+        self._last: Node | None = None
+        self.clusters: dict[str, Node] = {}
+
+    def lint(self, manager: Node, http_filter: Node) -> Iterator[Diagnostic]:
+        """Yield what is wrong with the routes of one connection manager that has the filter."""
+        configuration = manager.get("route_config")
+        if not configuration.exists:
+            self._all_seen = False
+            reason = "routes are discovered (RDS), so that they cannot be checked against the chains here"
+            yield manager.get("rds").warning(Rule.ENVOY_ROUTE, reason, show=False, key=True)
+            return
+        if configuration.get("vhds").exists:
+            self._all_seen = False
+        self._last = configuration
+        for host in configuration.get("virtual_hosts").items():
+            for route in host.get("routes").items():
+                self._note_clusters(route.get("route"))
+                yield from self._route(route, _PerRoute(http_filter, (route, host, configuration)))
+
+    def lint_chains_without_route(self) -> Iterator[Diagnostic]:
+        """Yield a finding for each chain that no route of the file has, unless there may be routes elsewhere."""
+        if self._last is None or not self._all_seen:
+            return
+        left = sorted(self._demands.chains.keys() - self._used)
+        for key in left[:_LISTED]:
+            reason = f"the chain {key!r} has no route here: it is never used"
+            yield self._last.get("virtual_hosts").warning(Rule.ENVOY_ROUTE, reason, show=False, key=True)
+        if len(left) > _LISTED:
+            reason = f"{len(left) - _LISTED} more chains have no route here"
+            yield self._last.get("virtual_hosts").warning(Rule.ENVOY_ROUTE, reason, show=False, key=True)
+
+    def _note_clusters(self, action: Node) -> None:
+        names = [action.get("cluster")]
+        names += [one.get("name") for one in action.get("weighted_clusters", "clusters").items()]
+        self.clusters |= {one.text(): one for one in names if one.text()}
+
+    def _route(self, route: Node, per_route: _PerRoute) -> Iterator[Diagnostic]:
+        key = self._key(route)
+        chain = self._demands.chains.get(key.text())
+        if chain is not None:
+            self._used.add(chain.route_key)
+        if per_route.off is not None:
+            if chain is not None and chain.runs:
+                reason = f"the filter is off on a route whose chain {chain.route_key!r} has policies: none of them runs"
+                yield per_route.off.error(Rule.ENVOY_ROUTE, reason)
+            return
+        if chain is None:
+            yield self._unknown(route, key)
+            return
+        yield from lint_failure_mode(per_route.setting("failure_mode_allow"), (chain.route_key,), self._demands)
+        if chain.runs:
+            yield from _modes(route, per_route, chain)
+
+    def _key(self, route: Node) -> Node:
+        place = self._demands.route_key
+        if not place.namespace:
+            return route.get("name")
+        return route.get("metadata", "filter_metadata").at(place.namespace).at(place.key)
+
+    def _unknown(self, route: Node, key: Node) -> Diagnostic:
+        known = self._demands.chains
+        if not key.text():
+            what = (
+                f"filter metadata {'.'.join(map(str, key.path[-2:]))}" if self._demands.route_key.namespace else "name"
+            )
+            reason = f"the route has no {what}, by which the engine would find its chain"
+        else:
+            reason = f"no chain has this route key{did_you_mean(key.text(), known)}"
+        allowed = ", ".join(sorted(known)[:_LISTED]) + (", …" if len(known) > _LISTED else "")
+        node = key if key.exists else route
+        if self._demands.pass_unmapped:
+            return node.warning(Rule.ENVOY_ROUTE, f"{reason}: its requests pass without policies", allowed=allowed)
+        return node.error(Rule.ENVOY_ROUTE, f"{reason}: its requests are denied", allowed=allowed)
+
+
+class _PerRoute:
+    """What a route, its virtual host and its route configuration say about the filter, most specific first."""
+
+    def __init__(self, http_filter: Node, levels: tuple[Node, ...]) -> None:
+        name = http_filter.get("name").text()
+        written = [level.get("typed_per_filter_config").at(name) for level in levels]
+        self._filter = http_filter.get("typed_config")
+        self._configs = [one.get("config") if one.is_a("FilterConfig") else one for one in written if one.exists]
+        self.off = _switched_off(http_filter, [one for one in written if one.exists])
+
+    def setting(self, name: str) -> Node:
+        """Return the override `name` of the most specific level that has it; a node that is not there else."""
+        settings = [one.get("overrides", name) for one in self._configs]
+        return next((one for one in settings if one.exists), Node(self._filter.document))
+
+    def modes(self) -> tuple[Node, Node]:
+        """Return the override of processing modes and the filter's own."""
+        return self.setting("processing_mode"), self._filter.get("processing_mode")
+
+
+def _switched_off(http_filter: Node, written: list[Node]) -> Node | None:
+    """Return what switches the filter off on a route, None when it is on; the most specific level decides."""
+    for one in written:
+        config = one.get("config") if one.is_a("FilterConfig") else one
+        for node in (one.get("disabled"), config.get("disabled")):
+            if node.is_true():
+                return node
+        if config.exists:
+            return None
+    disabled = http_filter.get("disabled")
+    return disabled if disabled.is_true() else None
+
+
+def _modes(route: Node, per_route: _PerRoute, chain: ChainDemand) -> Iterator[Diagnostic]:
+    nodes = per_route.modes()
+    set_here = next((one for one in nodes if one.exists), route)
+    modes = effective_modes(nodes)
+    if modes["request_header_mode"] == "SKIP":
+        reason = f"request headers are not sent: no policy of the chain {chain.route_key!r} runs"
+        yield set_here.get("request_header_mode").error(Rule.ENVOY_MODE, reason, allowed="SEND")
+    for side in ("request", "response"):
+        body, trailers = f"{side}_body_mode", f"{side}_trailer_mode"
+        if chain.modes[body] in STREAMING and modes[body] not in STREAMING:
+            own = per_route.setting("processing_mode")
+            node = own.get(body) if own.exists else route
+            reason = (
+                f"every policy of the chain {chain.route_key!r} can stream the {side} body, but it is buffered: "
+                "streaming can be switched on only here, in the route's ExtProcPerRoute"
+            )
+            yield node.error(Rule.ENVOY_MODE, reason, allowed=f"{body}: {chain.modes[body]}, {trailers}: SEND")
+        if modes[body] == "FULL_DUPLEX_STREAMED" and modes[trailers] != "SEND":
+            reason = f"{body} FULL_DUPLEX_STREAMED needs {trailers} SEND"
+            yield set_here.get(trailers).error(Rule.ENVOY_MODE, reason, allowed="SEND")
