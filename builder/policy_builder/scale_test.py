@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from policy_builder.image import layer_digests
 from policy_builder.oci_layout import blob_path
 from policy_builder.testworld import CODE, World
