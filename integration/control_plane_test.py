@@ -154,7 +154,14 @@ def test_mutual_tls_keeps_strangers_out(directory: Path) -> None:
         marked = {"name": "marked", "match": {"prefix": "/"}, "cluster": "app", "chain": [set_header("1")]}
         configuration.write(document(port, upstream.port, [marked], engine.address))
         certificate, key = files["plane"]
-        tls = ["--tls-certificate", certificate, "--tls-key", key, "--tls-client-ca", directory / "ca.pem"]
+        tls: list[str | Path] = [
+            "--tls-certificate",
+            certificate,
+            "--tls-key",
+            key,
+            "--tls-client-ca",
+            directory / "ca.pem",
+        ]
         plane = stack.enter_context(ControlPlane(directory, configuration.path, *tls, port=plane_port))
         plane.ready()
         engine.ready()

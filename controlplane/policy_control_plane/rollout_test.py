@@ -64,7 +64,7 @@ class ScriptedClient:
                     initial_resource_versions=known or {},
                 )
             )
-        while (response := await self._call.read()) is not grpc.aio.EOF:
+        while (response := await self._call.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
             await self._take(response)
 
     async def _take(self, response: Any) -> None:

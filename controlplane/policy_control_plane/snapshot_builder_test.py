@@ -52,8 +52,8 @@ def route(name: str, *policies: str, chain: bool = True, **fields: Any) -> Route
 
 
 def build(*routes: RouteModel, registry: Registry | None = REGISTRY, **parts: Any) -> Snapshot:
-    model = Model(**({"listeners": (HTTP,), "clusters": (LOCAL,), "engine": ENGINE, "routes": routes} | parts))
-    return SnapshotBuilder(registry).build(model)
+    given: dict[str, Any] = {"listeners": (HTTP,), "clusters": (LOCAL,), "engine": ENGINE, "routes": routes}
+    return SnapshotBuilder(registry).build(Model(**given | parts))
 
 
 def routes_of(snapshot: Snapshot, listener: str = "http", host: str = "*") -> dict[str, Any]:
