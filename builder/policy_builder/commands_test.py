@@ -197,7 +197,9 @@ def test_versions_that_no_policy_can_have(tmp_path: Path, version: str) -> None:
 def test_a_new_policy_loads_the_rule_from_where_it_lies(tmp_path: Path) -> None:
     for module, label in (("policy_engine", '"//builder:defs.bzl"'), ("acme", '"@policy_engine//builder:defs.bzl"')):
         (tmp_path / module).mkdir()
-        (tmp_path / module / "MODULE.bazel").write_text(f'module(name = "{module}")\n')
+        (tmp_path / module / "MODULE.bazel").write_text(
+            f'module(\n    name = "{module}",\n)\nbazel_dep(name = "policy_engine")\n'
+        )
         scaffold("a", tmp_path / module / "policies")
         assert label in (tmp_path / module / "policies/a/v1_0_0/BUILD.bazel").read_text()
 

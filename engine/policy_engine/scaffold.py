@@ -10,6 +10,7 @@ from pathlib import Path
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
 _VERSION = re.compile(r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})", re.ASCII)
+_ENGINE_MODULE = re.compile(r'^module\([^)]*name\s*=\s*"policy_engine"', re.MULTILINE)
 _LONGEST_NAME = 63
 
 _MANIFEST = """\
@@ -158,5 +159,5 @@ def _is_in_engine_repository(path: Path) -> bool:
     for parent in path.absolute().parents:
         module = parent / "MODULE.bazel"
         if module.is_file():
-            return re.search(r'name\s*=\s*"policy_engine"', module.read_text(encoding="utf-8")) is not None
+            return _ENGINE_MODULE.search(module.read_text(encoding="utf-8")) is not None
     return False

@@ -2,6 +2,9 @@
 
 load("@rules_python//python:py_test.bzl", "py_test")
 
+# Labels of this repository, also where the macro is used by another module.
+_MAIN = Label("//tools/python:pytest_main.py")
+
 def pytest_test(name, srcs, deps = [], data = [], args = [], **kwargs):
     """A pytest run as a Bazel test; `--test_filter` chooses cases as `pytest -k` does.
 
@@ -15,11 +18,11 @@ def pytest_test(name, srcs, deps = [], data = [], args = [], **kwargs):
     """
     py_test(
         name = name,
-        srcs = srcs + ["//tools/python:pytest_main.py"],
-        main = "//tools/python:pytest_main.py",
+        srcs = srcs + [_MAIN],
+        main = _MAIN,
         args = args + ["$(rootpath %s)" % src for src in srcs if src.endswith("_test.py")],
-        data = data + ["//:pyproject.toml"],
-        deps = deps + ["@pypi//pytest"],
+        data = data + [Label("//:pyproject.toml")],
+        deps = deps + [Label("@pypi//pytest")],
         **kwargs
     )
 

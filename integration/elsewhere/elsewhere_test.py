@@ -1,0 +1,58 @@
+"""Policies from another Bazel module and from a wheel: one image has them, and `policy-builder` chooses the same."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+from policy_builder.choice import read_choice
+from policy_builder.digests import files_digest
+from policy_builder.distributions import read_distribution
+from policy_builder.platform import Platform
+from policy_builder.policy_source import PolicySource, discover_directory, discover_package
+from policy_builder.wheels import WheelStore
+
+HERE = Path(__file__).parent
+
+
+def test_the_image_has_all_three_with_what_they_need() -> None:
+    registry = json.loads((HERE / "image.layers/registry.json").read_text())
+    assert [(one["name"], one["version"]) for one in registry] == [
+        ("add-stamp", "v1.0.0"),
+        ("add-team", "v1.0.0"),
+        ("set-header", "v1.0.0"),
+    ]
+    information = json.loads((HERE / "image.layers/build-info.json").read_text())
+    needed = {one["name"]: one["required_by"] for one in information["dependencies"]}
+    assert "add-stamp v1.0.0" in needed["attrs"]
+    assert "acme-stamp" not in needed
+
+
+def test_policy_builder_finds_the_same_policies(tmp_path: Path) -> None:
+    registry = {one["name"]: one["digest"] for one in json.loads((HERE / "image.layers/registry.json").read_text())}
+    elsewhere = tmp_path / "integration/elsewhere"
+    shutil.copytree(HERE / "wheel", elsewhere / "wheel")
+    shutil.copyfile(HERE / "policy-manifest.yaml", elsewhere / "policy-manifest.yaml")
+    (module,) = HERE.parents[2].glob("*/policies/add-team")
+    shutil.copytree(module, elsewhere / "module/policies/add-team")
+    shutil.copytree(HERE.parents[1] / "policies/set-header", tmp_path / "policies/set-header")
+    (elsewhere / "dist").mkdir()
+    runpy.run_path(str(elsewhere / "wheel/make_wheel.py"))["main"](elsewhere / "dist")
+    choice, diagnostics = read_choice(elsewhere / "policy-manifest.yaml")
+    assert choice is not None, diagnostics
+    environment = Platform().marker_environment()
+    store = WheelStore(tmp_path / "cache", Platform(), choice.wheels)
+    for chosen in choice.policies:
+        policy: PolicySource
+        if chosen.package is not None:
+            wheel = store.local(*chosen.package)
+            assert wheel is not None
+            policy = discover_package(chosen, read_distribution(store.unpack(wheel)), choice.document, environment)
+            assert [str(one) for one in policy.requires] == ["attrs>=26"]
+        else:
+            assert chosen.path is not None
+            policy = discover_directory(chosen, chosen.path, environment)
+        assert policy.manifest is not None, policy.diagnostics
+        assert files_digest(policy.files) == registry[policy.name]

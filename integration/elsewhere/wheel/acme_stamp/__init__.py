@@ -1,0 +1,1 @@
+"""Policies of another team, published as a wheel."""
