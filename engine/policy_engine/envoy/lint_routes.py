@@ -41,7 +41,12 @@ class RouteLint:
         for host in configuration.get("virtual_hosts").items():
             for route in host.get("routes").items():
                 self._note_clusters(route.get("route"))
-                yield from self._route(route, _PerRoute(http_filter, (route, host, configuration)))
+                levels = (route, host, configuration)
+                # A part of a route may have settings of its own, the most specific of all.
+                parts = list(route.get("route", "weighted_clusters", "clusters").items())
+                switches = [_PerRoute(http_filter, (part, *levels)) for part in parts]
+                whole = _PerRoute(http_filter, levels)
+                yield from self._route(route, next((one for one in switches if one.off is not None), whole))
 
     def lint_chains_without_route(self) -> Iterator[Diagnostic]:
         """Yield a finding for each chain that no route of the file has, unless there may be routes elsewhere."""

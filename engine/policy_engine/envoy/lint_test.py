@@ -175,6 +175,23 @@ def test_every_way_to_switch_it_off_is_seen(level: str) -> None:
     assert (one.rule, one.severity, one.line) == (Rule.ENVOY_ROUTE, Severity.ERROR, line_of(text, "disabled: true"))
 
 
+def test_a_part_of_a_route_that_is_switched_off_is_seen() -> None:
+    config = bootstrap(demands({"headers": [Headers]}), Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
+    off = {"@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", "disabled": True}
+    part = {"name": "upstream", "weight": 1, "typed_per_filter_config": {"envoy.filters.http.ext_proc": off}}
+    route["route"] = {"weighted_clusters": {"clusters": [{"name": "upstream", "weight": 99}, part]}}
+    text = render(config)
+    (one,) = lint(text, demands({"headers": [Headers]}))
+    assert (one.rule, one.line) == (Rule.ENVOY_ROUTE, line_of(text, "disabled: true"))
+
+
+def test_a_route_key_of_several_lines_stays_what_it_is() -> None:
+    config = bootstrap(demands({"a\n\n  disabled: b": [Headers]}), Sample())
+    assert yaml.safe_load(render(config)) == config
+
+
 def test_a_route_may_switch_on_what_is_off_elsewhere() -> None:
     config = bootstrap(demands({"headers": [Headers]}), Sample())
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
