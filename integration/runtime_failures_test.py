@@ -8,7 +8,7 @@ import pytest
 
 from integration.harness.chain_file import Document, policy
 from integration.harness.client import Connection
-from integration.runtime_stack import Runtime, scripted, started
+from integration.runtime_stack import Runtime, eventually, scripted, started
 
 KINDS = {
     "exception": "exception",
@@ -69,7 +69,7 @@ def runtime(running: Runtime) -> Iterator[Runtime]:
     running.upstream.reset()
     yield running
     assert running.send("/healthy/").status == 200
-    assert running.active() == 0
+    eventually(lambda: running.active() == 0, "without streams")
     assert running.value("policy_engine_handler_errors_total") == 0
     assert running.value("policy_engine_worker_restarts_total") == 0, running.engine.log()
 
