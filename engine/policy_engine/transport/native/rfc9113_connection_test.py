@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hpack
 import pytest
 from hyperframe.frame import (
     ContinuationFrame,
@@ -82,8 +83,6 @@ def test_4_3_table_size_must_be_reduced_after_our_settings_were_acknowledged() -
 
 
 def test_4_3_dynamic_table_may_be_used_before_the_acknowledgement() -> None:
-    import hpack
-
     peer = raw.RawPeer()
     peer.handshake(acknowledge=False)
     encoder = hpack.Encoder()
@@ -96,6 +95,16 @@ def test_4_3_dynamic_table_may_be_used_before_the_acknowledgement() -> None:
     )
     peer.send(HeadersFrame(7, encoder.encode(list(raw.REQUEST)), flags=["END_HEADERS"]))
     assert sorted(peer.connection.streams) == [1, 3, 5, 7]
+
+
+def test_4_3_our_blocks_respect_a_client_without_a_table() -> None:
+    peer = raw.RawPeer()
+    peer.handshake({SettingsFrame.HEADER_TABLE_SIZE: 0})
+    decoder = hpack.Decoder()
+    decoder.max_allowed_table_size = 0
+    frames = [frame for frame in peer.open(1, b"hello", end=True) if isinstance(frame, HeadersFrame)]
+    assert next(iter(decoder.decode(frames[0].data, raw=True))) == (b":status", b"200")
+    assert list(decoder.decode(frames[1].data, raw=True)) == [(b"grpc-status", b"0")]
 
 
 def test_4_3_more_than_two_table_size_updates() -> None:

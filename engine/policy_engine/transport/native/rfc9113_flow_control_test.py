@@ -275,6 +275,7 @@ def test_5_2_more_unfinished_messages_than_room_are_served_in_turn() -> None:
     ids = range(1, 41, 2)
     for stream_id in ids:
         sender.open(stream_id, message)
+    sender.open(51)
     held = 0
     while any([sender.send_some(stream_id) for stream_id in ids]):  # noqa: C419 # all of them, not only the first
         granted = SMALL.receive_buffer_bytes - peer.dispatcher.pool.available
@@ -283,12 +284,15 @@ def test_5_2_more_unfinished_messages_than_room_are_served_in_turn() -> None:
     assert held <= SMALL.receive_buffer_bytes + SMALL.connection_window_bytes + 20 * TIGHT_WINDOW
     assert peer.connection.flow.held == 0
     assert peer.dispatcher.pool.available == SMALL.receive_buffer_bytes
-    # Streams were made small, and are normal again.
+    # Streams were made small, and are normal again: new ones, and those that were open all the time.
+    sender.open(101)
     assert sender.smallest == TIGHT_WINDOW
     assert sender.initial == SMALL.stream_window_bytes
-    sender.open(101, message)
-    sender.send_all()
-    assert sender.received[101] == raw.grpc_message(message)
+    for stream_id in (51, 101):
+        sender.left[stream_id] = raw.grpc_message(b"w" * 60_000)
+        while sender.send_some(stream_id):
+            pass
+        assert sender.received[stream_id] == raw.grpc_message(b"w" * 60_000)
 
 
 def test_5_2_headers_only_messages_get_through_while_the_pool_is_full() -> None:
