@@ -23,7 +23,7 @@ build() ( # COPY UMASK TIMEZONE LOCALE
   mkdir -p "$1"
   umask "$2"
   cd "$ws"
-  git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read | tar --extract --directory="$1"
+  git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- --ignore-failed-read | tar --extract --no-same-permissions --directory="$1"
   cd "$1"
   TZ=$3 LC_ALL=$4 ./bazelw build --disk_cache= "$target.digest" >&2
   cat "$(./bazelw cquery --output=files "$target.digest" 2>/dev/null | tail -1)"
