@@ -90,8 +90,8 @@ class WheelStore:
     def unpack(self, wheel: Path) -> dict[str, Path]:
         """Return the files that `wheel` installs, by their names below site-packages.
 
-        Scripts, headers and data are left out: nothing in an image starts them. So are names with a space, which no
-        Bazel label can have. Raises FetchError for a file that is no wheel.
+        Scripts, headers and data are left out: nothing in an image starts them. Raises FetchError for a file that is no
+        wheel.
         """
         target = self._unpacked / f"{wheel.stem}-{_sha256(wheel)[:16]}"
         if not target.is_dir():
@@ -103,11 +103,8 @@ class WheelStore:
                 except OSError:  # another build was faster
                     if not target.is_dir():
                         raise
-        return {
-            path.relative_to(target).as_posix(): path
-            for path in sorted(target.rglob("*"))
-            if path.is_file() and " " not in path.relative_to(target).as_posix()
-        }
+        files = {path.relative_to(target).as_posix(): path for path in sorted(target.rglob("*")) if path.is_file()}
+        return {name: path for name, path in files.items() if belongs_in_image(name)}
 
     def _stored(self, pin: Pin) -> Path | None:
         """Return the best wheel at hand for `pin`; where the pin has hashes it must have one of them."""
@@ -166,6 +163,16 @@ class WheelStore:
         if _WRONG_HASH.search(output):
             return f"what the registry serves as {names} has none of the pinned hashes"
         return f"no registry has a wheel of {names} for {self._platform} and Python {PYTHON}"
+
+
+def belongs_in_image(name: str) -> bool:
+    """Return whether a wheel's file, named below site-packages, is of use in an image.
+
+    A directory with a hyphen is no package that code could import (stubs, what a build left behind), and a name with a
+    space is none that a Bazel label can have.
+    """
+    top, slash, _ = name.partition("/")
+    return " " not in name and not (slash and "-" in top and not top.endswith(".dist-info"))
 
 
 def _extract(wheel: Path, target: Path) -> None:

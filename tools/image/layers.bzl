@@ -45,7 +45,8 @@ def python_entries(targets, directory = SITE_PACKAGES):
 
     The `owner` of an entry is the repository that it comes from (one for each wheel), or a package of this repository.
 
-    Every file below an import root is placed relative to that root; files below none (an interpreter) are left out.
+    Every file below an import root is placed relative to that root; files below none (an interpreter) are left out, and
+    what no import leads to, as policy_builder's `wheels.belongs_in_image` decides.
 
     Args:
       targets: targets with PyInfo.
@@ -62,6 +63,8 @@ def python_entries(targets, directory = SITE_PACKAGES):
         parts = path.split("/")
         for length in range(len(parts) - 1, 0, -1):
             if "/".join(parts[:length]) in roots:
+                if length < len(parts) - 1 and "-" in parts[length] and not parts[length].endswith(".dist-info"):
+                    break
                 entries[file] = struct(
                     path = "/".join([directory] + parts[length:]),
                     file = file,
