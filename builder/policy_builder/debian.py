@@ -29,17 +29,23 @@ class DebianError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DebianPackage:
-    """One package of the lock; `path` is that below a mirror's root."""
+    """One package of the lock; `path` is that below the root of its archive, `debian` or `debian-security`."""
 
     name: str
     version: str
     path: str
     sha256: str
+    archive: str = "debian"
 
     @property
     def architecture(self) -> str:
         """As in the name of its file: `amd64`, `arm64` or `all`."""
         return self.path.rpartition("_")[2].removesuffix(".deb")
+
+    def root(self, mirror: str) -> str:
+        """Return the root of the package's archive beside that of `mirror` (`…/debian` or a snapshot of it)."""
+        before, _, after = mirror.rpartition("/debian")
+        return mirror if self.archive == "debian" else f"{before}/{self.archive}{after}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,9 @@ def read_lock(path: Path) -> DebianLock:
     try:
         document = json.loads(path.read_bytes())
         packages = tuple(
-            DebianPackage(name, str(one["version"]), str(one["path"]), str(one["sha256"]))
+            DebianPackage(
+                name, str(one["version"]), str(one["path"]), str(one["sha256"]), str(one.get("archive", "debian"))
+            )
             for name, one in sorted(document["packages"].items())
         )
         return DebianLock(str(document["suite"]), str(document["snapshot"]), packages)
@@ -88,7 +96,7 @@ def _data_archive(package: DebianPackage, mirrors: list[str], cache: Path) -> Pa
 def _download(package: DebianPackage, mirrors: list[str]) -> bytes:
     failures = []
     for mirror in mirrors:
-        url = f"{mirror.rstrip('/')}/{package.path}"
+        url = f"{package.root(mirror.rstrip('/'))}/{package.path}"
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # noqa: S310 - checked by its hash
                 content: bytes = response.read()

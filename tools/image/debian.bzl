@@ -15,13 +15,19 @@ _PACKAGE = """
 filegroup(name = "{name}", srcs = glob(["{name}/data.tar*"]))
 """
 
+def _archive(mirror, package):
+    """Returns the root of the archive that `package` is in: `…/debian` or, for a security update, `…/debian-security`."""
+    archive = package.get("archive", "debian")
+    before, _, after = mirror.rpartition("/debian")
+    return mirror if archive == "debian" else before + "/" + archive + after
+
 def _debian_packages_impl(rctx):
     lock = json.decode(rctx.read(rctx.attr.lock))
-    mirrors = [url for url in [rctx.getenv("DEBIAN_MIRROR")] if url] + [lock["snapshot"]]
+    mirrors = [url.rstrip("/") for url in [rctx.getenv("DEBIAN_MIRROR"), lock["snapshot"]] if url]
     build = _BUILD.format(all = repr([":" + name for name in sorted(lock["packages"])]))
     for name, package in sorted(lock["packages"].items()):
         rctx.download_and_extract(
-            [mirror.rstrip("/") + "/" + package["path"] for mirror in mirrors],
+            [_archive(mirror, package) + "/" + package["path"] for mirror in mirrors],
             output = name,
             sha256 = package["sha256"],
             type = "deb",
