@@ -45,9 +45,12 @@ install_packages() {
   mount -t proc proc "$root/proc"
   mount --bind "$debs" "$root/var/cache/apt/archives"
   cp /etc/resolv.conf "$root/etc/resolv.conf"
+  # A newer suite may drop the Python that images run with: trixie, whose Python that is, has it then.
+  echo "deb $mirror trixie main" >"$root/etc/apt/sources.list.d/trixie.list"
+  printf 'Package: *\nPin: release n=trixie\nPin-Priority: 100\n' >"$root/etc/apt/preferences.d/trixie"
   stage 2 "package lists"
   in_root apt-get update || return 1
-  stage 3 "packages: $(packages)"
+  stage 3 "$(packages | wc -w) packages and what they need"
   # shellcheck disable=SC2046 # one word a package
   in_root apt-get install -y --no-install-recommends $(packages) || return 1
   umount "$root/proc" "$root/var/cache/apt/archives"
