@@ -83,7 +83,7 @@ def render(config: Config, header: Sequence[str] = ()) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every text on one line, so that lines can be told apart by their keys, and quotes what looks like a number.
+    """Writes every text on one line, so that lines can be told apart by keys, and quotes what looks like a number.
 
     PyYAML knows the numbers of YAML 1.1 only: it leaves `1e5` plain, which Envoy reads as a number.
     """
