@@ -111,6 +111,8 @@ def test_one_edit_changes_envoy_and_engine(directory: Path, delta: bool) -> None
         envoy = stack.enter_context(DiscoveringEnvoy(directory, control_plane_port=plane.port, delta=delta))
         envoy.ready()
         assert client.send(port, "GET", "/marked").header("x-version") == "1"
+        assert engine.admin.document("/management-server")["connected"]
+        assert sum(engine.admin.samples("policy_engine_xds_connected").values()) == 1
         streams = _streams(engine)
         assert client.send(port, "GET", "/plain").status == 200
         assert _streams(engine) == streams, "a route without a chain must not reach the engine"

@@ -50,9 +50,9 @@ CHAINS = {
         for how in ON_RESPONSE
         for mode in ("closed", "open")
     },
-    "hanging-closed": [policy("hanging-thread", "v1.0.0", {"seconds": 1}, timeout="100ms")],
-    "hanging-open": [policy("hanging-thread", "v1.0.0", {"seconds": 1}, timeout="100ms", failure_mode="open")],
-    "blocking": [policy("hanging-thread", "v1.0.0", {"seconds": 0.2}, timeout="20s")],
+    "hanging-closed": [policy("hanging", "v1.0.0", {"seconds": 1}, timeout="100ms")],
+    "hanging-open": [policy("hanging", "v1.0.0", {"seconds": 1}, timeout="100ms", failure_mode="open")],
+    "blocking": [policy("hanging", "v1.0.0", {"seconds": 0.2}, timeout="20s")],
     "healthy": [AFTER],
 }
 

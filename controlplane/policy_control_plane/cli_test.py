@@ -27,6 +27,7 @@ listeners: [{name: http, address: 127.0.0.1, port: 8080}]
 clusters: [{name: app, endpoints: ["127.0.0.1:9000"]}]
 routes: [{name: a, match: {prefix: /}, cluster: app}]
 """
+SAMPLE = Path(__file__).parent.parent.parent / "configs" / "xds"
 PATIENCE = 20.0
 
 
@@ -46,6 +47,10 @@ def test_validate_says_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     write(tmp_path, GOOD)
     assert main(["validate", "--config-dir", str(tmp_path)]) == 0
     assert "valid:" in capsys.readouterr().out
+
+
+def test_the_sample_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--config-dir", str(SAMPLE)]) == 0, capsys.readouterr().out
 
 
 def test_validate_lists_every_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -82,11 +83,26 @@ def render(config: Config, header: Sequence[str] = ()) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every text on one line, so that lines can be told apart by their keys."""
+    """Writes every text on one line, so that lines can be told apart by keys, and quotes what looks like a number.
+
+    PyYAML knows the numbers of YAML 1.1 only: it leaves `1e5` plain, which Envoy reads as a number.
+    """
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() and not _is_number(text) else '"'
+    )
+
+
+def _is_number(text: str) -> bool:
+    for read in (float, partial(int, base=0)):
+        try:
+            read(text)
+        except ValueError:
+            continue
+        return True
+    return False
 
 
 _Dumper.add_representer(str, _text)

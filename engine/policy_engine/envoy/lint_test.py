@@ -187,6 +187,14 @@ def test_a_part_of_a_route_that_is_switched_off_is_seen() -> None:
     assert (one.rule, one.line) == (Rule.ENVOY_ROUTE, line_of(text, "disabled: true"))
 
 
+@pytest.mark.parametrize(
+    "key", ["0E0", "1e5", "0o17", "089", "1_0", "0x1F", ".5", "nan", "true", "on", "~", "-1", "2026-11-24"]
+)
+def test_a_route_key_that_looks_like_something_else_stays_text(key: str) -> None:
+    wanted = demands({key: [Headers]})
+    assert lint(render(bootstrap(wanted, Sample())), wanted) == []
+
+
 def test_a_route_key_of_several_lines_stays_what_it_is() -> None:
     config = bootstrap(demands({"a\n\n  disabled: b": [Headers]}), Sample())
     assert yaml.safe_load(render(config)) == config

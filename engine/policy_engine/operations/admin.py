@@ -29,6 +29,7 @@ class AdminSources:
     build_info: dict[str, Any]
     workers: Callable[[], dict[str, Any]]
     settings: Callable[[], list[dict[str, Any]]]
+    management_server: Callable[[], dict[str, Any] | None] = lambda: None
 
 
 class AdminServer:
@@ -74,6 +75,7 @@ class AdminServer:
                 web.get("/build-info", self._build_info),
                 web.get("/workers", self._workers),
                 web.get("/settings", self._settings),
+                web.get("/management-server", self._management_server),
             ]
         )
         return application
@@ -114,6 +116,12 @@ class AdminServer:
 
     async def _settings(self, _: web.Request) -> web.Response:
         return _json(self._sources.settings())
+
+    async def _management_server(self, _: web.Request) -> web.Response:
+        status = self._sources.management_server()
+        if status is None:
+            raise web.HTTPNotFound(text="this engine reads its chains from files\n")
+        return _json(status)
 
     def _active(self) -> dict[str, Any]:
         history = self._sources.history

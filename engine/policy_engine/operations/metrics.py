@@ -7,11 +7,15 @@ samples when it is scraped and keeps those of workers that died, so that no coun
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from policy_engine.kernel.engine import Kernel
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.worker.compiler import Compiler
 from policy_engine.worker.statistics import DURATION_BUCKETS
+
+if TYPE_CHECKING:  # workers import this module, and have no use for a gRPC client
+    from policy_engine.config.xds_source import XdsStatus
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 """Metric name to its label sets and values; JSON-able, so that it can cross the channel."""
@@ -42,6 +46,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_configuration_rejections": ("counter", "Configurations refused."),
     "policy_engine_configuration_info": ("gauge", "1, with the version of the active configuration."),
     "policy_engine_configuration_active_since_seconds": ("gauge", "When it became active, seconds since the epoch."),
+    "policy_engine_xds_connected": ("gauge", "1 while connected to the management server."),
+    "policy_engine_xds_disconnections": ("counter", "Connections to the management server that ended."),
+    "policy_engine_xds_responses": ("counter", "Responses of the management server, by the engine's answer."),
+    "policy_engine_xds_resources": ("gauge", "Chains in use from the management server."),
 }
 DURATION = "policy_engine_policy_duration_seconds"
 
@@ -95,6 +103,16 @@ def _add_policies(samples: Samples, compiler: Compiler) -> None:
             seen += count
             samples.setdefault(DURATION + "_bucket", []).append((labels | {"le": bound}, seen))
         samples.setdefault(DURATION + "_sum", []).append((labels, one.seconds))
+
+
+def xds_samples(status: XdsStatus) -> Samples:
+    """Return what the supervisor counted of the management server (R-21)."""
+    return {
+        "policy_engine_xds_connected": [({}, int(status.connected))],
+        "policy_engine_xds_disconnections": [({}, status.disconnections)],
+        "policy_engine_xds_responses": [({"answer": "ack"}, status.acks), ({"answer": "nack"}, status.nacks)],
+        "policy_engine_xds_resources": [({}, status.resources)],
+    }
 
 
 def add_samples(total: Samples, more: Samples, *, keep_gauges: bool = True) -> None:

@@ -13,23 +13,26 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from policy_engine.config.chain_reader import ChainReader
 from policy_engine.config.file_source import FileSource, LoadReport
 from policy_engine.config.policy_loader import load_policies
 from policy_engine.config.settings import Settings, render_settings
 from policy_engine.config.settings_model import AUTO, ConfigurationSource, RouteKeySource, UnmappedRoutes
 from policy_engine.config.validate import chain_reader
-from policy_engine.config.xds_following import xds_source
 from policy_engine.kernel.route_key import ROUTE_NAME, metadata_attribute
 from policy_engine.operations.admin import AdminServer, AdminSources
 from policy_engine.operations.build_info import build_info
 from policy_engine.operations.history import ConfigurationHistory
-from policy_engine.operations.metrics import Samples
+from policy_engine.operations.metrics import Samples, xds_samples
 from policy_engine.operations.worker_pool import WorkerPool
 from policy_engine.operations.worker_process import WorkerOptions
 from policy_engine.worker.registry import Registry
 from policy_engine.worker.spec import ChainsSpec
+
+if TYPE_CHECKING:  # see _follow_management_server
+    from policy_engine.config.xds_source import XdsStatus
 
 logger = logging.getLogger("policy_engine.supervisor")
 
@@ -52,6 +55,7 @@ class Supervisor:
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
         self._servers: list[AdminServer] = []
+        self._xds: XdsStatus | None = None
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
@@ -78,7 +82,7 @@ class Supervisor:
     async def _follow_configuration(self) -> None:
         reader = chain_reader(self._registry, self._settings)
         if self._settings.configuration is ConfigurationSource.XDS:
-            await xds_source(self._settings.xds, reader, self._apply, self._note_load).run()
+            await self._follow_management_server(reader)
         source = FileSource(self._settings.chains, reader, self._apply, self._note_load)
         loop = asyncio.get_running_loop()
         reloads: set[asyncio.Task[LoadReport | None]] = set()
@@ -89,6 +93,17 @@ class Supervisor:
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, reload)
+        await source.run()
+
+    async def _follow_management_server(self, reader: ChainReader) -> None:
+        from policy_engine.config.xds_following import xds_source  # noqa: PLC0415 - file mode starts without gRPC
+
+        source = xds_source(self._settings.xds, reader, self._apply, self._note_load)
+        self._xds = source.status
+        # The signal would end the process; here it has nothing to do.
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: logger.info("SIGHUP: nothing to reload, the management server sends changes itself")
+        )
         await source.run()
 
     async def _apply(self, chains: ChainsSpec) -> None:
@@ -143,6 +158,8 @@ class Supervisor:
         if history.active is not None:
             samples["policy_engine_configuration_info"] = [({"version": history.version}, 1)]
             samples["policy_engine_configuration_active_since_seconds"] = [({}, history.since)]
+        if self._xds is not None:
+            samples |= xds_samples(self._xds)
         return samples
 
     async def _open_pages(self, info: dict[str, Any]) -> None:
@@ -157,6 +174,7 @@ class Supervisor:
             build_info=info,
             workers=lambda: {"wanted": self._count, "serving": self._pool.serving, "restarts": self._pool.restarts},
             settings=lambda: json.loads(render_settings(self._settings, json=True)),
+            management_server=lambda: self._xds.as_document() if self._xds is not None else None,
         )
         for address, pages in ((self._settings.admin.listen, "all"), (self._settings.health.listen, "probes")):
             if address is not None:

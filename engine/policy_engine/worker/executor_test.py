@@ -193,7 +193,7 @@ def test_the_watch_hits_no_policy_that_keeps_its_time() -> None:
             time.sleep(0.002)
             return RequestMutation(set_headers={"x-after": "1"})
 
-    made = engine(entry(Short, timeout=0.05), classes=[Short])
+    made = engine(entry(Short, timeout=0.5), classes=[Short])
 
     async def many() -> list[Any]:
         return [await ask(made) for _ in range(100)]
