@@ -255,7 +255,7 @@ def _policy_layers_impl(ctx):
     }
     _describe(ctx, engine, requirements, outputs)
 
-    engine += [struct(path = "/usr/local/bin/policy-engine", file = ctx.file.launcher)]
+    engine.append(struct(path = "/usr/local/bin/policy-engine", file = ctx.file.launcher))
     engine += [struct(path = CONFIGURATION + "/" + file.basename, file = file) for file in ctx.files.configuration]
     layers = [
         declare_layer(ctx, name + "/requirements", requirements),

@@ -41,6 +41,9 @@ def parse_manifest(file, content):
     Args:
       file: how the manifest is called in messages.
       content: its text.
+
+    Returns:
+      A struct of `repository` and `policies`: dicts of each entry's keys, and `where` it is.
     """
     repository = "policy-engine"
     policies = []

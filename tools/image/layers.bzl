@@ -51,6 +51,9 @@ def python_entries(targets, directory = SITE_PACKAGES):
     Args:
       targets: targets with PyInfo.
       directory: where they go in the image.
+
+    Returns:
+      Structs of `path` (in the image), `file` and `owner`.
     """
     roots = {}
     files = []

@@ -51,7 +51,12 @@ _key_values = rule(
 )
 
 def oci_image(name, **kwargs):
-    """An OCI layout directory, and `NAME.digest`: a file with the digest of its manifest."""
+    """An OCI layout directory, and `NAME.digest`: a file with the digest of its manifest.
+
+    Args:
+      name: of the layout.
+      **kwargs: as in rules_oci; `env` and `labels` are a file of `key=value` lines or a dict.
+    """
     for pairs in ("env", "labels"):
         if type(kwargs.get(pairs)) == type({}):
             _key_values(name = "_%s_%s" % (name, pairs), values = kwargs[pairs])
