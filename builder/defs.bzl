@@ -349,7 +349,7 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
       name: of the target that loads the image.
       policies: labels of `policy` targets.
       configuration: files for /etc/policy-engine; a deployment mounts its own over them.
-      repository: the image's name in the local container engine.
+      repository: the image's name in the local container engine, and where `:NAME.push` pushes by default.
       visibility: of all these targets.
     """
     layers = name + ".layers"
@@ -389,15 +389,16 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         visibility = visibility,
         workdir = "/home/nonroot",
     )
-    image_targets(name, name + ".oci", ":%s.tags" % name, visibility)
+    image_targets(name, name + ".oci", ":%s.tags" % name, repository, visibility)
 
-def image_targets(name, image, tags, visibility = ["//visibility:public"]):
+def image_targets(name, image, tags, repository, visibility = ["//visibility:public"]):
     """`NAME` (loads the image), `NAME.push`, `NAME.digest` and `NAME.tar` for an oci_image.
 
     Args:
       name: of the target that loads the image.
       image: the oci_image.
       tags: a file of `repository:tag` lines.
+      repository: where `NAME.push` pushes without `--repository`; without a host, to a registry on this machine.
       visibility: of all these targets.
     """
     oci_load(
@@ -414,4 +415,9 @@ def image_targets(name, image, tags, visibility = ["//visibility:public"]):
         visibility = visibility,
     )
     native.alias(name = name + ".digest", actual = image + ".digest", visibility = visibility)
-    oci_push(name = name + ".push", image = image, visibility = visibility)
+    oci_push(
+        name = name + ".push",
+        image = image,
+        repository = repository if "/" in repository else "localhost:5000/" + repository,
+        visibility = visibility,
+    )

@@ -51,7 +51,9 @@ def _hub_impl(rctx):
     rctx.file("BUILD.bazel")
     for name in rctx.attr.packages:
         rctx.file(name + "/BUILD.bazel", _HUB_BUILD.format(hub = rctx.attr.hub_name, name = name))
-    rctx.file("requirements.bzl", "all_requirements = %r\n" % ["@%s//%s" % (rctx.attr.hub_name, name) for name in rctx.attr.packages])
+    libraries = ["@%s//%s:pkg" % (rctx.attr.hub_name, name) for name in rctx.attr.packages]
+    wheels = ["@%s//%s:whl" % (rctx.attr.hub_name, name) for name in rctx.attr.packages]
+    rctx.file("requirements.bzl", "all_requirements = %r\n\nall_whl_requirements = %r\n" % (libraries, wheels))
 
 _hub = repository_rule(
     implementation = _hub_impl,
@@ -78,6 +80,7 @@ pip = module_extension(
     implementation = _pip_impl,
     tag_classes = {
         "parse": tag_class({
+            "enable_implicit_namespace_pkgs": attr.bool(doc = "always so here"),
             "hub_name": attr.string(mandatory = True),
             "python_version": attr.string(mandatory = True),
             "requirements_lock": attr.label(mandatory = True),
