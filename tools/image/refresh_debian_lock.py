@@ -49,7 +49,7 @@ class RefreshError(Exception):
 
 def packages_in(text: str) -> dict[str, Package]:
     """Return the stanzas of a `Packages` file by package (deb822(5); continued lines are not needed here)."""
-    found = {}
+    found: dict[str, Package] = {}
     for stanza in text.split("\n\n"):
         fields = dict(line.split(": ", 1) for line in stanza.splitlines() if ": " in line and not line.startswith(" "))
         if "Package" in fields:
