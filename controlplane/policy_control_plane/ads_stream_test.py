@@ -272,6 +272,21 @@ def test_sotw_an_answer_with_a_stale_nonce_is_ignored() -> None:
     assert stream.verdict(CHAIN) is Verdict.PENDING
 
 
+def test_sotw_a_request_with_a_stale_nonce_does_not_change_the_subscription() -> None:
+    stream = SotwStream(snapshot(routes={"a": "1", "b": "1"}))
+    peer = Peer(stream)
+    peer.subscribe(ROUTES, "a")
+    first = peer.take()
+    peer.answer(first)
+    stream.target = snapshot(routes={"a": "2", "b": "1"})
+    second = peer.take()
+    peer.names[ROUTES] = ["b"]
+    peer.answer(first)
+    peer.names[ROUTES] = ["a"]
+    peer.answer(second)
+    assert peer.take() is None
+
+
 @STREAMS
 def test_a_nack_is_remembered_with_its_reason_and_not_answered_with_the_same_again(kind: type[AdsStream]) -> None:
     stream = kind(snapshot(chains={"a": "1"}))
