@@ -1,8 +1,8 @@
 """A hundred configuration changes under steady load: no failed request, and everybody converges (R-21, R-22, R-54).
 
-One Envoy and two engines that know only the control plane's address, 200 routes. Chains and routes are added, changed,
-removed, broken and mended; the control plane is killed and comes back; an engine restarts while it is away. `CHANGES`
-in the environment makes the run longer than 100.
+One Envoy and two engines, of which one speaks delta and one state of the world, that know only the control plane's
+address; 200 routes. Chains and routes are added, changed, removed, broken and mended; the control plane is killed and
+comes back; an engine restarts while it is away. `CHANGES` in the environment makes the run longer than 100.
 """
 
 from __future__ import annotations
@@ -234,7 +234,11 @@ class Run:
 
     def _engine(self, number: int) -> DiscoveringEngine:
         engine = DiscoveringEngine(
-            self._directory, f"engine-{number}", control_plane_port=self._plane_port, policies=POLICIES
+            self._directory,
+            f"engine-{number}",
+            control_plane_port=self._plane_port,
+            policies=POLICIES,
+            delta=number == 1,
         )
         return self._stack.enter_context(engine)
 

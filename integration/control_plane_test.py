@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -173,3 +175,17 @@ def test_mutual_tls_keeps_strangers_out(directory: Path) -> None:
         envoy.ready()
         assert client.send(port, "GET", "/").header("x-version") == "1"
         assert {one["node"] for one in plane.status()["clients"]} == {"edge-1", "engine-1"}
+        before = _certificate_of(plane.port, identity)
+        authority.issue(directory, "plane")
+        assert _certificate_of(plane.port, identity) != before, "a renewed certificate is used without a restart"
+
+
+def _certificate_of(port: int, identity: Identity) -> bytes | None:
+    context = ssl.create_default_context(cafile=str(identity.authority))
+    context.load_cert_chain(identity.certificate, identity.key)
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection(("127.0.0.1", port)) as raw,
+        context.wrap_socket(raw, server_hostname="localhost") as tls,
+    ):
+        return tls.getpeercert(binary_form=True)

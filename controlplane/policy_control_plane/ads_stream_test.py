@@ -5,104 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from envoy.config.core.v3 import base_pb2
 from envoy.service.discovery.v3 import discovery_pb2
-from google.rpc import status_pb2
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from controlplane_testing.ads_peer import Peer, snapshot
 from policy_control_plane.ads_stream import AdsStream, BadRequest, DeltaStream, SotwStream, Verdict
 from policy_control_plane.resources import (
     CHAIN,
     CLUSTER,
-    ENDPOINTS,
-    LISTENER,
     ROUTES,
-    SHORT_NAMES,
     Resource,
-    Snapshot,
-    by_name,
-    resource,
     version_of,
 )
-from policy_engine.config.xds_protocol import Client, DeltaClient, InvalidResource, SotwClient
-from policy_engine.config.xds_protocol import Subscription as ClientSubscription
-
-NODE = base_pb2.Node(id="envoy-1", cluster="edge")
-
-
-def snapshot(**types: dict[str, str]) -> Snapshot:
-    """Return a snapshot from short type names and name → content; types not given are empty."""
-    return {
-        type_url: by_name(resource(name, content.encode()) for name, content in types.get(short, {}).items())
-        for type_url, short in SHORT_NAMES.items()
-    }
-
-
-class Peer:
-    """A client of one stream that keeps what it gets, and answers only when told to."""
-
-    def __init__(self, stream: AdsStream) -> None:
-        self.stream = stream
-        self.sotw = isinstance(stream, SotwStream)
-        self.held: dict[str, dict[str, str]] = {}
-        self.names: dict[str, list[str]] = {}
-        self.versions: dict[str, str] = {}
-
-    def subscribe(self, type_url: str, *names: str, **fields: Any) -> None:
-        self.names[type_url] = list(names)
-        if self.sotw:
-            request = discovery_pb2.DiscoveryRequest(type_url=type_url, resource_names=names, node=NODE, **fields)
-        else:
-            request = discovery_pb2.DeltaDiscoveryRequest(
-                type_url=type_url, resource_names_subscribe=names, node=NODE, **fields
-            )
-        self.stream.receive(request)
-
-    def take(self) -> Any:
-        """Return the next response after taking in its content, or None."""
-        response = self.stream.next_response()
-        if response is None:
-            return None
-        held = self.held.setdefault(response.type_url, {})
-        if self.sotw:
-            if response.type_url in (CHAIN, CLUSTER, LISTENER):
-                held.clear()
-            # The test's resources carry their name in front, as `by_name` cannot be seen from the bytes.
-            held.update({one.value.decode(): one.value.decode() for one in response.resources})
-        else:
-            held.update({one.name: one.resource.value.decode() for one in response.resources})
-            for name in response.removed_resources:
-                held.pop(name, None)
-        return response
-
-    def answer(self, response: Any, error: str | None = None) -> None:
-        detail = {} if error is None else {"error_detail": status_pb2.Status(code=3, message=error)}
-        if self.sotw:
-            version = response.version_info if error is None else self.versions.get(response.type_url, "")
-            self.versions[response.type_url] = version
-            request = discovery_pb2.DiscoveryRequest(
-                type_url=response.type_url,
-                resource_names=self.names[response.type_url],
-                version_info=version,
-                response_nonce=response.nonce,
-                **detail,
-            )
-        else:
-            request = discovery_pb2.DeltaDiscoveryRequest(
-                type_url=response.type_url, response_nonce=response.nonce, **detail
-            )
-        self.stream.receive(request)
-
-    def drain(self) -> list[str]:
-        """Acknowledge everything there is; return the short names of the types in order."""
-        order = []
-        while (response := self.take()) is not None:
-            order.append(SHORT_NAMES[response.type_url])
-            self.answer(response)
-        return order
-
 
 STREAMS = pytest.mark.parametrize("kind", [SotwStream, DeltaStream])
 
@@ -272,6 +185,21 @@ def test_sotw_an_answer_with_a_stale_nonce_is_ignored() -> None:
     assert stream.verdict(CHAIN) is Verdict.PENDING
 
 
+def test_sotw_a_request_with_a_stale_nonce_does_not_change_the_subscription() -> None:
+    stream = SotwStream(snapshot(routes={"a": "1", "b": "1"}))
+    peer = Peer(stream)
+    peer.subscribe(ROUTES, "a")
+    first = peer.take()
+    peer.answer(first)
+    stream.target = snapshot(routes={"a": "2", "b": "1"})
+    second = peer.take()
+    peer.names[ROUTES] = ["b"]
+    peer.answer(first)
+    peer.names[ROUTES] = ["a"]
+    peer.answer(second)
+    assert peer.take() is None
+
+
 @STREAMS
 def test_a_nack_is_remembered_with_its_reason_and_not_answered_with_the_same_again(kind: type[AdsStream]) -> None:
     stream = kind(snapshot(chains={"a": "1"}))
@@ -370,239 +298,3 @@ def test_the_same_content_has_the_same_versions_in_every_replica_and_order() -> 
     assert version_of(one[CHAIN]) == version_of(two[CHAIN])
     assert version_of(snapshot(chains=names | {"r1": "other"})[CHAIN]) != version_of(one[CHAIN])
     assert version_of({"ab": Resource("ab", "c", b"")}) != version_of({"a": Resource("a", "bc", b"")})
-
-
-# Make before break
-
-
-def _edge(kind: type[AdsStream], **types: dict[str, str]) -> Peer:
-    """An Envoy that has everything of its snapshot."""
-    peer = Peer(kind(snapshot(**types)))
-    peer.subscribe(CLUSTER)
-    peer.drain()
-    peer.subscribe(ENDPOINTS, *types.get("endpoints", {}))
-    peer.drain()
-    peer.subscribe(LISTENER)
-    peer.drain()
-    peer.subscribe(ROUTES, *types.get("routes", {}))
-    peer.drain()
-    assert peer.stream.verdict(ROUTES) is Verdict.CURRENT
-    return peer
-
-
-@STREAMS
-def test_clusters_then_endpoints_then_when_both_are_accepted_listeners_then_routes(kind: type[AdsStream]) -> None:
-    before = {"clusters": {"x": "x"}, "endpoints": {"x": "x"}, "listeners": {"l": "l"}, "routes": {"l": "x"}}
-    peer = _edge(kind, **before)
-    peer.stream.target = snapshot(
-        clusters={"x": "x2"}, endpoints={"x": "x3"}, listeners={"l": "l2"}, routes={"l": "x2"}
-    )
-    # Envoy answers clusters only when they are warm, and for that it needs their endpoints.
-    clusters, endpoints = peer.take(), peer.take()
-    assert [SHORT_NAMES[one.type_url] for one in (clusters, endpoints)] == ["clusters", "endpoints"]
-    assert peer.take() is None
-    peer.answer(endpoints)
-    assert peer.take() is None
-    peer.answer(clusters)
-    for expected in ("listeners", "routes"):
-        response = peer.take()
-        assert SHORT_NAMES[response.type_url] == expected
-        assert peer.take() is None
-        peer.answer(response)
-    assert peer.take() is None
-
-
-@STREAMS
-def test_a_route_to_a_new_cluster_waits_until_its_endpoints_were_asked_for_and_accepted(kind: type[AdsStream]) -> None:
-    peer = _edge(kind, clusters={"x": "x"}, endpoints={"x": "x"}, listeners={"l": "l"}, routes={"l": "to x"})
-    peer.stream.target = snapshot(
-        clusters={"x": "x", "y": "y"}, endpoints={"x": "x", "y": "y"}, listeners={"l": "l"}, routes={"l": "to y"}
-    )
-    assert peer.drain() == ["clusters"]
-    assert peer.stream.waits_for_endpoints()
-    peer.subscribe(ENDPOINTS, "x", "y")
-    order = peer.drain()
-    assert order[0] == "endpoints"
-    assert order[-1] == "routes"
-
-
-@STREAMS
-def test_a_client_that_never_asks_for_endpoints_gets_its_routes_after_all(kind: type[AdsStream]) -> None:
-    peer = _edge(kind, clusters={"x": "x"}, endpoints={"x": "x"}, listeners={"l": "l"}, routes={"l": "to x"})
-    peer.stream.target = snapshot(
-        clusters={"x": "x", "y": "y"}, endpoints={"x": "x", "y": "y"}, listeners={"l": "l"}, routes={"l": "to y"}
-    )
-    peer.drain()
-    peer.stream.lenient = True
-    assert peer.drain() == ["routes"]
-
-
-@STREAMS
-def test_a_cluster_stays_until_routes_without_it_are_accepted(kind: type[AdsStream]) -> None:
-    peer = _edge(kind, clusters={"x": "x", "y": "y"}, endpoints={}, listeners={"l": "l"}, routes={"l": "to x"})
-    peer.stream.target = snapshot(clusters={"y": "y"}, listeners={"l": "l"}, routes={"l": "to y"})
-    response = peer.take()
-    assert SHORT_NAMES[response.type_url] == "routes"
-    assert peer.take() is None
-    assert "x" in peer.held[CLUSTER]
-    peer.answer(response)
-    assert peer.drain() == ["clusters"]
-    assert "x" not in peer.held[CLUSTER]
-
-
-@STREAMS
-def test_a_cluster_stays_when_the_routes_without_it_are_refused(kind: type[AdsStream]) -> None:
-    peer = _edge(kind, clusters={"x": "x", "y": "y"}, endpoints={}, listeners={"l": "l"}, routes={"l": "to x"})
-    peer.stream.target = snapshot(clusters={"y": "y"}, listeners={"l": "l"}, routes={"l": "bad"})
-    peer.answer(peer.take(), error="no such route")
-    assert peer.take() is None
-    assert "x" in peer.held[CLUSTER]
-
-
-@STREAMS
-def test_routes_are_held_back_while_clusters_are_refused(kind: type[AdsStream]) -> None:
-    peer = _edge(kind, clusters={"x": "x"}, endpoints={}, listeners={"l": "l"}, routes={"l": "to x"})
-    peer.stream.target = snapshot(clusters={"x": "x", "y": "bad"}, listeners={"l": "l"}, routes={"l": "to y"})
-    peer.answer(peer.take(), error="bad cluster")
-    assert peer.take() is None
-    peer.stream.target = snapshot(clusters={"x": "x", "y": "y"}, listeners={"l": "l"}, routes={"l": "to y"})
-    assert peer.drain() == ["clusters", "routes"]
-
-
-@STREAMS
-def test_a_refused_cluster_that_is_given_up_blocks_nothing(kind: type[AdsStream]) -> None:
-    peer = _edge(kind, clusters={"x": "x"}, endpoints={}, listeners={"l": "l"}, routes={"l": "to x"})
-    peer.stream.target = snapshot(clusters={"x": "x", "y": "bad"}, listeners={"l": "l"}, routes={"l": "to y"})
-    peer.answer(peer.take(), error="bad cluster")
-    peer.stream.target = snapshot(clusters={"x": "x"}, listeners={"l": "l"}, routes={"l": "to x, again"})
-    assert peer.drain()[-1] in ("routes", "clusters")
-    assert all(peer.stream.verdict(type_url) is Verdict.CURRENT for type_url in (CLUSTER, LISTENER, ROUTES))
-
-
-@STREAMS
-def test_a_changed_cluster_gets_its_endpoints_again_because_it_warms_anew(kind: type[AdsStream]) -> None:
-    peer = _edge(kind, clusters={"x": "x"}, endpoints={"x": "x"}, listeners={"l": "l"}, routes={"l": "r"})
-    peer.stream.target = snapshot(
-        clusters={"x": "other timeout"}, endpoints={"x": "x"}, listeners={"l": "l"}, routes={"l": "r"}
-    )
-    assert peer.drain() == ["clusters", "endpoints"]
-
-
-def test_delta_an_envoy_that_comes_back_keeps_a_removed_cluster_until_its_routes_are_new() -> None:
-    target = snapshot(clusters={"y": "y"}, listeners={"l": "l"}, routes={"l": "to y"})
-    peer = Peer(DeltaStream(target))
-    known = {name: one.version for name, one in snapshot(clusters={"x": "x", "y": "y"})[CLUSTER].items()}
-    peer.subscribe(CLUSTER, "*", initial_resource_versions=known)
-    peer.subscribe(LISTENER, "*", initial_resource_versions={"l": target[LISTENER]["l"].version})
-    peer.subscribe(ROUTES, "l", initial_resource_versions={"l": "to x"})
-    order = []
-    while (response := peer.take()) is not None:
-        order.append((SHORT_NAMES[response.type_url], list(response.removed_resources)))
-        peer.answer(response)
-    assert order[-1] == ("clusters", ["x"])
-    assert ("routes", []) in order[:-1]
-
-
-def test_delta_chains_of_an_earlier_run_are_kept_while_envoys_may_still_need_them() -> None:
-    stream = DeltaStream(snapshot(chains={"new": "1"}))
-    stream.keep_chains = True
-    peer = Peer(stream)
-    peer.subscribe(CHAIN, "*", initial_resource_versions={"old": "1"})
-    response = peer.take()
-    assert (_names(response), list(response.removed_resources)) == ({"new"}, [])
-    peer.answer(response)
-    stream.keep_chains = False
-    assert list(peer.take().removed_resources) == ["old"]
-
-
-# Our client against our server: whatever happens, they agree in the end.
-
-NAMES = st.sampled_from(["a", "b", "c", "d"])
-CHAINS = st.dictionaries(NAMES, st.sampled_from(["1", "2", "3", "bad"]), max_size=4)
-
-
-def _decode(wire: bytes) -> tuple[str, str]:
-    name, _, content = wire.decode().partition("=")
-    if content == "bad":
-        raise InvalidResource(name, "bad")
-    return name, content
-
-
-class Pair(RuleBasedStateMachine):
-    """Changes, broken changes and lost connections in any order; then everything that is sound arrives."""
-
-    client_kind: type[Client[Any]]
-    stream_kind: type[AdsStream]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.client = self.client_kind(ClientSubscription(CHAIN, _decode), NODE)
-        self.wanted: dict[str, str] = {}
-        self.good: dict[str, str] = {}
-        self.connect()
-
-    def connect(self) -> None:
-        self.stream = self.stream_kind(snapshot(chains={n: f"{n}={c}" for n, c in self.wanted.items()}))
-        self.stream.receive(self.client.start_stream())
-
-    @rule(chains=CHAINS)
-    def change(self, chains: dict[str, str]) -> None:
-        self.wanted = chains
-        self.stream.target = snapshot(chains={n: f"{n}={c}" for n, c in chains.items()})
-
-    @rule()
-    def one_message(self) -> None:
-        response = self.stream.next_response()
-        if response is not None:
-            self._deliver(response)
-
-    @rule()
-    def lose_an_answer_with_the_connection(self) -> None:
-        response = self.stream.next_response()
-        if response is not None:
-            proposal = self.client.receive(response)
-            assert proposal is not None
-            self.client.answer(proposal)
-        self.connect()
-
-    @rule()
-    def settle(self) -> None:
-        for _ in range(10):
-            response = self.stream.next_response()
-            if response is None:
-                break
-            self._deliver(response)
-        else:
-            raise AssertionError("the two never come to rest")
-        held = {name: one.content for name, one in self.client.resources.items()}
-        assert held.keys() <= self.wanted.keys()
-        sound = {name: content for name, content in self.wanted.items() if content != "bad"}
-        assert sound.items() <= held.items()
-        refused = sound != self.wanted
-        assert self.stream.verdict(CHAIN) is (Verdict.REFUSED if refused else Verdict.CURRENT)
-
-    def _deliver(self, response: Any) -> None:
-        proposal = self.client.receive(response)
-        assert proposal is not None
-        self.stream.receive(self.client.answer(proposal))
-
-    @invariant()
-    def nothing_bad_is_held(self) -> None:
-        assert all(one.content != "bad" for one in self.client.resources.values())
-        assert not self.client.oddities
-        assert not self.stream.stale
-
-
-class SotwPair(Pair):
-    client_kind = SotwClient
-    stream_kind = SotwStream
-
-
-class DeltaPair(Pair):
-    client_kind = DeltaClient
-    stream_kind = DeltaStream
-
-
-TestSotwPair = SotwPair.TestCase
-TestDeltaPair = DeltaPair.TestCase
-TestSotwPair.settings = TestDeltaPair.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)

@@ -53,8 +53,8 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from policy_control_plane.envoy_clusters import HTTP_OPTIONS
 from policy_control_plane.envoy_listeners import over_ads
+from policy_engine.envoy.filter_config import HTTP_OPTIONS
 
 _CLUSTER = "policy-control-plane"
 

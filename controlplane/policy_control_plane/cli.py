@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM")
     serve.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="require client certificates of this CA")
     serve.add_argument("--body-limit", type=_size, default=DEFAULT_BODY_LIMIT, help="the engines' body_limit (10MiB)")
+    serve.add_argument(
+        "--metadata-namespace", action="append", default=[], metavar="NAME", help="dynamic metadata policies may write"
+    )
     serve.add_argument("--engine-wait", type=_duration, default=5.0, help="longest wait for engines (5s)")
     serve.add_argument("--envoy-wait", type=_duration, default=10.0, help="longest wait for Envoys (10s)")
     serve.add_argument(
@@ -111,7 +114,7 @@ async def _run(options: argparse.Namespace) -> int:
     waits = Waits(options.engine_wait, options.envoy_wait, expected_engines=options.expected_engines)
     rollout = Rollout(fleet, waits)
     registry = _registry(options)
-    builder = SnapshotBuilder(registry, options.body_limit)
+    builder = SnapshotBuilder(registry, options.body_limit, tuple(options.metadata_namespace))
     configuration = Configuration(options.config_dir, model_reader(registry), builder, rollout.offer)
     try:
         server = AdsServer(fleet, options.listen, _tls(options))

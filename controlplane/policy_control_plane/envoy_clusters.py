@@ -42,12 +42,9 @@ from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.envoy_listeners import over_ads
 from policy_control_plane.model import ClusterModel, Endpoint
+from policy_engine.envoy.filter_config import HTTP_OPTIONS, MANY
 
-HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-
-_MOST_REQUESTS: Final = 1_000_000
-_STREAMS_PER_CONNECTION: Final = 10_000
-_FRAMES: Final = 100_000
+_STREAMS_PER_CONNECTION: Final = 16_384
 
 
 def cluster_body(cluster: ClusterModel) -> bytes:
@@ -93,10 +90,10 @@ def unlimited() -> CircuitBreakers:
     return CircuitBreakers(
         thresholds=[
             CircuitBreakersThresholds(
-                max_connections=_MOST_REQUESTS,
-                max_pending_requests=_MOST_REQUESTS,
-                max_requests=_MOST_REQUESTS,
-                max_retries=_MOST_REQUESTS,
+                max_connections=MANY,
+                max_pending_requests=MANY,
+                max_requests=MANY,
+                max_retries=MANY,
             )
         ]
     )
@@ -108,8 +105,8 @@ def http2_options() -> HttpProtocolOptions:
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
             http2_protocol_options=Http2ProtocolOptions(
                 max_concurrent_streams=_STREAMS_PER_CONNECTION,
-                max_outbound_frames=_FRAMES,
-                max_outbound_control_frames=_FRAMES,
+                max_outbound_frames=MANY,
+                max_outbound_control_frames=MANY,
             )
         )
     )

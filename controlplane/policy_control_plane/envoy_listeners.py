@@ -26,6 +26,8 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
     ProcessingMode,
     ProcessingModeBodySendMode,
     ProcessingModeHeaderSendMode,
@@ -41,11 +43,8 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.model import ListenerModel
-from policy_control_plane.model_reader import ENGINE_CLUSTER
-from policy_engine.kernel.route_key import ATTRIBUTES, ROUTE_NAME, SOURCE_ADDRESS
-
-FILTER: Final = ATTRIBUTES
-"""The filter's name, which is also the key of its per-route configuration."""
+from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER
+from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 
 _BUFFER_ALLOWANCE: Final = 64 << 10
 _SHORTEST_TIMEOUT: Final = 2.0
@@ -57,15 +56,23 @@ def over_ads() -> ConfigSource:
     return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
 
 
-def listener_body(listener: ListenerModel, *, with_engine: bool, message_timeout: float, body_limit: int) -> bytes:
+def listener_body(
+    listener: ListenerModel,
+    *,
+    with_engine: bool,
+    message_timeout: float,
+    body_limit: int,
+    namespaces: tuple[str, ...] = (),
+) -> bytes:
     """Return a serialised Listener; its routes are discovered under the listener's own name.
 
     `message_timeout` (seconds) is how long the engine may take for one phase, `body_limit` (bytes) the largest body
-    that the engine accepts: Envoy must hold a little more, so that it is the engine that refuses (R-09).
+    that the engine accepts: Envoy must hold a little more, so that it is the engine that refuses (R-09). `namespaces`
+    are those of dynamic metadata that the engine may write; Envoy drops all others.
     """
     filters = [_http_filter("envoy.filters.http.router", Router())]
     if with_engine:
-        filters.insert(0, _http_filter(FILTER, _external_processor(message_timeout)))
+        filters.insert(0, _http_filter(FILTER, _external_processor(message_timeout, namespaces)))
     manager = HttpConnectionManager(
         stat_prefix=listener.name,
         rds=Rds(config_source=over_ads(), route_config_name=listener.name),
@@ -104,7 +111,7 @@ def message_timeout_for(slowest_phase: float) -> float:
     return timeout
 
 
-def _external_processor(message_timeout: float) -> ExternalProcessor:
+def _external_processor(message_timeout: float, namespaces: tuple[str, ...]) -> ExternalProcessor:
     return ExternalProcessor(
         grpc_service=GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ENGINE_CLUSTER), retry_policy=_another_engine()
@@ -124,6 +131,11 @@ def _external_processor(message_timeout: float) -> ExternalProcessor:
         message_timeout=timedelta(seconds=message_timeout),
         # Policies may rewrite method, authority and scheme (R-06).
         mutation_rules=HeaderMutationRules(allow_all_routing=True),
+        metadata_options=MetadataOptions(
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=list(namespaces))
+        )
+        if namespaces
+        else None,
     )
 
 

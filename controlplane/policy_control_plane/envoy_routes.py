@@ -15,8 +15,8 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
 
 from policy_control_plane.chain_modes import ChainModes, enabled
-from policy_control_plane.envoy_listeners import FILTER
 from policy_control_plane.model import HeaderMatch, MatchKind, RouteModel
+from policy_engine.envoy.filter_config import FILTER
 from policy_engine.worker.chain import BodyMode
 
 _Mode: Final = processing_mode_pb2.ProcessingMode

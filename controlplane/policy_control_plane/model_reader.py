@@ -21,6 +21,7 @@ from policy_engine.config.chain_reader import ChainReader
 from policy_engine.config.diagnostics import Diagnostic, Rule, has_errors, ordered
 from policy_engine.config.fields import Fields, did_you_mean, value_at
 from policy_engine.config.yaml_document import Document, Path, read_document
+from policy_engine.envoy.filter_config import ENGINE_CLUSTER
 
 FILE_KEYS = ("version", "listeners", "clusters", "engine", "routes")
 LISTENER_KEYS = ("name", "address", "port")
@@ -36,7 +37,6 @@ PATH_KEYS = {
 MATCH_KEYS = (*PATH_KEYS, "headers")
 HEADER_KEYS = ("name", "exact", "prefix", "regex", "present")
 
-ENGINE_CLUSTER = "policy-engine"
 MAX_ROUTES = 10_000
 MAX_PARTS = 1_000
 MAX_TIMEOUT = 3600.0

@@ -173,6 +173,47 @@ def test_engines_first_then_envoys_then_what_is_gone_leaves_the_engines() -> Non
     asyncio.run(run())
 
 
+def test_a_cluster_goes_a_while_after_the_routes_to_it() -> None:
+    async def run() -> None:
+        async with house(before_removal=0.5) as here:
+            envoy = await here.envoy("envoy")
+            await here.offer(snapshot({}, routes="to old", cluster="old"))
+            await here.offer(snapshot({}, routes="to new", cluster="new"))
+            assert here.log == ["envoy clusters new=new", "envoy routes l=to new"]
+            assert set(envoy.held["clusters"]) == {"old", "new"}
+            await eventually(lambda: here.log[-1] == "envoy clusters -old")
+
+    asyncio.run(run())
+
+
+def test_changes_that_never_stop_do_not_keep_what_is_gone_for_ever() -> None:
+    async def run() -> None:
+        async with house(before_removal=0.3) as here:
+            engine = await here.engine("engine")
+            await here.offer(snapshot({"old": "1", "a": "0"}))
+            for number in range(1, 200):
+                await here.offer(snapshot({"a": str(number)}))
+                if "old" not in engine.held["chains"]:
+                    break
+                await asyncio.sleep(0.05)
+            assert set(engine.held["chains"]) == {"a"}
+
+    asyncio.run(run())
+
+
+def test_what_comes_back_before_it_was_removed_stays() -> None:
+    async def run() -> None:
+        async with house(before_removal=0.3) as here:
+            engine = await here.engine("engine")
+            await here.offer(snapshot({"a": "1", "b": "1"}))
+            await here.offer(snapshot({"a": "1"}))
+            await here.offer(snapshot({"a": "1", "b": "2"}))
+            await asyncio.sleep(0.6)
+            assert engine.held["chains"] == {"a": "1", "b": "2"}
+
+    asyncio.run(run())
+
+
 def test_what_one_engine_refuses_reaches_no_envoy_and_is_taken_back_from_the_other() -> None:
     async def run() -> None:
         async with house() as here:

@@ -59,11 +59,18 @@ class SnapshotBuilder:
     """Builds snapshots; keep it, because it makes again only what has changed.
 
     With a `registry`, routes tell Envoy which phases their chains need. `body_limit` is in bytes (R-09).
+    `metadata_namespaces` are those of dynamic metadata that policies may write (R-04).
     """
 
-    def __init__(self, registry: Registry | None = None, body_limit: int = DEFAULT_BODY_LIMIT) -> None:
+    def __init__(
+        self,
+        registry: Registry | None = None,
+        body_limit: int = DEFAULT_BODY_LIMIT,
+        metadata_namespaces: tuple[str, ...] = (),
+    ) -> None:
         self._registry = registry
         self._body_limit = body_limit
+        self._namespaces = metadata_namespaces
         self._bodies: _Kept[Hashable] = _Kept()
 
     def build(self, model: Model) -> Snapshot:
@@ -95,7 +102,11 @@ class SnapshotBuilder:
         body = self._bodies.get(
             ("listener", listener, with_engine, timeout),
             lambda: listener_body(
-                listener, with_engine=with_engine, message_timeout=timeout, body_limit=self._body_limit
+                listener,
+                with_engine=with_engine,
+                message_timeout=timeout,
+                body_limit=self._body_limit,
+                namespaces=self._namespaces,
             ),
         )
         return resource(listener.name, body)

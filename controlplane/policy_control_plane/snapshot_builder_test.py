@@ -10,11 +10,16 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from google.protobuf import json_format
 
 from policy_control_plane.model import ClusterModel, Endpoint, ListenerModel, MatchKind, Model, RouteModel
 from policy_control_plane.resources import CHAIN, CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_engine.config import xds_chain
+from policy_engine.envoy.demands import Demands, RouteKeyPlace
+from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
+from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.sdk import Policy
 from policy_engine.worker.registry import Phase, PolicyDefinition, Registry, Version
 
@@ -201,3 +206,25 @@ def test_an_edit_changes_only_what_it_is_about() -> None:
     assert after[CHAIN]["a"] == before[CHAIN]["a"]
     assert after[CHAIN]["b"] != before[CHAIN]["b"]
     assert {**after, CHAIN: None} == {**before, CHAIN: None}
+
+
+def test_the_engines_cluster_is_the_one_that_the_engine_itself_would_write() -> None:
+    assert http_protocol_options_pb2.DESCRIPTOR  # imported for the parser to know the message
+    written = json_format.ParseDict(engine_cluster(["unix:/run/e.sock"]), cluster_pb2.Cluster())
+    served = cluster_pb2.Cluster.FromString(build()[CLUSTER]["policy-engine"].body)
+    for field in ("type", "load_assignment", "eds_cluster_config"):  # the hosts, which are discovered here
+        written.ClearField(field)
+        served.ClearField(field)
+    assert served == written
+
+
+def test_the_filter_is_the_one_that_the_engine_itself_would_write() -> None:
+    demands = Demands({}, 0, RouteKeyPlace(ROUTE_NAME), pass_unmapped=False, addresses=(), tls=False)
+    config = ext_proc_filter(demands, ["namespace"])["typed_config"]
+    written = json_format.ParseDict(
+        {key: value for key, value in config.items() if key != "@type"}, ext_proc_pb2.ExternalProcessor()
+    )
+    served = processor_of(SnapshotBuilder(None, metadata_namespaces=("namespace",)).build(Model((HTTP,), (), ENGINE)))
+    served.grpc_service.ClearField("retry_policy")  # of no use to a configuration with one engine
+    served.message_timeout.CopyFrom(written.message_timeout)  # rounded here
+    assert served == written

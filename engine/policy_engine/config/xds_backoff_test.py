@@ -5,15 +5,23 @@ from __future__ import annotations
 from policy_engine.config.xds_backoff import Backoff
 
 
-def test_back_off_grows_within_its_bounds_and_starts_again_after_a_stable_stream() -> None:
+def test_the_waits_grow_within_their_bounds() -> None:
     backoff = Backoff(first=0.5, longest=10.0, stable_after=30.0)
     bounds = [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0]
     for bound in bounds:
         assert 0.0 <= backoff.next_delay() <= bound
-    backoff.connection_ended(29.9)
-    assert max(backoff.next_delay() for _ in range(200)) > 5.0
-    backoff.connection_ended(30.0)
-    assert backoff.next_delay() <= 0.5
+
+
+def test_only_a_stable_stream_starts_the_waits_again() -> None:
+    def first_wait_after(lasted: float) -> float:
+        backoff = Backoff(first=0.5, longest=10.0, stable_after=30.0)
+        for _ in range(8):
+            backoff.next_delay()
+        backoff.connection_ended(lasted)
+        return backoff.next_delay()
+
+    assert max(first_wait_after(29.9) for _ in range(200)) > 5.0
+    assert max(first_wait_after(30.0) for _ in range(200)) <= 0.5
 
 
 def test_many_clients_spread_over_the_whole_interval() -> None:

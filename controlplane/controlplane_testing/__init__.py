@@ -1,0 +1,1 @@
+"""What the control plane's own tests share; never part of what is installed."""
