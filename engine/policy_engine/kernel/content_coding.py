@@ -9,6 +9,9 @@ import zlib
 
 import brotli
 
+CODINGS = frozenset({"gzip", "deflate", "br"})
+"""What can be decoded and encoded."""
+
 _GZIP_WINDOW = 16 + zlib.MAX_WBITS
 _PIECE = 256 * 1024
 

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from policy_engine.kernel.content_coding import BodyTooLarge, UndecodableBody, codings_of, decode, encode
+from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
 from policy_engine.kernel.engine import Kernel
 from policy_engine.kernel.reply import (
     body_reply,
@@ -21,7 +21,7 @@ from policy_engine.kernel.reply import (
 )
 from policy_engine.kernel.routes import CachedReply, Modes, ProcessingMode, Route
 from policy_engine.kernel.stream import Replies
-from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, Response
+from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, RequestMutation, Response
 from policy_engine.worker.chain import Step
 from policy_engine.worker.closing import close_chains
 from policy_engine.worker.executor import Exchange, Outcome, run
@@ -111,7 +111,7 @@ class Phases:
         body, override = self._request.body, self._modes.override
         if replaced or body:
             self._request_body_due = False
-            return headers_reply("request_headers", outcome.actions, body=body or b"") + override
+            return _replaced("request_headers", outcome, self._request) + override
         if not outcome.actions:
             return self._modes.pass_reply
         return _cached("request_headers", self._route.request_headers, outcome) + override
@@ -196,7 +196,7 @@ class Phases:
         if outcome.immediate is not None:
             return self._answer(outcome)
         if replaced or response.body:
-            return headers_reply("response_headers", outcome.actions, body=response.body or b"")
+            return _replaced("response_headers", outcome, response)
         if not outcome.actions:
             return PASS_RESPONSE_HEADERS
         return _cached("response_headers", self._route.response_headers, outcome)
@@ -360,6 +360,17 @@ def headers_of(header_map: Any) -> Headers:
     """Return the lazy view of an Envoy `HeaderMap`; Envoy sends `raw_value`, older versions `value`."""
     pairs = header_map.headers
     return Headers(lambda: [(one.key, one.raw_value or one.value.encode()) for one in pairs])
+
+
+_IDENTITY = RequestMutation(remove_headers=("content-encoding",))
+
+
+def _replaced(field: str, outcome: Outcome, view: Request | Response) -> bytes:
+    """Return the headers reply with a new body, encoded as its `content-encoding` says, or without that header."""
+    codings, actions = codings_of(view.headers.get("content-encoding")), outcome.actions
+    if not CODINGS.issuperset(codings):
+        codings, actions = (), [*actions, _IDENTITY]
+    return headers_reply(field, actions, body=encode(view.body or b"", codings))
 
 
 def _plain(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:

@@ -292,6 +292,27 @@ def test_a_compressed_body_is_decoded_for_the_policy_and_encoded_again() -> None
     assert gzip.decompress(reply.request_body.response.body_mutation.body) == b"ABC"
 
 
+def test_a_body_replaced_in_a_headers_phase_matches_its_content_encoding() -> None:
+    class Replace(Policy):
+        def on_request_headers(self, request: Request) -> RequestMutation:
+            return RequestMutation(body=b"plain")
+
+        def on_response_headers(self, request: Request, response: Response) -> ResponseMutation:
+            # The header is gone with this change, so the body goes out as it is.
+            return ResponseMutation(body=b"plain", remove_headers=("content-encoding",))
+
+    session = engine(Replace).session()
+    gzipped = [("content-encoding", "gzip")]
+    reply = parse(session.receive(request_headers(pairs=gzipped, method="POST", end=False)))
+    assert gzip.decompress(reply.request_headers.response.body_mutation.body) == b"plain"
+    reply = parse(session.receive(response_headers(pairs=gzipped)))
+    assert reply.response_headers.response.body_mutation.body == b"plain"
+    unknown = request_headers(pairs=[("content-encoding", "zstd")], method="POST", end=False)
+    common = parse(engine(Replace).session().receive(unknown)).request_headers.response
+    assert common.body_mutation.body == b"plain"
+    assert header_changes(common.header_mutation)[1] == ["content-encoding"]
+
+
 def test_a_body_policy_runs_for_a_request_without_a_body() -> None:
     class Need(Policy):
         def on_request_body(self, request: Request) -> ImmediateResponse | None:
