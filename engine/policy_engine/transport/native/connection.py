@@ -407,11 +407,6 @@ class Connection:
         if stream.pending is None:
             self._end_sent(stream)
 
-    def reset(self, stream: Stream, code: ErrorCode) -> None:
-        """Break a stream off."""
-        self._send_reset(stream.id, code)
-        self._forget(stream)
-
     def _end_sent(self, stream: Stream) -> None:
         if stream.end_block is not None:
             self._answer(stream.id, stream.end_block, stream.half_closed)

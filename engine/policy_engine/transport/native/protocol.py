@@ -44,7 +44,6 @@ class ServerProtocol(asyncio.Protocol):
         self._connection: Connection | None = None
         self._flush_scheduled = False
         self._closing = False
-        self._faulty = False
         self._timer: asyncio.TimerHandle | None = None
 
     # -- called by asyncio --------------------------------------------------------------------------------------------
