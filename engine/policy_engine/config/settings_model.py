@@ -305,20 +305,10 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class TracingSettings:
-    """OpenTelemetry spans (R-52)."""
-
-    enabled: bool = setting(BOOLEAN, False, "make spans of streams and policies")
-    endpoint: str | None = setting(TEXT, None, "OTLP endpoint; OpenTelemetry's own variables decide unless set")
-
-
-@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """What peers may make the engine hold (R-09, R-14)."""
 
     streams: int = setting(_whole_number(1, 1_000_000), 20_000, "streams open at once in one worker process")
-    header_count: int = setting(_whole_number(1, 10_000), 200, "headers of one request or response")
-    header_size: int = setting(_size(1024, 16 << 20), 128 << 10, "bytes of all headers of one request or response")
     blocking_threads: int = setting(_whole_number(1, 1024), 8, "threads for each blocking policy version")
 
 
@@ -350,7 +340,6 @@ class Settings:
     admin: AdminSettings = field(default_factory=AdminSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)
-    tracing: TracingSettings = field(default_factory=TracingSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 

@@ -83,7 +83,6 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "admin.listen": ("off", None),
     "health.listen": ("0.0.0.0:8080", "0.0.0.0:8080"),
     "log.level": ("error", LogLevel.ERROR),
-    "tracing.enabled": ("true", True),
     "limits.streams": ("5", 5),
 }
 

@@ -1,1 +1,1 @@
-"""Health, metrics, tracing, admin pages, supervision and drain."""
+"""Health, metrics, admin pages, supervision and drain."""
