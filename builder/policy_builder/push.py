@@ -122,7 +122,7 @@ class _Registry:
             if self._authorization and request.host == self._host:
                 request.add_unredirected_header("Authorization", self._authorization)
             try:
-                response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+                response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - the request above
                 with response:
                     response.read()
                 return response
@@ -154,7 +154,7 @@ class _Registry:
         if self._basic:
             request.add_unredirected_header("Authorization", f"Basic {self._basic}")
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310 - the request above
                 answer = json.loads(response.read(1 << 20))
             return f"Bearer {answer.get('token') or answer['access_token']}"
         except (urllib.error.URLError, ValueError, KeyError, AttributeError) as error:

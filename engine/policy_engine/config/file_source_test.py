@@ -80,7 +80,7 @@ def counts(engine: Engine) -> list[object]:
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(test())  # type: ignore[arg-type]
+    asyncio.run(test())  # type: ignore[arg-type] # a coroutine, typed as the awaitable that tests are written as
 
 
 def test_load_change_break_and_mend(tmp_path: Path, registry: Registry) -> None:

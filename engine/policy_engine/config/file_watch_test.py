@@ -50,7 +50,7 @@ async def watching(*paths: Path) -> AsyncIterator[Changes]:
 
 def run(test: Callable[[], Awaitable[None]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_watch, "SECOND_LOOK", 3600.0)
-    asyncio.run(test())  # type: ignore[arg-type]
+    asyncio.run(test())  # type: ignore[arg-type] # a coroutine, typed as the awaitable that tests are written as
 
 
 def rewrite(path: Path) -> None:
