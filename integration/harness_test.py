@@ -164,9 +164,16 @@ def test_process_dies_with_a_killed_parent(tmp_path: Path) -> None:
 
 def _assert_dies(pid: int) -> None:
     deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+    while _is_alive(pid):
         assert time.monotonic() < deadline, f"process {pid} is still there"
         time.sleep(0.02)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_upstream_stops_while_a_client_waits() -> None:
