@@ -21,7 +21,8 @@ from policy_engine.kernel.reply import (
 )
 from policy_engine.kernel.routes import CachedReply, Modes, ProcessingMode, Route
 from policy_engine.kernel.stream import Replies
-from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, RequestMutation, Response
+from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, Response
+from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chain import Step
 from policy_engine.worker.closing import close_chains
 from policy_engine.worker.executor import Exchange, Outcome, run
@@ -30,7 +31,7 @@ logger = logging.getLogger("policy_engine.kernel")
 
 Result = Replies | Coroutine[Any, Any, Replies]
 
-PASS_RESPONSE_HEADERS = headers_reply("response_headers", ())
+PASS_RESPONSE_HEADERS = headers_reply("response_headers")
 _NO_BODY_STATUSES = (204, 304)
 _LENGTH_DIGITS = 15
 
@@ -153,7 +154,7 @@ class Phases:
         """Run the request-trailers phase."""
         steps = self._route.chain.request_trailers
         if not steps:
-            return trailers_reply("request_trailers", ())
+            return trailers_reply("request_trailers")
         return self._then(
             run(self._exchange, steps, [self._request, headers_of(message.trailers)], Outcome()),
             lambda outcome: self._trailers_done("request_trailers", outcome),
@@ -239,7 +240,7 @@ class Phases:
         """Run the response-trailers phase."""
         steps = self._route.chain.response_trailers
         if not steps or self._response is None:
-            return trailers_reply("response_trailers", ())
+            return trailers_reply("response_trailers")
         return self._then(
             run(self._exchange, steps, [self._request, self._response, headers_of(message.trailers)], Outcome()),
             lambda outcome: self._trailers_done("response_trailers", outcome),
@@ -259,13 +260,14 @@ class Phases:
         replaced = any(action.body is not None for action in outcome.actions)
         return body_reply(
             field,
+            outcome.edits,
             outcome.actions,
             body=encode(view.body or b"", codings) if replaced else None,
             had_content_length="content-length" in view.headers,
         )
 
     def _trailers_done(self, field: str, outcome: Outcome) -> Replies:
-        return self._answer(outcome) if outcome.immediate is not None else trailers_reply(field, outcome.actions)
+        return self._answer(outcome) if outcome.immediate is not None else trailers_reply(field, outcome.edits)
 
     def _answer(self, outcome: Outcome) -> Replies:
         self._kernel.statistics.immediate += 1
@@ -337,7 +339,7 @@ async def _later(outcome: Coroutine[Any, Any, Outcome], done: Callable[[Outcome]
 def _cached(field: str, cached: CachedReply, outcome: Outcome) -> bytes:
     """Return the reply for the phase's actions, serialised anew only when an action is another object than before."""
     if not cached.matches(outcome.actions):
-        cached.actions, cached.reply = outcome.actions, headers_reply(field, outcome.actions)
+        cached.actions, cached.reply = outcome.actions, headers_reply(field, outcome.edits, outcome.actions)
     return cached.reply
 
 
@@ -359,18 +361,28 @@ def _first_closed(steps: tuple[Step, ...]) -> Step | None:
 def headers_of(header_map: Any) -> Headers:
     """Return the lazy view of an Envoy `HeaderMap`; Envoy sends `raw_value`, older versions `value`."""
     pairs = header_map.headers
-    return Headers(lambda: [(one.key, one.raw_value or one.value.encode()) for one in pairs])
+
+    def load() -> dict[str, list[bytes]]:
+        # Envoy sends every name in lower case (external_processor.proto, HttpHeaders).
+        index = {one.key: [one.raw_value or one.value.encode()] for one in pairs}
+        if len(index) != len(pairs):
+            index = {}
+            for one in pairs:
+                index.setdefault(one.key, []).append(one.raw_value or one.value.encode())
+        return index
+
+    return Headers.lazy(load)
 
 
-_IDENTITY = RequestMutation(remove_headers=("content-encoding",))
+_IDENTITY = HeaderEdit(("content-encoding",))
 
 
 def _replaced(field: str, outcome: Outcome, view: Request | Response) -> bytes:
     """Return the headers reply with a new body, encoded as its `content-encoding` says, or without that header."""
-    codings, actions = codings_of(view.headers.get("content-encoding")), outcome.actions
+    codings, edits = codings_of(view.headers.get("content-encoding")), outcome.edits
     if not CODINGS.issuperset(codings):
-        codings, actions = (), [*actions, _IDENTITY]
-    return headers_reply(field, actions, body=encode(view.body or b"", codings))
+        codings, edits = (), [*edits, _IDENTITY]
+    return headers_reply(field, edits, outcome.actions, body=encode(view.body or b"", codings))
 
 
 def _plain(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:

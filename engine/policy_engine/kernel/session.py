@@ -24,7 +24,7 @@ logger = logging.getLogger("policy_engine.kernel")
 
 _INVALID_ARGUMENT = 3
 _parse = ext_proc.ProcessingRequest.FromString
-_PASS_REQUEST_HEADERS = headers_reply("request_headers", ())
+_PASS_REQUEST_HEADERS = headers_reply("request_headers")
 
 # Where a message may stand: each part's rank must not fall, and headers come once per direction.
 _REQUEST, _RESPONSE = 1, 2
@@ -138,8 +138,8 @@ _PHASES: dict[str, Callable[[Phases, Any], Result]] = {
 
 _PASS: dict[str, bytes] = {
     "request_body": chunk_reply("request_body", None),
-    "request_trailers": trailers_reply("request_trailers", ()),
+    "request_trailers": trailers_reply("request_trailers"),
     "response_headers": PASS_RESPONSE_HEADERS,
     "response_body": chunk_reply("response_body", None),
-    "response_trailers": trailers_reply("response_trailers", ()),
+    "response_trailers": trailers_reply("response_trailers"),
 }
