@@ -19,6 +19,17 @@ from policy_engine.worker.compiler import retire
 logger = logging.getLogger("policy_engine.kernel")
 
 
+PARTS = (
+    "request_headers",
+    "request_body",
+    "request_trailers",
+    "response_headers",
+    "response_body",
+    "response_trailers",
+)
+"""The messages of a stream by the names they have in `ProcessingRequest`."""
+
+
 @dataclass(frozen=True, slots=True)
 class KernelOptions:
     """Settings of every session. `route_key` is the attribute that holds the key (R-07).
@@ -37,7 +48,7 @@ class KernelStatistics:
 
     streams: int = 0
     active: int = 0
-    phases: dict[str, int] = field(default_factory=dict)
+    phases: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
     immediate: int = 0
     unmapped: int = 0
     not_ready: int = 0

@@ -91,7 +91,10 @@ class Phases:
             request.body = b""
         elif not chain.request_headers:
             return self._modes.pass_reply
-        return self._then(run(self._exchange, chain.request_headers, [request], Outcome()), self._request_headers_done)
+        outcome = run(self._exchange, chain.request_headers, [request], Outcome())
+        if isinstance(outcome, Outcome):
+            return self._request_headers_done(outcome)
+        return _later(outcome, self._request_headers_done)
 
     def _request_headers_done(self, outcome: Outcome) -> Result:
         if outcome.immediate is not None:
@@ -174,24 +177,26 @@ class Phases:
         bodiless = message.end_of_stream
         if not bodiless and self._announces_too_much(self._modes.response_body, response.headers):
             return self._too_large(502)
-        return self._then(
-            run(self._exchange, self._route.chain.response_headers, [self._request, response], Outcome()),
-            lambda outcome: self._response_headers_done(outcome, response, bodiless=bodiless),
-        )
+        outcome = run(self._exchange, self._route.chain.response_headers, [self._request, response], Outcome())
+        if isinstance(outcome, Outcome):
+            return self._response_headers_done(outcome, response, bodiless=bodiless)
+        return _later(outcome, lambda done: self._response_headers_done(done, response, bodiless=bodiless))
 
     def _response_headers_done(self, outcome: Outcome, response: Response, *, bodiless: bool) -> Result:
         if outcome.immediate is not None:
             return self._answer(outcome)
         steps = self._route.chain.response_body
         replaced = response.body is not None
-        can_have_body = self._request.method != "HEAD" and response.status not in _NO_BODY_STATUSES
-        if not steps or not (replaced or (bodiless and can_have_body)):
+        if not steps or not (replaced or (bodiless and self._can_have_body(response))):
             return self._response_replaced(outcome, response, replaced=replaced)
         response.body = response.body or b""
         return self._then(
             run(self._exchange, steps, [self._request, response], outcome),
             lambda done: self._response_replaced(done, response, replaced=replaced),
         )
+
+    def _can_have_body(self, response: Response) -> bool:
+        return self._request.method != "HEAD" and response.status not in _NO_BODY_STATUSES
 
     def _response_replaced(self, outcome: Outcome, response: Response, *, replaced: bool) -> Replies:
         if outcome.immediate is not None:

@@ -83,9 +83,7 @@ class Route:
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
     mode = processing_mode(chain, static)
     override = mode_override(mode)
-    return Modes(
-        mode.request_body_mode, mode.response_body_mode, override, headers_reply("request_headers") + override
-    )
+    return Modes(mode.request_body_mode, mode.response_body_mode, override, headers_reply("request_headers") + override)
 
 
 def processing_mode(chain: CompiledChain, static: StaticModes) -> Any:

@@ -53,8 +53,7 @@ class Session:
         part = request.WhichOneof("request")
         if part is None:
             raise self._refuse("a ProcessingRequest without a request in it")
-        seen = self._kernel.statistics.phases
-        seen[part] = seen.get(part, 0) + 1
+        self._kernel.statistics.phases[part] += 1
         phases = self._phases
         if self._ended or (phases is not None and phases.ended):
             # In full duplex Envoy does not wait for replies: what was on its way when we answered for good is no error.
@@ -102,7 +101,7 @@ class Session:
         if not route.chain.policies:
             return modes.pass_reply
         headers = message.request_headers
-        request = Request(headers_of(headers.headers), route=key, client_address=client_address(message))
+        request = Request(headers_of(headers.headers), route=key, client_address=lambda: client_address(message))
         self._phases = Phases(kernel, route, modes, request)
         return self._phases.request_headers(bodiless=headers.end_of_stream)
 

@@ -84,7 +84,7 @@ def _prefix(name: str, size: int, append: bool) -> tuple[bytes, bytes]:
 def _overlap(edits: Sequence[HeaderEdit]) -> bool:
     names = [change[0] for edit in edits for change in edit.changed]
     distinct = set(names)
-    return len(distinct) != len(names) or not all([distinct.isdisjoint(edit.removed) for edit in edits])
+    return len(distinct) != len(names) or not all(distinct.isdisjoint(edit.removed) for edit in edits)
 
 
 def _folded(edits: Sequence[HeaderEdit]) -> HeaderEdit:

@@ -1,8 +1,8 @@
-"""Conditions that need no CEL engine to be evaluated: comparisons of texts and of the status, joined by `&&`, `||`, `!`.
+"""Conditions that need no CEL engine to be evaluated: texts and the status compared, joined by `&&`, `||` and `!`.
 
-A CEL engine has still parsed and type-checked the expression. Its evaluation costs 3 µs in a loop and 10 µs between other
-work, where its code has left the processor's caches; these closures cost 0.5 µs. Anything that is not surely one of these
-forms is left to the engine, and a property test holds both to the same results, errors included.
+A CEL engine has still parsed and type-checked the expression. Its evaluation costs 3 µs in a loop and 10 µs between
+other work, where its code has left the processor's caches; these closures cost 0.5 µs. Anything that is not surely one
+of these forms is left to the engine, and a property test holds both to the same results, errors included.
 """
 
 from __future__ import annotations

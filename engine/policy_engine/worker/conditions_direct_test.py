@@ -110,9 +110,7 @@ _responses = st.builds(
 
 
 @given(text=_expressions, request=_requests, response=_responses)
-def test_any_expression_of_these_forms_has_the_same_result(
-    text: str, request: Request, response: Response
-) -> None:
+def test_any_expression_of_these_forms_has_the_same_result(text: str, request: Request, response: Response) -> None:
     assert compile_direct(read_source(text)) is not None
     direct, engine = both_ways(text, request, response)
     assert direct == engine
