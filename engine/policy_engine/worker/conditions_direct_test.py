@@ -37,6 +37,25 @@ def test_the_corpus_has_the_same_results(text: str) -> None:
     assert direct == engine
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('request.headers["x-no"] == "a" || request.method == "POST"', True),
+        ('request.headers["x-no"] == "a" || request.method == "GET"', ERROR),
+        ('request.method == "POST" || request.headers["x-no"] == "a"', True),
+        ('request.method == "GET" || request.headers["x-no"] == "a"', ERROR),
+        ('request.headers["x-no"] == "a" && request.method == "GET"', False),
+        ('request.headers["x-no"] == "a" && request.method == "POST"', ERROR),
+        ('request.method == "GET" && request.headers["x-no"] == "a"', False),
+        ('request.method == "POST" && request.headers["x-no"] == "a"', ERROR),
+        ('!(request.headers["x-no"] == "a")', ERROR),
+    ],
+)
+def test_an_error_beside_what_decides_is_none(text: str, expected: Outcome) -> None:
+    assert compile_direct(read_source(text)) is not None
+    assert both_ways(text, sample_request(), sample_response()) == (expected, expected)
+
+
 def test_the_usual_conditions_are_among_them() -> None:
     for text in (
         'request.path.startsWith("/api") && request.method == "POST"',
