@@ -84,7 +84,7 @@ def figures() -> Sequence[Figure]:
             Figure(
                 what=f"killed worker: failed requests, {variant.name}",
                 values=_of(worker_killed.SCENARIO, variant.name, "failed"),
-                most=None if "as it is" in variant.name else 0,
+                most=variant.most_failed,
             )
             for variant in worker_killed.VARIANTS
         ),

@@ -66,7 +66,7 @@ def _round(number: int, course: Course) -> Sample:
             at_once = max(at_once, int(sum(engine.admin.samples("policy_engine_streams_active").values())))
             time.sleep(0.2)
         load.communicate()
-        outcome = outcome_of_log((directory / "in-flight.log").read_text(), time.monotonic() - begun)
+        outcome = outcome_of_log((directory / "in-flight.log").read_text())
     failed = _STREAMS - outcome.requests + outcome.failed
     each = (most - idle) / max(1, at_once)
     course.say(f"{SCENARIO} {number}: {at_once} at once, {failed} failed, {each:,.0f} bytes each")

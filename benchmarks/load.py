@@ -15,6 +15,8 @@ from pathlib import Path
 
 _GRACE_S = 30.0
 """How much longer than asked a generator may take before it is ended."""
+_APART = "7ms"
+"""Between the beginnings of two connections at a fixed rate; no divisor of the time between two requests of one."""
 
 ORDINARY_HEADERS: Mapping[str, str] = {
     "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
@@ -84,7 +86,6 @@ def fixed_rate(port: int, request: Request, *, rate: int, connections: int, seco
     """Send `rate` requests a second over `connections` for `seconds` with h2load, in HTTP/1.1 as wrk does."""
     log = directory / f"h2load-{port}.log"
     log.unlink(missing_ok=True)
-    whole = max(1, round(seconds))
     body = []
     if request.body_bytes:
         path = directory / f"body-{request.body_bytes}"
@@ -92,11 +93,13 @@ def fixed_rate(port: int, request: Request, *, rate: int, connections: int, seco
         body = ["-d", str(path)]
     _run(
         "h2load",
-        *("--h1", "-c", str(connections), "--rps", str(rate / connections), "-D", str(whole)),
+        *("--h1", "-n", str(round(rate * seconds)), "-c", str(connections), "--rps", f"{rate / connections:g}"),
+        # Connections begin one by one: all at once, each would send its next request in the same instant as the others.
+        *("-r", "1", "--rate-period", _APART),
         *("--log-file", str(log), *body, *_h2load_request(request, port)),
-        seconds=whole,
+        seconds=seconds,
     )
-    return outcome_of_log(log.read_text(), whole)
+    return outcome_of_log(log.read_text())
 
 
 def many_at_once(port: int, *, streams: int, connections: int, directory: Path) -> subprocess.Popen[str]:
@@ -124,17 +127,17 @@ def _h2load_request(request: Request, port: int) -> list[str]:
     return [*headers, f"http://127.0.0.1:{port}{request.path}"]
 
 
-def outcome_of_log(text: str, seconds: float) -> Outcome:
+def outcome_of_log(text: str) -> Outcome:
     """Read h2load's log of requests: start in µs, status, µs until the answer's end."""
-    rows = [line.split("\t") for line in text.splitlines()]
+    rows = [[int(column) for column in line.split("\t")[:3]] for line in text.splitlines()]
     if not rows:
         raise LoadError("h2load sent nothing")
-    latencies = sorted(int(row[2]) / 1000 for row in rows)
-    failed = sum(not 200 <= int(row[1]) < 400 for row in rows)
+    latencies = sorted(latency / 1000 for _, _, latency in rows)
+    lasted = max(start + latency for start, _, latency in rows) - min(start for start, _, _ in rows)
     return Outcome(
         requests=len(rows),
-        seconds=seconds,
-        failed=failed,
+        seconds=lasted / 1e6,
+        failed=sum(not 200 <= status < 400 for _, status, _ in rows),
         p50_ms=percentile(latencies, 50),
         p95_ms=percentile(latencies, 95),
         p99_ms=percentile(latencies, 99),

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import chains
 from benchmarks.accounting import family, usage
-from benchmarks.chains import Phases
+from benchmarks.chains import Chain, Phases
 from benchmarks.course import Course, workplace
 from benchmarks.lanes import KEY, Engine, Lane, ext_proc_settings
 from benchmarks.load import steady
@@ -24,7 +24,6 @@ from integration.harness.envoy import EnvoyProcess
 from integration.harness.envoy_config import ENGINE_CLUSTER, Bootstrap, Route
 
 SCENARIO = "worker-killed"
-_CONNECTIONS = 64
 _SECONDS = 6.0
 _KILL_AFTER_S = 2.0
 _BACK_WITHIN_S = 30.0
@@ -36,19 +35,42 @@ _RETRY = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Variant:
+CONNECTIONS = 64
+"""Requests in flight, all of them on the worker that is killed when Envoy has one connection to the engine's port."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to put Envoy in front. `most_failed` is how many requests may fail, None: any number.
+
+    Envoy tries a stream again only while it has no answer; what has passed its request phase, and is lost in the
+    response phase, is beyond a retry.
+    """
+
     name: str
-    socket_each: bool
     filter: Mapping[str, Any]
+    phases: Phases = Phases.BOTH
+    socket_each: bool = False
+    most_failed: int | None = None
+
+    def chain(self) -> Chain:
+        """Return the chain: the five policies, or one that has no response phase."""
+        return chains.five() if self.phases is Phases.BOTH else [chains.set_header()]
 
 
 VARIANTS = (
-    _Variant("one port, Envoy as it is", False, {}),
-    _Variant("one port, retry_policy", False, _RETRY),
-    _Variant("one port, failure_mode_allow", False, {"failure_mode_allow": True}),
-    _Variant("socket each, Envoy as it is", True, {}),
-    _Variant("socket each, retry_policy", True, _RETRY),
+    Variant(name="one port, Envoy as it is", filter={}, most_failed=CONNECTIONS),
+    Variant(name="one port, retry_policy, request phase only", filter=_RETRY, phases=Phases.REQUEST, most_failed=0),
+    Variant(name="one port, retry_policy, both phases", filter=_RETRY, most_failed=CONNECTIONS),
+    Variant(name="one port, failure_mode_allow, both phases", filter={"failure_mode_allow": True}, most_failed=0),
+    Variant(name="socket each, Envoy as it is", filter={}, socket_each=True),
+    Variant(
+        name="socket each, retry_policy, request phase only",
+        filter=_RETRY,
+        phases=Phases.REQUEST,
+        socket_each=True,
+        most_failed=0,
+    ),
 )
 
 
@@ -63,12 +85,12 @@ def run(course: Course) -> list[Sample]:
     return [_variant(variant, course) for variant in VARIANTS]
 
 
-def _variant(variant: _Variant, course: Course) -> Sample:
-    lane = Lane(name=variant.name, server=Engine(chain=chains.five()), phases=Phases.BOTH)
+def _variant(variant: Variant, course: Course) -> Sample:
+    lane = Lane(name=variant.name, server=Engine(chain=variant.chain()), phases=variant.phases)
     with ExitStack() as parts:
         directory = parts.enter_context(workplace())
         upstream = parts.enter_context(UpstreamEnvoy(directory / "upstream"))
-        routes = {KEY: chains.five()}
+        routes = {KEY: variant.chain()}
         engine = parts.enter_context(EngineServer(directory, routes, workers=2, socket_each=variant.socket_each))
         bootstrap = Bootstrap(
             routes=[Route(prefix="/", name=KEY)],
@@ -77,7 +99,7 @@ def _variant(variant: _Variant, course: Course) -> Sample:
             ext_proc={**ext_proc_settings(lane), **variant.filter},
         )
         port = parts.enter_context(EnvoyProcess(bootstrap, directory)).ready().port
-        load = steady(port, connections=_CONNECTIONS, seconds=_SECONDS, directory=directory)
+        load = steady(port, connections=CONNECTIONS, seconds=_SECONDS, directory=directory)
         time.sleep(_KILL_AFTER_S)
         killing = _kill_busiest(engine)
         load.communicate(timeout=_SECONDS + _BACK_WITHIN_S)
@@ -111,7 +133,7 @@ def _values(log: Path, killing: _Killing) -> dict[str, float]:
     return {
         "requests": float(len(rows)),
         "failed": float(len(ended)),
-        "in_flight": float(_CONNECTIONS),
+        "in_flight": float(CONNECTIONS),
         "back_s": killing.back_s,
         "first_failure_s": min(ended, default=0.0),
         "last_failure_s": max(ended, default=0.0),
