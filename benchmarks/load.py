@@ -163,7 +163,7 @@ wrk.method = {_quoted(request.method)}
 {headers}
 local hosts = {{{hosts}}}
 if {request.body_bytes} > 0 then wrk.body = string.rep("x", {request.body_bytes}) end
-{_LUA_TURNS if len(request.hosts) > 1 else "wrk.headers['host'] = hosts[1]"}
+{_LUA_TURNS if len(request.hosts) > 1 else "wrk.headers['Host'] = hosts[1]"}
 {_LUA_DONE}"""
 
 
@@ -173,7 +173,7 @@ local requests = {}
 local turn = 0
 init = function(args)
   for index, host in ipairs(hosts) do
-    wrk.headers["host"] = host
+    wrk.headers["Host"] = host
     requests[index] = wrk.format()
   end
 end
