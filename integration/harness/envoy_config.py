@@ -27,7 +27,7 @@ class Route:
     """A route by path prefix. `name` is what the engine gets as `xds.route_name`; empty means it has none.
 
     `overrides` is the route's `ExtProcPerRoute.overrides`, `disabled` switches the filter off, `metadata` is the
-    route's filter metadata.
+    route's filter metadata, `domain` the host it is for.
     """
 
     prefix: str
@@ -36,18 +36,20 @@ class Route:
     disabled: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     cluster: str = UPSTREAM_CLUSTER
+    domain: str = "*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bootstrap:
-    """What differs between tests. `engine` is a port of 127.0.0.1 or the path of a Unix socket.
+    """What differs between tests. `engine` is a port of 127.0.0.1 or the path of a Unix socket, or several of them (a
+    worker each); None leaves the filter out.
 
     Ports 0 let Envoy choose; its admin endpoint tells. `message_timeout` is long because a test machine may stall
     and the engine has its own time limits (R-12); 200 ms is Envoy's default.
     """
 
     routes: Sequence[Route]
-    engine: int | Path
+    engine: int | Path | Sequence[int | Path] | None
     upstream_port: int
     listener_port: int = 0
     admin_port: int = 0
@@ -66,15 +68,13 @@ def bootstrap_yaml(bootstrap: Bootstrap) -> str:
 
 
 def _bootstrap(bootstrap: Bootstrap) -> Config:
+    clusters = [_cluster(UPSTREAM_CLUSTER, [bootstrap.upstream_port], http2=bootstrap.upstream_http2)]
+    if bootstrap.engine is not None:
+        engines = [bootstrap.engine] if isinstance(bootstrap.engine, int | Path) else bootstrap.engine
+        clusters.insert(0, _cluster(ENGINE_CLUSTER, engines, http2=True))
     return {
         "admin": {"address": _address(bootstrap.admin_port)},
-        "static_resources": {
-            "listeners": [_listener(bootstrap)],
-            "clusters": [
-                _cluster(ENGINE_CLUSTER, bootstrap.engine, http2=True),
-                _cluster(UPSTREAM_CLUSTER, bootstrap.upstream_port, http2=bootstrap.upstream_http2),
-            ],
-        },
+        "static_resources": {"listeners": [_listener(bootstrap)], "clusters": clusters},
     }
 
 
@@ -83,7 +83,7 @@ def _listener(bootstrap: Bootstrap) -> Config:
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "ingress",
         "http_filters": [
-            {"name": "envoy.filters.http.ext_proc", "typed_config": _ext_proc(bootstrap)},
+            *_filters(bootstrap),
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
@@ -92,9 +92,7 @@ def _listener(bootstrap: Bootstrap) -> Config:
         "http_protocol_options": {"enable_trailers": True},
         "route_config": {
             "name": "routes",
-            "virtual_hosts": [
-                {"name": "all", "domains": ["*"], "routes": [_route(route) for route in bootstrap.routes]}
-            ],
+            "virtual_hosts": _virtual_hosts(bootstrap.routes),
         },
     }
     if bootstrap.access_log:
@@ -107,6 +105,22 @@ def _listener(bootstrap: Bootstrap) -> Config:
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connection_manager}]}
         ],
     }
+
+
+def _filters(bootstrap: Bootstrap) -> list[Config]:
+    if bootstrap.engine is None:
+        return []
+    return [{"name": "envoy.filters.http.ext_proc", "typed_config": _ext_proc(bootstrap)}]
+
+
+def _virtual_hosts(routes: Sequence[Route]) -> list[Config]:
+    hosts: dict[str, list[Config]] = {}
+    for route in routes:
+        hosts.setdefault(route.domain, []).append(_route(route))
+    return [
+        {"name": "all" if domain == "*" else domain, "domains": [domain], "routes": own}
+        for domain, own in hosts.items()
+    ]
 
 
 def _ext_proc(bootstrap: Bootstrap) -> Config:
@@ -141,7 +155,7 @@ def _route(route: Route) -> Config:
     return config
 
 
-def _cluster(name: str, target: int | Path, *, http2: bool) -> Config:
+def _cluster(name: str, targets: Sequence[int | Path], *, http2: bool) -> Config:
     cluster: Config = {
         "name": name,
         "type": "STATIC",
@@ -153,7 +167,7 @@ def _cluster(name: str, target: int | Path, *, http2: bool) -> Config:
         },
         "load_assignment": {
             "cluster_name": name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(target)}}]}],
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(target)}} for target in targets]}],
         },
     }
     if http2:

@@ -1,0 +1,148 @@
+"""The command behind `./bazelw run //benchmarks`: options, the scenarios one after the other, and the report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from benchmarks import machine, tables
+from benchmarks.course import Course
+from benchmarks.load import LoadError
+from benchmarks.peers.cpp_build import CppPeerError, cpp_server, install
+from benchmarks.results import Results, Sample, read, write
+from benchmarks.scenarios import NOT_IN_A_FULL_RUN, Scenario, scenarios
+from integration.harness.envoy_binary import EnvoyBinaryError
+from integration.harness.processes import ProcessError
+
+_ROUNDS, _SECONDS = 5, 2.0
+_QUICK_ROUNDS, _QUICK_SECONDS = 2, 1.0
+_MOST_ROUNDS, _MOST_SECONDS = 50, 60.0
+_RESULTS = "benchmarks/results"
+_EXAMPLES = """\
+examples:
+  ./bazelw run //benchmarks                              everything (about 20 minutes), report in benchmarks/results
+  ./bazelw run //benchmarks -- --quick                   the main comparisons, roughly (under 2 minutes)
+  ./bazelw run //benchmarks -- --scenario throughput --rounds 9 --output /tmp/out
+  ./bazelw run //benchmarks -- --list                    what the scenarios are
+
+Everything runs on loopback. Load comes from wrk and h2load (Debian: apt-get install wrk nghttp2-client), the C++
+peer is compiled with g++ and libgrpc++-dev: --install-cpp installs them, --without-cpp leaves the peer out.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what the options say; return the exit status."""
+    options = _parse(arguments)
+    known = scenarios(cpp=not options.without_cpp)
+    if options.list:
+        for scenario in known.values():
+            marks = " (also in --quick)" if scenario.quick else ""
+            print(f"{scenario.name:14} {scenario.heading}{marks}")
+        return 0
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        if options.render:
+            _report(read(options.render), known, options)
+        else:
+            _measure([known[name] for name in _chosen(options, known)], known, options)
+    except KeyboardInterrupt:
+        print("benchmarks: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (ProcessError, EnvoyBinaryError, LoadError, CppPeerError, OSError) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _measure(chosen: Sequence[Scenario], known: dict[str, Scenario], options: argparse.Namespace) -> None:
+    if options.install_cpp:
+        install()
+    if not options.without_cpp:
+        cpp_server()  # compiled, or refused, before anything is measured
+    course = Course(rounds=options.rounds, seconds=options.seconds)
+    notes = {
+        **machine.notes(cpp=not options.without_cpp),
+        "rounds": f"{course.rounds} of {course.seconds:g} s for each lane, interleaved, every second one in reverse",
+    }
+    samples: list[Sample] = []
+    for scenario in chosen:
+        samples += scenario.run(course)
+        notes["load average after"] = machine.busy()
+        # After each scenario, so that what was measured is kept whatever becomes of the next.
+        _report(Results(notes=notes, samples=samples), known, options)
+    course.say(f"report: {options.output / 'results.md'}")
+
+
+def _report(results: Results, known: dict[str, Scenario], options: argparse.Namespace) -> None:
+    options.output.mkdir(parents=True, exist_ok=True)
+    write(results, options.output / "results.json")
+    text = tables.report(results, {name: scenario.heading for name, scenario in known.items()})
+    (options.output / "results.md").write_text(text)
+    if not options.no_plots:
+        from benchmarks import plots  # noqa: PLC0415 - matplotlib is needed for nothing else
+
+        plots.draw(results, options.output)
+    if options.json:
+        print((options.output / "results.json").read_text(), end="")
+
+
+def _chosen(options: argparse.Namespace, known: dict[str, Scenario]) -> Sequence[str]:
+    if options.scenario:
+        return list(dict.fromkeys(options.scenario))
+    names = [name for name in known if name not in NOT_IN_A_FULL_RUN]
+    return [name for name in names if known[name].quick] if options.quick else names
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    # Under `bazel run` the working directory is the runfiles; paths are those of the person who typed them.
+    here = Path(os.environ.get("BUILD_WORKING_DIRECTORY", "."))
+    workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", here))
+    parser = argparse.ArgumentParser(
+        prog="benchmarks",
+        description=__doc__,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = list(scenarios(cpp=True))
+    parser.add_argument("--list", action="store_true", help="list the scenarios and end")
+    parser.add_argument("--scenario", action="append", choices=names, metavar="NAME", help="only this; may be repeated")
+    parser.add_argument("--quick", action="store_true", help=f"{_QUICK_ROUNDS} short rounds of the main scenarios")
+    parser.add_argument("--rounds", type=_within(int, 1, _MOST_ROUNDS), help=f"rounds (default {_ROUNDS})")
+    parser.add_argument(
+        "--seconds", type=_within(float, 1.0, _MOST_SECONDS), help=f"whole seconds of a slice (default {_SECONDS:g})"
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"for the report (default {_RESULTS})")
+    parser.add_argument("--json", action="store_true", help="print the samples as JSON too")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing: report anew from a results.json")
+    parser.add_argument("--no-plots", action="store_true", help="no PNG files, so that matplotlib is not needed")
+    parser.add_argument("--install-cpp", action="store_true", help="apt-get install what the C++ peer is compiled with")
+    parser.add_argument("--without-cpp", action="store_true", help="leave out the C++ peer")
+    options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
+    options.seconds = options.seconds or (_QUICK_SECONDS if options.quick else _SECONDS)
+    options.output = here / options.output if options.output else workspace / _RESULTS
+    options.render = here / options.render if options.render else None
+    return options
+
+
+def _within(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not within {least:g} to {most:g}")
+        return value
+
+    return parse
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,57 @@
+"""One tiny run from end to end, so that what nobody runs daily does not rot. No number of it is looked at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.results import read
+from benchmarks.scenarios import NO_FILTER, native
+
+TINY = ["--scenario", "smoke", "--rounds", "2", "--seconds", "1", "--without-cpp", "--no-plots"]
+
+
+def test_a_run_leaves_a_report_of_requests_that_all_succeeded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, "--json", "--output", str(tmp_path)]) == 0, capsys.readouterr().err
+    results = read(tmp_path / "results.json")
+    assert (
+        json.loads(capsys.readouterr().out)["samples"] == json.loads((tmp_path / "results.json").read_text())["samples"]
+    )
+    assert results.lanes("smoke") == [NO_FILTER, native("5 policies")]
+    for sample in results.samples:
+        assert sample.values["requests"] > 0, sample
+        assert sample.values["failed"] == 0, sample
+    assert all(cpu > 0 for cpu in results.values("smoke", native("5 policies"), "server_cpu_us"))
+    assert f"| {native('5 policies')} |" in (tmp_path / "results.md").read_text()
+
+
+def test_a_report_is_made_again_from_its_samples(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main([*TINY, "--rounds", "1", "--output", str(first)]) == 0
+    assert main(["--render", str(first / "results.json"), "--no-plots", "--output", str(second)]) == 0
+    assert (first / "results.md").read_text() == (second / "results.md").read_text()
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--seconds", "3600"], ["--scenario", "no-such"]])
+def test_what_is_not_bounded_or_not_known_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+
+def test_without_a_compiler_it_is_said_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tool in ("wrk", "h2load"):
+        (tmp_path / tool).write_text("#!/bin/sh\necho 1\n")
+        (tmp_path / tool).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["--scenario", "smoke", "--output", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().err
+    assert "apt-get install g++" in told
+    assert "--without-cpp" in told
+    assert not (tmp_path / "out").exists()
