@@ -34,11 +34,12 @@ def headers_reply(
     `edits` are the header parts of `actions`.
     """
     common = wire.mutation_field(wire.header_mutation(edits)) if edits else b""
+    if body is None and False not in [edit.whole for edit in edits]:
+        return wire.headers_reply(_HEADERS_TAGS[field], common)
     if body is not None:
         # Envoy drops content-length itself here and frames the new body (processor_state.cc, CONTINUE_AND_REPLACE).
         common += ext_proc.CommonResponse(status=_REPLACE, body_mutation=_body_mutation(body)).SerializeToString()
-    reply = wire.headers_reply(_HEADERS_TAGS[field], common + _clear_route_cache(actions))
-    return reply + _metadata(actions) if actions else reply
+    return wire.headers_reply(_HEADERS_TAGS[field], common + _clear_route_cache(actions)) + _metadata(actions)
 
 
 def body_reply(

@@ -16,7 +16,7 @@ from policy_engine.sdk.actions import (
     ResponseMutation,
     TrailerMutation,
 )
-from policy_engine.sdk.headers import NO_EDIT, HeaderChange, HeaderEdit, HeaderValue, encode_value
+from policy_engine.sdk.headers import NO_EDIT, HeaderEdit, HeaderValue, encode_value
 
 MAX_HEADER_CHANGES = 256
 MAX_HEADER_BYTES = 64 * 1024
@@ -41,16 +41,24 @@ def check_action(action: Any) -> HeaderEdit:
     Raises InvalidAction unless the whole of `action` can be carried out.
     """
     if isinstance(action, RequestMutation):
-        _check_body(action.body)
-        pseudo = _request_pseudo_headers(action)
-        _check_metadata(action.dynamic_metadata)
-        return _edit(action, pseudo)
+        changed = _checked_values(action.set_headers, action.append_headers)
+        if action.method is not None or action.path is not None or action.authority is not None:
+            changed += _request_pseudo_headers(action)
+        whole = action.body is None and not action.dynamic_metadata and not action.clear_route_cache
+        if not whole:
+            _check_body(action.body)
+            _check_metadata(action.dynamic_metadata)
+        return HeaderEdit(_checked_names(action.remove_headers), tuple(changed), whole)
     if isinstance(action, ResponseMutation):
-        _check_body(action.body)
+        changed = _checked_values(action.set_headers, action.append_headers)
         if action.status is not None:
             _check_status(action.status)
-        _check_metadata(action.dynamic_metadata)
-        return _edit(action, [] if action.status is None else [(":status", str(action.status).encode(), False)])
+            changed.append((":status", str(action.status).encode(), False))
+        whole = action.body is None and not action.dynamic_metadata
+        if not whole:
+            _check_body(action.body)
+            _check_metadata(action.dynamic_metadata)
+        return HeaderEdit(_checked_names(action.remove_headers), tuple(changed), whole)
     if isinstance(action, ImmediateResponse):
         _check_status(action.status)
         _checked_values(action.headers, action.append_headers)
@@ -62,14 +70,13 @@ def check_action(action: Any) -> HeaderEdit:
         _check_body(action.data)
         return NO_EDIT
     if isinstance(action, TrailerMutation):
-        return _edit(action, [])
+        changed = _checked_values(action.set_headers, action.append_headers)
+        return HeaderEdit(_checked_names(action.remove_headers), tuple(changed))
     raise InvalidAction(f"a hook must return an action or None, not {type(action).__name__}")
 
 
-def _edit(change: HeaderChange, pseudo: list[tuple[str, bytes, bool]]) -> HeaderEdit:
-    changed = _checked_values(change.set_headers, change.append_headers)
-    removed = tuple([_checked_name(name) for name in change.remove_headers])
-    return HeaderEdit(removed, (*changed, *pseudo))
+def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple([_checked_name(name) for name in names]) if names else ()
 
 
 def _request_pseudo_headers(action: RequestMutation) -> list[tuple[str, bytes, bool]]:
@@ -104,13 +111,25 @@ def _checked_values(
 
 
 def _checked_name(name: object) -> str:
+    # The same few names come again and again: looking one up costs 50 ns, checking it 500.
+    return (_GOOD_NAMES.get(name) if isinstance(name, str) else None) or _new_name(name)
+
+
+def _new_name(name: object) -> str:
     if not isinstance(name, str) or not _TOKEN.match(name):
         raise InvalidAction(f"header name {name!r:.80} is not an HTTP token (RFC 9110, 5.1)")
     lower = name.lower()
     reason = _KEPT_BY_ENGINE.get(lower)
     if reason is not None:
         raise InvalidAction(f"header {name!r} cannot be changed: {reason}")
+    if len(_GOOD_NAMES) >= _MOST_GOOD_NAMES:
+        _GOOD_NAMES.clear()
+    _GOOD_NAMES[name] = lower
     return lower
+
+
+_GOOD_NAMES: dict[str, str] = {}
+_MOST_GOOD_NAMES = 1024
 
 
 def _checked_value(name: str, value: object) -> bytes:
