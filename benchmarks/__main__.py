@@ -14,6 +14,7 @@ from benchmarks import machine, tables
 from benchmarks.course import Course
 from benchmarks.load import LoadError
 from benchmarks.peers.cpp_build import CppPeerError, cpp_server, install
+from benchmarks.profiled import profile
 from benchmarks.results import Results, Sample, read, write
 from benchmarks.scenarios import NOT_IN_A_FULL_RUN, Scenario, scenarios
 from integration.harness.envoy_binary import EnvoyBinaryError
@@ -46,7 +47,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        if options.render:
+        if options.profile:
+            _profile(options)
+        elif options.render:
             _report(read(options.render), known, options)
         else:
             _measure([known[name] for name in _chosen(options, known)], known, options)
@@ -76,6 +79,12 @@ def _measure(chosen: Sequence[Scenario], known: dict[str, Scenario], options: ar
         # After each scenario, so that what was measured is kept whatever becomes of the next.
         _report(Results(notes=notes, samples=samples), known, options)
     course.say(f"report: {options.output / 'results.md'}")
+
+
+def _profile(options: argparse.Namespace) -> None:
+    text = profile(Course(rounds=1, seconds=1))
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "profile.md").write_text(text)
 
 
 def _report(results: Results, known: dict[str, Scenario], options: argparse.Namespace) -> None:
@@ -119,6 +128,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="DIR", help=f"for the report (default {_RESULTS})")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON too")
     parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing: report anew from a results.json")
+    parser.add_argument("--profile", action="store_true", help="measure nothing: where the engine's CPU goes (py-spy)")
     parser.add_argument("--no-plots", action="store_true", help="no PNG files, so that matplotlib is not needed")
     parser.add_argument("--install-cpp", action="store_true", help="apt-get install what the C++ peer is compiled with")
     parser.add_argument("--without-cpp", action="store_true", help="leave out the C++ peer")

@@ -19,6 +19,7 @@ from integration.harness.envoy_config import Bootstrap, Route
 
 KEY = "orders"
 """Route key of a lane with one route."""
+_HOSTS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,8 @@ class Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """What is measured under `name`. `server` None is Envoy without the filter; with several `routes` each has a host
-    of its own and requests go to all of them in turn. `rate` is in requests per second, None for full speed.
+    """What is measured under `name`. `server` None is Envoy without the filter; several `routes` have a domain each,
+    and the hosts of `spread_hosts` reach all of them. `rate` is in requests per second, None for full speed.
     """
 
     name: str
@@ -113,9 +114,13 @@ def started(lanes: Sequence[Lane], upstream_port: int, directory: Path) -> Itera
         ]
 
 
-def hosts(count: int) -> list[str]:
-    """Return the hosts of a lane with `count` routes."""
-    return [f"service-{number}.test" for number in range(count)]
+def spread_hosts(routes: int) -> list[str]:
+    """Return hosts that belong to `routes` domains evenly; always as many, so that only the routes differ."""
+    return [f"host-{number:03}.service-{number % routes}.test" for number in range(_HOSTS)]
+
+
+def _keys(lane: Lane) -> list[str]:
+    return [KEY] if lane.routes == 1 else [f"service-{number}" for number in range(lane.routes)]
 
 
 def ext_proc_settings(lane: Lane) -> Mapping[str, Any]:
@@ -129,8 +134,7 @@ def _server(lane: Lane, place: Path) -> PeerServer | EngineServer | None:
         return PeerServer(lane.server, place)
     if isinstance(lane.server, Engine):
         engine = lane.server
-        keys = [KEY] if lane.routes == 1 else hosts(lane.routes)
-        routes = dict.fromkeys(keys, engine.chain)
+        routes = dict.fromkeys(_keys(lane), engine.chain)
         return EngineServer(
             place, routes, transport=engine.transport, workers=engine.workers, socket_each=engine.socket_each
         )
@@ -141,7 +145,7 @@ def _bootstrap(lane: Lane, addresses: Sequence[Address] | None, upstream_port: i
     if lane.routes == 1:
         routes = [Route(prefix="/", name=KEY)]
     else:
-        routes = [Route(prefix="/", name=host, domain=host) for host in hosts(lane.routes)]
+        routes = [Route(prefix="/", name=key, domain=f"*.{key}.test") for key in _keys(lane)]
     return Bootstrap(
         routes=routes,
         engine=addresses,

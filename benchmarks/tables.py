@@ -66,6 +66,8 @@ def _figures(results: Results) -> Sequence[str]:
 def _scenario(results: Results, scenario: str) -> Iterator[str]:
     lanes = results.lanes(scenario)
     columns = [column for column in _COLUMNS if any(results.values(scenario, lane, column.name) for lane in lanes)]
+    if any(column.name == "per_second" for column in columns):
+        columns = [column for column in columns if column.name != "requests"]
     rows = []
     for lane in lanes:
         cells = [lane]
