@@ -121,7 +121,12 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 
 @contextlib.contextmanager
 def started(
-    of: Chains, *, transport: str, overrides: Mapping[str, Any] | None = None, **ext_proc: Any
+    of: Chains,
+    *,
+    transport: str,
+    overrides: Mapping[str, Any] | None = None,
+    tcp: bool = False,
+    **ext_proc: Any,
 ) -> Iterator[Runtime]:
     """Start everything for these chains; `ext_proc` are further settings of Envoy's filter."""
     # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
@@ -130,7 +135,7 @@ def started(
         file = ChainFile(directory / "chains.yaml")
         file.write(document(of))
         env = {"POLICY_ENGINE_TRANSPORT": transport, "POLICY_ENGINE_BODY_LIMIT": str(ENGINE_BODY_LIMIT)}
-        with EngineProcess(directory, chains=file.path, policies=TEST_POLICIES, env=env) as engine:
+        with EngineProcess(directory, chains=file.path, policies=TEST_POLICIES, env=env, tcp=tcp) as engine:
             engine.ready()
             bootstrap = Bootstrap(
                 routes=routes(of, overrides),

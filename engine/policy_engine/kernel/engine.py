@@ -44,6 +44,8 @@ class KernelStatistics:
     protocol_errors: int = 0
     body_too_large: int = 0
     broken_promises: int = 0
+    broken_response_promises: int = 0
+    doubted_responses: int = 0
     swaps: int = 0
 
 

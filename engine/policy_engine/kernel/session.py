@@ -17,7 +17,7 @@ from policy_engine.kernel.engine import Kernel
 from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result, headers_of
 from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
 from policy_engine.kernel.route_key import attribute, client_address
-from policy_engine.kernel.stream import StreamError
+from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.sdk import Request
 
 logger = logging.getLogger("policy_engine.kernel")
@@ -33,10 +33,11 @@ _REQUEST, _RESPONSE = 1, 2
 class Session:
     """One stream from its first message to its end. Not thread-safe: it belongs to its transport's event loop."""
 
-    __slots__ = ("_closed", "_ended", "_kernel", "_phases", "_side")
+    __slots__ = ("_closed", "_ended", "_kernel", "_peer", "_phases", "_side")
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, peer: Peer) -> None:
         self._kernel = kernel
+        self._peer = peer
         self._phases: Phases | None = None
         self._side = 0
         self._ended = False
@@ -61,9 +62,12 @@ class Session:
             return None
         if self._side == 0:
             return self._first(part, request)
-        if part == "response_headers" and self._side == _REQUEST:
+        if self._side == _REQUEST and part.startswith("response"):
+            unannounced = part == "response_body" and phases is not None and phases.probing
+            if part != "response_headers" and not unannounced:
+                raise self._refuse(f"{part} out of order")
             self._side = _RESPONSE
-        elif part.endswith("_headers") or (part.startswith("response") and self._side == _REQUEST):
+        elif part.endswith("_headers"):
             raise self._refuse(f"{part} out of order")
         if phases is None:
             return _PASS[part]
@@ -103,7 +107,7 @@ class Session:
             return modes.pass_reply
         headers = message.request_headers
         request = Request(headers_of(headers.headers), route=key, client_address=client_address(message))
-        self._phases = Phases(kernel, route, modes, request)
+        self._phases = Phases(kernel, route, modes, request, self._peer)
         return self._phases.request_headers(bodiless=headers.end_of_stream)
 
     def _unmapped(self, key: str) -> Result:

@@ -491,8 +491,9 @@ def test_the_key_may_come_from_another_attribute() -> None:
 def test_nothing_is_let_through_before_the_first_configuration() -> None:
     from policy_engine.kernel.engine import Kernel
     from policy_engine.kernel.session import Session
+    from policy_engine.kernel.stream import Peer
 
-    assert parse(Session(Kernel()).receive(request_headers())).immediate_response.status.code == 503
+    assert parse(Session(Kernel(), Peer()).receive(request_headers())).immediate_response.status.code == 503
 
 
 # -- sequence --------------------------------------------------------------------------------------------------------

@@ -177,10 +177,10 @@ class WorkerProcess:
         if options.transport == "grpcio":
             from policy_engine.transport.grpc_server import GrpcServer  # noqa: PLC0415 - grpcio costs 0.2 s to import
 
-            return GrpcServer(lambda: Session(self._kernel), server, self._health)
+            return GrpcServer(lambda peer: Session(self._kernel, peer), server, self._health)
         sockets = [socket.socket(fileno=descriptor) for descriptor in options.inherited]
         sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
-        return NativeServer(lambda: Session(self._kernel), server, self._health, sockets=sockets)
+        return NativeServer(lambda peer: Session(self._kernel, peer), server, self._health, sockets=sockets)
 
     def _drop_prepared(self) -> None:
         snapshot, self._prepared = self._prepared, None
