@@ -119,6 +119,11 @@ class _PerRoute:
         settings = [one.get("overrides", name) for one in self._configs]
         return next((one for one in settings if one.exists), Node(self._filter.document))
 
+    @property
+    def may_override(self) -> bool:
+        """Whether the filter takes the modes that the engine asks for."""
+        return self._filter.get("allow_mode_override").is_true()
+
     def modes(self) -> tuple[Node, Node]:
         """Return the override of processing modes and the filter's own."""
         return self.setting("processing_mode"), self._filter.get("processing_mode")
@@ -154,6 +159,25 @@ def _modes(route: Node, per_route: _PerRoute, chain: ChainDemand) -> Iterator[Di
                 "streaming can be switched on only here, in the route's ExtProcPerRoute"
             )
             yield node.error(Rule.ENVOY_MODE, reason, allowed=f"{body}: {chain.modes[body]}, {trailers}: SEND")
+        if chain.modes[body] == "BUFFERED" and modes[body] != "BUFFERED":
+            own = per_route.setting("processing_mode")
+            node = own.get(body) if own.exists else route
+            yield from _not_whole(node, side, modes[body], chain, may_override=per_route.may_override)
         if modes[body] == "FULL_DUPLEX_STREAMED" and modes[trailers] != "SEND":
             reason = f"{body} FULL_DUPLEX_STREAMED needs {trailers} SEND"
             yield set_here.get(trailers).error(Rule.ENVOY_MODE, reason, allowed="SEND")
+
+
+def _not_whole(node: Node, side: str, mode: str, chain: ChainDemand, *, may_override: bool) -> Iterator[Diagnostic]:
+    """Yield a finding for a body that a chain needs whole and that only an override makes Envoy send so (R-08)."""
+    allowed = f"{side}_body_mode: BUFFERED in the route's ExtProcPerRoute"
+    needs = f"the chain {chain.route_key!r} needs the whole {side} body, the mode here is {mode}"
+    if not may_override:
+        reason = f"{needs}, and allow_mode_override, by which the engine could ask for it, is not true"
+        yield node.error(Rule.ENVOY_MODE, reason, allowed=allowed)
+    elif side == "response" and mode == "NONE":
+        reason = (
+            f"{needs} until the engine asks for it: whether Envoy grants that, the engine learns only when a first "
+            "body has come; until then a client that breaks off makes it deny responses for a moment"
+        )
+        yield node.warning(Rule.ENVOY_MODE, reason, allowed=allowed)

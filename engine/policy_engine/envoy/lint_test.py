@@ -213,6 +213,21 @@ def test_a_route_whose_headers_are_not_sent_is_an_error() -> None:
     assert re.findall(r"chain '(\w+)'", " ".join(one.reason for one in found)) == ["headers", "whole", "stream"]
 
 
+@pytest.mark.parametrize(("side", "reader"), [("request", Whole), ("response", WholeResponse)])
+@pytest.mark.parametrize("mode", ["NONE", "STREAMED", "BUFFERED_PARTIAL"])
+def test_a_body_that_only_a_forbidden_override_would_bring_is_an_error(
+    side: str, reader: type[Policy], mode: str
+) -> None:
+    wanted = demands({"r": [reader]})
+    text = render(bootstrap(wanted, Sample())).replace(f"{side}_body_mode: BUFFERED", f"{side}_body_mode: {mode}")
+    relying = [one.severity for one in lint(text, wanted)]
+    assert relying == ([Severity.WARNING] if (side, mode) == ("response", "NONE") else [])
+    text = text.replace("allow_mode_override: true", "allow_mode_override: false")
+    (one,) = [one for one in lint(text, wanted) if one.rule is Rule.ENVOY_MODE]
+    assert (one.severity, one.line) == (Severity.ERROR, line_of(text, f"{side}_body_mode: {mode}", "overrides"))
+    assert "'r' needs the whole" in one.reason
+
+
 def test_a_failure_mode_of_one_route_counts() -> None:
     broken = TEXT.replace("overrides:\n", "overrides:\n                      failure_mode_allow: true\n", 1)
     (one,) = lint(broken)
