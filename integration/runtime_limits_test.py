@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,11 @@ CHAINS: Chains = {
     "slow-response-body": [scripted(response_body={"wait": 15})],
     "passes": [scripted(request_headers={}, response_headers={})],
     "unsent": [scripted(request_body={})],
+    "states-mode": [scripted(request_headers={"wait": 0.2}, request_body={})],
+    "asks-for-mode": [scripted(request_headers={"wait": 0.2}, request_body={})],
     "streams": [policy("streaming", "v1.0.0", {"side": "response"})],
 }
+BUFFERED = {"response_header_mode": "SKIP", "request_body_mode": "BUFFERED"}
 ROUTES: Chains = {**CHAINS, "marked": [], "unknown": []}
 
 
@@ -103,6 +107,41 @@ def test_response_body_over_the_limit_gets_502(runtime: Runtime, *, chunked: boo
 def test_chunked_request_over_the_limit_gets_413(runtime: Runtime) -> None:
     body = iter([b"x" * (ENGINE_BODY_LIMIT + 1)])
     assert runtime.send("/bodies/", method="POST", body=body).status == 413
+
+
+@pytest.mark.parametrize(("route", "status"), [("states-mode", b"413"), ("asks-for-mode", b"408")])
+def test_chunked_request_over_the_buffer_of_envoy_ends_in_bounded_time(
+    runtime: Runtime, tmp_path: Path, route: str, status: bytes
+) -> None:
+    """More than Envoy holds comes before the answer to the headers: refused where the route itself has the mode.
+
+    Where only the override asks for it, Envoy stops reading and the route's idle timeout ends it.
+    """
+    idle = [replace(one, idle_timeout="1s") for one in routes(ROUTES, {"states-mode": {"processing_mode": BUFFERED}})]
+    bootstrap = Bootstrap(
+        routes=idle,
+        engine=runtime.engine.address,
+        upstream_port=runtime.upstream.port,
+        upstream_http2=True,
+        buffer_limit_bytes=ENVOY_BUFFER_LIMIT,
+    )
+    with (
+        EnvoyProcess(bootstrap, tmp_path) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.ready().port), 20) as client,
+    ):
+        client.sendall(f"POST /{route}/ HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        upload = threading.Thread(target=_send_chunks, args=(client, 8 * ENVOY_BUFFER_LIMIT))
+        upload.start()
+        assert client.recv(12) == b"HTTP/1.1 " + status
+        client.shutdown(socket.SHUT_RDWR)
+        upload.join()
+    assert runtime.upstream.received == []
+
+
+def _send_chunks(client: socket.socket, size: int) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(size // 65536):
+            client.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
 
 
 def test_unannounced_response_over_the_buffer_of_envoy_gets_its_500(runtime: Runtime) -> None:
@@ -264,7 +303,7 @@ def test_request_sees_one_snapshot_in_all_its_phases_under_constant_swaps(runtim
         writer.join()
     assert set(load.outcomes) == {"200 one snapshot"}, load.outcomes
     assert len(seen) > 3, seen
-    assert runtime.value("policy_engine_configuration_swaps_total") - swaps > 3
+    assert runtime.value("policy_engine_configuration_swaps_total") - swaps >= len(seen) - 1  # one was there before
 
 
 def _consistency(status: int, marks: list[str], seen: Counter[str]) -> str:

@@ -27,7 +27,7 @@ class Route:
     """A route by path prefix. `name` is what the engine gets as `xds.route_name`; empty means it has none.
 
     `overrides` is the route's `ExtProcPerRoute.overrides`, `disabled` switches the filter off, `metadata` is the
-    route's filter metadata.
+    route's filter metadata. `idle_timeout` is a duration such as `1s`; empty leaves it to Envoy.
     """
 
     prefix: str
@@ -36,6 +36,7 @@ class Route:
     disabled: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     cluster: str = UPSTREAM_CLUSTER
+    idle_timeout: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +127,8 @@ def _ext_proc(bootstrap: Bootstrap) -> Config:
 
 def _route(route: Route) -> Config:
     config: Config = {"match": {"prefix": route.prefix}, "route": {"cluster": route.cluster}}
+    if route.idle_timeout:
+        config["route"]["idle_timeout"] = route.idle_timeout
     if route.name:
         config["name"] = route.name
     if route.metadata:
