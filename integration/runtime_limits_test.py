@@ -70,7 +70,10 @@ def running(transport: str) -> Iterator[Runtime]:
         "response_header_mode": "SEND",
         "response_body_mode": "STREAMED",
     }
-    with started(ROUTES, transport=transport, overrides={"streams": {"processing_mode": streams}}) as runtime:
+    # Below Envoy's own limits of 100 headers and 60 KiB, so that the engine is who refuses.
+    limits = {"LIMITS_HEADER_COUNT": "60", "LIMITS_HEADER_SIZE": "32KiB"}
+    overrides = {"streams": {"processing_mode": streams}}
+    with started(ROUTES, transport=transport, overrides=overrides, settings=limits) as runtime:
         runtime.swap(marked("start"))
         yield runtime
 
@@ -179,6 +182,35 @@ def test_body_that_is_not_what_its_coding_says_follows_the_failure_mode(runtime:
 def test_streamed_body_has_no_limit_because_nothing_is_kept(runtime: Runtime) -> None:
     runtime.upstream.answer_with(Answer(chunks=[b"x" * 65536] * 64))
     assert len(runtime.send("/streams/").body) == 64 * 65536
+
+
+# -- header limits (R-09) ---------------------------------------------------------------------------------------------
+
+MANY_HEADERS = [(f"x-many-{number}", "1") for number in range(70)]
+LONG_HEADER = [("x-long", "x" * 33_000)]
+
+
+@pytest.mark.parametrize("headers", [MANY_HEADERS, LONG_HEADER], ids=["count", "size"])
+def test_headers_over_a_limit_are_refused_named_and_counted(runtime: Runtime, headers: list[tuple[str, str]]) -> None:
+    def refused(phase: str) -> int:
+        return runtime.value("policy_engine_headers_too_large_total", phase=phase)
+
+    before = refused("request_headers"), refused("response_headers")
+    reply = runtime.send("/passes/", headers=headers)
+    assert (reply.status, reply.body, runtime.upstream.received) == (431, b"", [])
+    runtime.upstream.answer_with(Answer.of(b"unseen", headers=headers))
+    reply = runtime.send("/passes/")
+    assert (reply.status, reply.body, reply.header(headers[0][0])) == (502, b"", None)
+    assert (refused("request_headers"), refused("response_headers")) == (before[0] + 1, before[1] + 1)
+    named = [f"{phase}_headers of route passes refused" for phase in ("request", "response")]
+    eventually(lambda: all(line in runtime.engine.log() for line in named), "logged")
+
+
+def test_headers_within_the_limits_and_long_bodies_pass(runtime: Runtime) -> None:
+    headers = [*MANY_HEADERS[:20], ("x-long", "x" * 30_000)]
+    runtime.upstream.answer_with(Answer.of(b"y" * 100_000, headers=headers))
+    reply = runtime.send("/bodies/", method="POST", body=b"x" * 100_000, headers=headers)
+    assert (reply.status, len(reply.body), len(reply.header("x-long") or "")) == (200, 100_000, 30_000)
 
 
 # -- clients that go away ----------------------------------------------------------------------------------------------

@@ -126,15 +126,17 @@ def started(
     transport: str,
     overrides: Mapping[str, Any] | None = None,
     tcp: bool = False,
+    settings: Mapping[str, str] | None = None,
     **ext_proc: Any,
 ) -> Iterator[Runtime]:
-    """Start everything for these chains; `ext_proc` are further settings of Envoy's filter."""
+    """Start everything for these chains; `settings` are the engine's, `ext_proc` further ones of Envoy's filter."""
     # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
     with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as name, Upstream() as upstream:
         directory = Path(name)
         file = ChainFile(directory / "chains.yaml")
         file.write(document(of))
-        env = {"POLICY_ENGINE_TRANSPORT": transport, "POLICY_ENGINE_BODY_LIMIT": str(ENGINE_BODY_LIMIT)}
+        chosen = {"TRANSPORT": transport, "BODY_LIMIT": str(ENGINE_BODY_LIMIT), **(settings or {})}
+        env = {f"POLICY_ENGINE_{name}": value for name, value in chosen.items()}
         with EngineProcess(directory, chains=file.path, policies=TEST_POLICIES, env=env, tcp=tcp) as engine:
             engine.ready()
             bootstrap = Bootstrap(

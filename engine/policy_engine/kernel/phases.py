@@ -74,6 +74,11 @@ class Phases:
         self.probing = False
         route.chain.usage.streams += 1
 
+    @property
+    def route(self) -> Route:
+        """The route whose chain runs."""
+        return self._route
+
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
         if self._response_body_due and not self.ended and ended_without_body(self._peer, self._route, self._modes):

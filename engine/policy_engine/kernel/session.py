@@ -14,6 +14,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.message import DecodeError
 
 from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.header_limits import refusal
 from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result, headers_of
 from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
 from policy_engine.kernel.route_key import attribute, client_address
@@ -61,7 +62,7 @@ class Session:
             # In full duplex Envoy does not wait for replies: what was on its way when we answered for good is no error.
             return None
         if self._side == 0:
-            return self._first(part, request)
+            return self._first(part, request, len(message))
         if self._side == _REQUEST and part.startswith("response"):
             unannounced = part == "response_body" and phases is not None and phases.probing
             if part != "response_headers" and not unannounced:
@@ -71,6 +72,13 @@ class Session:
             raise self._refuse(f"{part} out of order")
         if phases is None:
             return _PASS[part]
+        if part == "response_headers":
+            pairs, options = request.response_headers.headers.headers, self._kernel.options
+            if len(pairs) > options.header_count or len(message) > options.header_size:
+                refused = refusal(self._kernel, phases.route, part, request.response_headers.headers)
+                if refused is not None:
+                    phases.ended = True
+                    return refused
         return _PHASES[part](phases, getattr(request, part))
 
     def close(self) -> None:
@@ -82,7 +90,7 @@ class Session:
         if self._phases is not None:
             self._phases.close()
 
-    def _first(self, part: str, message: Any) -> Result:
+    def _first(self, part: str, message: Any, size: int) -> Result:
         kernel = self._kernel
         if part == "response_headers":
             # Envoy answered by itself before the request reached this filter (a local reply): no chain to run.
@@ -105,7 +113,12 @@ class Session:
         modes = route.modes_for((config.request_body_mode, config.response_body_mode))
         if not route.chain.policies:
             return modes.pass_reply
-        headers = message.request_headers
+        headers, options = message.request_headers, kernel.options
+        if len(headers.headers.headers) > options.header_count or size > options.header_size:
+            refused = refusal(kernel, route, part, headers.headers)
+            if refused is not None:
+                self._ended = True
+                return refused
         request = Request(headers_of(headers.headers), route=key, client_address=client_address(message))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return self._phases.request_headers(bodiless=headers.end_of_stream)

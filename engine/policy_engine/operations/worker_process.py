@@ -77,6 +77,8 @@ class WorkerOptions:
     certificate_file: str = ""
     key_file: str = ""
     client_ca_file: str = ""
+    header_count: int = 200
+    header_size: int = 128 << 10
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
 
@@ -102,7 +104,11 @@ class WorkerProcess:
         self._options = options
         self._kernel = Kernel(
             KernelOptions(
-                route_key=options.route_key, pass_unmapped=options.pass_unmapped, body_limit=options.body_limit
+                route_key=options.route_key,
+                pass_unmapped=options.pass_unmapped,
+                body_limit=options.body_limit,
+                header_count=options.header_count,
+                header_size=options.header_size,
             )
         )
         self._compiler = Compiler(
