@@ -99,7 +99,7 @@ def _listener(bootstrap: Bootstrap) -> Config:
         },
     }
     if bootstrap.access_log:
-        connection_manager["access_log"] = [_access_log(bootstrap.access_log, bootstrap.access_log_fields)]
+        connection_manager["access_log"] = [access_log(bootstrap.access_log, bootstrap.access_log_fields)]
     return {
         "name": "ingress",
         "address": _address(bootstrap.listener_port),
@@ -178,7 +178,8 @@ def _http2_limits() -> Config:
     }
 
 
-def _access_log(path: Path, fields: Mapping[str, str]) -> Config:
+def access_log(path: Path, fields: Mapping[str, str]) -> Config:
+    """Return an access log of JSON lines; `fields` are command operators of Envoy by their names."""
     return {
         "name": "envoy.access_loggers.file",
         "typed_config": {

@@ -355,7 +355,7 @@ def test_an_announced_length_that_fits_or_that_nobody_reads_is_no_matter() -> No
     assert [parse(reply).WhichOneof("response") for reply in (fits, unread)] == ["request_headers"] * 2
 
 
-HEADER_LIMITS = {"header_count": 8, "header_size": 1024}
+HEADER_LIMITS: dict[str, Any] = {"header_count": 8, "header_size": 1024}
 WIDE = [(f"x-{number}", "1") for number in range(6)]
 
 
