@@ -112,7 +112,7 @@ class Engine:
         self._loop = asyncio.new_event_loop()
         self._kernel = Kernel()
         self._kernel.activate(_snapshot(chain))
-        self._dispatcher = Dispatcher(lambda: Session(self._kernel), Health(), Limits(), self._loop)
+        self._dispatcher = Dispatcher(lambda peer: Session(self._kernel, peer), Health(), Limits(), self._loop)
         self._wants_response = bool(chain) and _SECURITY in chain
         self._connect()
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
 from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.promises import doubt, ended_without_body, honour, name_unsent_response_body
 from policy_engine.kernel.reply import (
     body_reply,
     chunk_reply,
@@ -20,7 +21,7 @@ from policy_engine.kernel.reply import (
     trailers_reply,
 )
 from policy_engine.kernel.routes import CachedReply, Modes, ProcessingMode, Route
-from policy_engine.kernel.stream import Replies
+from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, Response
 from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chain import Step
@@ -37,36 +38,52 @@ _LENGTH_DIGITS = 15
 
 
 class Phases:
-    """Runs a chain's phases for one stream. `ended` is True once an answer ended the exchange."""
+    """Runs a chain's phases for one stream. `ended` is True once an answer ended the exchange.
+
+    `probing`: the response's body may come without its headers; see `promises`.
+    """
 
     __slots__ = (
         "_exchange",
         "_kernel",
         "_modes",
+        "_peer",
         "_request",
         "_request_body_due",
-        "_request_cut",
+        "_request_over",
         "_response",
-        "_response_cut",
+        "_response_body_due",
+        "_response_over",
         "_route",
         "ended",
+        "probing",
     )
 
-    def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request) -> None:
+    def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request, peer: Peer) -> None:
         self._kernel = kernel
+        self._peer = peer
         self._route = route
         self._modes = modes
         self._request = request
         self._exchange = Exchange(route.chain, request)
         self._response = self._exchange.response
         self._request_body_due = False
-        self._request_cut = False
-        self._response_cut = False
+        self._request_over = False
+        self._response_body_due = False
+        self._response_over = False
         self.ended = False
+        self.probing = False
         route.chain.usage.streams += 1
+
+    @property
+    def route(self) -> Route:
+        """The route whose chain runs."""
+        return self._route
 
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
+        if self._response_body_due and not self.ended and ended_without_body(self._peer, self._route, self._modes):
+            self._kernel.statistics.broken_response_promises += 1
         chain = self._route.chain
         for hook in chain.stream_end:
             try:
@@ -83,6 +100,8 @@ class Phases:
     def request_headers(self, *, bodiless: bool) -> Result:
         """Run the request-headers phase, and the body phase too when there will be no body message."""
         chain, request = self._route.chain, self._request
+        if self._modes.response_by_override and self._peer.doubted:
+            self._probe(bodiless=bodiless)
         self._request_body_due = bool(self._modes.request_body) and not bodiless
         if not bodiless and self._announces_too_much(self._modes.request_body, request.headers):
             return self._too_large(413)
@@ -124,17 +143,22 @@ class Phases:
         """Run the request-body phase on a whole body, or on one chunk of it, as the mode has it."""
         self._request_body_due = False
         mode, chain = self._modes.request_body, self._route.chain
+        if self._modes.request_by_override:
+            honour(self._peer, self._route)
         if mode == ProcessingMode.BUFFERED:
+            if self._request_over:
+                return self._in_pieces("request_body", chain.request_body)
+            self._request_over = True
             return self._buffered_request(message)
         chunk = Chunk(message.body, message.end_of_stream)
-        if self._request_cut:
+        if self._request_over:
             return _drop("request_body", mode)
         args: list[Any] = [self._request, chunk]
 
         def done(outcome: Outcome) -> Replies:
             if outcome.immediate is not None:
                 return self._answer(outcome)
-            self._request_cut = args[-1].end
+            self._request_over = args[-1].end
             return _chunk("request_body", mode, chunk, args[-1])
 
         return self._then(run(self._exchange, chain.request_chunks, args, Outcome()), done)
@@ -167,14 +191,25 @@ class Phases:
 
     def response_headers(self, message: Any) -> Result:
         """Run the response-headers phase, and the body phase too when there will be no body message."""
+        modes = self._modes
         if self._request_body_due:
             self._request_body_due = False
+            if modes.request_by_override:
+                doubt(self._peer)
             refusal = self._body_never_came()
             if refusal is not None:
                 return refusal
         response = Response(headers_of(message.headers))
         self._response = self._exchange.response = response
         bodiless = message.end_of_stream
+        if modes.skips_response_headers:
+            doubt(self._peer)
+        if modes.response_by_override and not bodiless and self._can_have_body(response):
+            if self._peer.doubted and modes.guard is not None:
+                name_unsent_response_body(self._route, modes)
+                self._kernel.statistics.doubted_responses += 1
+                return self._end(modes.guard.failure_response)
+            self._response_body_due = True
         if not bodiless and self._announces_too_much(self._modes.response_body, response.headers):
             return self._too_large(502)
         outcome = run(self._exchange, self._route.chain.response_headers, [self._request, response], Outcome())
@@ -195,13 +230,11 @@ class Phases:
             lambda done: self._response_replaced(done, response, replaced=replaced),
         )
 
-    def _can_have_body(self, response: Response) -> bool:
-        return self._request.method != "HEAD" and response.status not in _NO_BODY_STATUSES
-
     def _response_replaced(self, outcome: Outcome, response: Response, *, replaced: bool) -> Replies:
         if outcome.immediate is not None:
             return self._answer(outcome)
         if replaced or response.body:
+            self._response_body_due = False
             return _replaced("response_headers", outcome, response)
         if not outcome.actions:
             return PASS_RESPONSE_HEADERS
@@ -210,19 +243,25 @@ class Phases:
     def response_body(self, message: Any) -> Result:
         """Run the response-body phase on a whole body, or on one chunk of it, as the mode has it."""
         mode, chain, response = self._modes.response_body, self._route.chain, self._response
+        self._response_body_due = False
+        if self._modes.response_by_override:
+            honour(self._peer, self._route)
         if response is None:
-            return chunk_reply("response_body", None)
+            return self._unguarded_body()
         if mode == ProcessingMode.BUFFERED:
+            if self._response_over:
+                return self._in_pieces("response_body", chain.response_body)
+            self._response_over = True
             return self._buffered_response(response, message)
         chunk = Chunk(message.body, message.end_of_stream)
-        if self._response_cut:
+        if self._response_over:
             return _drop("response_body", mode)
         args: list[Any] = [self._request, response, chunk]
 
         def done(outcome: Outcome) -> Replies:
             if outcome.immediate is not None:
                 return self._answer(outcome)
-            self._response_cut = args[-1].end
+            self._response_over = args[-1].end
             return _chunk("response_body", mode, chunk, args[-1])
 
         return self._then(run(self._exchange, chain.response_chunks, args, Outcome()), done)
@@ -313,6 +352,39 @@ class Phases:
         if closed is None:
             return chunk_reply(field, None)
         return self._end(ImmediateResponse(status, details="policy_engine:undecodable_body"))
+
+    def _can_have_body(self, response: Response) -> bool:
+        return self._request.method != "HEAD" and response.status not in _NO_BODY_STATUSES and response.status >= 200
+
+    def _probe(self, *, bodiless: bool) -> None:
+        """Ask what shows whether Envoy takes overrides, unless the request's own body will show it."""
+        modes = self._modes
+        if modes.probe is not None and (bodiless or not modes.request_by_override):
+            self._modes, self.probing = modes.probe, True
+
+    def _unguarded_body(self) -> Replies:
+        """A body without the headers it belongs to, which are with the client: the probe has done its work."""
+        guard = self._modes.guard
+        if guard is None:
+            return chunk_reply("response_body", None)
+        self._kernel.statistics.doubted_responses += 1
+        return self._end(guard.failure_response)
+
+    def _in_pieces(self, field: str, steps: tuple[Step, ...]) -> Replies:
+        """More of a body that was to come whole: Envoy streams it as its own configuration says, policies saw part."""
+        closed = _first_closed(steps)
+        if f"{field} in pieces" not in self._route.warned:
+            self._route.warned.add(f"{field} in pieces")
+            logger.error(
+                "route %s needs the whole %s for %s, but Envoy sends it in pieces: set `allow_mode_override: true` on "
+                "the ext_proc filter, or the mode BUFFERED for the route; bodies are %s",
+                self._route.chain.route_key,
+                field.replace("_", " "),
+                ", ".join(step.label for step in steps),
+                "passed (failure mode open)" if closed is None else "broken off",
+                extra={"event": "body_in_pieces", "route": self._route.chain.route_key},
+            )
+        return chunk_reply(field, None) if closed is None else self._end(closed.failure_response)
 
     def _body_never_came(self) -> Replies:
         """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
