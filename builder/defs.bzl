@@ -9,7 +9,7 @@ load("@rules_oci//oci:defs.bzl", "oci_image", "oci_load", "oci_push")
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_library.bzl", "py_library")
 load("@rules_python//python:py_test.bzl", "py_test")
-load("//tools/image:layers.bzl", "LAYER_TOOL", "SITE_PACKAGES", "declare_layer", "python_entries")
+load("//tools/image:layers.bzl", "ARCHITECTURE", "LAYER_TOOL", "SITE_PACKAGES", "declare_layer", "python_entries")
 load("//tools/python:defs.bzl", "pytest_tests")
 
 POLICIES = "/app/policies"
@@ -286,6 +286,7 @@ def _describe(ctx, engine, requirements, outputs):
     request = ctx.actions.declare_file(ctx.label.name + "/request.json")
     policies = [(target.label, target[PolicyInfo]) for target in ctx.attr.policies]
     ctx.actions.write(request, json.encode({
+        "architecture": ctx.attr.architecture,
         "debian_lock": ctx.file._debian_lock.path,
         "engine": {
             "files": _described(engine),
@@ -326,6 +327,7 @@ def _described(entries):
 _policy_layers = rule(
     implementation = _policy_layers_impl,
     attrs = {
+        "architecture": attr.string(mandatory = True),
         "configuration": attr.label_list(allow_files = True),
         "engine": attr.label(providers = [PyInfo], mandatory = True),
         "engine_version": attr.label(allow_single_file = True, mandatory = True),
@@ -355,6 +357,7 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
     layers = name + ".layers"
     _policy_layers(
         name = layers,
+        architecture = ARCHITECTURE,
         configuration = configuration,
         engine = Label("//engine:policy_engine"),
         engine_version = Label("//engine:policy_engine/__init__.py"),
@@ -372,7 +375,7 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         )
     oci_image(
         name = name + ".oci",
-        architecture = "amd64",
+        architecture = ARCHITECTURE,
         entrypoint = [
             "/usr/local/bin/policy-engine",
             "run",

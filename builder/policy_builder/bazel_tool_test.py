@@ -43,6 +43,7 @@ def policy(directory: Path, label: str, requirements: list[dict[str, str]], vers
 def run(world: World, *policies: dict[str, Any]) -> tuple[int, Path]:
     engine = world.root / "engine/policy_engine/__init__.py"
     request = {
+        "architecture": "amd64",
         "debian_lock": str(world.debian),
         "engine": {
             "files": [{"owner": "engine", "path": "policy_engine/__init__.py", "source": str(engine)}],

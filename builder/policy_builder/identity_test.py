@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from policy_builder import cli
+from policy_builder.bytecode import machine_architecture
 from policy_builder.debian import read_lock
 
 
@@ -30,7 +31,7 @@ def test_the_image_is_the_same_with_and_without_bazel(tmp_path: Path, monkeypatc
         (workspace / "wheels" / wheel.name).symlink_to(wheel.resolve())
     manifest = (runfiles / "policy-manifest.yaml").read_text()
     (workspace / "policy-manifest.yaml").write_text(manifest + "wheels: [wheels]\n")
-    for package in read_lock(runfiles / "tools/image/debian.lock.json").packages:
+    for package in read_lock(runfiles / "tools/image/debian.lock.json", machine_architecture()).packages:
         (archive,) = runfiles.parent.glob(f"*/{package.name}/data.tar*")
         directory = tmp_path / "cache/debian" / package.sha256 / package.name
         directory.mkdir(parents=True)
@@ -38,6 +39,7 @@ def test_the_image_is_the_same_with_and_without_bazel(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     options = ["--manifest", str(workspace / "policy-manifest.yaml"), "--engine", str(workspace / "engine")]
     options += ["--lock", str(workspace / "requirements_lock.txt"), "--cache", str(tmp_path / "cache")]
+    options += ["--platform", f"linux/{machine_architecture()}"]
     options += ["--debian-lock", str(workspace / "tools/image/debian.lock.json")]
     assert cli.main(["build", *options, "--output", str(tmp_path / "out")]) == 0
 

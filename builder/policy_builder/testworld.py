@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,9 @@ class Example(Policy):
     def on_request_headers(self, request: Request) -> None:
         return None
 """
+
+PYTHON = f'#!/bin/sh\nunset PYTHONHOME\nexec {sys.executable} "$@"\n'
+"""The Python of this world's images: the one that runs the tests."""
 
 MANIFEST = """name: {name}
 version: {version}
@@ -96,8 +100,9 @@ class World:
         mirror = self.root / "mirror"
         mirror.mkdir()
         packages = {name: make_deb(mirror, name) for name in ("libone", "libtwo")}
-        snapshot = mirror.as_uri()
-        self.debian.write_text(json.dumps({"suite": "trixie", "snapshot": snapshot, "packages": packages}))
+        packages["python3.13-minimal"] = make_deb(mirror, "python3.13-minimal", {"usr/bin/python3.13": PYTHON})
+        lock = {"suite": "trixie", "snapshot": mirror.as_uri(), "packages": {"amd64": packages, "arm64": packages}}
+        self.debian.write_text(json.dumps(lock))
 
     @property
     def lock(self) -> Path:
@@ -155,31 +160,32 @@ class World:
     def workspace(self) -> Workspace:
         return Workspace(self.root / "engine", self.lock, self.debian, self.root / "cache")
 
-    def validate(self) -> tuple[Plan | None, Report]:
+    def validate(self, platform: Platform = Platform()) -> tuple[Plan | None, Report]:
         report = Report()
-        return validate(self.manifest, self.workspace(), Platform(), report), report
+        return validate(self.manifest, self.workspace(), platform, report), report
 
-    def report(self) -> str:
+    def report(self, platform: Platform = Platform()) -> str:
         """Return the report of a choice that must be refused, with paths relative to the world."""
-        plan, report = self.validate()
+        plan, report = self.validate(platform)
         assert plan is None
         assert report.failed
         return report.render_text().replace(f"{self.root}/", "")
 
-    def build(self, out: Path) -> Built:
-        plan, report = self.validate()
+    def build(self, out: Path, platform: Platform = Platform()) -> Built:
+        plan, report = self.validate(platform)
         assert plan is not None, report.render_text()
-        return build(plan, out, self.root / "cache")
+        return build(plan, out, self.workspace())
 
 
-def make_deb(mirror: Path, name: str) -> dict[str, object]:
-    """Write a package with a library, a licence and a manual page; return its entry in the lock."""
+def make_deb(mirror: Path, name: str, more: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Write a package with a library, a licence, a manual page and `more` files; return its entry in the lock."""
     data = io.BytesIO()
+    paths = (f"usr/lib/{name}.so", f"usr/share/doc/{name}/copyright", f"usr/share/man/man1/{name}.1")
     with tarfile.open(fileobj=data, mode="w:xz") as tar:
-        for path in (f"usr/lib/{name}.so", f"usr/share/doc/{name}/copyright", f"usr/share/man/man1/{name}.1"):
+        for path, text in {**dict.fromkeys(paths, name), **(more or {})}.items():
             info = tarfile.TarInfo(f"./{path}")
-            info.size, info.mode = len(name), 0o644
-            tar.addfile(info, io.BytesIO(name.encode()))
+            info.size, info.mode = len(text.encode()), 0o644
+            tar.addfile(info, io.BytesIO(text.encode()))
     members = {"debian-binary": b"2.0\n", "control.tar.xz": b"", "data.tar.xz": data.getvalue()}
     archive = b"!<arch>\n"
     for member, content in members.items():
