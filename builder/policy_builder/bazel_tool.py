@@ -85,7 +85,9 @@ def gather(request: Mapping[str, Any], report: Report) -> Facts:
         report.add(str(source), code_findings(source, needs[str(source)], engine))
     files = _named(request["engine"]["files"])
     version = engine_version(Path(request["engine"]["version"]))
-    return Facts(version, files, tuple(sources), resolution, read_lock(Path(request["debian_lock"]), platform.architecture))
+    return Facts(
+        version, files, tuple(sources), resolution, read_lock(Path(request["debian_lock"]), platform.architecture)
+    )
 
 
 def _source(policy: Mapping[str, Any], platform: Platform, report: Report) -> PolicySource:

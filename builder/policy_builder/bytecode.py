@@ -4,8 +4,8 @@ It is its own room because it alone runs something of an image on the machine th
 libraries, from the packages of the lock. So the bytes depend on the lock and the source, and not on the Python that
 happens to build; and they are those of another platform's image too, since bytecode is the same on every machine.
 
-Files are hash-based and unchecked (PEP 552): an image's file system is read-only and its times are all 1970, so there is
-nothing to check at an import. Standard library only.
+Files are hash-based and unchecked (PEP 552): an image's file system is read-only and its times are all 1970, so there
+is nothing to check at an import. Standard library only.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Interpreter:
             raise BytecodeError(f"{command[0]}, of the image's Python, does not start: {error.strerror}") from None
         if done.returncode:
             raise BytecodeError(f"the image's Python cannot compile: {done.stderr.decode(errors='replace')[-2000:]}")
-        return {_beside(path): content for path, content in marshal.loads(done.stdout)}
+        compiled = marshal.loads(done.stdout)  # noqa: S302 - written by the program above, of the locked packages
+        return {_beside(path): content for path, content in compiled}
 
 
 def machine_architecture() -> str:

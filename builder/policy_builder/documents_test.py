@@ -124,7 +124,9 @@ def test_a_debian_package_that_is_nowhere(world: World) -> None:
         data_archives(read_lock(world.debian, "amd64"), world.root / "cache")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"suite": "x"}', '{"suite": 1, "snapshot": 1, "packages": {"amd64": {"a": {}}}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"suite": "x"}', '{"suite": 1, "snapshot": 1, "packages": {"amd64": {"a": {}}}}']
+)
 def test_a_file_that_is_no_lock_of_debian_packages(tmp_path: Path, text: str) -> None:
     (tmp_path / "lock.json").write_text(text)
     with pytest.raises(DebianError, match="is not a lock of Debian packages"):

@@ -1,7 +1,7 @@
 """For which machine the compiled files of an image are, so that one with another machine's code is never made.
 
-It is its own room because which wheels come is decided elsewhere, by `policy-builder` or by Bazel's rules; whatever they
-chose is looked at here once more.
+It is its own room because which wheels come is decided elsewhere, by `policy-builder` or by Bazel's rules; whatever
+they chose is looked at here once more.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ class Example(Policy):
         return None
 """
 
+AMD64 = Platform()
+
 PYTHON = f'#!/bin/sh\nunset PYTHONHOME\nexec {sys.executable} "$@"\n'
 """The Python of this world's images: the one that runs the tests."""
 
@@ -49,7 +51,7 @@ def make_wheel(
     directory: Path,
     name: str,
     version: str,
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
     *,
     requires: Sequence[str] = (),
     licence: str = "MIT",
@@ -60,20 +62,27 @@ def make_wheel(
     stem = f"{name.replace('-', '_')}-{version}"
     metadata = [f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: {licence}"]
     metadata += [f"Requires-Dist: {one}" for one in requires]
-    content = {
+    texts: dict[str, str | bytes] = {
         **(files if files is not None else {f"{name.replace('-', '_')}/__init__.py": f"VERSION = {version!r}\n"}),
         f"{stem}.dist-info/METADATA": "\n".join(metadata) + "\n",
         f"{stem}.dist-info/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
     if entry_points:
-        content[f"{stem}.dist-info/entry_points.txt"] = entry_points
+        texts[f"{stem}.dist-info/entry_points.txt"] = entry_points
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{stem}-{tag}.whl"
-    record = "".join(f"{file},sha256={_urlsafe(text)},{len(text.encode())}\n" for file, text in content.items())
+    content = {file: text.encode() if isinstance(text, str) else text for file, text in texts.items()}
+    record = "".join(f"{file},sha256={_urlsafe(data)},{len(data)}\n" for file, data in content.items())
+    content[f"{stem}.dist-info/RECORD"] = f"{record}{stem}.dist-info/RECORD,,\n".encode()
     with zipfile.ZipFile(path, "w") as archive:
-        for file, text in [*content.items(), (f"{stem}.dist-info/RECORD", record + f"{stem}.dist-info/RECORD,,\n")]:
-            archive.writestr(zipfile.ZipInfo(file), text)
+        for file, data in content.items():
+            archive.writestr(zipfile.ZipInfo(file), data)
     return path
+
+
+def elf(machine: int = 62) -> bytes:
+    """Return the beginning of a compiled file for the machine with this number (62 is x86_64, 183 aarch64)."""
+    return b"\x7fELF" + bytes(14) + machine.to_bytes(2, "little")
 
 
 def sha256(path: Path) -> str:
@@ -160,18 +169,18 @@ class World:
     def workspace(self) -> Workspace:
         return Workspace(self.root / "engine", self.lock, self.debian, self.root / "cache")
 
-    def validate(self, platform: Platform = Platform()) -> tuple[Plan | None, Report]:
+    def validate(self, platform: Platform = AMD64) -> tuple[Plan | None, Report]:
         report = Report()
         return validate(self.manifest, self.workspace(), platform, report), report
 
-    def report(self, platform: Platform = Platform()) -> str:
+    def report(self, platform: Platform = AMD64) -> str:
         """Return the report of a choice that must be refused, with paths relative to the world."""
         plan, report = self.validate(platform)
         assert plan is None
         assert report.failed
         return report.render_text().replace(f"{self.root}/", "")
 
-    def build(self, out: Path, platform: Platform = Platform()) -> Built:
+    def build(self, out: Path, platform: Platform = AMD64) -> Built:
         plan, report = self.validate(platform)
         assert plan is not None, report.render_text()
         return build(plan, out, self.workspace())
@@ -197,5 +206,5 @@ def make_deb(mirror: Path, name: str, more: Mapping[str, str] | None = None) -> 
     return {"path": package.name, "sha256": digest, "size": len(archive), "version": "1.0"}
 
 
-def _urlsafe(text: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+def _urlsafe(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -144,9 +144,7 @@ def mirror() -> str:
     return url.rstrip("/")
 
 
-def refreshed(
-    lock: Mapping[str, Any], top: str
-) -> tuple[dict[str, dict[str, dict[str, Any]]], datetime.datetime]:
+def refreshed(lock: Mapping[str, Any], top: str) -> tuple[dict[str, dict[str, dict[str, Any]]], datetime.datetime]:
     """Return the newest entries of the lock's packages by architecture, and when they were published.
 
     The names are those of the first architecture, so every image has the same packages. Raises OSError, RefreshError.
