@@ -5,7 +5,7 @@
     policy_image(name = "image", policies = ["//policies/set-header/v1_0_0"])
 """
 
-load("@rules_oci//oci:defs.bzl", "oci_image", "oci_load", "oci_push")
+load("@rules_oci//oci:defs.bzl", "oci_image", "oci_image_index", "oci_load", "oci_push")
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_library.bzl", "py_library")
 load("@rules_python//python:py_test.bzl", "py_test")
@@ -23,6 +23,9 @@ ENVIRONMENT = {
     "POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002",
     "POLICY_ENGINE_DEFAULT_POLICIES_REGISTRY": POLICIES + "/registry.json",
 }
+
+# What `NAME.index` of an image is made for.
+PLATFORMS = ["linux_amd64", "linux_arm64"]
 
 PolicyInfo = provider(
     doc = "One version of one policy.",
@@ -344,7 +347,8 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
 
     `bazel run :NAME` loads it into docker or podman as REPOSITORY:ENGINE_VERSION; `:NAME.push` pushes it, `:NAME.digest`
     is its digest, `:NAME.tar` the tarball, `:NAME.oci` the layout; `:NAME.registry`, `:NAME.build_info`, `:NAME.sbom` and
-    `:NAME.licences` are the files that describe it. The build fails, with all mistakes in one report, unless the policies
+    `:NAME.licences` are the files that describe it. `:NAME.index` is the same image for every platform, `:NAME.index.push`
+    pushes that. The build fails, with all mistakes in one report, unless the policies
     are right and go together.
 
     Args:
@@ -393,6 +397,34 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         workdir = "/home/nonroot",
     )
     image_targets(name, name + ".oci", ":%s.tags" % name, repository, visibility)
+    image_index(name + ".index", name + ".oci", repository, visibility)
+
+def image_index(name, image, repository, visibility = ["//visibility:public"]):
+    """`NAME`, an index over `image` built for each of PLATFORMS, and `NAME.push`; made on demand, not by `//...`.
+
+    Args:
+      name: of the index, an OCI layout.
+      image: the oci_image.
+      repository: where `NAME.push` pushes without `--repository`.
+      visibility: of both targets.
+    """
+    oci_image_index(
+        name = name,
+        images = [image],
+        platforms = [Label("//tools/image:" + platform) for platform in PLATFORMS],
+        tags = ["manual"],
+        visibility = visibility,
+    )
+    oci_push(
+        name = name + ".push",
+        image = name,
+        repository = _registry(repository),
+        tags = ["manual"],
+        visibility = visibility,
+    )
+
+def _registry(repository):
+    return repository if "/" in repository else "localhost:5000/" + repository
 
 def image_targets(name, image, tags, repository, visibility = ["//visibility:public"]):
     """`NAME` (loads the image), `NAME.push`, `NAME.digest` and `NAME.tar` for an oci_image.
@@ -421,6 +453,6 @@ def image_targets(name, image, tags, repository, visibility = ["//visibility:pub
     oci_push(
         name = name + ".push",
         image = image,
-        repository = repository if "/" in repository else "localhost:5000/" + repository,
+        repository = _registry(repository),
         visibility = visibility,
     )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from policy_builder.bytecode import machine_architecture
 
 from integration.harness.client import send
 from integration.harness.containers import Container, Image, Mount
@@ -110,7 +111,7 @@ def _fill(cache: Path) -> None:
     for wheel in repositories.glob("*/*.whl"):
         (cache / "wheels" / wheel.name).symlink_to(wheel.resolve())
     lock = yaml.safe_load((CHECKOUT / "tools/image/debian.lock.json").read_text())
-    for name, package in lock["packages"].items():
+    for name, package in lock["packages"][machine_architecture()].items():
         for archive in repositories.glob(f"*/{name}/data.tar*"):
             target = cache / "debian" / package["sha256"] / name
             target.mkdir(parents=True)
