@@ -1,4 +1,4 @@
-"""Makes the current directory the Bazel repository of a locked wheel: `fetch_wheel.py HUB "name==1.0 --hash=…" MACHINE`.
+"""Makes the current directory the Bazel repository of a locked wheel: `fetch_wheel.py HUB "name==1 --hash=…" MACHINE`.
 
 MACHINE is x86_64 or aarch64; what is not this machine's own gets a directory of its own.
 
