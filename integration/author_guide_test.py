@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from policy_builder.bytecode import machine_architecture
 
 from integration.harness.client import send
 from integration.harness.containers import Container, Image, Mount
@@ -21,6 +20,7 @@ from integration.harness.envoy import EnvoyProcess
 from integration.harness.envoy_config import Bootstrap, Route
 from integration.harness.processes import free_port
 from integration.harness.upstream import Upstream
+from policy_builder.bytecode import machine_architecture
 
 CHECKOUT = Path(__file__).parent.parent
 GUIDE = CHECKOUT / "docs/author.md"

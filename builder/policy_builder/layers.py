@@ -37,6 +37,10 @@ MODULES = ("usr/lib/python3.13/", "usr/local/lib/python3.13/", "app/policies/")
 """Where Python imports from; modules below get bytecode."""
 
 AUTHORITIES = "usr/share/ca-certificates/"
+BUNDLE = "etc/ssl/certs/ca-certificates.crt"
+DEFAULT_BUNDLE = "usr/lib/ssl/cert.pem"
+"""Where OpenSSL looks when nobody names authorities; the link comes with the package `openssl`, which images lack."""
+
 USERS = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n"
 GROUPS = "root:x:0:\nnonroot:x:65532:\n"
 
@@ -125,7 +129,8 @@ def debs(archives: Iterable[Path]) -> Layer:
                     else:
                         layer.file(path, data, member.mode, archive.parent.name)
     # What the packages' installation scripts would do.
-    layer.file("etc/ssl/certs/ca-certificates.crt", b"".join(data for _, data in sorted(authorities.items())))
+    layer.file(BUNDLE, b"".join(data for _, data in sorted(authorities.items())))
+    layer.link(DEFAULT_BUNDLE, f"/{BUNDLE}")
     layer.file("etc/passwd", USERS.encode())
     layer.file("etc/group", GROUPS.encode())
     layer.link("usr/bin/python3", "python3.13")

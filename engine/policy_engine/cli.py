@@ -86,9 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
     _envoy_config_command(commands)
-    _command(
-        commands, "build-info", _build_info, "print engine, every policy with its digest, and dependencies, as JSON"
-    )
+    _command(commands, "build-info", _build_info, "print engine, policies with digests, and dependencies, as JSON")
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
     show = _command(config, "show", _config_show, "print every setting, its value and where it came from")
     show.add_argument("--json", action="store_true", help="as JSON")
