@@ -40,12 +40,12 @@ parameters:
   type: object
 """
 CODE = """import {module}
-from policy_engine.sdk import Policy, Request
+from policy_engine.sdk import Policy, Request, RequestMutation
 
 
 class Example(Policy):
-    def on_request_headers(self, request: Request) -> None:
-        request.headers.set("x-scale-{number}", {module}.__name__)
+    def on_request_headers(self, request: Request) -> RequestMutation:
+        return RequestMutation(set_headers={{"x-scale-{number}": {module}.__name__}})
 """
 BUILD = """load("//builder:defs.bzl", "policy")
 
