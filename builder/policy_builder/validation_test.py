@@ -211,6 +211,12 @@ def test_a_path_that_is_too_much_for_one_policy(world: World, monkeypatch: pytes
     assert "holds more than 4 files or 64 MiB; is this the directory of one policy?" in world.report()
 
 
+def test_a_file_that_is_too_much_for_one_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policy_builder.policy_source.MAX_BYTES", 1 << 20)
+    (world.policy("one") / "data.bin").write_bytes(bytes((1 << 20) + 1))
+    assert "holds more than 2000 files or 1 MiB; is this the directory of one policy?" in world.report()
+
+
 def test_no_code_of_a_policy_is_run(world: World, tmp_path: Path) -> None:
     trap = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     world.locked("lib", "1.0", files={"lib/__init__.py": trap})
