@@ -21,7 +21,7 @@ py_library(
     srcs = [
         "b.py",
         "it's.py",
-    ] + [a, b],
+    ] + NAMES,
     own = own,
     deps = [
         "file.txt",
