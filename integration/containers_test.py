@@ -16,6 +16,7 @@ import yaml
 from integration.end_to_end import ROUTES, EndToEnd, document, jwt_parameters
 from integration.harness.certificates import CertificateAuthority
 from integration.harness.chain_file import ChainFile
+from integration.harness.client import send
 from integration.harness.containers import Container, Image, Mount
 from integration.harness.engine import EngineAdmin, settings
 from integration.harness.envoy import ARGUMENTS, Envoy, admin_port_from, is_ready, write_bootstrap
@@ -155,3 +156,9 @@ class TestContainers(EndToEnd):
             "jwt-validation.v2.0.0",
         ):
             assert labels[f"policy-engine.policy.{name}"].startswith("sha256:")
+
+    def test_admin_pages_tell_the_dependencies_with_their_licences(self, stack: Stack) -> None:
+        dependencies = {one["name"]: one for one in stack.admin.document("/build-info")["dependencies"]}
+        assert "engine" in dependencies["protobuf"]["required_by"]
+        page = send(stack.admin.port, "GET", "/").body.decode()
+        assert f"<td>PyJWT</td><td>{dependencies['PyJWT']['version']}</td><td>MIT</td>" in page

@@ -10,8 +10,7 @@ import pytest
 
 from policy_builder import cli
 from policy_builder.bytecode import BytecodeError, Interpreter, machine_architecture
-from policy_builder.commands_test import options
-from policy_builder.testworld import PYTHON, World
+from policy_builder.testworld import PYTHON, World, options
 
 
 def interpreter(directory: Path, script: str = PYTHON) -> Interpreter:

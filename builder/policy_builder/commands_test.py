@@ -12,16 +12,8 @@ import pytest
 
 from policy_builder import cli, schema_tool, validator_tool
 from policy_builder.engine_source import EngineError, engine_version, read_engine
-from policy_builder.testworld import CODE, MANIFEST, World
+from policy_builder.testworld import CODE, MANIFEST, World, options
 from policy_engine.scaffold import ScaffoldError, scaffold
-
-
-def options(world: World) -> list[str]:
-    workspace = world.workspace()
-    return [
-        "--manifest", str(world.manifest), "--engine", str(workspace.engine), "--lock", str(workspace.lock),
-        "--debian-lock", str(workspace.debian_lock), "--cache", str(workspace.cache),
-    ]  # fmt: skip
 
 
 def test_build_prints_sizes_and_digest(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

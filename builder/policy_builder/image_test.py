@@ -19,17 +19,8 @@ import pytest
 from policy_builder.bytecode import Interpreter
 from policy_builder.image import OutputError, layer_digests
 from policy_builder.oci_layout import blob_path, digest_of
-from policy_builder.testworld import CODE, World, elf
+from policy_builder.testworld import CODE, World, elf, manifest_of, names
 from policy_engine.config.policy_loader import directory_digest
-
-
-def names(layout: Path) -> dict[str, tarfile.TarInfo]:
-    """Return every entry of the image by its path."""
-    found: dict[str, tarfile.TarInfo] = {}
-    for digest in layer_digests(layout):
-        with tarfile.open(blob_path(layout, digest)) as tar:
-            found |= {member.name: member for member in tar}
-    return found
 
 
 def unpack(layout: Path, target: Path) -> Path:
@@ -37,11 +28,6 @@ def unpack(layout: Path, target: Path) -> Path:
         with tarfile.open(blob_path(layout, digest)) as tar:
             tar.extractall(target, filter="tar")
     return target
-
-
-def manifest_of(layout: Path) -> dict[str, Any]:
-    (descriptor,) = json.loads((layout / "index.json").read_text())["manifests"]
-    return dict(json.loads(blob_path(layout, descriptor["digest"]).read_bytes()))
 
 
 def test_the_image_holds_the_engine_the_chosen_policies_and_what_they_need(world: World, tmp_path: Path) -> None:

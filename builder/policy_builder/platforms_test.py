@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from policy_builder.debian import DebianError, read_lock
-from policy_builder.image_test import manifest_of, names
 from policy_builder.oci_layout import blob_path
 from policy_builder.platform import Platform
-from policy_builder.testworld import CODE, World, elf
+from policy_builder.testworld import CODE, World, elf, manifest_of, names
 
 ARM = Platform("arm64")
 X86_TAG = "cp313-cp313-manylinux_2_28_x86_64"

@@ -12,8 +12,10 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from policy_builder.image import Built, build
+from policy_builder.image import Built, build, layer_digests
+from policy_builder.oci_layout import blob_path
 from policy_builder.platform import Platform
 from policy_builder.report import Report
 from policy_builder.validation import Plan, validate
@@ -184,6 +186,30 @@ class World:
         plan, report = self.validate(platform)
         assert plan is not None, report.render_text()
         return build(plan, out, self.workspace())
+
+
+def options(world: World) -> list[str]:
+    """Return the command line's options that name the parts of `world`."""
+    workspace = world.workspace()
+    return [
+        "--manifest", str(world.manifest), "--engine", str(workspace.engine), "--lock", str(workspace.lock),
+        "--debian-lock", str(workspace.debian_lock), "--cache", str(workspace.cache),
+    ]  # fmt: skip
+
+
+def names(layout: Path) -> dict[str, tarfile.TarInfo]:
+    """Return every entry of the image by its path."""
+    found: dict[str, tarfile.TarInfo] = {}
+    for digest in layer_digests(layout):
+        with tarfile.open(blob_path(layout, digest)) as tar:
+            found |= {member.name: member for member in tar}
+    return found
+
+
+def manifest_of(layout: Path) -> dict[str, Any]:
+    """Return the manifest of the image in `layout`."""
+    (descriptor,) = json.loads((layout / "index.json").read_text())["manifests"]
+    return dict(json.loads(blob_path(layout, descriptor["digest"]).read_bytes()))
 
 
 def make_deb(mirror: Path, name: str, more: Mapping[str, str] | None = None) -> dict[str, object]:

@@ -12,7 +12,8 @@ INDEX = Path("tools/image/probe.index")
 
 
 def blob(descriptor: dict[str, Any]) -> bytes:
-    return (INDEX / "blobs" / descriptor["digest"].replace(":", "/")).read_bytes()
+    digest: str = descriptor["digest"]
+    return (INDEX / "blobs" / digest.replace(":", "/")).read_bytes()
 
 
 def test_each_platform_has_its_own_image() -> None:

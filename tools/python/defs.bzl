@@ -1,4 +1,4 @@
-"""Macros for Python tests and checks: pytest_test, pytest_tests, mypy_test, ruff_test."""
+"""Macros for tests and checks: pytest_test, pytest_tests, mypy_test, ruff_test, starlark_test."""
 
 load("@rules_python//python:py_test.bzl", "py_test")
 
@@ -76,6 +76,23 @@ def ruff_test(name, **kwargs):
         main = "//tools/python:ruff_main.py",
         args = ["$(rootpath //tools/python:ruff)", "$(rootpath //:pyproject.toml)"],
         data = ["//:pyproject.toml", "//tools/python:ruff"],
+        tags = _WORKSPACE_CHECK,
+        **kwargs
+    )
+
+def starlark_test(name, **kwargs):
+    """How BUILD and .bzl files are written, as far as that can be told without buildifier.
+
+    Args:
+      name: of the test.
+      **kwargs: as for py_test.
+    """
+    py_test(
+        name = name,
+        srcs = ["//tools/python:starlark_main.py"],
+        main = "//tools/python:starlark_main.py",
+        args = ["$(rootpath //:pyproject.toml)"],
+        data = ["//:pyproject.toml"],
         tags = _WORKSPACE_CHECK,
         **kwargs
     )

@@ -25,6 +25,9 @@ from pathlib import Path
 from pip._vendor.packaging.requirements import Requirement
 
 ATTEMPTS = 5
+FINAL = ("No matching distribution found", "DO NOT MATCH THE HASHES")
+"""What pip says when asking once more is of no use."""
+
 GLIBC_MINOR = 41  # of the image's glibc 2.41
 
 BUILD = """\
@@ -95,6 +98,8 @@ def fetch(requirement: str, store: Path, options: list[str]) -> Path:
                 )
                 if done.returncode == 0:
                     break
+                if any(reason in done.stderr for reason in FINAL):
+                    raise SystemExit(f"no registry has this wheel:\n{done.stderr}")
                 if attempt == ATTEMPTS:
                     raise SystemExit(f"pip download failed {ATTEMPTS} times:\n{done.stdout}{done.stderr}")
                 time.sleep(2**attempt)
