@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import fields
 from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
@@ -34,6 +35,7 @@ Result = Replies | Coroutine[Any, Any, Replies]
 PASS_RESPONSE_HEADERS = headers_reply("response_headers", ())
 _NO_BODY_STATUSES = (204, 304)
 _LENGTH_DIGITS = 15
+_NO_CHANGE = ("dynamic_metadata", "clear_route_cache")
 
 
 class Phases:
@@ -81,8 +83,9 @@ class Phases:
 
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
-        if self._response_body_due and not self.ended and ended_without_body(self._peer, self._route, self._modes):
-            self._kernel.statistics.broken_response_promises += 1
+        if self._response_body_due and self._modes.response_by_override and not self.ended:
+            broken = ended_without_body(self._peer, self._route, self._modes)
+            self._kernel.statistics.broken_response_promises += broken
         chain = self._route.chain
         for hook in chain.stream_end:
             try:
@@ -174,7 +177,18 @@ class Phases:
         )
 
     def request_trailers(self, message: Any) -> Result:
-        """Run the request-trailers phase."""
+        """Run the request-trailers phase; before it the body phase, when only trailers follow the headers."""
+        if self._request_body_due:
+            self._request_body_due = False
+            self._request.body = b""
+            steps = self._route.chain.request_body
+            return self._then(
+                run(self._exchange, steps, [self._request], Outcome()),
+                lambda outcome: self._bodiless(outcome, steps, lambda: self._request_trailers(message)),
+            )
+        return self._request_trailers(message)
+
+    def _request_trailers(self, message: Any) -> Result:
         steps = self._route.chain.request_trailers
         if not steps:
             return trailers_reply("request_trailers", ())
@@ -200,8 +214,8 @@ class Phases:
         bodiless = message.end_of_stream
         if modes.skips_response_headers:
             doubt(self._peer)
-        if modes.response_by_override and not bodiless and self._can_have_body(response):
-            if self._peer.doubted and modes.guard is not None:
+        if modes.response_body and not bodiless and self._can_have_body(response):
+            if modes.response_by_override and self._peer.doubted and modes.guard is not None:
                 name_unsent_response_body(self._route, modes)
                 self._kernel.statistics.doubted_responses += 1
                 return self._end(modes.guard.failure_response)
@@ -277,7 +291,18 @@ class Phases:
         )
 
     def response_trailers(self, message: Any) -> Result:
-        """Run the response-trailers phase."""
+        """Run the response-trailers phase; before it the body phase, when only trailers follow the headers."""
+        if self._response_body_due and self._response is not None:
+            self._response_body_due = False
+            self._response.body = b""
+            steps = self._route.chain.response_body
+            return self._then(
+                run(self._exchange, steps, [self._request, self._response], Outcome()),
+                lambda outcome: self._bodiless(outcome, steps, lambda: self._response_trailers(message)),
+            )
+        return self._response_trailers(message)
+
+    def _response_trailers(self, message: Any) -> Result:
         steps = self._route.chain.response_trailers
         if not steps or self._response is None:
             return trailers_reply("response_trailers", ())
@@ -304,6 +329,25 @@ class Phases:
             body=encode(view.body or b"", codings) if replaced else None,
             had_content_length="content-length" in view.headers,
         )
+
+    def _bodiless(self, outcome: Outcome, steps: tuple[Step, ...], go_on: Callable[[], Result]) -> Result:
+        """Body policies ran for a body without a DATA frame: Envoy sends no body message, and asks about trailers only.
+
+        They may refuse. What they change cannot be sent any more: as if they had failed, which is no way round them.
+        """
+        if outcome.immediate is not None:
+            return self._answer(outcome)
+        closed = _first_closed(steps)
+        if closed is None or not any(map(_changes, outcome.actions)):
+            return go_on()
+        if "trailers only" not in self._route.warned:
+            self._route.warned.add("trailers only")
+            logger.warning(
+                "route %s: trailers without a body; what policies that read it would change cannot be sent, so denied",
+                self._route.chain.route_key,
+                extra={"event": "trailers_only", "route": self._route.chain.route_key},
+            )
+        return self._end(closed.failure_response)
 
     def _trailers_done(self, field: str, outcome: Outcome) -> Replies:
         return self._answer(outcome) if outcome.immediate is not None else trailers_reply(field, outcome.actions)
@@ -424,6 +468,11 @@ def _chunk(field: str, mode: int, before: Chunk, after: Chunk) -> Replies:
 def _drop(field: str, mode: int) -> Replies:
     """A policy ended the body earlier; what still comes is dropped."""
     return None if mode == ProcessingMode.FULL_DUPLEX_STREAMED else chunk_reply(field, b"")
+
+
+def _changes(action: Any) -> bool:
+    """Tell whether an action changes the message, other than an empty body to an empty one."""
+    return any(getattr(action, field.name) for field in fields(action) if field.name not in _NO_CHANGE)
 
 
 def _first_closed(steps: tuple[Step, ...]) -> Step | None:

@@ -64,7 +64,7 @@ class Session:
         if self._side == 0:
             return self._first(part, request, len(message))
         if self._side == _REQUEST and part.startswith("response"):
-            unannounced = part == "response_body" and phases is not None and phases.probing
+            unannounced = phases is not None and phases.probing
             if part != "response_headers" and not unannounced:
                 raise self._refuse(f"{part} out of order")
             self._side = _RESPONSE

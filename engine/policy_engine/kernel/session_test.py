@@ -382,6 +382,64 @@ def test_headers_that_no_policy_sees_have_no_limit() -> None:
     assert first(engine(**HEADER_LIMITS), pairs=WIDE).HasField("request_headers")
 
 
+@pytest.mark.parametrize(("action", "status"), [("deny", 422), ("change", 500), ("nothing", 0)])
+@pytest.mark.parametrize("waits", [False, True])
+def test_trailers_without_a_body_run_the_body_policies(action: str, status: int, waits: bool) -> None:
+    class Check(Policy):
+        def on_request_body(self, request: Request) -> Any:
+            assert request.body == b""
+            found = {
+                "deny": ImmediateResponse(422),
+                "change": RequestMutation(set_headers={"x-checked": "1"}),
+                "nothing": RequestMutation(body=b""),
+            }[action]
+            return later(found) if waits else found
+
+    async def later(found: Any) -> Any:
+        await asyncio.sleep(0)
+        return found
+
+    made = engine(Check)
+    session = made.session()
+    reply = parse(session.receive(request_headers(method="POST", end=False)))
+    assert reply.mode_override.request_trailer_mode == ProcessingMode.SEND
+    reply = parse(settle(session.receive(trailers("request"))))
+    assert reply.immediate_response.status.code == status
+    assert reply.HasField("request_trailers") == (status == 0)
+
+
+@pytest.mark.parametrize(("action", "status"), [("deny", 422), ("change", 500), ("nothing", 0)])
+def test_trailers_without_a_body_run_the_response_body_policies(action: str, status: int) -> None:
+    class Check(Policy):
+        def on_response_body(self, request: Request, response: Response) -> Any:
+            assert response.body == b""
+            return {
+                "deny": ImmediateResponse(422),
+                "change": ResponseMutation(body=b"other"),
+                "nothing": ResponseMutation(),
+            }[action]
+
+    made = engine(Check)
+    session = made.session()
+    reply = parse(session.receive(request_headers()))
+    assert reply.mode_override.response_trailer_mode == ProcessingMode.SEND
+    session.receive(response_headers())
+    reply = parse(session.receive(trailers("response")))
+    assert reply.immediate_response.status.code == status
+    session.close()
+    assert made.kernel.statistics.broken_response_promises == 0
+
+
+def test_what_a_policy_that_fails_open_changes_beside_a_missing_body_is_left_out() -> None:
+    class Change(Policy):
+        def on_request_body(self, request: Request) -> RequestMutation:
+            return RequestMutation(set_headers={"x-checked": "1"})
+
+    session = engine(entry(Change, failure_mode="open"), classes=[Change]).session()
+    session.receive(request_headers(method="POST", end=False))
+    assert parse(session.receive(trailers("request"))).HasField("request_trailers")
+
+
 def test_a_decompression_bomb_is_refused() -> None:
     session = engine(Upper, body_limit=1000).session()
     session.receive(request_headers(pairs=[("content-encoding", "gzip")], method="POST", end=False))
