@@ -173,7 +173,7 @@ def _modes(
                 yield _may_hang(node, chain, idle, demands)
         if chain.modes[body] == "BUFFERED" and modes[trailers] != "SEND" and not per_route.may_override:
             reason = (
-                f"the chain {chain.route_key!r} reads the {side} body: without {trailers} SEND, a {side} of headers and "
+                f"the chain {chain.route_key!r} reads the {side} body: without {trailers} SEND a {side} of headers and "
                 "trailers alone passes by it, and allow_mode_override, by which the engine could ask, is not true"
             )
             yield set_here.get(trailers).error(Rule.ENVOY_MODE, reason, allowed="SEND")
