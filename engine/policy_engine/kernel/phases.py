@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import fields
 from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
 from policy_engine.kernel.engine import Kernel
-from policy_engine.kernel.promises import doubt, ended_without_body, honour, name_unsent_response_body
+from policy_engine.kernel.late_body import changes, in_front
+from policy_engine.kernel.promises import (
+    doubt,
+    ended_without_body,
+    honour,
+    name_body_in_pieces,
+    name_trailers_only,
+    name_unsent_request_body,
+    name_unsent_response_body,
+)
 from policy_engine.kernel.reply import (
     body_reply,
     chunk_reply,
@@ -35,7 +43,7 @@ Result = Replies | Coroutine[Any, Any, Replies]
 PASS_RESPONSE_HEADERS = headers_reply("response_headers", ())
 _NO_BODY_STATUSES = (204, 304)
 _LENGTH_DIGITS = 15
-_NO_CHANGE = ("dynamic_metadata", "clear_route_cache")
+_STREAMING = (ProcessingMode.STREAMED, ProcessingMode.FULL_DUPLEX_STREAMED)
 
 
 class Phases:
@@ -186,6 +194,11 @@ class Phases:
                 run(self._exchange, steps, [self._request], Outcome()),
                 lambda outcome: self._bodiless(outcome, steps, lambda: self._request_trailers(message)),
             )
+        mode, chunks = self._modes.request_body, self._route.chain.request_chunks
+        if chunks and mode in _STREAMING and not self._request_over:
+            self._request_over = True
+            args = [self._request, Chunk(b"", end=True)]
+            return self._last_chunk("request_body", chunks, mode, args, lambda: self._request_trailers(message))
         return self._request_trailers(message)
 
     def _request_trailers(self, message: Any) -> Result:
@@ -300,6 +313,11 @@ class Phases:
                 run(self._exchange, steps, [self._request, self._response], Outcome()),
                 lambda outcome: self._bodiless(outcome, steps, lambda: self._response_trailers(message)),
             )
+        mode, chunks = self._modes.response_body, self._route.chain.response_chunks
+        if chunks and mode in _STREAMING and not self._response_over and self._response is not None:
+            self._response_over = True
+            args = [self._request, self._response, Chunk(b"", end=True)]
+            return self._last_chunk("response_body", chunks, mode, args, lambda: self._response_trailers(message))
         return self._response_trailers(message)
 
     def _response_trailers(self, message: Any) -> Result:
@@ -330,6 +348,27 @@ class Phases:
             had_content_length="content-length" in view.headers,
         )
 
+    def _last_chunk(
+        self, field: str, steps: tuple[Step, ...], mode: int, args: list[Any], go_on: Callable[[], Result]
+    ) -> Result:
+        """Tell chunk policies that the body is over: with trailers behind it, Envoy marks no chunk as the last.
+
+        What they held back until now goes out in full duplex; in STREAMED nothing can be added any more, which is a
+        failure.
+        """
+
+        def done(outcome: Outcome) -> Result:
+            if outcome.immediate is not None:
+                return self._answer(outcome)
+            data, closed = args[-1].data, _first_closed(steps)
+            if not data:
+                return go_on()
+            if mode == ProcessingMode.FULL_DUPLEX_STREAMED:
+                return in_front(duplex_chunk_reply(field, data, end=False), go_on())
+            return go_on() if closed is None else self._end(closed.failure_response)
+
+        return self._then(run(self._exchange, steps, args, Outcome()), done)
+
     def _bodiless(self, outcome: Outcome, steps: tuple[Step, ...], go_on: Callable[[], Result]) -> Result:
         """Body policies ran for a body without a DATA frame: Envoy sends no body message, and asks about trailers only.
 
@@ -338,15 +377,9 @@ class Phases:
         if outcome.immediate is not None:
             return self._answer(outcome)
         closed = _first_closed(steps)
-        if closed is None or not any(map(_changes, outcome.actions)):
+        if closed is None or not any(map(changes, outcome.actions)):
             return go_on()
-        if "trailers only" not in self._route.warned:
-            self._route.warned.add("trailers only")
-            logger.warning(
-                "route %s: trailers without a body; what policies that read it would change cannot be sent, so denied",
-                self._route.chain.route_key,
-                extra={"event": "trailers_only", "route": self._route.chain.route_key},
-            )
+        name_trailers_only(self._route)
         return self._end(closed.failure_response)
 
     def _trailers_done(self, field: str, outcome: Outcome) -> Replies:
@@ -412,35 +445,15 @@ class Phases:
     def _in_pieces(self, field: str, steps: tuple[Step, ...]) -> Replies:
         """More of a body that was to come whole: Envoy streams it as its own configuration says, policies saw part."""
         closed = _first_closed(steps)
-        if f"{field} in pieces" not in self._route.warned:
-            self._route.warned.add(f"{field} in pieces")
-            logger.error(
-                "route %s needs the whole %s for %s, but Envoy sends it in pieces: set `allow_mode_override: true` on "
-                "the ext_proc filter, or the mode BUFFERED for the route; bodies are %s",
-                self._route.chain.route_key,
-                field.replace("_", " "),
-                ", ".join(step.label for step in steps),
-                "passed (failure mode open)" if closed is None else "broken off",
-                extra={"event": "body_in_pieces", "route": self._route.chain.route_key},
-            )
+        name_body_in_pieces(self._route, field, steps, closed)
         return chunk_reply(field, None) if closed is None else self._end(closed.failure_response)
 
     def _body_never_came(self) -> Replies:
         """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
         self._kernel.statistics.broken_promises += 1
-        chain = self._route.chain
-        steps = chain.request_body or chain.request_chunks
+        steps = self._route.chain.request_body or self._route.chain.request_chunks
         closed = _first_closed(steps)
-        if "request_body" not in self._route.warned:
-            self._route.warned.add("request_body")
-            logger.error(
-                "route %s needs the request body for %s, but Envoy did not send it: set `allow_mode_override: true` on "
-                "the ext_proc filter (and list the mode in `allowed_override_modes` if that is used); requests are %s",
-                chain.route_key,
-                ", ".join(step.label for step in steps),
-                "passed unchecked (failure mode open)" if closed is None else "denied until then",
-                extra={"event": "body_not_sent", "route": chain.route_key},
-            )
+        name_unsent_request_body(self._route, steps, closed)
         return None if closed is None else self._end(closed.failure_response)
 
 
@@ -468,11 +481,6 @@ def _chunk(field: str, mode: int, before: Chunk, after: Chunk) -> Replies:
 def _drop(field: str, mode: int) -> Replies:
     """A policy ended the body earlier; what still comes is dropped."""
     return None if mode == ProcessingMode.FULL_DUPLEX_STREAMED else chunk_reply(field, b"")
-
-
-def _changes(action: Any) -> bool:
-    """Tell whether an action changes the message, other than an empty body to an empty one."""
-    return any(getattr(action, field.name) for field in fields(action) if field.name not in _NO_CHANGE)
 
 
 def _first_closed(steps: tuple[Step, ...]) -> Step | None:
