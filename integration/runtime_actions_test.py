@@ -64,6 +64,11 @@ CHAINS = {
         ),
         scripted(request_headers={"copy": {"x-copy": "x-a", "x-path": ":path"}}),
     ],
+    "shared": [
+        scripted(request_headers={"share": {"who": "first", "n": 1}}, response_headers={"shared": {"x-who": "who"}}),
+        scripted(request_headers={"shared": {"x-who": "who", "x-n": "n"}, "share": {"who": "second"}}),
+        scripted(request_headers={"shared": {"x-now": "who"}}),
+    ],
     "set-then-removed": [
         scripted(request_headers={"set": {"x-a": "1"}}),
         scripted(request_headers={"remove": ["x-a"]}),
@@ -186,6 +191,16 @@ def test_header_values_need_not_be_text(runtime: Runtime) -> None:
 def test_dynamic_metadata_is_in_the_access_log(runtime: Runtime) -> None:
     runtime.send("/metadata/")
     assert runtime.log_lines("/metadata/", 1)[0]["metadata"] == {"who": "alice", "n": 7, "ok": [True]}
+
+
+def test_metadata_of_a_request_is_shared_by_all_policies_of_both_phases_and_by_no_other_request(
+    runtime: Runtime,
+) -> None:
+    for _ in range(2):
+        reply = runtime.send("/shared/")
+        seen = runtime.upstream.last()
+        assert (seen.header("x-who"), seen.header("x-n"), seen.header("x-now")) == ("first", "1", "second")
+        assert reply.header("x-who") == "second"
 
 
 def test_requests_run_in_order_and_responses_in_reverse(runtime: Runtime) -> None:

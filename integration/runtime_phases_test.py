@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from integration.harness.client_h2 import send_h2
 from integration.harness.exchange import Answer
 from integration.runtime_stack import Runtime, scripted, started
 
@@ -15,6 +16,9 @@ CHAINS = {
     "both-headers": [scripted(request_headers={"set": {"x-a": "1"}}, response_headers={"set": {"x-b": "2"}})],
     "request-body": [scripted(request_body={"upper": True})],
     "response-body": [scripted(response_body={"upper": True})],
+    "denies-body": [scripted(request_body={"respond": {"status": 418}})],
+    "denies-response-body": [scripted(response_body={"respond": {"status": 418}})],
+    "request-body-header": [scripted(request_body={"set": {"x-checked": "1"}})],
     "trailers": [scripted(request_trailers={"set": {"x-t": "in"}}, response_trailers={"set": {"x-t": "out"}})],
     "everything": [
         scripted(
@@ -39,8 +43,8 @@ SENT: dict[str, dict[str, int]] = {
     "empty": {"request_headers": 1},
     "headers": {"request_headers": 1},
     "both-headers": {"request_headers": 1, "response_headers": 1},
-    "request-body": {"request_headers": 1, "request_body": 1},
-    "response-body": {"request_headers": 1, "response_headers": 1, "response_body": 1},
+    "request-body": {"request_headers": 1, "request_body": 1, "request_trailers": 1},
+    "response-body": {"request_headers": 1, "response_headers": 1, "response_body": 1, "response_trailers": 1},
     "trailers": {"request_headers": 1, "request_trailers": 1, "response_headers": 1, "response_trailers": 1},
     "everything": ALL,
 }
@@ -86,6 +90,42 @@ def test_trailers_of_both_directions_are_changed(runtime: Runtime) -> None:
     assert ("x-t", "in") in runtime.upstream.last().trailers
     assert ("x-client-end", "1") in runtime.upstream.last().trailers
     assert [value for name, value in reply.trailers if name.lower() == "x-t"] == ["out"]
+
+
+def test_trailers_of_an_http2_client_are_changed(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer(chunks=[b"a"], trailers=[("x-end", "1"), ("x-t", "old")]))
+    for name in ("trailers", "everything"):
+        body = [b"request", b" body"]
+        reply = send_h2(runtime.envoy.port, "POST", f"/{name}/", body=body, trailers=[("x-client-end", "1")])
+        last = runtime.upstream.last()
+        assert (reply.status, bytes(last.body), reply.body) == (200, b"request body", b"a")
+        assert ("x-client-end", "1") in last.trailers
+        assert (("x-t", "in") in last.trailers) == (name == "trailers")
+        assert ("x-t", "out" if name == "trailers" else "old") in reply.trailers
+
+
+def _http2(runtime: Runtime, route: str) -> int:
+    return send_h2(runtime.envoy.port, "POST", f"/{route}/", trailers=[("x-client-end", "1")]).status
+
+
+def _http1(runtime: Runtime, route: str) -> int:
+    return runtime.send(f"/{route}/", method="POST", body=iter([]), trailers=[("x-client-end", "1")]).status
+
+
+@pytest.mark.parametrize("send", [_http1, _http2])
+def test_trailers_without_a_body_are_no_way_round_a_body_policy(
+    runtime: Runtime, send: Callable[[Runtime, str], int]
+) -> None:
+    """Envoy sends no body message when nothing but trailers follows the headers."""
+    runtime.upstream.received.clear()
+    assert send(runtime, "denies-body") == 418
+    assert send(runtime, "request-body-header") == 500  # its change cannot be sent any more
+    assert runtime.upstream.received == []
+    runtime.upstream.answer_with(Answer(trailers=[("x-end", "1")]))
+    assert send(runtime, "request-body") == 200
+    assert runtime.upstream.last().trailers == [("x-client-end", "1")]
+    assert send(runtime, "everything") == 200
+    assert send(runtime, "denies-response-body") == 418
 
 
 def test_body_policy_added_by_reload_changes_the_next_request_without_a_restart(runtime: Runtime) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -129,11 +130,11 @@ class Runtime:
         eventually(lambda: self.value("policy_engine_configuration_swaps_total") > accepted, "active")
 
 
-def eventually(holds: Callable[[], bool], what: str) -> None:
+def eventually(holds: Callable[[], bool], what: str, timeout_s: float = EVENTUALLY_S) -> None:
     """Return once `holds()`; raises AssertionError when it never does."""
-    deadline = time.monotonic() + EVENTUALLY_S
+    deadline = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < deadline, f"not {what} after {EVENTUALLY_S:g} s"
+        assert time.monotonic() < deadline, f"not {what} after {timeout_s:g} s"
         time.sleep(0.02)
 
 
@@ -193,12 +194,12 @@ def generated(
     settings: Mapping[str, str] | None = None,
     policies: Path = TEST_POLICIES,
     flags: Sequence[str] = (),
-    upstream_port: int = 0,
+    change: Callable[[Any], None] = lambda config: None,
 ) -> Iterator[Runtime]:
     """Start everything behind the configuration that `policy-engine envoy-config` writes for these chains.
 
-    `settings` are the engine's (`BODY_LIMIT`), for both commands; `flags` are further ones of `envoy-config`. Without
-    `upstream_port` the upstream is the one that `Runtime` has.
+    `settings` are the engine's (`BODY_LIMIT`), for both commands; `flags` are further ones of `envoy-config`; `change`
+    does to the configuration what an operator would.
     """
     with tempfile.TemporaryDirectory(prefix="rg-", dir="/tmp") as name, Upstream() as upstream:
         directory = Path(name)
@@ -207,15 +208,15 @@ def generated(
         chosen = {"TRANSPORT": transport, **(settings or {})}
         env = {f"POLICY_ENGINE_{name}": value for name, value in chosen.items()}
         with EngineProcess(directory, chains=file.path, policies=policies, env=env) as engine:
-            engine.ready()
             config = directory / "envoy.yaml"
             setting_flags = [f"--{name.lower().replace('_', '-')}={value}" for name, value in chosen.items()]
             written_for = ("--chains", str(file.path), "--policies-directory", str(policies), *setting_flags)
-            where = ("--engine", f"unix:{engine.address}", "--upstream", f"127.0.0.1:{upstream_port or upstream.port}")
+            where = ("--engine", f"unix:{engine.address}", "--upstream", f"127.0.0.1:{upstream.port}")
             free = ("--ingress", "127.0.0.1:0", "--envoy-admin", "127.0.0.1:0", "--output", str(config))
             assert main(["envoy-config", "--bootstrap", *where, *free, *written_for, *flags]) == 0
             assert main(["envoy-config", "--lint", str(config), *written_for]) == 0
-            _add_access_log(config, directory / "access.log")
+            _edit(config, directory / "access.log", change)
+            engine.ready()
             with EnvoyProcess(config, directory, *_FLUSHED_SOON) as proxy:
                 yield Runtime(
                     envoy=proxy.ready(),
@@ -227,8 +228,28 @@ def generated(
                 )
 
 
-def _add_access_log(config: Path, log: Path) -> None:
-    text = yaml.safe_load(config.read_text())
-    (network_filter,) = text["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
-    network_filter["typed_config"]["access_log"] = [access_log(log, LOGGED)]
-    config.write_text(yaml.safe_dump(text))
+def _edit(path: Path, log: Path, change: Callable[[Any], None]) -> None:
+    config = yaml.safe_load(path.read_text())
+    connection_manager(config)["access_log"] = [access_log(log, LOGGED)]
+    change(config)
+    path.write_text(yaml.safe_dump(config))
+
+
+def connection_manager(config: Any) -> Any:
+    """Return the one HTTP connection manager of a generated configuration."""
+    (network_filter,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    return network_filter["typed_config"]
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the resident memory of a process and of its children."""
+    total = 0
+    for task in (pid, *_children(pid)):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += int(Path(f"/proc/{task}/statm").read_text().split()[1]) * resource.getpagesize()
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]

@@ -10,13 +10,14 @@ from typing import overload
 import pytest
 
 from integration.harness.chain_file import Document, policy
+from integration.harness.client import ClientError
 from integration.harness.exchange import Answer
 from integration.runtime_stack import Runtime, scripted, started
 
 _WAIT_S = 10.0
 
 
-def streaming(side: str, **parameters: str) -> Document:
+def streaming(side: str, **parameters: str | bool) -> Document:
     return policy("streaming", "v1.0.0", {"side": side, **parameters}, timeout="20s")
 
 
@@ -27,6 +28,8 @@ CHAINS = {
         for kind in KINDS
         for name, policies in {
             "events": [streaming("response")],
+            "holds": [streaming("response", hold=True)],
+            "request-holds": [streaming("request", hold=True)],
             "ends": [streaming("response", end_at="STOP")],
             "request": [streaming("request")],
             "request-ends": [streaming("request", end_at="STOP")],
@@ -129,6 +132,29 @@ def test_trailers_after_a_streamed_response_arrive(runtime: Runtime, kind: str) 
     runtime.upstream.answer_with(Answer(chunks=[b"a", b"b"], trailers=[("x-end", "1")]))
     reply = runtime.send(f"/events-{kind}/")
     assert (reply.body, [pair for pair in reply.trailers if pair[0].lower() == "x-end"]) == (b"AB", [("x-end", "1")])
+
+
+@pytest.mark.parametrize("trailers", [[], [("x-end", "1")]], ids=["end", "trailers"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_policy_held_back_goes_out_at_the_end(
+    runtime: Runtime, kind: str, trailers: list[tuple[str, str]]
+) -> None:
+    """With trailers no chunk is the last; in STREAMED there is then no way to send what was held back."""
+    lost = kind == "streamed" and trailers
+    runtime.upstream.answer_with(Answer(chunks=[b"one ", b"two ", b"three"], trailers=trailers, chunk_delay_s=0.02))
+    if lost:
+        with pytest.raises(ClientError):
+            runtime.send(f"/holds-{kind}/")
+    else:
+        reply = runtime.send(f"/holds-{kind}/")
+        assert (reply.body, [one for one in reply.trailers if one[0] == "x-end"]) == (b"ONE TWO THREE", trailers)
+    reply = runtime.send(
+        f"/request-holds-{kind}/", method="POST", body=iter([b"one ", b"two ", b"three"]), trailers=trailers
+    )
+    assert reply.status == (500 if lost else 200)
+    if not lost:
+        last = runtime.upstream.last()
+        assert (bytes(last.body), last.trailers) == (b"ONE TWO THREE", trailers)
 
 
 @pytest.mark.parametrize("kind", KINDS)

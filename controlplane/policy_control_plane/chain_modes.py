@@ -41,10 +41,11 @@ def chain_modes(chain: Iterable[Mapping[str, Any]], registry: Registry) -> Chain
     response_body = _body(definitions, Phase.RESPONSE_BODY, "on_response_chunk")
     return ChainModes(
         request_body=request_body,
-        request_trailers=_any(definitions, Phase.REQUEST_TRAILERS) or request_body is BodyMode.STREAMED,
+        # As the kernel asks for them: trailers may be all that follows the headers of what a body policy must see.
+        request_trailers=_any(definitions, Phase.REQUEST_TRAILERS, Phase.REQUEST_BODY),
         response_headers=_any(definitions, Phase.RESPONSE_HEADERS, Phase.RESPONSE_BODY, Phase.RESPONSE_TRAILERS),
         response_body=response_body,
-        response_trailers=_any(definitions, Phase.RESPONSE_TRAILERS) or response_body is BodyMode.STREAMED,
+        response_trailers=_any(definitions, Phase.RESPONSE_TRAILERS, Phase.RESPONSE_BODY),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -40,6 +40,8 @@ class Received:
 class Answer:
     """What to send back: `chunks` one by one, `delay_s` before the headers and `chunk_delay_s` before each chunk.
 
+    `held` is awaited before anything is sent.
+
     Without a `content-length` among `headers` the body is sent chunked (HTTP/1.1).
     """
 
@@ -49,6 +51,7 @@ class Answer:
     trailers: HeaderList = ()
     delay_s: float = 0.0
     chunk_delay_s: float = 0.0
+    held: Callable[[], Awaitable[object]] | None = None
 
     @classmethod
     def of(cls, body: bytes | str = b"", *, status: int = HTTPStatus.OK, headers: HeaderList = ()) -> Answer:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -46,12 +47,22 @@ class Upstream:
         self._responder: Responder = echo
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._answering = asyncio.Event()
+        self._answering.set()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), name="upstream")
 
     def answer_with(self, answer: Answer | Responder) -> None:
         """Answer every later request by `answer`, or by what it returns for that request."""
         self._responder = answer if callable(answer) else lambda _: answer
+
+    def hold(self) -> None:
+        """Keep back the answers of all requests that come from now on, until `release`."""
+        self._loop.call_soon_threadsafe(self._answering.clear)
+
+    def release(self) -> None:
+        """Answer what was held, and go on."""
+        self._loop.call_soon_threadsafe(self._answering.set)
 
     def reset(self) -> None:
         """Forget what was received and echo again."""
@@ -63,7 +74,8 @@ class Upstream:
         return self.received[-1]
 
     def _respond(self, request: Received) -> Answer:
-        return self._responder(request)
+        answer = self._responder(request)
+        return answer if self._answering.is_set() else replace(answer, held=self._answering.wait)
 
     async def _serve(self) -> None:
         server = await start_server(self.received.append, self._respond)

@@ -68,6 +68,8 @@ async def _send(connection: h11.Connection, writer: asyncio.StreamWriter, answer
     def emit(event: h11.Event) -> None:
         writer.write(connection.send(event) or b"")
 
+    if answer.held is not None:
+        await answer.held()
     await asyncio.sleep(answer.delay_s)
     emit(h11.Response(status_code=answer.status, headers=_raw(answer.headers)))
     for chunk in answer.chunks:

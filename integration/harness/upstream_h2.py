@@ -8,10 +8,12 @@ from collections.abc import Callable
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, Event, RequestReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.settings import SettingCodes, Settings
 
 from integration.harness.exchange import Answer, Received, Responder
 
 _READ_SIZE = 65536
+_STREAMS = 16_384
 
 
 class H2Server:
@@ -29,6 +31,10 @@ class H2Server:
         self._record = record
         self._respond = respond
         self._connection = H2Connection(H2Configuration(client_side=False, header_encoding="latin-1"))
+        # Envoy sends what its cluster allows before it has seen our SETTINGS; h2 allows 100 unless told.
+        self._connection.local_settings = Settings(
+            client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: _STREAMS}
+        )
         self._requests: dict[int, Received] = {}
         self._answers: dict[int, asyncio.Task[None]] = {}
         self._moved = asyncio.Condition()  # a window grew or a stream ended
@@ -80,6 +86,8 @@ class H2Server:
         del self._answers[stream_id]
 
     async def _send_answer(self, stream_id: int, answer: Answer) -> None:
+        if answer.held is not None:
+            await answer.held()
         await asyncio.sleep(answer.delay_s)
         ends_with_headers = not answer.chunks and not answer.trailers
         self._connection.send_headers(

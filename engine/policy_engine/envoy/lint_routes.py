@@ -171,6 +171,12 @@ def _modes(
             yield from _not_whole(node, side, modes[body], chain, may_override=per_route.may_override)
             if side == "request" and modes[body] == "NONE" and idle > demands.longest_idle:
                 yield _may_hang(node, chain, idle, demands)
+        if chain.modes[body] == "BUFFERED" and modes[trailers] != "SEND" and not per_route.may_override:
+            reason = (
+                f"the chain {chain.route_key!r} reads the {side} body: without {trailers} SEND a {side} of headers and "
+                "trailers alone passes by it, and allow_mode_override, by which the engine could ask, is not true"
+            )
+            yield set_here.get(trailers).error(Rule.ENVOY_MODE, reason, allowed="SEND")
         if modes[body] == "FULL_DUPLEX_STREAMED" and modes[trailers] != "SEND":
             reason = f"{body} FULL_DUPLEX_STREAMED needs {trailers} SEND"
             yield set_here.get(trailers).error(Rule.ENVOY_MODE, reason, allowed="SEND")

@@ -228,6 +228,16 @@ def test_a_body_that_only_a_forbidden_override_would_bring_is_an_error(
     assert "'r' needs the whole" in one.reason
 
 
+@pytest.mark.parametrize(("side", "reader"), [("request", Whole), ("response", WholeResponse)])
+def test_trailers_that_would_pass_by_a_body_policy_are_an_error(side: str, reader: type[Policy]) -> None:
+    wanted = demands({"r": [reader]})
+    text = render(bootstrap(wanted, Sample())).replace(f"{side}_trailer_mode: SEND", f"{side}_trailer_mode: SKIP")
+    assert lint(text, wanted) == []
+    text = text.replace("allow_mode_override: true", "allow_mode_override: false")
+    (one,) = [one for one in lint(text, wanted) if one.rule is Rule.ENVOY_MODE]
+    assert (one.severity, one.line) == (Severity.ERROR, line_of(text, f"{side}_trailer_mode: SKIP", "overrides"))
+
+
 @pytest.mark.parametrize(
     ("manager", "route", "warned"),
     [

@@ -18,6 +18,9 @@ from policy_engine.worker.compiler import retire
 
 logger = logging.getLogger("policy_engine.kernel")
 
+_SHORTEST_HEADER = 5
+"""Bytes on the wire of a header with a name of one byte and no value: tag and length of both, and that byte."""
+
 
 PARTS = (
     "request_headers",
@@ -67,10 +70,12 @@ class KernelStatistics:
 class Kernel:
     """Holds what all sessions of a process share; `activate` swaps the configuration by one assignment."""
 
-    __slots__ = ("_requests", "not_ready", "options", "routes", "statistics", "unmapped")
+    __slots__ = ("_requests", "not_ready", "options", "routes", "short_headers", "statistics", "unmapped")
 
     def __init__(self, options: KernelOptions | None = None) -> None:
         self.options = options or KernelOptions()
+        self.short_headers = min(self.options.header_size, self.options.header_count * _SHORTEST_HEADER)
+        """Bytes of a message up to which its headers are within both limits, without a look at them."""
         self.routes: Routes | None = None
         self.statistics = KernelStatistics()
         self._requests: dict[str, RequestCounter] = {}

@@ -1,6 +1,6 @@
 """Limits on the headers of one request or response (R-09): what is over them, and how it is refused and named.
 
-Apart from `session`, which on every message makes only the two comparisons that say whether this is needed.
+Apart from `session`, which of most messages looks at nothing but their length.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ _REFUSALS = {
 }
 
 
-def refusal(kernel: Kernel, route: Route, part: str, header_map: Any) -> bytes | None:
-    """Return the answer to headers over a limit, None when they only came in a long message."""
+def refusal(kernel: Kernel, route: Route, part: str, header_map: Any, size: int) -> bytes | None:
+    """Return the answer to headers over a limit, None when they are within both; `size` is that of their message."""
     options, pairs = kernel.options, header_map.headers
-    count, size = len(pairs), sum(len(one.key) + len(one.raw_value or one.value.encode()) for one in pairs)
+    count = len(pairs)
+    if count <= options.header_count and size <= options.header_size:
+        return None
+    size = sum(len(one.key) + len(one.raw_value or one.value.encode()) for one in pairs)
     if count <= options.header_count and size <= options.header_size:
         return None
     kernel.statistics.headers_too_large[part] = kernel.statistics.headers_too_large.get(part, 0) + 1

@@ -11,7 +11,16 @@ from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
 from policy_engine.kernel.engine import Kernel
-from policy_engine.kernel.promises import doubt, ended_without_body, honour, name_unsent_response_body
+from policy_engine.kernel.late_body import changes, in_front
+from policy_engine.kernel.promises import (
+    doubt,
+    ended_without_body,
+    honour,
+    name_body_in_pieces,
+    name_trailers_only,
+    name_unsent_request_body,
+    name_unsent_response_body,
+)
 from policy_engine.kernel.reply import (
     body_reply,
     chunk_reply,
@@ -35,6 +44,7 @@ Result = Replies | Coroutine[Any, Any, Replies]
 PASS_RESPONSE_HEADERS = headers_reply("response_headers")
 _NO_BODY_STATUSES = (204, 304)
 _LENGTH_DIGITS = 15
+_STREAMING = (ProcessingMode.STREAMED, ProcessingMode.FULL_DUPLEX_STREAMED)
 
 
 class Phases:
@@ -82,8 +92,9 @@ class Phases:
 
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
-        if self._response_body_due and not self.ended and ended_without_body(self._peer, self._route, self._modes):
-            self._kernel.statistics.broken_response_promises += 1
+        if self._response_body_due and self._modes.response_by_override and not self.ended:
+            broken = ended_without_body(self._peer, self._route, self._modes)
+            self._kernel.statistics.broken_response_promises += broken
         chain = self._route.chain
         for hook in chain.stream_end:
             try:
@@ -178,7 +189,23 @@ class Phases:
         )
 
     def request_trailers(self, message: Any) -> Result:
-        """Run the request-trailers phase."""
+        """Run the request-trailers phase; before it the body phase, when only trailers follow the headers."""
+        if self._request_body_due:
+            self._request_body_due = False
+            self._request.body = b""
+            steps = self._route.chain.request_body
+            return self._then(
+                run(self._exchange, steps, [self._request], Outcome()),
+                lambda outcome: self._bodiless(outcome, steps, lambda: self._request_trailers(message)),
+            )
+        mode, chunks = self._modes.request_body, self._route.chain.request_chunks
+        if chunks and mode in _STREAMING and not self._request_over:
+            self._request_over = True
+            args = [self._request, Chunk(b"", end=True)]
+            return self._last_chunk("request_body", chunks, mode, args, lambda: self._request_trailers(message))
+        return self._request_trailers(message)
+
+    def _request_trailers(self, message: Any) -> Result:
         steps = self._route.chain.request_trailers
         if not steps:
             return trailers_reply("request_trailers")
@@ -204,8 +231,8 @@ class Phases:
         bodiless = message.end_of_stream
         if modes.skips_response_headers:
             doubt(self._peer)
-        if modes.response_by_override and not bodiless and self._can_have_body(response):
-            if self._peer.doubted and modes.guard is not None:
+        if modes.response_body and not bodiless and self._can_have_body(response):
+            if modes.response_by_override and self._peer.doubted and modes.guard is not None:
                 name_unsent_response_body(self._route, modes)
                 self._kernel.statistics.doubted_responses += 1
                 return self._end(modes.guard.failure_response)
@@ -281,7 +308,23 @@ class Phases:
         )
 
     def response_trailers(self, message: Any) -> Result:
-        """Run the response-trailers phase."""
+        """Run the response-trailers phase; before it the body phase, when only trailers follow the headers."""
+        if self._response_body_due and self._response is not None:
+            self._response_body_due = False
+            self._response.body = b""
+            steps = self._route.chain.response_body
+            return self._then(
+                run(self._exchange, steps, [self._request, self._response], Outcome()),
+                lambda outcome: self._bodiless(outcome, steps, lambda: self._response_trailers(message)),
+            )
+        mode, chunks = self._modes.response_body, self._route.chain.response_chunks
+        if chunks and mode in _STREAMING and not self._response_over and self._response is not None:
+            self._response_over = True
+            args = [self._request, self._response, Chunk(b"", end=True)]
+            return self._last_chunk("response_body", chunks, mode, args, lambda: self._response_trailers(message))
+        return self._response_trailers(message)
+
+    def _response_trailers(self, message: Any) -> Result:
         steps = self._route.chain.response_trailers
         if not steps or self._response is None:
             return trailers_reply("response_trailers")
@@ -309,6 +352,40 @@ class Phases:
             body=encode(view.body or b"", codings) if replaced else None,
             had_content_length="content-length" in view.headers,
         )
+
+    def _last_chunk(
+        self, field: str, steps: tuple[Step, ...], mode: int, args: list[Any], go_on: Callable[[], Result]
+    ) -> Result:
+        """Tell chunk policies that the body is over: with trailers behind it, Envoy marks no chunk as the last.
+
+        What they held back until now goes out in full duplex; in STREAMED nothing can be added any more, which is a
+        failure.
+        """
+
+        def done(outcome: Outcome) -> Result:
+            if outcome.immediate is not None:
+                return self._answer(outcome)
+            data, closed = args[-1].data, _first_closed(steps)
+            if not data:
+                return go_on()
+            if mode == ProcessingMode.FULL_DUPLEX_STREAMED:
+                return in_front(duplex_chunk_reply(field, data, end=False), go_on())
+            return go_on() if closed is None else self._end(closed.failure_response)
+
+        return self._then(run(self._exchange, steps, args, Outcome()), done)
+
+    def _bodiless(self, outcome: Outcome, steps: tuple[Step, ...], go_on: Callable[[], Result]) -> Result:
+        """Body policies ran for a body without a DATA frame: Envoy sends no body message, and asks about trailers only.
+
+        They may refuse. What they change cannot be sent any more: as if they had failed, which is no way round them.
+        """
+        if outcome.immediate is not None:
+            return self._answer(outcome)
+        closed = _first_closed(steps)
+        if closed is None or not any(map(changes, outcome.actions)):
+            return go_on()
+        name_trailers_only(self._route)
+        return self._end(closed.failure_response)
 
     def _trailers_done(self, field: str, outcome: Outcome) -> Replies:
         return self._answer(outcome) if outcome.immediate is not None else trailers_reply(field, outcome.edits)
@@ -373,35 +450,15 @@ class Phases:
     def _in_pieces(self, field: str, steps: tuple[Step, ...]) -> Replies:
         """More of a body that was to come whole: Envoy streams it as its own configuration says, policies saw part."""
         closed = _first_closed(steps)
-        if f"{field} in pieces" not in self._route.warned:
-            self._route.warned.add(f"{field} in pieces")
-            logger.error(
-                "route %s needs the whole %s for %s, but Envoy sends it in pieces: set `allow_mode_override: true` on "
-                "the ext_proc filter, or the mode BUFFERED for the route; bodies are %s",
-                self._route.chain.route_key,
-                field.replace("_", " "),
-                ", ".join(step.label for step in steps),
-                "passed (failure mode open)" if closed is None else "broken off",
-                extra={"event": "body_in_pieces", "route": self._route.chain.route_key},
-            )
+        name_body_in_pieces(self._route, field, steps, closed)
         return chunk_reply(field, None) if closed is None else self._end(closed.failure_response)
 
     def _body_never_came(self) -> Replies:
         """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
         self._kernel.statistics.broken_promises += 1
-        chain = self._route.chain
-        steps = chain.request_body or chain.request_chunks
+        steps = self._route.chain.request_body or self._route.chain.request_chunks
         closed = _first_closed(steps)
-        if "request_body" not in self._route.warned:
-            self._route.warned.add("request_body")
-            logger.error(
-                "route %s needs the request body for %s, but Envoy did not send it: set `allow_mode_override: true` on "
-                "the ext_proc filter (and list the mode in `allowed_override_modes` if that is used); requests are %s",
-                chain.route_key,
-                ", ".join(step.label for step in steps),
-                "passed unchecked (failure mode open)" if closed is None else "denied until then",
-                extra={"event": "body_not_sent", "route": chain.route_key},
-            )
+        name_unsent_request_body(self._route, steps, closed)
         return None if closed is None else self._end(closed.failure_response)
 
 

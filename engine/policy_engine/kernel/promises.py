@@ -13,9 +13,11 @@ A chain that changes response headers is no such probe, as they must not go out 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from policy_engine.kernel.routes import Modes, Route
 from policy_engine.kernel.stream import Peer
+from policy_engine.worker.chain import Step
 
 logger = logging.getLogger("policy_engine.kernel")
 
@@ -52,17 +54,61 @@ def ended_without_body(peer: Peer, route: Route, modes: Modes) -> bool:
 
 def name_unsent_response_body(route: Route, modes: Modes) -> None:
     """Say once for a route what its configuration in Envoy lacks."""
-    if "response_body" in route.warned:
-        return
-    route.warned.add("response_body")
-    chain = route.chain
-    logger.error(
+    _once(
+        route,
+        "body_not_sent",
+        "response",
         "route %s needs the response body for %s, but Envoy did not send it: set `processing_mode.response_body_mode: "
         "BUFFERED` for the route, or `allow_mode_override: true` on the ext_proc filter (and list the mode in "
         "`allowed_override_modes` if that is used). Perhaps the client only went away: the next body that comes ends "
         "the doubt. Until then responses of such routes are %s",
-        chain.route_key,
-        ", ".join(step.label for step in chain.response_body),
+        _labels(route.chain.response_body),
         "passed unchecked (failure mode open)" if modes.guard is None else "denied",
-        extra={"event": "body_not_sent", "route": chain.route_key},
     )
+
+
+def name_unsent_request_body(route: Route, steps: Sequence[Step], closed: Step | None) -> None:
+    """Say once for a route that a request went on without the body that was asked for."""
+    _once(
+        route,
+        "body_not_sent",
+        "request",
+        "route %s needs the request body for %s, but Envoy did not send it: set `allow_mode_override: true` on "
+        "the ext_proc filter (and list the mode in `allowed_override_modes` if that is used); requests are %s",
+        _labels(steps),
+        "passed unchecked (failure mode open)" if closed is None else "denied until then",
+    )
+
+
+def name_body_in_pieces(route: Route, field: str, steps: Sequence[Step], closed: Step | None) -> None:
+    """Say once for a route that a body comes in pieces which policies need whole; `field` is that of the message."""
+    _once(
+        route,
+        "body_in_pieces",
+        field,
+        f"route %s needs the whole {field.replace('_', ' ')} for %s, but Envoy sends it in pieces: set "
+        "`allow_mode_override: true` on the ext_proc filter, or the mode BUFFERED for the route; bodies are %s",
+        _labels(steps),
+        "passed (failure mode open)" if closed is None else "broken off",
+    )
+
+
+def name_trailers_only(route: Route) -> None:
+    """Say once for a route that something was denied for having trailers but no body."""
+    _once(
+        route,
+        "trailers_only",
+        "",
+        "route %s: trailers without a body; what policies that read it would change cannot be sent, so denied",
+    )
+
+
+def _labels(steps: Sequence[Step]) -> str:
+    return ", ".join(step.label for step in steps)
+
+
+def _once(route: Route, event: str, side: str, text: str, *values: str) -> None:
+    if f"{event} {side}" not in route.warned:
+        route.warned.add(f"{event} {side}")
+        key = route.chain.route_key
+        logger.error(text, key, *values, extra={"event": event, "route": key})

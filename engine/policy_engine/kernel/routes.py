@@ -128,8 +128,10 @@ def processing_mode(chain: CompiledChain, static: StaticModes) -> Any:
         response_header_mode=_send(wants_response),
         request_body_mode=request_body,
         response_body_mode=response_body,
-        request_trailer_mode=_send(bool(chain.request_trailers) or request_body == _FULL_DUPLEX),
-        response_trailer_mode=_send(bool(chain.response_trailers) or response_body == _FULL_DUPLEX),
+        # Also for bodies: a message of headers and trailers has no body message, and what reads bodies must not be
+        # passed by with it; full duplex needs trailers besides.
+        request_trailer_mode=_send(bool(chain.request_trailers or request_body)),
+        response_trailer_mode=_send(bool(chain.response_trailers or response_body)),
     )
 
 

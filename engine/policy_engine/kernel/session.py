@@ -63,7 +63,7 @@ class Session:
         if self._side == 0:
             return self._first(part, request, len(message))
         if self._side == _REQUEST and part.startswith("response"):
-            unannounced = part == "response_body" and phases is not None and phases.probing
+            unannounced = phases is not None and phases.probing
             if part != "response_headers" and not unannounced:
                 raise self._refuse(f"{part} out of order")
             self._side = _RESPONSE
@@ -71,13 +71,11 @@ class Session:
             raise self._refuse(f"{part} out of order")
         if phases is None:
             return _PASS[part]
-        if part == "response_headers":
-            pairs, options = request.response_headers.headers.headers, self._kernel.options
-            if len(pairs) > options.header_count or len(message) > options.header_size:
-                refused = refusal(self._kernel, phases.route, part, request.response_headers.headers)
-                if refused is not None:
-                    phases.ended = True
-                    return refused
+        if part == "response_headers" and len(message) > self._kernel.short_headers:
+            refused = refusal(self._kernel, phases.route, part, request.response_headers.headers, len(message))
+            if refused is not None:
+                phases.ended = True
+                return refused
         return _PHASES[part](phases, getattr(request, part))
 
     def close(self) -> None:
@@ -112,13 +110,12 @@ class Session:
         modes = route.modes_for((config.request_body_mode, config.response_body_mode))
         if not route.chain.policies:
             return modes.pass_reply
-        headers, options = message.request_headers, kernel.options
-        if len(headers.headers.headers) > options.header_count or size > options.header_size:
-            refused = refusal(kernel, route, part, headers.headers)
-            if refused is not None:
-                self._ended = True
-                return refused
-        request = Request(headers_of(headers.headers), route=key, client_address=lambda: client_address(message))
+        headers = message.request_headers
+        header_map = headers.headers
+        if size > kernel.short_headers and (refused := refusal(kernel, route, part, header_map, size)) is not None:
+            self._ended = True
+            return refused
+        request = Request(headers_of(header_map), route=key, client_address=lambda: client_address(message))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return self._phases.request_headers(bodiless=headers.end_of_stream)
 

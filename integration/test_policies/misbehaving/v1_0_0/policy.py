@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from policy_engine.sdk import (
+    Chunk,
+    Headers,
     ImmediateResponse,
     Parameters,
     Policy,
@@ -15,6 +17,7 @@ from policy_engine.sdk import (
     RequestMutation,
     Response,
     ResponseMutation,
+    TrailerMutation,
 )
 
 
@@ -88,19 +91,45 @@ INVALID_HEADERS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+_PHASE_OF = {"request": "request_headers", "response": "response_headers"}
+_PHASES = (
+    "request_headers",
+    "request_body",
+    "request_trailers",
+    "response_headers",
+    "response_body",
+    "response_trailers",
+)
+
+
 class Misbehaving(Policy):
     """Fails as `how` says, in the phase that `on` says."""
 
     def __init__(self, parameters: Parameters) -> None:
         self._how: str = parameters["how"]
-        self.idle_phases = ("response_headers" if parameters["on"] == "request" else "request_headers",)
+        self.idle_phases = tuple(
+            phase for phase in _PHASES if phase != _PHASE_OF.get(parameters["on"], parameters["on"])
+        )
 
     def on_request_headers(self, request: Request) -> Any:
-        if self._how in INVALID_HEADERS:
-            return RequestMutation(set_headers=INVALID_HEADERS[self._how])
-        return FAILURES[self._how]()
+        return self._fail(RequestMutation)
+
+    def on_request_chunk(self, request: Request, chunk: Chunk) -> Any:
+        return self._fail(RequestMutation)
+
+    def on_request_trailers(self, request: Request, trailers: Headers) -> Any:
+        return self._fail(TrailerMutation)
 
     def on_response_headers(self, request: Request, response: Response) -> Any:
+        return self._fail(ResponseMutation)
+
+    def on_response_chunk(self, request: Request, response: Response, chunk: Chunk) -> Any:
+        return self._fail(ResponseMutation)
+
+    def on_response_trailers(self, request: Request, response: Response, trailers: Headers) -> Any:
+        return self._fail(TrailerMutation)
+
+    def _fail(self, kind: Callable[..., Any]) -> Any:
         if self._how in INVALID_HEADERS:
-            return ResponseMutation(set_headers=INVALID_HEADERS[self._how])
+            return kind(set_headers=INVALID_HEADERS[self._how])
         return FAILURES[self._how]()

@@ -70,8 +70,10 @@ def _later(seconds: float, act: Callable[[], Any]) -> Awaitable[Any]:
 def _request(script: Script, request: Request) -> RequestMutation | ImmediateResponse | None:
     if "respond" in script:
         return ImmediateResponse(**script["respond"])
+    headers = _headers(script, request.headers, request.metadata)
+    request.metadata.update(script.get("share", {}))
     return RequestMutation(
-        **_headers(script, request.headers),
+        **headers,
         **_given(script, "method", "path", "authority", "clear_route_cache"),
         body=_body(script, request.body),
         dynamic_metadata=script.get("metadata", {}),
@@ -82,15 +84,16 @@ def _response(script: Script, request: Request, response: Response) -> ResponseM
     if "respond" in script:
         return ImmediateResponse(**script["respond"])
     return ResponseMutation(
-        **_headers(script, request.headers),
+        **_headers(script, request.headers, request.metadata),
         **_given(script, "status"),
         body=_body(script, response.body),
         dynamic_metadata=script.get("metadata", {}),
     )
 
 
-def _headers(script: Script, seen: Headers) -> dict[str, Any]:
+def _headers(script: Script, seen: Headers, shared: Mapping[str, Any] | None = None) -> dict[str, Any]:
     copied = {to: seen.get(source) or "" for to, source in script.get("copy", {}).items()}
+    copied |= {to: str((shared or {}).get(key)) for to, key in script.get("shared", {}).items()}
     raw = {name: bytes.fromhex(value) for name, value in script.get("hex", {}).items()}
     return {
         "set_headers": {**script.get("set", {}), **raw, **copied},
