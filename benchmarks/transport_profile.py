@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 
-from policy_engine.kernel.stream import Replies
+from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.transport.grpc_server import GrpcServer
 from policy_engine.transport.native.headers import encode
 from policy_engine.transport.native.server import NativeServer
@@ -58,6 +58,9 @@ _PREFACE = (
 
 class ConstantHandler:
     """The cheapest handler there is."""
+
+    def __init__(self, peer: Peer) -> None:
+        del peer
 
     def receive(self, message: bytes) -> Replies:
         """Answer anything with the same bytes."""

@@ -5,11 +5,11 @@
     policy_image(name = "image", policies = ["//policies/set-header/v1_0_0"])
 """
 
-load("@rules_oci//oci:defs.bzl", "oci_image", "oci_load", "oci_push")
+load("@rules_oci//oci:defs.bzl", "oci_image", "oci_image_index", "oci_load", "oci_push")
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_library.bzl", "py_library")
 load("@rules_python//python:py_test.bzl", "py_test")
-load("//tools/image:layers.bzl", "LAYER_TOOL", "SITE_PACKAGES", "declare_layer", "python_entries")
+load("//tools/image:layers.bzl", "ARCHITECTURE", "LAYER_TOOL", "SITE_PACKAGES", "declare_layer", "python_entries")
 load("//tools/python:defs.bzl", "pytest_tests")
 
 POLICIES = "/app/policies"
@@ -23,6 +23,9 @@ ENVIRONMENT = {
     "POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002",
     "POLICY_ENGINE_DEFAULT_POLICIES_REGISTRY": POLICIES + "/registry.json",
 }
+
+# What `NAME.index` of an image is made for.
+PLATFORMS = ["linux_amd64", "linux_arm64"]
 
 PolicyInfo = provider(
     doc = "One version of one policy.",
@@ -286,6 +289,7 @@ def _describe(ctx, engine, requirements, outputs):
     request = ctx.actions.declare_file(ctx.label.name + "/request.json")
     policies = [(target.label, target[PolicyInfo]) for target in ctx.attr.policies]
     ctx.actions.write(request, json.encode({
+        "architecture": ctx.attr.architecture,
         "debian_lock": ctx.file._debian_lock.path,
         "engine": {
             "files": _described(engine),
@@ -326,6 +330,7 @@ def _described(entries):
 _policy_layers = rule(
     implementation = _policy_layers_impl,
     attrs = {
+        "architecture": attr.string(mandatory = True),
         "configuration": attr.label_list(allow_files = True),
         "engine": attr.label(providers = [PyInfo], mandatory = True),
         "engine_version": attr.label(allow_single_file = True, mandatory = True),
@@ -342,7 +347,8 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
 
     `bazel run :NAME` loads it into docker or podman as REPOSITORY:ENGINE_VERSION; `:NAME.push` pushes it, `:NAME.digest`
     is its digest, `:NAME.tar` the tarball, `:NAME.oci` the layout; `:NAME.registry`, `:NAME.build_info`, `:NAME.sbom` and
-    `:NAME.licences` are the files that describe it. The build fails, with all mistakes in one report, unless the policies
+    `:NAME.licences` are the files that describe it. `:NAME.index` is the same image for every platform, `:NAME.index.push`
+    pushes that. The build fails, with all mistakes in one report, unless the policies
     are right and go together.
 
     Args:
@@ -355,6 +361,7 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
     layers = name + ".layers"
     _policy_layers(
         name = layers,
+        architecture = ARCHITECTURE,
         configuration = configuration,
         engine = Label("//engine:policy_engine"),
         engine_version = Label("//engine:policy_engine/__init__.py"),
@@ -372,7 +379,7 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         )
     oci_image(
         name = name + ".oci",
-        architecture = "amd64",
+        architecture = ARCHITECTURE,
         entrypoint = [
             "/usr/local/bin/policy-engine",
             "run",
@@ -390,6 +397,34 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         workdir = "/home/nonroot",
     )
     image_targets(name, name + ".oci", ":%s.tags" % name, repository, visibility)
+    image_index(name + ".index", name + ".oci", repository, visibility)
+
+def image_index(name, image, repository, visibility = ["//visibility:public"]):
+    """`NAME`, an index over `image` built for each of PLATFORMS, and `NAME.push`; made on demand, not by `//...`.
+
+    Args:
+      name: of the index, an OCI layout.
+      image: the oci_image.
+      repository: where `NAME.push` pushes without `--repository`.
+      visibility: of both targets.
+    """
+    oci_image_index(
+        name = name,
+        images = [image],
+        platforms = [Label("//tools/image:" + platform) for platform in PLATFORMS],
+        tags = ["manual"],
+        visibility = visibility,
+    )
+    oci_push(
+        name = name + ".push",
+        image = name,
+        repository = _registry(repository),
+        tags = ["manual"],
+        visibility = visibility,
+    )
+
+def _registry(repository):
+    return repository if "/" in repository else "localhost:5000/" + repository
 
 def image_targets(name, image, tags, repository, visibility = ["//visibility:public"]):
     """`NAME` (loads the image), `NAME.push`, `NAME.digest` and `NAME.tar` for an oci_image.
@@ -418,6 +453,6 @@ def image_targets(name, image, tags, repository, visibility = ["//visibility:pub
     oci_push(
         name = name + ".push",
         image = image,
-        repository = repository if "/" in repository else "localhost:5000/" + repository,
+        repository = _registry(repository),
         visibility = visibility,
     )

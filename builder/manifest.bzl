@@ -18,94 +18,121 @@ YAML, so only the plain form is read: one scalar a line, lists of `- `. Whatever
 _KEYS = ["configuration", "libraries", "policies", "repository", "version", "wheels"]
 _ENTRY_KEYS = ["name", "package", "path", "version"]
 
-def _scalar(where, text):
-    """Returns the text of a plain or quoted scalar."""
+def _scalar(text):
+    """Returns the text of a plain or quoted scalar, and what is wrong with it."""
     text = text.strip()
     for quote in ["'", "\""]:
         if len(text) >= 2 and text.startswith(quote) and text.endswith(quote):
-            return text[1:-1]
-    if not text or text[0] in "{&*!|>%@`'\"":
-        fail("%s: Bazel reads one plain value here, not %r; see builder/README.md" % (where, text))
-    return text.split(" #")[0].strip()
+            return text[1:-1], None
+    if not text or text[0] in "[{&*!|>%@`'\"":
+        return None, "Bazel reads one plain value here, not %r; see builder/README.md" % text
+    return text.split(" #")[0].strip(), None
 
-def _flow_list(where, text):
-    """Returns the items of `[a, b]`."""
-    text = text.split(" #")[0].strip()
-    if not (text.startswith("[") and text.endswith("]")):
-        fail("%s: expected a list such as [a, b], not %r" % (where, text))
-    return [_scalar(where, item) for item in text[1:-1].split(",") if item.strip()]
+def _add(policy, field):
+    """Adds `key: value` to a chosen policy; returns what is wrong with it."""
+    key, colon, value = field.partition(":")
+    if not colon or key not in _ENTRY_KEYS:
+        return "%r is not a key of a chosen policy; allowed: %s" % (key, ", ".join(_ENTRY_KEYS))
+    if key in policy:
+        return "%r is here for the second time" % key
+    policy[key], wrong = _scalar(value)
+    return wrong
+
+def _top(key, value):
+    """Returns the value of a key at the top of a manifest, where it is a scalar, and what is wrong with it."""
+    value = "" if value.startswith("#") else value
+    if key == "repository":
+        return _scalar(value)
+    if key == "version":
+        version, wrong = _scalar(value)
+        return version, wrong or (None if version == "v1" else "version is v1")
+    if key == "policies":
+        plain = value.split(" #")[0].strip()
+        return None, None if plain in ["", "[]"] else "policies is a list, one `- name: …` for each"
+    plain = value.split(" #")[0].strip()
+    if plain and not (plain.startswith("[") and plain.endswith("]")):
+        return None, "expected a list such as [a, b], not %r" % plain
+    return None, None
+
+def _entry(policies, section, text, where):
+    """Reads an indented line of `section`; returns what is wrong with it."""
+    if section != "policies":
+        if not section or not text.startswith("- "):
+            return "expected a key, or an item `- …` of %s" % section
+        return None
+    if text.startswith("- "):
+        policies.append({"where": where})
+        text = text[2:].strip()
+        if text.startswith("{"):
+            if not text.endswith("}"):
+                return "Bazel reads `{…}` on one line only; see builder/README.md"
+            wrong = [_add(policies[-1], part.strip()) for part in text[1:-1].split(",")]
+            return ([one for one in wrong if one] or [None])[0]
+    elif not policies:
+        return "expected `- name: …`"
+    return _add(policies[-1], text)
 
 def parse_manifest(file, content):
-    """Returns the repository's name and the entries of a manifest; fails by line.
+    """Returns the repository's name and the entries of a manifest, or the first thing that is wrong, by line.
 
     Args:
       file: how the manifest is called in messages.
       content: its text.
 
     Returns:
-      A struct of `repository` and `policies`: dicts of each entry's keys, and `where` it is.
+      A struct of `repository`, `policies` (dicts of each entry's keys, and `where` it is) and `error` (None when all is
+      well).
     """
-    repository = "policy-engine"
+    found = {"repository": "policy-engine"}
     policies = []
     section = None
+    wrong = None
+    where = file
     for number, raw in enumerate(content.split("\n")):
-        where = "%s:%d" % (file, number + 1)
         line = raw.rstrip()
         if not line.strip() or line.strip().startswith("#") or line == "---":
             continue
+        where = "%s:%d" % (file, number + 1)
         if "\t" in line:
-            fail("%s: has a tab; YAML is indented with spaces" % where)
-        indented = line.startswith(" ") or line.startswith("- ")
-        if not indented:
-            key, colon, value = line.partition(":")
-            if not colon or key not in _KEYS:
-                fail("%s: %r is not a key of a manifest of policies; allowed: %s" % (where, key, ", ".join(_KEYS)))
-            section = key
-            value = value.strip()
-            if key == "repository":
-                repository = _scalar(where, value)
-            elif key == "version":
-                if _scalar(where, value) != "v1":
-                    fail("%s: version is v1" % where)
-            elif key == "policies" and value not in ["", "[]"] and not value.startswith("#"):
-                fail("%s: policies is a list, one `- name: …` for each" % where)
-            elif key != "policies" and value and not value.startswith("#"):
-                _flow_list(where, value)
-            continue
-        if section != "policies":
-            if not section or not line.strip().startswith("- "):
-                fail("%s: expected a key, or an item `- …` of %s" % (where, section))
-            continue
-        field = line.strip()
-        if field.startswith("- "):
-            policies.append({"where": where})
-            field = field[2:].strip()
-            if field.startswith("{") and field.endswith("}"):
-                for part in field[1:-1].split(","):
-                    _add(where, policies[-1], part.strip())
-                continue
-        elif not policies:
-            fail("%s: expected `- name: …`" % where)
-        _add(where, policies[-1], field)
+            wrong = "has a tab; YAML is indented with spaces"
+        elif line.startswith(" ") or line.startswith("- "):
+            wrong = _entry(policies, section, line.strip(), where)
+        else:
+            section, colon, value = line.partition(":")
+            if not colon or section not in _KEYS:
+                wrong = "%r is not a key of a manifest of policies; allowed: %s" % (section, ", ".join(_KEYS))
+            elif section in found and section in ["policies", "version"]:
+                wrong = "%r is here for the second time" % section
+            else:
+                found[section], wrong = _top(section, value.strip())
+        if wrong:
+            break
+    if not wrong:
+        where, wrong = _lacking(file, found, policies)
+    return struct(
+        error = "%s: %s" % (where, wrong) if wrong else None,
+        policies = policies,
+        repository = found["repository"],
+    )
+
+def _lacking(file, found, policies):
+    """Returns where a manifest lacks something, and what."""
+    for key in ["version", "policies"]:
+        if key not in found:
+            return file, "lacks the required key %r" % key
     for policy in policies:
         for key in ["name", "version"]:
             if key not in policy:
-                fail("%s: lacks the required key %r" % (policy["where"], key))
-    return struct(repository = repository, policies = policies)
-
-def _add(where, policy, field):
-    key, colon, value = field.partition(":")
-    if not colon or key not in _ENTRY_KEYS:
-        fail("%s: %r is not a key of a chosen policy; allowed: %s" % (where, key, ", ".join(_ENTRY_KEYS)))
-    if key in policy:
-        fail("%s: %r is here for the second time" % (where, key))
-    policy[key] = _scalar(where, value)
+                return policy["where"], "lacks the required key %r" % key
+    return None, None
 
 def _normalized(name):
     return name.lower().replace("-", "_").replace(".", "_")
 
 def _manifest_repository_impl(rctx):
     manifest = parse_manifest(str(rctx.attr.manifest), rctx.read(rctx.attr.manifest))
+    if manifest.error:
+        fail(manifest.error)
     root = str(rctx.attr.manifest).split("//")[0]
     directory = rctx.attr.manifest.package
     hub = str(rctx.attr.wheels).split("//")[0] if rctx.attr.wheels else None

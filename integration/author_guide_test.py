@@ -20,6 +20,7 @@ from integration.harness.envoy import EnvoyProcess
 from integration.harness.envoy_config import Bootstrap, Route
 from integration.harness.processes import free_port
 from integration.harness.upstream import Upstream
+from policy_builder.bytecode import machine_architecture
 
 CHECKOUT = Path(__file__).parent.parent
 GUIDE = CHECKOUT / "docs/author.md"
@@ -110,7 +111,7 @@ def _fill(cache: Path) -> None:
     for wheel in repositories.glob("*/*.whl"):
         (cache / "wheels" / wheel.name).symlink_to(wheel.resolve())
     lock = yaml.safe_load((CHECKOUT / "tools/image/debian.lock.json").read_text())
-    for name, package in lock["packages"].items():
+    for name, package in lock["packages"][machine_architecture()].items():
         for archive in repositories.glob(f"*/{name}/data.tar*"):
             target = cache / "debian" / package["sha256"] / name
             target.mkdir(parents=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +103,41 @@ def _directory(path: Path, *, mode: int) -> Path:
     path.mkdir()
     path.chmod(mode)
     return path
+
+
+def _said(image: Image, directory: Path, *command: str) -> str:
+    """Return what a container that runs `command` instead of the engine says until it ends."""
+    alone = replace(image, entrypoint=command)
+    with Container("once", alone, log_path=directory / "once.log", command=()) as container:
+        assert container.wait(timeout_s=60) == 0, container.log()
+        return container.log()
+
+
+def test_authorities_of_the_image_are_trusted_where_a_policy_names_none(policy_image: Image, tmp_path: Path) -> None:
+    code = "from policy_jwt.fetch import tls_context; print(len(tls_context(None).get_ca_certs()))"
+    assert int(_said(policy_image, tmp_path, "/usr/bin/python3", "-IB", "-c", code)) > 100
+
+
+def test_nothing_is_compiled_when_the_engine_starts(policy_image: Image, tmp_path: Path) -> None:
+    code = "import policy_engine.operations.supervisor, policy_engine.operations.worker_process"
+    log = _said(policy_image, tmp_path, "/usr/bin/python3", "-IB", "-v", "-c", code)
+    assert len(re.findall(r"^# code object from '/\S+\.pyc'$", log, re.MULTILINE)) > 300
+    compiled = re.findall(r"^# code object from '?(/\S+\.py)'?$", log, re.MULTILINE)
+    assert compiled == ["/usr/lib/python3.13/sitecustomize.py"]  # a link into /etc, for people to change
+
+
+def test_build_information_names_policies_and_dependencies(policy_image: Image, tmp_path: Path) -> None:
+    info = json.loads(_said(policy_image, tmp_path, "/usr/local/bin/policy-engine", "--build-info"))
+    labels = dict(policy_image.labels)
+    assert info["engine"] == labels["policy-engine.version"]
+    assert len(info["policies"]) > 3
+    for policy in info["policies"]:
+        assert policy["digest"] == labels[f"policy-engine.policy.{policy['name']}.{policy['version']}"]
+    dependencies = {one["name"]: one for one in info["dependencies"]}
+    assert dependencies["PyJWT"]["licence"] == "MIT"
+    assert {"jwt-validation v1.0.0", "jwt-validation v2.0.0"} <= set(dependencies["PyJWT"]["required_by"])
+    assert "engine" in dependencies["protobuf"]["required_by"]
+    assert re.match(r"3\.13\.", info["debian"]["packages"]["python3.13-minimal"])
 
 
 class TestContainers(EndToEnd):

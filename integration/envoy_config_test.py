@@ -2,62 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from integration.harness import client
-from integration.harness.chain_file import ChainFile, chain, chains, policy
-from integration.harness.engine import EngineProcess
-from integration.harness.envoy import ARGUMENTS, Envoy, admin_port_from, is_ready
-from integration.harness.envoy_binary import envoy_binary
+from integration.harness.chain_file import policy
 from integration.harness.exchange import Answer
-from integration.harness.processes import Process
-from integration.harness.upstream import Upstream
-from integration.runtime_stack import TEST_POLICIES, Runtime, eventually, scripted
-from policy_engine.cli import main
-
-CHAINS = chains(
-    chain("empty"),
-    chain("headers", scripted(request_headers={"set": {"x-a": "1"}})),
-    chain("whole", scripted(request_body={"upper": True})),
-    chain("stream", policy("streaming", "v1.0.0", {"side": "response"})),
+from integration.runtime_stack import (
+    ENGINE_BODY_LIMIT,
+    METADATA_NAMESPACE,
+    Runtime,
+    eventually,
+    generated,
+    scripted,
 )
+
+CHAINS = {
+    "empty": [],
+    "headers": [scripted(request_headers={"set": {"x-a": "1"}})],
+    "whole": [scripted(request_body={"upper": True})],
+    "masks": [scripted(response_body={"upper": True})],
+    "stream": [policy("streaming", "v1.0.0", {"side": "response"})],
+    "metadata": [scripted(request_headers={"metadata": {METADATA_NAMESPACE: {"who": "alice"}, "dropped": {"a": 1}}})],
+}
 
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[Runtime]:
-    # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
-    with tempfile.TemporaryDirectory(prefix="ec-", dir="/tmp") as name, Upstream() as upstream:
-        directory = Path(name)
-        file = ChainFile(directory / "chains.yaml")
-        file.write(CHAINS)
-        with EngineProcess(directory, chains=file.path, policies=TEST_POLICIES) as engine:
-            engine.ready()
-            config = directory / "envoy.yaml"
-            written_for = ("--chains", str(file.path), "--policies-directory", str(TEST_POLICIES))
-            where = ("--engine", f"unix:{engine.address}", "--upstream", f"127.0.0.1:{upstream.port}")
-            free = ("--ingress", "127.0.0.1:0", "--envoy-admin", "127.0.0.1:0", "--output", str(config))
-            assert main(["envoy-config", "--bootstrap", *where, *free, *written_for]) == 0
-            assert main(["envoy-config", "--lint", str(config), *written_for]) == 0
-            admin = directory / "admin"
-            argv: list[str | Path] = [envoy_binary(), *ARGUMENTS, "-c", config, "--admin-address-path", admin]
-            env = {"PATH": os.environ.get("PATH", os.defpath)}
-            with Process("envoy", argv, log_path=directory / "envoy.log", env=env) as proxy:
-                proxy.wait_until(lambda: is_ready(admin_port_from(admin)), what="ready")
-                port = admin_port_from(admin)
-                assert port is not None
-                yield Runtime(
-                    envoy=Envoy(port),
-                    proxy=proxy,  # type: ignore[arg-type] # nothing here uses what EnvoyProcess adds
-                    engine=engine,
-                    upstream=upstream,
-                    chains=file,
-                    access_log=directory / "access.log",
-                )
+    flags = ("--metadata-namespace", METADATA_NAMESPACE)
+    with generated(CHAINS, settings={"BODY_LIMIT": str(ENGINE_BODY_LIMIT)}, flags=flags) as runtime:
+        eventually(lambda: runtime.send("/headers/").status == 200, "serving")
+        yield runtime
 
 
 def exchange(runtime: Runtime, name: str) -> tuple[client.Reply, dict[str, int]]:
@@ -70,11 +46,12 @@ def exchange(runtime: Runtime, name: str) -> tuple[client.Reply, dict[str, int]]
 
 
 def test_a_chain_gets_the_phases_it_needs(runtime: Runtime) -> None:
-    eventually(lambda: runtime.send("/headers/").status == 200, "serving")
     assert exchange(runtime, "headers")[1] == {"request_headers": 1}
     reply, phases = exchange(runtime, "whole")
     assert (reply.status, bytes(runtime.upstream.last().body)) == (200, b"REQUEST BODY")
     assert phases == {"request_headers": 1, "request_body": 1}
+    reply, phases = exchange(runtime, "masks")
+    assert (reply.body, phases) == (b"ANSWER BODY", {"request_headers": 1, "response_headers": 1, "response_body": 1})
 
 
 def test_a_route_with_an_empty_chain_costs_no_message(runtime: Runtime) -> None:
@@ -87,3 +64,31 @@ def test_a_chain_that_can_stream_is_streamed(runtime: Runtime) -> None:
     assert (reply.status, reply.body) == (200, b"ANSWER BODY")
     assert phases["response_body"] > 1
     assert "request_body" not in phases
+
+
+def test_response_bodies_are_certain_so_that_no_client_can_raise_a_doubt(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer(chunks=[b"a", b"b"], chunk_delay_s=10))
+    with pytest.raises(OSError, match="timed out"):
+        client.send(runtime.envoy.port, "GET", "/masks/", timeout_s=0.5)
+    eventually(lambda: runtime.active() == 0, "without streams")
+    reply, _ = exchange(runtime, "masks")
+    assert reply.body == b"ANSWER BODY"
+    assert runtime.value("policy_engine_broken_promises_total") == 0
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_body_limits_are_the_engine_s_and_not_envoy_s(runtime: Runtime, *, chunked: bool) -> None:
+    """Envoy holds a little more than the limit, so that what is just above it still gets the engine's own answer."""
+    before = runtime.value("policy_engine_bodies_too_large_total")
+    for size, request, response in ((ENGINE_BODY_LIMIT, 200, 200), (ENGINE_BODY_LIMIT + 1, 413, 502)):
+        body = b"x" * size
+        runtime.upstream.answer_with(Answer.of(b""))
+        sent = runtime.send("/whole/", method="POST", body=iter([body]) if chunked else body)
+        runtime.upstream.answer_with(Answer(chunks=[body]) if chunked else Answer.of(body))
+        assert (sent.status, runtime.send("/masks/").status) == (request, response)
+    assert runtime.value("policy_engine_bodies_too_large_total") == before + 2
+
+
+def test_metadata_reaches_envoy_in_the_namespaces_that_were_named(runtime: Runtime) -> None:
+    assert runtime.send("/metadata/").status == 200
+    assert runtime.log_lines("/metadata/", 1)[0]["metadata"] == {"who": "alice"}

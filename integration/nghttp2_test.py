@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from policy_engine.kernel.stream import Replies
+from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.transport.native.flow_control import TIGHT_WINDOW
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import MIB, Limits, ServerOptions, TlsOptions
@@ -28,7 +28,7 @@ class Sizes:
         self.seen: dict[int, int] = {}
         self.open = 0
 
-    def __call__(self) -> Sizes:
+    def __call__(self, peer: Peer) -> Sizes:
         self.open += 1
         return self
 

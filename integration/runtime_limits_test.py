@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,8 +55,11 @@ CHAINS: Chains = {
     "slow-response-body": [scripted(response_body={"wait": 15})],
     "passes": [scripted(request_headers={}, response_headers={})],
     "unsent": [scripted(request_body={})],
+    "states-mode": [scripted(request_headers={"wait": 0.2}, request_body={})],
+    "asks-for-mode": [scripted(request_headers={"wait": 0.2}, request_body={})],
     "streams": [policy("streaming", "v1.0.0", {"side": "response"})],
 }
+BUFFERED = {"response_header_mode": "SKIP", "request_body_mode": "BUFFERED"}
 ROUTES: Chains = {**CHAINS, "marked": [], "unknown": []}
 
 
@@ -66,7 +70,10 @@ def running(transport: str) -> Iterator[Runtime]:
         "response_header_mode": "SEND",
         "response_body_mode": "STREAMED",
     }
-    with started(ROUTES, transport=transport, overrides={"streams": {"processing_mode": streams}}) as runtime:
+    # Below Envoy's own limits of 100 headers and 60 KiB, so that the engine is who refuses.
+    limits = {"LIMITS_HEADER_COUNT": "60", "LIMITS_HEADER_SIZE": "32KiB"}
+    overrides = {"streams": {"processing_mode": streams}}
+    with started(ROUTES, transport=transport, overrides=overrides, settings=limits) as runtime:
         runtime.swap(marked("start"))
         yield runtime
 
@@ -105,6 +112,41 @@ def test_chunked_request_over_the_limit_gets_413(runtime: Runtime) -> None:
     assert runtime.send("/bodies/", method="POST", body=body).status == 413
 
 
+@pytest.mark.parametrize(("route", "status"), [("states-mode", b"413"), ("asks-for-mode", b"408")])
+def test_chunked_request_over_the_buffer_of_envoy_ends_in_bounded_time(
+    runtime: Runtime, tmp_path: Path, route: str, status: bytes
+) -> None:
+    """More than Envoy holds comes before the answer to the headers: refused where the route itself has the mode.
+
+    Where only the override asks for it, Envoy stops reading and the route's idle timeout ends it.
+    """
+    idle = [replace(one, idle_timeout="1s") for one in routes(ROUTES, {"states-mode": {"processing_mode": BUFFERED}})]
+    bootstrap = Bootstrap(
+        routes=idle,
+        engine=runtime.engine.address,
+        upstream_port=runtime.upstream.port,
+        upstream_http2=True,
+        buffer_limit_bytes=ENVOY_BUFFER_LIMIT,
+    )
+    with (
+        EnvoyProcess(bootstrap, tmp_path) as proxy,
+        socket.create_connection(("127.0.0.1", proxy.ready().port), 20) as client,
+    ):
+        client.sendall(f"POST /{route}/ HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        upload = threading.Thread(target=_send_chunks, args=(client, 8 * ENVOY_BUFFER_LIMIT))
+        upload.start()
+        assert client.recv(12) == b"HTTP/1.1 " + status
+        client.shutdown(socket.SHUT_RDWR)
+        upload.join()
+    assert runtime.upstream.received == []
+
+
+def _send_chunks(client: socket.socket, size: int) -> None:
+    with contextlib.suppress(OSError):
+        for _ in range(size // 65536):
+            client.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+
 def test_unannounced_response_over_the_buffer_of_envoy_gets_its_500(runtime: Runtime) -> None:
     # Envoy answers by itself before the engine sees the body, and its status for that is 500.
     runtime.upstream.answer_with(Answer(chunks=[b"x" * 65536] * (2 * ENVOY_BUFFER_LIMIT // 65536)))
@@ -140,6 +182,35 @@ def test_body_that_is_not_what_its_coding_says_follows_the_failure_mode(runtime:
 def test_streamed_body_has_no_limit_because_nothing_is_kept(runtime: Runtime) -> None:
     runtime.upstream.answer_with(Answer(chunks=[b"x" * 65536] * 64))
     assert len(runtime.send("/streams/").body) == 64 * 65536
+
+
+# -- header limits (R-09) ---------------------------------------------------------------------------------------------
+
+MANY_HEADERS = [(f"x-many-{number}", "1") for number in range(70)]
+LONG_HEADER = [("x-long", "x" * 33_000)]
+
+
+@pytest.mark.parametrize("headers", [MANY_HEADERS, LONG_HEADER], ids=["count", "size"])
+def test_headers_over_a_limit_are_refused_named_and_counted(runtime: Runtime, headers: list[tuple[str, str]]) -> None:
+    def refused(phase: str) -> int:
+        return runtime.value("policy_engine_headers_too_large_total", phase=phase)
+
+    before = refused("request_headers"), refused("response_headers")
+    reply = runtime.send("/passes/", headers=headers)
+    assert (reply.status, reply.body, runtime.upstream.received) == (431, b"", [])
+    runtime.upstream.answer_with(Answer.of(b"unseen", headers=headers))
+    reply = runtime.send("/passes/")
+    assert (reply.status, reply.body, reply.header(headers[0][0])) == (502, b"", None)
+    assert (refused("request_headers"), refused("response_headers")) == (before[0] + 1, before[1] + 1)
+    named = [f"{phase}_headers of route passes refused" for phase in ("request", "response")]
+    eventually(lambda: all(line in runtime.engine.log() for line in named), "logged")
+
+
+def test_headers_within_the_limits_and_long_bodies_pass(runtime: Runtime) -> None:
+    headers = [*MANY_HEADERS[:20], ("x-long", "x" * 30_000)]
+    runtime.upstream.answer_with(Answer.of(b"y" * 100_000, headers=headers))
+    reply = runtime.send("/bodies/", method="POST", body=b"x" * 100_000, headers=headers)
+    assert (reply.status, len(reply.body), len(reply.header("x-long") or "")) == (200, 100_000, 30_000)
 
 
 # -- clients that go away ----------------------------------------------------------------------------------------------
@@ -264,7 +335,7 @@ def test_request_sees_one_snapshot_in_all_its_phases_under_constant_swaps(runtim
         writer.join()
     assert set(load.outcomes) == {"200 one snapshot"}, load.outcomes
     assert len(seen) > 3, seen
-    assert runtime.value("policy_engine_configuration_swaps_total") - swaps > 3
+    assert runtime.value("policy_engine_configuration_swaps_total") - swaps >= len(seen) - 1  # one was there before
 
 
 def _consistency(status: int, marks: list[str], seen: Counter[str]) -> str:

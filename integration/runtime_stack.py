@@ -10,18 +10,21 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from integration.harness import client
 from integration.harness.chain_file import ChainFile, Document, chain, chains, policy
 from integration.harness.client import Reply
 from integration.harness.engine import EngineProcess
 from integration.harness.envoy import Envoy, EnvoyProcess
-from integration.harness.envoy_config import Bootstrap, Route
+from integration.harness.envoy_config import Bootstrap, Route, access_log
 from integration.harness.exchange import HeaderList
 from integration.harness.upstream import Upstream
+from policy_engine.cli import main
 
 TEST_POLICIES = Path(__file__).parent / "test_policies"
 ENGINE_BODY_LIMIT = 256 * 1024
@@ -29,6 +32,15 @@ ENVOY_BUFFER_LIMIT = 1024 * 1024
 METADATA_NAMESPACE = "policy.test"
 EVENTUALLY_S = 20.0
 """How long something may take on a machine under load; far above what is normal."""
+
+LOGGED = {
+    "target": "%REQ(:PATH)%",
+    "route": "%ROUTE_NAME%",
+    "metadata": f"%DYNAMIC_METADATA({METADATA_NAMESPACE})%",
+}
+"""Fields of Envoy's access log."""
+
+_FLUSHED_SOON = ("--file-flush-interval-msec", "50")
 
 Chains = Mapping[str, Sequence[Document]]
 Phases = dict[str, int]
@@ -44,9 +56,15 @@ def document(of: Chains) -> Document:
     return chains(*(chain(name, *policies) for name, policies in of.items()))
 
 
-def routes(of: Chains, overrides: Mapping[str, Any] | None = None) -> list[Route]:
+def routes(
+    of: Chains, overrides: Mapping[str, Any] | None = None, metadata_key: tuple[str, str] | None = None
+) -> list[Route]:
     """Return a route `/<name>/` for each chain; `overrides` are `ExtProcPerRoute.overrides` by name."""
-    return [Route(prefix=f"/{name}/", name=name, overrides=(overrides or {}).get(name, {})) for name in of]
+    found = [Route(prefix=f"/{name}/", name=name, overrides=(overrides or {}).get(name, {})) for name in of]
+    if metadata_key is None:
+        return found
+    namespace, key = metadata_key
+    return [replace(route, name="", metadata={namespace: {key: route.name}}) for route in found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,19 +139,30 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 
 @contextlib.contextmanager
 def started(
-    of: Chains, *, transport: str, overrides: Mapping[str, Any] | None = None, **ext_proc: Any
+    of: Chains,
+    *,
+    transport: str,
+    overrides: Mapping[str, Any] | None = None,
+    tcp: bool = False,
+    settings: Mapping[str, str] | None = None,
+    metadata_key: tuple[str, str] | None = None,
+    **ext_proc: Any,
 ) -> Iterator[Runtime]:
-    """Start everything for these chains; `ext_proc` are further settings of Envoy's filter."""
+    """Start everything for these chains; `settings` are the engine's, `ext_proc` further ones of Envoy's filter.
+
+    `metadata_key`: the route key is in this namespace and key of the routes' filter metadata, and routes have no name.
+    """
     # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
     with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as name, Upstream() as upstream:
         directory = Path(name)
         file = ChainFile(directory / "chains.yaml")
         file.write(document(of))
-        env = {"POLICY_ENGINE_TRANSPORT": transport, "POLICY_ENGINE_BODY_LIMIT": str(ENGINE_BODY_LIMIT)}
-        with EngineProcess(directory, chains=file.path, policies=TEST_POLICIES, env=env) as engine:
+        chosen = {"TRANSPORT": transport, "BODY_LIMIT": str(ENGINE_BODY_LIMIT), **(settings or {})}
+        env = {f"POLICY_ENGINE_{name}": value for name, value in chosen.items()}
+        with EngineProcess(directory, chains=file.path, policies=TEST_POLICIES, env=env, tcp=tcp) as engine:
             engine.ready()
             bootstrap = Bootstrap(
-                routes=routes(of, overrides),
+                routes=routes(of, overrides, metadata_key),
                 engine=engine.address,
                 upstream_port=upstream.port,
                 upstream_http2=True,
@@ -143,13 +172,9 @@ def started(
                     **ext_proc,
                 },
                 access_log=directory / "access.log",
-                access_log_fields={
-                    "target": "%REQ(:PATH)%",
-                    "route": "%ROUTE_NAME%",
-                    "metadata": f"%DYNAMIC_METADATA({METADATA_NAMESPACE})%",
-                },
+                access_log_fields=LOGGED,
             )
-            with EnvoyProcess(bootstrap, directory, "--file-flush-interval-msec", "50") as proxy:
+            with EnvoyProcess(bootstrap, directory, *_FLUSHED_SOON) as proxy:
                 yield Runtime(
                     envoy=proxy.ready(),
                     proxy=proxy,
@@ -158,3 +183,52 @@ def started(
                     chains=file,
                     access_log=directory / "access.log",
                 )
+
+
+@contextlib.contextmanager
+def generated(
+    of: Chains,
+    *,
+    transport: str = "native",
+    settings: Mapping[str, str] | None = None,
+    policies: Path = TEST_POLICIES,
+    flags: Sequence[str] = (),
+    upstream_port: int = 0,
+) -> Iterator[Runtime]:
+    """Start everything behind the configuration that `policy-engine envoy-config` writes for these chains.
+
+    `settings` are the engine's (`BODY_LIMIT`), for both commands; `flags` are further ones of `envoy-config`. Without
+    `upstream_port` the upstream is the one that `Runtime` has.
+    """
+    with tempfile.TemporaryDirectory(prefix="rg-", dir="/tmp") as name, Upstream() as upstream:
+        directory = Path(name)
+        file = ChainFile(directory / "chains.yaml")
+        file.write(document(of))
+        chosen = {"TRANSPORT": transport, **(settings or {})}
+        env = {f"POLICY_ENGINE_{name}": value for name, value in chosen.items()}
+        with EngineProcess(directory, chains=file.path, policies=policies, env=env) as engine:
+            engine.ready()
+            config = directory / "envoy.yaml"
+            setting_flags = [f"--{name.lower().replace('_', '-')}={value}" for name, value in chosen.items()]
+            written_for = ("--chains", str(file.path), "--policies-directory", str(policies), *setting_flags)
+            where = ("--engine", f"unix:{engine.address}", "--upstream", f"127.0.0.1:{upstream_port or upstream.port}")
+            free = ("--ingress", "127.0.0.1:0", "--envoy-admin", "127.0.0.1:0", "--output", str(config))
+            assert main(["envoy-config", "--bootstrap", *where, *free, *written_for, *flags]) == 0
+            assert main(["envoy-config", "--lint", str(config), *written_for]) == 0
+            _add_access_log(config, directory / "access.log")
+            with EnvoyProcess(config, directory, *_FLUSHED_SOON) as proxy:
+                yield Runtime(
+                    envoy=proxy.ready(),
+                    proxy=proxy,
+                    engine=engine,
+                    upstream=upstream,
+                    chains=file,
+                    access_log=directory / "access.log",
+                )
+
+
+def _add_access_log(config: Path, log: Path) -> None:
+    text = yaml.safe_load(config.read_text())
+    (network_filter,) = text["static_resources"]["listeners"][0]["filter_chains"][0]["filters"]
+    network_filter["typed_config"]["access_log"] = [access_log(log, LOGGED)]
+    config.write_text(yaml.safe_dump(text))

@@ -3,5 +3,7 @@
 import sys
 
 from policy_builder.cli import main
+from policy_builder.workspace import enter_working_directory
 
+enter_working_directory()
 sys.exit(main())

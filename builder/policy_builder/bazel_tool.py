@@ -23,6 +23,7 @@ from policy_builder.distributions import Distribution, DistributionError, read_d
 from policy_builder.engine_source import engine_version
 from policy_builder.generate import Facts, build_info, labels, licences, registry
 from policy_builder.library import Library
+from policy_builder.machine import machine_findings
 from policy_builder.platform import Platform
 from policy_builder.policy_source import PolicySource, read_source
 from policy_builder.report import Report
@@ -32,8 +33,6 @@ from policy_builder.sbom import sbom
 from policy_builder.validation import code_findings
 from policy_engine.config.diagnostics import Diagnostic, Rule
 from policy_engine.worker.registry import Version
-
-_ENVIRONMENT = Platform().marker_environment()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,12 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def gather(request: Mapping[str, Any], report: Report) -> Facts:
     """Return what the request describes, with everything wrong with it in `report`."""
+    platform = Platform(request["architecture"])
     engine = _needs("the engine", request["engine"]["requirements"], report)
     sources: list[PolicySource] = []
     needs: dict[str, Needs] = {}
     labels_of: dict[str, str] = {}
     for policy in request["policies"]:
-        source = _source(policy, report)
+        source = _source(policy, platform, report)
         if str(source) in needs:
             reason = f"{source} is both {labels_of[str(source)]} and {policy['label']}; choose one of them"
             report.add(str(source), [Diagnostic(policy["label"], reason, rule=Rule.DUPLICATE_POLICY)])
@@ -79,16 +79,18 @@ def gather(request: Mapping[str, Any], report: Report) -> Facts:
     sources.sort(key=lambda one: (one.name, one.version))
     resolution = Resolution(engine, {str(one): needs[str(one)] for one in sources})
     users = [Pinned(str(one), str(one), one.requirements) for one in sources]
-    for subject, finding in installed_findings(users, resolution):
+    for subject, finding in [*installed_findings(users, resolution), *machine_findings(resolution, platform)]:
         report.add(subject, [finding])
     for source in sources:
         report.add(str(source), code_findings(source, needs[str(source)], engine))
     files = _named(request["engine"]["files"])
     version = engine_version(Path(request["engine"]["version"]))
-    return Facts(version, files, tuple(sources), resolution, read_lock(Path(request["debian_lock"])))
+    return Facts(
+        version, files, tuple(sources), resolution, read_lock(Path(request["debian_lock"]), platform.architecture)
+    )
 
 
-def _source(policy: Mapping[str, Any], report: Report) -> PolicySource:
+def _source(policy: Mapping[str, Any], platform: Platform, report: Report) -> PolicySource:
     try:
         version = Version.parse(policy["version"])
     except ValueError as error:
@@ -97,8 +99,9 @@ def _source(policy: Mapping[str, Any], report: Report) -> PolicySource:
     chosen = ChosenPolicy(policy["name"], version, None, None, 0)
     requires = tuple(Requirement(line) for line in policy.get("requires", ()))
     files = _named(policy["files"])
+    environment = platform.marker_environment()
     return read_source(
-        chosen, policy["where"], files, tuple(policy["tests"]), environment=_ENVIRONMENT, requires=requires
+        chosen, policy["where"], files, tuple(policy["tests"]), environment=environment, requires=requires
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from policy_builder import bazel_tool
-from policy_builder.testworld import CODE, World
+from policy_builder.testworld import CODE, World, elf
 
 OUTPUTS = ("registry", "build_info", "sbom", "licences", "labels", "tags")
 
@@ -40,9 +40,10 @@ def policy(directory: Path, label: str, requirements: list[dict[str, str]], vers
     }
 
 
-def run(world: World, *policies: dict[str, Any]) -> tuple[int, Path]:
+def run(world: World, *policies: dict[str, Any], architecture: str = "amd64") -> tuple[int, Path]:
     engine = world.root / "engine/policy_engine/__init__.py"
     request = {
+        "architecture": architecture,
         "debian_lock": str(world.debian),
         "engine": {
             "files": [{"owner": "engine", "path": "policy_engine/__init__.py", "source": str(engine)}],
@@ -55,7 +56,7 @@ def run(world: World, *policies: dict[str, Any]) -> tuple[int, Path]:
     }
     (world.root / "request.json").write_text(json.dumps(request))
     out = world.root / "out"
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     status = bazel_tool.main([str(world.root / "request.json"), *(f"{name}={out / name}" for name in OUTPUTS)])
     return status, out
 
@@ -106,3 +107,16 @@ def test_every_mistake_of_every_target_is_in_one_report(world: World, capsys: py
         "'newest' is not a version of the form v1.2.3",
     ):
         assert finding in report
+
+
+def test_wheels_that_were_chosen_for_another_platform_are_refused(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = distribution(world.root, "lib", "1.0")
+    compiled = world.root / "lib-1.0/lib/code.so"
+    compiled.write_bytes(elf(183))
+    needed.append({"owner": needed[0]["owner"], "path": "lib/code.so", "source": str(compiled)})
+    one = policy(world.policy("one", requirements="lib==1.0\n", code="import lib\n" + CODE), "//one", needed)
+    assert run(world, one)[0] == 1
+    assert "lib 1.0 was chosen for another platform: lib/code.so is compiled for aarch64" in capsys.readouterr().err
+    assert run(world, one, architecture="arm64")[0] == 0

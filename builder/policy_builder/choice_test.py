@@ -97,6 +97,15 @@ def test_a_policy_chosen_twice_is_refused_and_every_mistake_is_told(tmp_path: Pa
     assert "policy-manifest.yaml:5:5: /policies/2: lacks the required key 'version'" in found
 
 
+def test_two_configuration_files_of_one_name_would_lie_in_one_directory(tmp_path: Path) -> None:
+    for directory in ("a", "b"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "engine.yaml").touch()
+    choice, found = read(tmp_path, "policies: []\nconfiguration: [a/engine.yaml, b/engine.yaml]\n")
+    assert choice is None
+    assert "/configuration: has two files of one name; they would lie in one directory of the image" in found
+
+
 def test_a_manifest_that_is_not_there(tmp_path: Path) -> None:
     choice, (finding,) = read_choice(tmp_path / "none.yaml")
     assert choice is None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from policy_builder.bytecode import BytecodeError
 from policy_builder.debian import DebianError
 from policy_builder.engine_source import EngineError
 from policy_builder.image import Built, OutputError, build
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except FetchError as error:
         print(f"policy-builder: {error}\n{error.output}".rstrip(), file=sys.stderr)
-    except (DebianError, EngineError, LayerError, LockError, OutputError, PushError, OSError) as error:
+    except (BytecodeError, DebianError, EngineError, LayerError, LockError, OutputError, PushError, OSError) as error:
         print(f"policy-builder: {error}", file=sys.stderr)
     return ENVIRONMENT
 
@@ -110,7 +111,7 @@ def _build(options: argparse.Namespace) -> int:
     try:
         plan = validate(options.manifest, workspace, options.platform, report)
         if plan is not None:
-            built = build(plan, options.output, workspace.cache)
+            built = build(plan, options.output, workspace)
     finally:
         _show(options, report, built)
     if built is None:

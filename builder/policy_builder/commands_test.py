@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,28 @@ def test_what_is_nobodys_fault_is_status_3_with_the_findings_so_far(
     (world.root / "engine/launch.py").unlink()
     assert cli.main(["validate", *options(world)]) == 3
     assert cli.main(["push", str(tmp_path / "none"), "--repository", "127.0.0.1:9/x"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("policy_builder", ["validate", "--manifest", "policy-manifest.yaml"]),
+        ("policy_builder.validator_tool", ["policies/one/v1_0_0"]),
+        ("policy_builder.schema_tool", ["policies/one/v1_0_0"]),
+    ],
+)
+def test_paths_are_meant_from_where_bazel_run_was_typed(world: World, module: str, arguments: list[str]) -> None:
+    world.policy("one")
+    if arguments[0] == "validate":
+        arguments = [*arguments, *options(world)[2:]]
+    environment = {
+        **os.environ,
+        "BUILD_WORKING_DIRECTORY": str(world.root),
+        "PYTHONPATH": os.pathsep.join(str(Path(one).absolute()) for one in sys.path),
+    }
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1:] or done.stdout.splitlines()[-1:]) == (0, ["0 errors"])
 
 
 def test_validator_reads_policies_and_runs_none(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,10 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from policy_builder.bytecode import PACKAGES, machine_architecture, unpack
 
 TIMEOUT = 300.0
 _AR_MAGIC = b"!<arch>\n"
@@ -50,32 +52,64 @@ class DebianPackage:
 
 @dataclass(frozen=True, slots=True)
 class DebianLock:
-    """What the base layer consists of."""
+    """What the base layer of one architecture consists of."""
 
     suite: str
     snapshot: str
     packages: tuple[DebianPackage, ...]
 
 
-def read_lock(path: Path) -> DebianLock:
-    """Read a lock as tools/image has it; packages are sorted by name. Raises DebianError."""
+def read_lock(path: Path, architecture: str) -> DebianLock:
+    """Read what a lock, as tools/image has it, says of `architecture`; packages are sorted by name.
+
+    Raises DebianError.
+    """
     try:
         document = json.loads(path.read_bytes())
+        by_architecture = document["packages"]
+        if architecture not in by_architecture:
+            available = ", ".join(sorted(by_architecture))
+            raise DebianError(f"{path} has no Debian packages for {architecture} (available: {available})")
         packages = tuple(
             DebianPackage(
                 name, str(one["version"]), str(one["path"]), str(one["sha256"]), str(one.get("archive", "debian"))
             )
-            for name, one in sorted(document["packages"].items())
+            for name, one in sorted(by_architecture[architecture].items())
         )
+        for package in packages:
+            if package.architecture not in (architecture, "all"):
+                raise DebianError(f"{path}: {package.name} for {architecture} is {package.path}")
         return DebianLock(str(document["suite"]), str(document["snapshot"]), packages)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise DebianError(f"{path} is not a lock of Debian packages: {error}") from None
 
 
-def data_archives(lock: DebianLock, cache: Path) -> list[Path]:
-    """Return the data archive of every package, each in a directory named after it. Raises DebianError."""
+def data_archives(lock: DebianLock, cache: Path) -> dict[str, Path]:
+    """Return the data archive of every package by its name, each in a directory named after it. Raises DebianError."""
     mirrors = [*_mirrors(), lock.snapshot]
-    return [_data_archive(package, mirrors, cache / "debian") for package in lock.packages]
+    return {package.name: _data_archive(package, mirrors, cache / "debian") for package in lock.packages}
+
+
+def compiling_python(path: Path, cache: Path) -> Path:
+    """Return the directory with the Python of images, for the machine that builds, as `bytecode.Interpreter` takes it.
+
+    Raises DebianError and BytecodeError.
+    """
+    lock = read_lock(path, machine_architecture())
+    packages = tuple(package for package in lock.packages if package.name in PACKAGES)
+    archives = data_archives(replace(lock, packages=packages), cache)
+    content = hashlib.sha256(" ".join(package.sha256 for package in packages).encode()).hexdigest()
+    target = cache / "python" / content
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            unpack(archives.values(), Path(scratch, "python"))
+            try:
+                Path(scratch, "python").rename(target)
+            except OSError:  # another build was faster
+                if not target.is_dir():
+                    raise
+    return target
 
 
 def _data_archive(package: DebianPackage, mirrors: list[str], cache: Path) -> Path:

@@ -16,6 +16,8 @@ from policy_builder.layers import LayerError, files
 from policy_builder.oci_layout import ImageConfig, blobs, write_docker_archive, write_image, write_index
 from policy_builder.testworld import CODE, World
 
+DEBIAN = ("libone", "libtwo", "python3.13-minimal")
+
 
 @pytest.fixture
 def built(world: World, tmp_path: Path) -> Path:
@@ -33,8 +35,7 @@ def test_the_sbom_is_valid_and_lists_every_part_with_who_needs_it(built: Path) -
     document = json.loads(text)
     components = {one["bom-ref"]: one for one in document["components"]}
     assert set(components) == {
-        "pkg:deb/debian/libone@1.0?arch=all&distro=trixie",
-        "pkg:deb/debian/libtwo@1.0?arch=all&distro=trixie",
+        *(f"pkg:deb/debian/{name}@1.0?arch=all&distro=trixie" for name in DEBIAN),
         "pkg:pypi/engine-core@1.0",
         "pkg:pypi/lib@1.0",
         "pkg:pypi/odd@1.0",
@@ -66,7 +67,7 @@ def test_build_information_says_who_needs_what(built: Path) -> None:
     assert document["policies"][0]["requirements"] == ["lib==1.0", "odd==1.0"]
     needed = {one["name"]: one["required_by"] for one in document["dependencies"]}
     assert needed == {"engine-core": ["engine"], "lib": ["one v1.0.0"], "odd": ["one v1.0.0"]}
-    assert document["debian"] == {"suite": "trixie", "packages": {"libone": "1.0", "libtwo": "1.0"}}
+    assert document["debian"] == {"suite": "trixie", "packages": dict.fromkeys(DEBIAN, "1.0")}
 
 
 def test_the_same_documents_are_in_the_image_and_beside_it(built: Path) -> None:
@@ -114,20 +115,22 @@ def test_what_is_no_distribution(tmp_path: Path) -> None:
 def test_a_debian_package_with_another_content_is_refused(world: World) -> None:
     (world.root / "mirror/libone_1.0_all.deb").write_bytes(b"!<arch>\n")
     with pytest.raises(DebianError, match=r"libone 1\.0 could not be had:(.|\n)*not the content that the lock has"):
-        data_archives(read_lock(world.debian), world.root / "cache")
+        data_archives(read_lock(world.debian, "amd64"), world.root / "cache")
 
 
 def test_a_debian_package_that_is_nowhere(world: World) -> None:
     (world.root / "mirror/libtwo_1.0_all.deb").unlink()
     with pytest.raises(DebianError, match=r"libtwo 1\.0 could not be had"):
-        data_archives(read_lock(world.debian), world.root / "cache")
+        data_archives(read_lock(world.debian, "amd64"), world.root / "cache")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"suite": "x"}', '{"suite": 1, "snapshot": 1, "packages": {"a": {}}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"suite": "x"}', '{"suite": 1, "snapshot": 1, "packages": {"amd64": {"a": {}}}}']
+)
 def test_a_file_that_is_no_lock_of_debian_packages(tmp_path: Path, text: str) -> None:
     (tmp_path / "lock.json").write_text(text)
     with pytest.raises(DebianError, match="is not a lock of Debian packages"):
-        read_lock(tmp_path / "lock.json")
+        read_lock(tmp_path / "lock.json", "amd64")
 
 
 def test_two_contents_for_one_path_are_refused(tmp_path: Path) -> None:

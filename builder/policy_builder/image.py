@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from policy_builder import layers
-from policy_builder.debian import data_archives
+from policy_builder.bytecode import Interpreter
+from policy_builder.debian import compiling_python, data_archives
 from policy_builder.generate import build_info, labels, licences, policy_directory, registry
 from policy_builder.oci_layout import LAYER_TYPE, ImageConfig, blobs, write_docker_archive, write_image
 from policy_builder.sbom import sbom
 from policy_builder.validation import Plan
+from policy_builder.workspace import Workspace
 
 SITE_PACKAGES = "/usr/local/lib/python3.13/dist-packages"
 """Where Debian's Python looks for what Debian did not install, so no PYTHONPATH is needed in the image."""
@@ -88,10 +90,10 @@ def layer_entries(plan: Plan, described: Mapping[str, str]) -> list[tuple[str, l
     return found
 
 
-def build(plan: Plan, out: Path, cache: Path) -> Built:
+def build(plan: Plan, out: Path, workspace: Workspace) -> Built:
     """Write the image of `plan` to the directory `out`, which is replaced as a whole, or not at all when this raises.
 
-    Raises OutputError, DebianError and layers.LayerError.
+    Raises OutputError, DebianError, BytecodeError and layers.LayerError.
     """
     if out.exists() and not (out / "build-info.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists and was not made by policy-builder; choose another --output, or remove it")
@@ -100,7 +102,7 @@ def build(plan: Plan, out: Path, cache: Path) -> Built:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         result = Path(scratch, "result")
         result.mkdir()
-        tars = _write_layers(plan, described, Path(scratch), cache)
+        tars = _write_layers(plan, described, Path(scratch), workspace)
         config = ImageConfig(
             "linux",
             plan.platform.architecture,
@@ -128,16 +130,20 @@ def layer_digests(layout: Path) -> tuple[str, ...]:
     return tuple(blob.digest for blob in blobs(layout) if blob.media_type == LAYER_TYPE)
 
 
-def _write_layers(plan: Plan, described: Mapping[str, str], scratch: Path, cache: Path) -> list[Path]:
+def _write_layers(plan: Plan, described: Mapping[str, str], scratch: Path, workspace: Workspace) -> list[Path]:
     directory = scratch / "layers"
     directory.mkdir()
-    base = directory / "base.tar"
-    layers.debs(data_archives(plan.facts.debian, cache)).write(base)
-    tars = [base]
+    interpreter = Interpreter(compiling_python(workspace.debian_lock, workspace.cache))
+    tars: list[Path] = []
+
+    def write(name: str, layer: layers.Layer) -> None:
+        layer.compile(interpreter)
+        tars.append(directory / f"{name}.tar")
+        layer.write(tars[-1])
+
+    write("base", layers.debs(data_archives(plan.facts.debian, workspace.cache).values()))
     for name, entries in layer_entries(plan, described):
-        tar = directory / f"{name}.tar"
-        layers.files(entries).write(tar)
-        tars.append(tar)
+        write(name, layers.files(entries))
     return tars
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import traceback
+from importlib.util import MAGIC_NUMBER, cache_from_source, source_hash
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from policy_builder.bytecode import Interpreter
 from policy_builder.image import OutputError, layer_digests
 from policy_builder.oci_layout import blob_path, digest_of
-from policy_builder.testworld import CODE, World
+from policy_builder.testworld import CODE, World, elf
 from policy_engine.config.policy_loader import directory_digest
 
 
@@ -93,6 +96,26 @@ def test_registry_names_the_digest_that_the_engine_computes_of_the_directory(wor
     assert config["config"]["User"] == "65532:65532"
 
 
+def test_every_module_has_its_bytecode_which_python_takes_without_looking_at_the_source(
+    world: World, tmp_path: Path
+) -> None:
+    world.locked("needed", "1.0", files={"needed/__init__.py": "A = 1\n", "needed/template.py": "{% if this %}\n"})
+    world.policy("limit", requirements="needed==1.0\n", code="import needed\n" + CODE)
+    world.build(tmp_path / "out")
+    root = unpack(tmp_path / "out/oci", tmp_path / "root")
+    modules = {path for path in root.rglob("*.py") if path.name != "template.py"}
+    assert {path.name for path in modules} >= {"__init__.py", "policy.py"}
+    assert {Path(cache_from_source(str(path))) for path in modules} == set(root.rglob("*.pyc"))
+    for path in modules:
+        content = Path(cache_from_source(str(path))).read_bytes()
+        assert content[:16] == MAGIC_NUMBER + b"\1\0\0\0" + source_hash(path.read_bytes())  # PEP 552: unchecked
+        assert marshal.loads(content[16:]).co_filename == f"/{path.relative_to(root)}"
+    environment = {"PYTHONPATH": str(root / "usr/local/lib/python3.13/dist-packages")}
+    (root / "usr/local/lib/python3.13/dist-packages/needed/__init__.py").write_text("A = 2\n")
+    command = [sys.executable, "-B", "-c", "import needed; print(needed.A)"]
+    assert subprocess.run(command, check=True, capture_output=True, env=environment, text=True).stdout == "1\n"
+
+
 def test_a_changed_line_of_a_policy_changes_its_layer_and_the_last(world: World, tmp_path: Path) -> None:
     policy = world.policy("limit")
     world.policy("other")
@@ -123,7 +146,7 @@ def test_more_policies_than_a_container_engine_has_layers(world: World, tmp_path
     ],
 )
 def test_same_bytes_whoever_makes_them(world: World, tmp_path: Path, circumstances: dict[str, Any]) -> None:
-    world.locked("needed", "1.0", files={"needed/__init__.py": "", "needed/native.so": "\x7fELF", "needed/b.py": ""})
+    world.locked("needed", "1.0", files={"needed/__init__.py": "", "needed/native.so": elf(), "needed/b.py": ""})
     world.policy("limit", requirements="needed==1.0\n", code="import needed\n" + CODE)
     world.policy("limit", "v2.0.0")
     world.build(tmp_path / "first")
@@ -149,7 +172,8 @@ def test_same_bytes_whoever_makes_them(world: World, tmp_path: Path, circumstanc
     assert tree(tmp_path / "first") == tree(other / "out")
 
 
-def test_same_bytes_for_another_user(world: World, tmp_path: Path) -> None:
+def test_same_bytes_for_another_user(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interpreter, "compile", lambda *_: {})  # it may lie where another user cannot read
     world.policy("limit")
     world.build(tmp_path / "first")
     for path in [*tmp_path.rglob("*"), tmp_path, *tmp_path.parents]:

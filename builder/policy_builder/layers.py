@@ -1,12 +1,13 @@
 """Writes the tar of one image layer, the same bytes for the same content on every machine.
 
-    layers.py debs OUT.tar DATA.tar…   Debian packages: the base of every image
-    layers.py files OUT.tar MANIFEST   JSON list of {"path", "source" | "content" | "link" | "directory"}
+    layers.py interpreter OUT DATA.tar…            directory with the Python of images, which compiles
+    layers.py debs OUT.tar INTERPRETER DATA.tar…   Debian packages: the base of every image
+    layers.py files OUT.tar INTERPRETER MANIFEST   JSON list of {"path", "source" | "content" | "link" | "directory"}
 
 It is its own room because Bazel and `policy-builder` make layers with the same code: that is why their bytes agree.
 Entries are sorted, owned by root and dated 1970. The mode comes from the content: modes of input files are not part of
-Bazel's action key, so they would differ from machine to machine. Tars stay uncompressed, since gzip's output depends on
-the version of zlib; a registry client compresses on its own.
+Bazel's action key, so they would differ from machine to machine. Modules have their bytecode beside them. Tars stay
+uncompressed, since gzip's output depends on the version of zlib; a registry client compresses on its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from policy_builder.bytecode import BytecodeError, Interpreter, unpack
+
 SKIPPED = re.compile(
     r"usr/share/doc/(?!([^/]+(/copyright)?)?$)"  # licences stay: an image is a copy that is given to others
     r"|usr/share/(man|locale|lintian|bug|info|bash-completion)/"
@@ -30,7 +33,14 @@ SKIPPED = re.compile(
 MERGED = ("bin", "sbin", "lib", "lib64")
 """Top directories that are symbolic links into /usr."""
 
+MODULES = ("usr/lib/python3.13/", "usr/local/lib/python3.13/", "app/policies/")
+"""Where Python imports from; modules below get bytecode."""
+
 AUTHORITIES = "usr/share/ca-certificates/"
+BUNDLE = "etc/ssl/certs/ca-certificates.crt"
+DEFAULT_BUNDLE = "usr/lib/ssl/cert.pem"
+"""Where OpenSSL looks when nobody names authorities; the link comes with the package `openssl`, which images lack."""
+
 USERS = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n"
 GROUPS = "root:x:0:\nnonroot:x:65532:\n"
 
@@ -69,6 +79,16 @@ class Layer:
         info = tarfile.TarInfo(path)
         info.type, info.mode = tarfile.DIRTYPE, mode
         self._entries.setdefault(path, (info, b"", ""))
+
+    def compile(self, interpreter: Interpreter) -> None:
+        """Add the bytecode of every module that the layer has. Raises BytecodeError."""
+        modules = {
+            path: data
+            for path, (info, data, _) in self._entries.items()
+            if info.isreg() and path.startswith(MODULES) and path.endswith(".py")
+        }
+        for path, data in interpreter.compile(modules).items():
+            self.file(path, data, source="the image's Python")
 
     def write(self, out: Path) -> None:
         """Write all entries, with the directories above them, to `out`."""
@@ -109,7 +129,8 @@ def debs(archives: Iterable[Path]) -> Layer:
                     else:
                         layer.file(path, data, member.mode, archive.parent.name)
     # What the packages' installation scripts would do.
-    layer.file("etc/ssl/certs/ca-certificates.crt", b"".join(data for _, data in sorted(authorities.items())))
+    layer.file(BUNDLE, b"".join(data for _, data in sorted(authorities.items())))
+    layer.link(DEFAULT_BUNDLE, f"/{BUNDLE}")
     layer.file("etc/passwd", USERS.encode())
     layer.file("etc/group", GROUPS.encode())
     layer.link("usr/bin/python3", "python3.13")
@@ -137,9 +158,14 @@ def files(manifest: Iterable[Mapping[str, Any]]) -> Layer:
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
     mode, out, *inputs = arguments
+    if mode == "interpreter":
+        unpack(map(Path, inputs), Path(out))
+        return 0
+    interpreter, *inputs = inputs
     try:
         layer = debs(map(Path, inputs)) if mode == "debs" else files(json.loads(Path(inputs[0]).read_text()))
-    except LayerError as error:
+        layer.compile(Interpreter(Path(interpreter)))
+    except (LayerError, BytecodeError) as error:
         print(f"{out}: {error}", file=sys.stderr)
         return 1
     layer.write(Path(out))

@@ -75,3 +75,4 @@ def test_base_is_merged_rootless_and_without_documentation(tmp_path: Path) -> No
         authorities = archive.extractfile("etc/ssl/certs/ca-certificates.crt")
         assert authorities is not None
         assert authorities.read() == b"A\nB\n"
+    assert found["usr/lib/ssl/cert.pem"].linkname == "/etc/ssl/certs/ca-certificates.crt"

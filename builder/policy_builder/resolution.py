@@ -216,13 +216,20 @@ def _replaces(pin: Pin, given: Distribution) -> str:
 
 
 def _collisions(resolution: Resolution) -> list[Finding]:
-    """Return files that two distributions would both install with different content: one would hide the other."""
+    """Return files and modules that two distributions would both install differently: one would hide the other."""
     findings: list[Finding] = []
     owners: dict[str, tuple[str, Path]] = {}
+    modules: dict[str, tuple[str, str]] = {}
     reported: set[tuple[str, str]] = set()
 
     def claim(subject: str, owner: str, files: Mapping[str, Path]) -> None:
         for name, path in files.items():
+            module = _module(name)
+            if module is not None:
+                first, file = modules.setdefault(module, (owner, name))
+                if first != owner and file != name:
+                    reason = f"{owner} brings {name}, and {first} {file}: one would hide the other when it is imported"
+                    findings.append((subject, Diagnostic(owner, reason, rule=Rule.REQUIREMENTS)))
             first, other = owners.setdefault(name, (owner, path))
             if first == owner or (first, owner) in reported or path.read_bytes() == other.read_bytes():
                 continue
@@ -242,6 +249,16 @@ def _collisions(resolution: Resolution) -> list[Finding]:
         for library in needs.libraries:
             claim(subject, f"library {library.name}", library.files)
     return findings
+
+
+def _module(name: str) -> str | None:
+    """Return the module that the installed file `name` is imported as, dots as slashes; None when it is none."""
+    directory, _, file = name.rpartition("/")
+    if file == "__init__.py":
+        return directory
+    if file.endswith((".py", ".so")):
+        return f"{directory}/{file.partition('.')[0]}".lstrip("/")
+    return None
 
 
 def modules_of(needs: Needs) -> dict[str, str]:

@@ -19,6 +19,7 @@ from policy_builder.platform import Platform
 from policy_builder.policy_source import PolicySource, discover_directory
 from policy_builder.report import Report
 from policy_builder.validator_tool import policy_directory
+from policy_builder.workspace import enter_working_directory
 from policy_engine.config.diagnostics import ordered
 from policy_engine.config.policy_loader import HOOKS
 from policy_engine.worker.registry import Phase
@@ -102,4 +103,5 @@ def explain(policy: PolicySource, view: ClassView) -> tuple[PhaseView, ...]:
 
 
 if __name__ == "__main__":
+    enter_working_directory()
     sys.exit(main())

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,11 @@ class Example(Policy):
         return None
 """
 
+AMD64 = Platform()
+
+PYTHON = f'#!/bin/sh\nunset PYTHONHOME\nexec {sys.executable} "$@"\n'
+"""The Python of this world's images: the one that runs the tests."""
+
 MANIFEST = """name: {name}
 version: {version}
 description: An example.
@@ -45,7 +51,7 @@ def make_wheel(
     directory: Path,
     name: str,
     version: str,
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
     *,
     requires: Sequence[str] = (),
     licence: str = "MIT",
@@ -56,20 +62,27 @@ def make_wheel(
     stem = f"{name.replace('-', '_')}-{version}"
     metadata = [f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: {licence}"]
     metadata += [f"Requires-Dist: {one}" for one in requires]
-    content = {
+    texts: dict[str, str | bytes] = {
         **(files if files is not None else {f"{name.replace('-', '_')}/__init__.py": f"VERSION = {version!r}\n"}),
         f"{stem}.dist-info/METADATA": "\n".join(metadata) + "\n",
         f"{stem}.dist-info/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
     }
     if entry_points:
-        content[f"{stem}.dist-info/entry_points.txt"] = entry_points
+        texts[f"{stem}.dist-info/entry_points.txt"] = entry_points
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{stem}-{tag}.whl"
-    record = "".join(f"{file},sha256={_urlsafe(text)},{len(text.encode())}\n" for file, text in content.items())
+    content = {file: text.encode() if isinstance(text, str) else text for file, text in texts.items()}
+    record = "".join(f"{file},sha256={_urlsafe(data)},{len(data)}\n" for file, data in content.items())
+    content[f"{stem}.dist-info/RECORD"] = f"{record}{stem}.dist-info/RECORD,,\n".encode()
     with zipfile.ZipFile(path, "w") as archive:
-        for file, text in [*content.items(), (f"{stem}.dist-info/RECORD", record + f"{stem}.dist-info/RECORD,,\n")]:
-            archive.writestr(zipfile.ZipInfo(file), text)
+        for file, data in content.items():
+            archive.writestr(zipfile.ZipInfo(file), data)
     return path
+
+
+def elf(machine: int = 62) -> bytes:
+    """Return the beginning of a compiled file for the machine with this number (62 is x86_64, 183 aarch64)."""
+    return b"\x7fELF" + bytes(14) + machine.to_bytes(2, "little")
 
 
 def sha256(path: Path) -> str:
@@ -96,8 +109,9 @@ class World:
         mirror = self.root / "mirror"
         mirror.mkdir()
         packages = {name: make_deb(mirror, name) for name in ("libone", "libtwo")}
-        snapshot = mirror.as_uri()
-        self.debian.write_text(json.dumps({"suite": "trixie", "snapshot": snapshot, "packages": packages}))
+        packages["python3.13-minimal"] = make_deb(mirror, "python3.13-minimal", {"usr/bin/python3.13": PYTHON})
+        lock = {"suite": "trixie", "snapshot": mirror.as_uri(), "packages": {"amd64": packages, "arm64": packages}}
+        self.debian.write_text(json.dumps(lock))
 
     @property
     def lock(self) -> Path:
@@ -155,31 +169,32 @@ class World:
     def workspace(self) -> Workspace:
         return Workspace(self.root / "engine", self.lock, self.debian, self.root / "cache")
 
-    def validate(self) -> tuple[Plan | None, Report]:
+    def validate(self, platform: Platform = AMD64) -> tuple[Plan | None, Report]:
         report = Report()
-        return validate(self.manifest, self.workspace(), Platform(), report), report
+        return validate(self.manifest, self.workspace(), platform, report), report
 
-    def report(self) -> str:
+    def report(self, platform: Platform = AMD64) -> str:
         """Return the report of a choice that must be refused, with paths relative to the world."""
-        plan, report = self.validate()
+        plan, report = self.validate(platform)
         assert plan is None
         assert report.failed
         return report.render_text().replace(f"{self.root}/", "")
 
-    def build(self, out: Path) -> Built:
-        plan, report = self.validate()
+    def build(self, out: Path, platform: Platform = AMD64) -> Built:
+        plan, report = self.validate(platform)
         assert plan is not None, report.render_text()
-        return build(plan, out, self.root / "cache")
+        return build(plan, out, self.workspace())
 
 
-def make_deb(mirror: Path, name: str) -> dict[str, object]:
-    """Write a package with a library, a licence and a manual page; return its entry in the lock."""
+def make_deb(mirror: Path, name: str, more: Mapping[str, str] | None = None) -> dict[str, object]:
+    """Write a package with a library, a licence, a manual page and `more` files; return its entry in the lock."""
     data = io.BytesIO()
+    paths = (f"usr/lib/{name}.so", f"usr/share/doc/{name}/copyright", f"usr/share/man/man1/{name}.1")
     with tarfile.open(fileobj=data, mode="w:xz") as tar:
-        for path in (f"usr/lib/{name}.so", f"usr/share/doc/{name}/copyright", f"usr/share/man/man1/{name}.1"):
+        for path, text in {**dict.fromkeys(paths, name), **(more or {})}.items():
             info = tarfile.TarInfo(f"./{path}")
-            info.size, info.mode = len(name), 0o644
-            tar.addfile(info, io.BytesIO(name.encode()))
+            info.size, info.mode = len(text.encode()), 0o644
+            tar.addfile(info, io.BytesIO(text.encode()))
     members = {"debian-binary": b"2.0\n", "control.tar.xz": b"", "data.tar.xz": data.getvalue()}
     archive = b"!<arch>\n"
     for member, content in members.items():
@@ -191,5 +206,5 @@ def make_deb(mirror: Path, name: str) -> dict[str, object]:
     return {"path": package.name, "sha256": digest, "size": len(archive), "version": "1.0"}
 
 
-def _urlsafe(text: str) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+def _urlsafe(data: bytes) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()

@@ -20,6 +20,7 @@ from policy_builder.generate import Facts
 from policy_builder.imports import check_imports
 from policy_builder.interface import check_interface
 from policy_builder.library import Library, find_libraries
+from policy_builder.machine import machine_findings
 from policy_builder.platform import Platform
 from policy_builder.policy_source import PolicySource, discover_directory, discover_package
 from policy_builder.report import Report
@@ -63,7 +64,7 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
     choice, diagnostics = read_choice(manifest)
     report.add(str(manifest), diagnostics)
     engine = read_engine(workspace.engine)
-    debian = read_lock(workspace.debian_lock)
+    debian = read_lock(workspace.debian_lock, platform.architecture)
     lock = read_requirements(workspace.lock, environment)
     report.add(lock.file, lock.diagnostics)
     if choice is None:
@@ -81,6 +82,7 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
     for library in {library.name: library for many in libraries.values() for library in many}.values():
         report.add(f"library {library.name}", library.requirements.diagnostics)
     resolution = _resolve(engine, policies, libraries, lock=lock, store=store, environment=environment, report=report)
+    _add(report, machine_findings(resolution, platform))
     for policy in policies:
         needs = resolution.policies[str(policy)]
         report.add(str(policy), code_findings(policy, needs, resolution.engine))

@@ -118,6 +118,17 @@ def test_a_requirement_that_would_hide_the_engine_or_its_requirements(world: Wor
     assert "evil 1.0 and engine-core 1.0 both install engine_core/__init__.py" in report
 
 
+@pytest.mark.parametrize("file", ["six/__init__.py", "six.cpython-313-x86_64-linux-gnu.so", "six.abi3.so"])
+def test_a_module_of_the_engine_cannot_be_hidden_by_one_of_another_form(world: World, file: str) -> None:
+    world.locked("six", "1.0", files={"six.py": "", "name/space.py": ""})
+    world.engine_needs("engine-core", "six")
+    world.locked("evil", "1.0", files={file: b"", "name/other.py": "", "other/six.py": ""})
+    world.policy("one", requirements="evil==1.0\n")
+    report = world.report()
+    assert f"evil 1.0 brings {file}, and six 1.0 six.py: one would hide the other when it is imported" in report
+    assert report.endswith("\n1 error\n")
+
+
 def test_everything_wrong_with_every_policy_is_in_one_report(world: World) -> None:
     world.policy("one", code=CODE.replace("on_request_headers", "on_request_header"), requirements="lib>=1\n")
     broken = MANIFEST.format(name="two", version="v1.0.0").replace("entrypoint", "entry") + "examples: 3\n"
@@ -198,6 +209,12 @@ def test_a_path_that_is_too_much_for_one_policy(world: World, monkeypatch: pytes
     monkeypatch.setattr("policy_builder.policy_source.MAX_FILES", 4)
     world.policy("one")
     assert "holds more than 4 files or 64 MiB; is this the directory of one policy?" in world.report()
+
+
+def test_a_file_that_is_too_much_for_one_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policy_builder.policy_source.MAX_BYTES", 1 << 20)
+    (world.policy("one") / "data.bin").write_bytes(bytes((1 << 20) + 1))
+    assert "holds more than 2000 files or 1 MiB; is this the directory of one policy?" in world.report()
 
 
 def test_no_code_of_a_policy_is_run(world: World, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from policy_builder.interface import check_interface
 from policy_builder.platform import Platform
 from policy_builder.policy_source import PolicySource, discover_directory
 from policy_builder.report import Report
+from policy_builder.workspace import enter_working_directory
 from policy_engine.config.diagnostics import Diagnostic, Rule
 from policy_engine.config.policy_loader import PoliciesUnusable, load_policies
 from policy_engine.config.policy_manifest import MANIFEST_FILE
@@ -90,4 +91,5 @@ def check_policies(directories: Sequence[Path], report: Report, *, follow_links:
 
 
 if __name__ == "__main__":
+    enter_working_directory()
     sys.exit(main())

@@ -39,6 +39,13 @@ def find_workspace(
     )
 
 
+def enter_working_directory() -> None:
+    """Go where `bazel run` was typed, since paths on the command line are meant from there; elsewhere do nothing."""
+    directory = os.environ.get("BUILD_WORKING_DIRECTORY")
+    if directory:
+        os.chdir(directory)
+
+
 def _root() -> Path | None:
     """Return the checkout: where Bazel was started, or above this file."""
     started = os.environ.get("BUILD_WORKSPACE_DIRECTORY")

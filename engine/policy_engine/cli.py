@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
     _envoy_config_command(commands)
-    _command(commands, "build-info", _build_info, "print engine version and every policy with its digest, as JSON")
+    _command(commands, "build-info", _build_info, "print engine, policies with digests, and dependencies, as JSON")
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
     show = _command(config, "show", _config_show, "print every setting, its value and where it came from")
     show.add_argument("--json", action="store_true", help="as JSON")
@@ -219,7 +219,9 @@ def _envoy_config(options: argparse.Namespace) -> int:
 def _build_info(options: argparse.Namespace) -> int:
     from policy_engine.operations.build_info import build_info  # noqa: PLC0415 - see _run
 
-    print(json.dumps(build_info(_registry(_settings(options))), indent=2))
+    settings = _settings(options)
+    policies = settings.policies.registry or settings.policies.directory
+    print(json.dumps(build_info(_registry(settings), policies), indent=2))
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from policy_engine.kernel.engine import Kernel, KernelOptions
 from policy_engine.kernel.session import Session
+from policy_engine.kernel.stream import Peer
 from policy_engine.sdk import Policy
 from policy_engine.worker.compiler import Compiler
 from policy_engine.worker.registry import Phase, PolicyDefinition, Registry, Version
@@ -83,8 +84,9 @@ class Engine:
     def activate(self, spec: ChainsSpec) -> None:
         self.kernel.activate(self.compiler.compile(spec, self.kernel.snapshot))
 
-    def session(self) -> Session:
-        return Session(self.kernel)
+    def session(self, peer: Peer | None = None) -> Session:
+        """A stream's session, on a connection of its own unless `peer` says which."""
+        return Session(self.kernel, peer or Peer())
 
 
 def engine(*entries: PolicySpec | type[Policy], classes: Iterable[type[Policy]] = (), **options: Any) -> Engine:

@@ -18,8 +18,8 @@ both = pytest.mark.parametrize("engine", ENGINES, ids=lambda one: one.NAME)
 
 
 def compiled(text: str, engine: Engine = conditions_celcpp) -> Condition:
-    """Compile for a policy that has response hooks only, so that every variable may be used."""
-    return compile_condition(text, phase_has_response=True, engine=engine)
+    """Compile for a policy that has response hooks only, so that every variable may be used; the engine evaluates."""
+    return compile_condition(text, phase_has_response=True, engine=engine, direct=False)
 
 
 def outcome(text: str, engine: Engine) -> Outcome:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from policy_engine.kernel.stream import Replies, StreamError
+from policy_engine.kernel.stream import Peer, Replies, StreamError
 from policy_engine.transport.health import EXT_PROC_SERVICE
 
 PROCESS = f"/{EXT_PROC_SERVICE}/Process"
@@ -40,7 +40,7 @@ class Recorder:
     closed_twice: int = 0
     cancelled: int = 0
 
-    def __call__(self) -> RecordedHandler:
+    def __call__(self, peer: Peer) -> RecordedHandler:
         """Make one handler."""
         self.opened += 1
         return RecordedHandler(self)

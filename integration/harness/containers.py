@@ -142,8 +142,9 @@ def _docker(identity: str, image: Image, command: Sequence[str], mounts: Sequenc
     _docker_load(image.tarball)
     hardening = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
     volumes = [f"--volume={mount.source}:{mount.target}{'' if mount.writable else ':ro'}" for mount in mounts]
-    options = [f"--name={identity}", "--rm", "--network=host", *hardening, *volumes]
-    return ["docker", "run", *options, image.tag, *command], ["docker", "rm", "--force", identity]
+    entrypoint, *first = image.entrypoint
+    options = [f"--name={identity}", "--rm", "--network=host", f"--entrypoint={entrypoint}", *hardening, *volumes]
+    return ["docker", "run", *options, image.tag, *first, *command], ["docker", "rm", "--force", identity]
 
 
 @functools.cache

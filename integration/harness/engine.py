@@ -60,16 +60,21 @@ class EngineAdmin:
 
 
 class EngineProcess(Process):
-    """The engine as a process of this machine, from this interpreter's import path, files in `directory`."""
+    """The engine as a process of this machine, from this interpreter's import path, files in `directory`.
 
-    def __init__(self, directory: Path, *, chains: Path, policies: Path, env: Mapping[str, str] | None = None) -> None:
-        self.address = directory / "engine.sock"
+    It listens at `address`: a Unix socket, or a port of 127.0.0.1 with `tcp`.
+    """
+
+    def __init__(
+        self, directory: Path, *, chains: Path, policies: Path, env: Mapping[str, str] | None = None, tcp: bool = False
+    ) -> None:
+        self.address: int | Path = free_port() if tcp else directory / "engine.sock"
         self.admin = EngineAdmin(free_port())
         config = directory / "policy-engine.yaml"
         config.write_text(
             yaml.safe_dump(
                 settings(
-                    listen=f"unix:{self.address}",
+                    listen=f"127.0.0.1:{self.address}" if tcp else f"unix:{self.address}",
                     admin_port=self.admin.port,
                     chains=str(chains),
                     policies={"directory": str(policies)},

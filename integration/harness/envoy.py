@@ -66,11 +66,14 @@ def write_bootstrap(bootstrap: Bootstrap, directory: Path) -> Path:
 
 
 class EnvoyProcess(Process):
-    """Envoy as a process of this machine, files in `directory`; `ready` waits and returns the means to talk to it."""
+    """Envoy as a process of this machine, files in `directory`; `ready` waits and returns the means to talk to it.
 
-    def __init__(self, bootstrap: Bootstrap, directory: Path, *extra_arguments: str) -> None:
+    `bootstrap` may be the path of one that something else wrote.
+    """
+
+    def __init__(self, bootstrap: Bootstrap | Path, directory: Path, *extra_arguments: str) -> None:
         self._admin_file = directory / "envoy.admin"
-        config = write_bootstrap(bootstrap, directory)
+        config = bootstrap if isinstance(bootstrap, Path) else write_bootstrap(bootstrap, directory)
         own: list[str | Path] = ["-c", config, "--admin-address-path", self._admin_file]
         argv: list[str | Path] = [envoy_binary(), *ARGUMENTS, *own, *extra_arguments]
         super().__init__("envoy", argv, log_path=directory / "envoy.log", env=_environment())

@@ -27,7 +27,8 @@ class Route:
     """A route by path prefix. `name` is what the engine gets as `xds.route_name`; empty means it has none.
 
     `overrides` is the route's `ExtProcPerRoute.overrides`, `disabled` switches the filter off, `metadata` is the
-    route's filter metadata, `domain` the host it is for.
+    route's filter metadata, `domain` the host it is for. `idle_timeout`
+    is a duration such as `1s`; empty leaves it to Envoy.
     """
 
     prefix: str
@@ -37,6 +38,7 @@ class Route:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     cluster: str = UPSTREAM_CLUSTER
     domain: str = "*"
+    idle_timeout: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,7 @@ def _listener(bootstrap: Bootstrap) -> Config:
         },
     }
     if bootstrap.access_log:
-        connection_manager["access_log"] = [_access_log(bootstrap.access_log, bootstrap.access_log_fields)]
+        connection_manager["access_log"] = [access_log(bootstrap.access_log, bootstrap.access_log_fields)]
     return {
         "name": "ingress",
         "address": _address(bootstrap.listener_port),
@@ -140,6 +142,8 @@ def _ext_proc(bootstrap: Bootstrap) -> Config:
 
 def _route(route: Route) -> Config:
     config: Config = {"match": {"prefix": route.prefix}, "route": {"cluster": route.cluster}}
+    if route.idle_timeout:
+        config["route"]["idle_timeout"] = route.idle_timeout
     if route.name:
         config["name"] = route.name
     if route.metadata:
@@ -189,7 +193,8 @@ def _http2_limits() -> Config:
     }
 
 
-def _access_log(path: Path, fields: Mapping[str, str]) -> Config:
+def access_log(path: Path, fields: Mapping[str, str]) -> Config:
+    """Return an access log of JSON lines; `fields` are command operators of Envoy by their names."""
     return {
         "name": "envoy.access_loggers.file",
         "typed_config": {

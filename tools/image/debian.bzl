@@ -1,4 +1,4 @@
-"""Pinned Debian packages as a repository: `@debian//:NAME` is the data archive of one, `@debian//:all` of all.
+"""Pinned Debian packages of one architecture as a repository: `@debian_amd64//:NAME` is the data archive of one, `:all` of all.
 
 The lock gives each package's path and sha256. Debian's snapshot archive keeps every version for ever; the mirror that
 ./bazelw reads from the machine's apt configuration (DEBIAN_MIRROR) is asked first, since it is near, but it drops
@@ -24,8 +24,15 @@ def _archive(mirror, package):
 def _debian_packages_impl(rctx):
     lock = json.decode(rctx.read(rctx.attr.lock))
     mirrors = [url.rstrip("/") for url in [rctx.getenv("DEBIAN_MIRROR"), lock["snapshot"]] if url]
-    build = _BUILD.format(all = repr([":" + name for name in sorted(lock["packages"])]))
-    for name, package in sorted(lock["packages"].items()):
+    packages = lock["packages"].get(rctx.attr.architecture)
+    if not packages:
+        fail("%s has no Debian packages for %s; available: %s" % (
+            rctx.attr.lock,
+            rctx.attr.architecture,
+            ", ".join(lock["packages"]),
+        ))
+    build = _BUILD.format(all = repr([":" + name for name in sorted(packages)]))
+    for name, package in sorted(packages.items()):
         rctx.download_and_extract(
             [_archive(mirror, package) + "/" + package["path"] for mirror in mirrors],
             output = name,
@@ -37,5 +44,8 @@ def _debian_packages_impl(rctx):
 
 debian_packages = repository_rule(
     implementation = _debian_packages_impl,
-    attrs = {"lock": attr.label(mandatory = True, allow_single_file = True)},
+    attrs = {
+        "architecture": attr.string(mandatory = True),
+        "lock": attr.label(mandatory = True, allow_single_file = True),
+    },
 )

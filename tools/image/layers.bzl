@@ -8,18 +8,29 @@ load("@rules_python//python:py_info.bzl", "PyInfo")
 # Debian's Python looks here for what was not installed by Debian, so no PYTHONPATH is needed in the image.
 SITE_PACKAGES = "/usr/local/lib/python3.13/dist-packages"
 
-LAYER_TOOL = {"_layer_tool": attr.label(default = "//builder:layers", executable = True, cfg = "exec")}
+# What every rule that declares layers has: the tool, and the Python of images, which compiles the modules in them.
+LAYER_TOOL = {
+    "_interpreter": attr.label(default = "//tools/image:interpreter", allow_single_file = True, cfg = "exec"),
+    "_layer_tool": attr.label(default = "//builder:layers", executable = True, cfg = "exec"),
+}
+
+# Architectures of images, as OCI calls them, by the setting that chooses.
+ARCHITECTURE = select({
+    Label("@platforms//cpu:aarch64"): "arm64",
+    "//conditions:default": "amd64",
+})
 
 def _deb_layer_impl(ctx):
     out = ctx.actions.declare_file(ctx.label.name + ".tar")
     args = ctx.actions.args()
     args.add("debs")
     args.add(out)
+    args.add(ctx.file._interpreter.path)
     args.add_all(ctx.files.packages)
     ctx.actions.run(
         executable = ctx.executable._layer_tool,
         arguments = [args],
-        inputs = ctx.files.packages,
+        inputs = ctx.files.packages + [ctx.file._interpreter],
         outputs = [out],
         mnemonic = "DebianLayer",
         progress_message = "Unpacking Debian packages into %{output}",
@@ -30,6 +41,31 @@ deb_layer = rule(
     implementation = _deb_layer_impl,
     doc = "The base layer: Debian packages, unpacked.",
     attrs = {"packages": attr.label_list(allow_files = True, mandatory = True)} | LAYER_TOOL,
+)
+
+def _deb_interpreter_impl(ctx):
+    out = ctx.actions.declare_directory(ctx.label.name)
+    args = ctx.actions.args()
+    args.add("interpreter")
+    args.add(out.path)
+    args.add_all(ctx.files.packages)
+    ctx.actions.run(
+        executable = ctx.executable._layer_tool,
+        arguments = [args],
+        inputs = ctx.files.packages,
+        outputs = [out],
+        mnemonic = "ImagePython",
+        progress_message = "Unpacking the Python of images",
+    )
+    return DefaultInfo(files = depset([out]))
+
+deb_interpreter = rule(
+    implementation = _deb_interpreter_impl,
+    doc = "The Python of images, of the machine that builds: it compiles the modules in layers.",
+    attrs = {
+        "packages": attr.label_list(allow_files = True, mandatory = True),
+        "_layer_tool": LAYER_TOOL["_layer_tool"],
+    },
 )
 
 def runfiles_path(file):
@@ -94,8 +130,8 @@ def declare_layer(ctx, name, entries, extra = []):
     ctx.actions.write(manifest, json.encode(listed + extra))
     ctx.actions.run(
         executable = ctx.executable._layer_tool,
-        arguments = ["files", out.path, manifest.path],
-        inputs = [manifest] + [entry.file for entry in entries],
+        arguments = ["files", out.path, ctx.file._interpreter.path, manifest.path],
+        inputs = [manifest, ctx.file._interpreter] + [entry.file for entry in entries],
         outputs = [out],
         mnemonic = "ImageLayer",
         progress_message = "Writing layer %{output}",

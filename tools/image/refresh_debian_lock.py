@@ -25,6 +25,7 @@ from typing import Any
 LOCK = Path(__file__).parent / "debian.lock.json"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SNAPSHOT = "https://snapshot.debian.org/archive/debian"
+ARCHITECTURES = ("amd64", "arm64")
 SOURCES = (("debian", "{suite}"), ("debian-security", "{suite}-security"))
 """Archives and their suites, by name; the first is the one that `archive` in the lock leaves out."""
 
@@ -119,10 +120,10 @@ def signed(content: bytes) -> str:
     return done.stdout.decode()
 
 
-def package_list(root: str, suite: str) -> tuple[dict[str, Package], datetime.datetime]:
-    """Return the packages of `suite` for amd64, and when the archive published them. Raises RefreshError."""
+def package_list(root: str, suite: str, architecture: str) -> tuple[dict[str, Package], datetime.datetime]:
+    """Return the packages of `suite` for `architecture`, and when the archive published them. Raises RefreshError."""
     release = signed(fetch(f"{root}/dists/{suite}/InRelease"))
-    name = "main/binary-amd64/Packages.xz"
+    name = f"main/binary-{architecture}/Packages.xz"
     listed = re.search(rf"^ ([0-9a-f]{{64}}) +\d+ {name}$", release, re.MULTILINE)
     date = re.search(r"^Date: (.+) UTC$", release, re.MULTILINE)
     content = fetch(f"{root}/dists/{suite}/{name}")
@@ -143,29 +144,50 @@ def mirror() -> str:
     return url.rstrip("/")
 
 
+def refreshed(lock: Mapping[str, Any], top: str) -> tuple[dict[str, dict[str, dict[str, Any]]], datetime.datetime]:
+    """Return the newest entries of the lock's packages by architecture, and when they were published.
+
+    The names are those of the first architecture, so every image has the same packages. Raises OSError, RefreshError.
+    """
+    names = lock["packages"][ARCHITECTURES[0]]
+    entries, dates = {}, []
+    for architecture in ARCHITECTURES:
+        archives = {}
+        for archive, suite in SOURCES:
+            name = suite.format(suite=lock["suite"])
+            archives[archive], date = package_list(f"{top}/{archive}", name, architecture)
+            dates.append(date)
+        entries[architecture] = chosen(names, archives)
+    return entries, max(dates)
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return a line for each entry that differs between two sets of packages by architecture."""
+    lines = []
+    for architecture, entries in after.items():
+        known = before.get(architecture, {})
+        for name, entry in entries.items():
+            if entry != known.get(name):
+                was = f"{known[name]['version']} → " if name in known else ""
+                lines.append(f"{architecture} {name} {was}{entry['version']}")
+    return lines
+
+
 def main() -> int:
     """Refresh the lock and say what changed; returns the exit status."""
     lock = json.loads(LOCK.read_text())
-    archives, dates = {}, []
     try:
-        top = mirror().removesuffix("/debian")
-        for archive, suite in SOURCES:
-            archives[archive], date = package_list(f"{top}/{archive}", suite.format(suite=lock["suite"]))
-            dates.append(date)
-        entries = chosen(lock["packages"], archives)
+        entries, published = refreshed(lock, mirror().removesuffix("/debian"))
     except (OSError, RefreshError) as error:
         print(error, file=sys.stderr)
         return 1
-    changed = {name: entry for name, entry in entries.items() if entry != lock["packages"][name]}
-    for name, entry in changed.items():
-        print(f"{name} {lock['packages'][name]['version']} → {entry['version']}")
-    if not changed:
-        print("everything is the newest")
-        return 0
-    # The snapshot of a time after the newest list has all packages that it names.
-    lock["snapshot"] = f"{SNAPSHOT}/{max(dates) + datetime.timedelta(days=1):%Y%m%dT000000Z}"
-    lock["packages"] = entries
-    LOCK.write_text(json.dumps(lock, indent=1) + "\n")
+    changed = changes(lock["packages"], entries)
+    print("\n".join(changed) or "everything is the newest")
+    if changed:
+        # The snapshot of a time after the newest list has all packages that it names.
+        lock["snapshot"] = f"{SNAPSHOT}/{published + datetime.timedelta(days=1):%Y%m%dT000000Z}"
+        lock["packages"] = entries
+        LOCK.write_text(json.dumps(lock, indent=1) + "\n")
     return 0
 
 

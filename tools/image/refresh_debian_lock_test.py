@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 
 from tools.image import refresh_debian_lock as refresh
@@ -40,3 +42,26 @@ def test_all_that_is_missing_is_named() -> None:
 def test_unsigned_lists_are_refused() -> None:
     with pytest.raises(refresh.RefreshError, match="signature"):
         refresh.signed(b"Date: today\n")
+
+
+def test_every_architecture_has_the_same_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def package_list(root: str, suite: str, architecture: str) -> tuple[dict[str, refresh.Package], datetime.datetime]:
+        asked.append((root, suite, architecture))
+        newer = "2" if (architecture, suite) == ("arm64", "trixie-security") else "1"
+        return refresh.packages_in(stanza("libc6", newer)), datetime.datetime(2026, 11, len(asked), tzinfo=datetime.UTC)
+
+    monkeypatch.setattr(refresh, "package_list", package_list)
+    known = {"path": "pool/libc6_1.deb", "sha256": "00", "size": 7, "version": "1"}
+    packages = {"amd64": {"libc6": known}}
+    lock = {"suite": "trixie", "packages": packages}
+    entries, published = refresh.refreshed(lock, "https://mirror.test")
+    assert [architecture for _, _, architecture in asked] == ["amd64", "amd64", "arm64", "arm64"]
+    assert published.day == len(asked)
+    assert entries["arm64"]["libc6"]["version"] == "2"
+    assert entries["arm64"]["libc6"]["archive"] == "debian-security"
+    assert refresh.changes(packages, entries) == ["arm64 libc6 2"]
+    assert refresh.changes({"amd64": {"libc6": {**known, "version": "0"}}}, {"amd64": entries["amd64"]}) == [
+        "amd64 libc6 0 → 1"
+    ]

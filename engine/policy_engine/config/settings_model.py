@@ -28,6 +28,8 @@ from policy_engine.config.quantities import (
 AUTO = "auto"
 WORKER_PLACE = "{worker}"
 OFF = "off"
+LARGEST_HEADERS = 8 << 20
+"""Bytes; the most that Envoy itself can be told to take (`max_request_headers_kb`)."""
 
 _Number = TypeVar("_Number", int, float)
 
@@ -310,6 +312,10 @@ class LimitSettings:
 
     streams: int = setting(_whole_number(1, 1_000_000), 20_000, "streams open at once in one worker process")
     blocking_threads: int = setting(_whole_number(1, 1024), 8, "threads for each blocking policy version")
+    header_count: int = setting(_whole_number(1, 10_000), 200, "headers of one request or response")
+    header_size: int = setting(
+        _size(1024, LARGEST_HEADERS), 128 << 10, "bytes of all headers of one request or response"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "health.listen": ("0.0.0.0:8080", "0.0.0.0:8080"),
     "log.level": ("error", LogLevel.ERROR),
     "limits.streams": ("5", 5),
+    "limits.header_count": ("5", 5),
+    "limits.header_size": ("64KiB", 65536),
 }
 
 

@@ -26,6 +26,7 @@ LONGEST_MESSAGE_TIMEOUT = 3600.0
 """Seconds; the most that Envoy takes for `message_timeout`."""
 
 _TIMEOUT_MARGIN = 1.0
+_IDLE = 60.0
 _BUFFER_ALLOWANCE = 64 << 10
 
 Modes = Mapping[str, str]
@@ -82,6 +83,11 @@ class Demands:
     def message_timeout(self) -> float:
         """Seconds Envoy should wait for one answer: longer than the engine's own timeouts, so that those decide."""
         return min(self.slowest_phase + _TIMEOUT_MARGIN, LONGEST_MESSAGE_TIMEOUT)
+
+    @property
+    def longest_idle(self) -> float:
+        """Seconds without progress after which Envoy should end a request: a minute more than the engine may take."""
+        return self.message_timeout + _IDLE
 
     @property
     def buffer_limit(self) -> int:

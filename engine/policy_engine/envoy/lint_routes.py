@@ -5,16 +5,20 @@ It is its own room because it is the only check that needs to know both, route b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from policy_engine.config.diagnostics import Diagnostic, Rule
 from policy_engine.config.fields import did_you_mean
 from policy_engine.envoy.demands import ChainDemand, Demands
+from policy_engine.envoy.filter_config import duration
 from policy_engine.envoy.lint_filter import lint_failure_mode
 from policy_engine.envoy.lint_modes import STREAMING, effective_modes
 from policy_engine.envoy.proto_json import Node
 
 _LISTED = 10
+_DEFAULT_IDLE = 300.0
+"""Seconds; `stream_idle_timeout` unless set (http_connection_manager.proto)."""
 
 
 class RouteLint:
@@ -46,7 +50,7 @@ class RouteLint:
                 parts = list(route.get("route", "weighted_clusters", "clusters").items())
                 switches = [_PerRoute(http_filter, (part, *levels)) for part in parts]
                 whole = _PerRoute(http_filter, levels)
-                yield from self._route(route, next((one for one in switches if one.off is not None), whole))
+                yield from self._route(manager, route, next((one for one in switches if one.off is not None), whole))
 
     def lint_chains_without_route(self) -> Iterator[Diagnostic]:
         """Yield a finding for each chain that no route of the file has, unless there may be routes elsewhere."""
@@ -65,7 +69,7 @@ class RouteLint:
         names += [one.get("name") for one in action.get("weighted_clusters", "clusters").items()]
         self.clusters |= {one.text(): one for one in names if one.text()}
 
-    def _route(self, route: Node, per_route: _PerRoute) -> Iterator[Diagnostic]:
+    def _route(self, manager: Node, route: Node, per_route: _PerRoute) -> Iterator[Diagnostic]:
         key = self._key(route)
         chain = self._demands.chains.get(key.text())
         if chain is not None:
@@ -80,7 +84,7 @@ class RouteLint:
             return
         yield from lint_failure_mode(per_route.setting("failure_mode_allow"), (chain.route_key,), self._demands)
         if chain.runs:
-            yield from _modes(route, per_route, chain)
+            yield from _modes(route, per_route, chain, self._demands, _idle_timeout(manager, route))
 
     def _key(self, route: Node) -> Node:
         place = self._demands.route_key
@@ -119,6 +123,11 @@ class _PerRoute:
         settings = [one.get("overrides", name) for one in self._configs]
         return next((one for one in settings if one.exists), Node(self._filter.document))
 
+    @property
+    def may_override(self) -> bool:
+        """Whether the filter takes the modes that the engine asks for."""
+        return self._filter.get("allow_mode_override").is_true()
+
     def modes(self) -> tuple[Node, Node]:
         """Return the override of processing modes and the filter's own."""
         return self.setting("processing_mode"), self._filter.get("processing_mode")
@@ -137,7 +146,9 @@ def _switched_off(http_filter: Node, written: list[Node]) -> Node | None:
     return disabled if disabled.is_true() else None
 
 
-def _modes(route: Node, per_route: _PerRoute, chain: ChainDemand) -> Iterator[Diagnostic]:
+def _modes(
+    route: Node, per_route: _PerRoute, chain: ChainDemand, demands: Demands, idle: float
+) -> Iterator[Diagnostic]:
     nodes = per_route.modes()
     set_here = next((one for one in nodes if one.exists), route)
     modes = effective_modes(nodes)
@@ -154,6 +165,47 @@ def _modes(route: Node, per_route: _PerRoute, chain: ChainDemand) -> Iterator[Di
                 "streaming can be switched on only here, in the route's ExtProcPerRoute"
             )
             yield node.error(Rule.ENVOY_MODE, reason, allowed=f"{body}: {chain.modes[body]}, {trailers}: SEND")
+        if chain.modes[body] == "BUFFERED" and modes[body] != "BUFFERED":
+            own = per_route.setting("processing_mode")
+            node = own.get(body) if own.exists else route
+            yield from _not_whole(node, side, modes[body], chain, may_override=per_route.may_override)
+            if side == "request" and modes[body] == "NONE" and idle > demands.longest_idle:
+                yield _may_hang(node, chain, idle, demands)
         if modes[body] == "FULL_DUPLEX_STREAMED" and modes[trailers] != "SEND":
             reason = f"{body} FULL_DUPLEX_STREAMED needs {trailers} SEND"
             yield set_here.get(trailers).error(Rule.ENVOY_MODE, reason, allowed="SEND")
+
+
+def _not_whole(node: Node, side: str, mode: str, chain: ChainDemand, *, may_override: bool) -> Iterator[Diagnostic]:
+    """Yield a finding for a body that a chain needs whole and that only an override makes Envoy send so (R-08)."""
+    allowed = f"{side}_body_mode: BUFFERED in the route's ExtProcPerRoute"
+    needs = f"the chain {chain.route_key!r} needs the whole {side} body, the mode here is {mode}"
+    if not may_override:
+        reason = f"{needs}, and allow_mode_override, by which the engine could ask for it, is not true"
+        yield node.error(Rule.ENVOY_MODE, reason, allowed=allowed)
+    elif side == "response" and mode == "NONE":
+        reason = (
+            f"{needs} until the engine asks for it: whether Envoy grants that, the engine learns only when a first "
+            "body has come; until then a client that breaks off makes it deny responses for a moment"
+        )
+        yield node.warning(Rule.ENVOY_MODE, reason, allowed=allowed)
+
+
+def _idle_timeout(manager: Node, route: Node) -> float:
+    """Return the seconds after which Envoy ends a request of which nothing more comes; infinite for never."""
+    limits = (
+        manager.get("request_timeout").seconds(0),
+        route.get("route", "idle_timeout").seconds(manager.get("stream_idle_timeout").seconds(_DEFAULT_IDLE)),
+    )
+    return min((limit for limit in limits if limit), default=math.inf)
+
+
+def _may_hang(node: Node, chain: ChainDemand, idle: float, demands: Demands) -> Diagnostic:
+    """Return the finding about a trap of Envoy 1.36 (shown by `runtime_limits_test`)."""
+    until = "for ever" if math.isinf(idle) else f"until the idle timeout of {duration(idle)}"
+    reason = (
+        f"a request for the chain {chain.route_key!r} that has no content-length and sends more than Envoy's buffer "
+        f"holds before the engine has answered its headers hangs {until}, as the mode is not set here"
+    )
+    bounds = f"idle_timeout of the route, or request_timeout, of at most {duration(demands.longest_idle)}"
+    return node.warning(Rule.ENVOY_IDLE, reason, allowed=f"request_body_mode: BUFFERED in ExtProcPerRoute; or {bounds}")

@@ -213,6 +213,47 @@ def test_a_route_whose_headers_are_not_sent_is_an_error() -> None:
     assert re.findall(r"chain '(\w+)'", " ".join(one.reason for one in found)) == ["headers", "whole", "stream"]
 
 
+@pytest.mark.parametrize(("side", "reader"), [("request", Whole), ("response", WholeResponse)])
+@pytest.mark.parametrize("mode", ["NONE", "STREAMED", "BUFFERED_PARTIAL"])
+def test_a_body_that_only_a_forbidden_override_would_bring_is_an_error(
+    side: str, reader: type[Policy], mode: str
+) -> None:
+    wanted = demands({"r": [reader]})
+    text = render(bootstrap(wanted, Sample())).replace(f"{side}_body_mode: BUFFERED", f"{side}_body_mode: {mode}")
+    relying = [one.severity for one in lint(text, wanted) if one.rule is Rule.ENVOY_MODE]
+    assert relying == ([Severity.WARNING] if (side, mode) == ("response", "NONE") else [])
+    text = text.replace("allow_mode_override: true", "allow_mode_override: false")
+    (one,) = [one for one in lint(text, wanted) if one.rule is Rule.ENVOY_MODE]
+    assert (one.severity, one.line) == (Severity.ERROR, line_of(text, f"{side}_body_mode: {mode}", "overrides"))
+    assert "'r' needs the whole" in one.reason
+
+
+@pytest.mark.parametrize(
+    ("manager", "route", "warned"),
+    [
+        ({}, {}, "300s"),
+        ({"stream_idle_timeout": "0s"}, {}, "for ever"),
+        ({"stream_idle_timeout": "0s", "request_timeout": "20s"}, {}, None),
+        ({"stream_idle_timeout": "30s"}, {}, None),
+        ({}, {"idle_timeout": "62s"}, None),
+        ({}, {"idle_timeout": "63s"}, "63s"),
+        ({"stream_idle_timeout": "30s"}, {"idle_timeout": "0s"}, "for ever"),
+    ],
+)
+def test_a_request_that_could_hang_is_warned_of(
+    manager: dict[str, Any], route: dict[str, Any], warned: str | None
+) -> None:
+    wanted = demands({"r": [Whole]})
+    config = bootstrap(wanted, Sample())
+    connection = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    connection |= manager
+    connection["route_config"]["virtual_hosts"][0]["routes"][0]["route"] |= route
+    assert lint(render(config), wanted) == []
+    found = lint(render(config).replace("request_body_mode: BUFFERED", "request_body_mode: NONE"), wanted)
+    assert [(one.rule, one.severity) for one in found] == ([(Rule.ENVOY_IDLE, Severity.WARNING)] if warned else [])
+    assert all(f"{warned}, as" in one.reason for one in found)
+
+
 def test_a_failure_mode_of_one_route_counts() -> None:
     broken = TEXT.replace("overrides:\n", "overrides:\n                      failure_mode_allow: true\n", 1)
     (one,) = lint(broken)

@@ -19,16 +19,30 @@ from policy_engine.worker.compiler import retire
 logger = logging.getLogger("policy_engine.kernel")
 
 
+PARTS = (
+    "request_headers",
+    "request_body",
+    "request_trailers",
+    "response_headers",
+    "response_body",
+    "response_trailers",
+)
+"""The messages of a stream by the names they have in `ProcessingRequest`."""
+
+
 @dataclass(frozen=True, slots=True)
 class KernelOptions:
     """Settings of every session. `route_key` is the attribute that holds the key (R-07).
 
-    `body_limit` is in bytes and holds for decoded bodies too (R-09).
+    `body_limit` is in bytes and holds for decoded bodies too; `header_count` and `header_size` (bytes of names and
+    values) are for the headers of one request or response (R-09).
     """
 
     route_key: str = ROUTE_NAME
     pass_unmapped: bool = False
     body_limit: int = 10 * 1024 * 1024
+    header_count: int = 200
+    header_size: int = 128 * 1024
 
 
 @dataclass(slots=True)
@@ -37,13 +51,16 @@ class KernelStatistics:
 
     streams: int = 0
     active: int = 0
-    phases: dict[str, int] = field(default_factory=dict)
+    phases: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
     immediate: int = 0
     unmapped: int = 0
     not_ready: int = 0
     protocol_errors: int = 0
     body_too_large: int = 0
+    headers_too_large: dict[str, int] = field(default_factory=dict)
     broken_promises: int = 0
+    broken_response_promises: int = 0
+    doubted_responses: int = 0
     swaps: int = 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
 from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.promises import doubt, ended_without_body, honour, name_unsent_response_body
 from policy_engine.kernel.reply import (
     body_reply,
     chunk_reply,
@@ -20,8 +21,9 @@ from policy_engine.kernel.reply import (
     trailers_reply,
 )
 from policy_engine.kernel.routes import CachedReply, Modes, ProcessingMode, Route
-from policy_engine.kernel.stream import Replies
-from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, RequestMutation, Response
+from policy_engine.kernel.stream import Peer, Replies
+from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, Response
+from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chain import Step
 from policy_engine.worker.closing import close_chains
 from policy_engine.worker.executor import Exchange, Outcome, run
@@ -30,42 +32,58 @@ logger = logging.getLogger("policy_engine.kernel")
 
 Result = Replies | Coroutine[Any, Any, Replies]
 
-PASS_RESPONSE_HEADERS = headers_reply("response_headers", ())
+PASS_RESPONSE_HEADERS = headers_reply("response_headers")
 _NO_BODY_STATUSES = (204, 304)
 _LENGTH_DIGITS = 15
 
 
 class Phases:
-    """Runs a chain's phases for one stream. `ended` is True once an answer ended the exchange."""
+    """Runs a chain's phases for one stream. `ended` is True once an answer ended the exchange.
+
+    `probing`: the response's body may come without its headers; see `promises`.
+    """
 
     __slots__ = (
         "_exchange",
         "_kernel",
         "_modes",
+        "_peer",
         "_request",
         "_request_body_due",
-        "_request_cut",
+        "_request_over",
         "_response",
-        "_response_cut",
+        "_response_body_due",
+        "_response_over",
         "_route",
         "ended",
+        "probing",
     )
 
-    def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request) -> None:
+    def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request, peer: Peer) -> None:
         self._kernel = kernel
+        self._peer = peer
         self._route = route
         self._modes = modes
         self._request = request
         self._exchange = Exchange(route.chain, request)
         self._response = self._exchange.response
         self._request_body_due = False
-        self._request_cut = False
-        self._response_cut = False
+        self._request_over = False
+        self._response_body_due = False
+        self._response_over = False
         self.ended = False
+        self.probing = False
         route.chain.usage.streams += 1
+
+    @property
+    def route(self) -> Route:
+        """The route whose chain runs."""
+        return self._route
 
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
+        if self._response_body_due and not self.ended and ended_without_body(self._peer, self._route, self._modes):
+            self._kernel.statistics.broken_response_promises += 1
         chain = self._route.chain
         for hook in chain.stream_end:
             try:
@@ -82,6 +100,8 @@ class Phases:
     def request_headers(self, *, bodiless: bool) -> Result:
         """Run the request-headers phase, and the body phase too when there will be no body message."""
         chain, request = self._route.chain, self._request
+        if self._modes.response_by_override and self._peer.doubted:
+            self._probe(bodiless=bodiless)
         self._request_body_due = bool(self._modes.request_body) and not bodiless
         if not bodiless and self._announces_too_much(self._modes.request_body, request.headers):
             return self._too_large(413)
@@ -90,7 +110,10 @@ class Phases:
             request.body = b""
         elif not chain.request_headers:
             return self._modes.pass_reply
-        return self._then(run(self._exchange, chain.request_headers, [request], Outcome()), self._request_headers_done)
+        outcome = run(self._exchange, chain.request_headers, [request], Outcome())
+        if isinstance(outcome, Outcome):
+            return self._request_headers_done(outcome)
+        return _later(outcome, self._request_headers_done)
 
     def _request_headers_done(self, outcome: Outcome) -> Result:
         if outcome.immediate is not None:
@@ -120,17 +143,22 @@ class Phases:
         """Run the request-body phase on a whole body, or on one chunk of it, as the mode has it."""
         self._request_body_due = False
         mode, chain = self._modes.request_body, self._route.chain
+        if self._modes.request_by_override:
+            honour(self._peer, self._route)
         if mode == ProcessingMode.BUFFERED:
+            if self._request_over:
+                return self._in_pieces("request_body", chain.request_body)
+            self._request_over = True
             return self._buffered_request(message)
         chunk = Chunk(message.body, message.end_of_stream)
-        if self._request_cut:
+        if self._request_over:
             return _drop("request_body", mode)
         args: list[Any] = [self._request, chunk]
 
         def done(outcome: Outcome) -> Replies:
             if outcome.immediate is not None:
                 return self._answer(outcome)
-            self._request_cut = args[-1].end
+            self._request_over = args[-1].end
             return _chunk("request_body", mode, chunk, args[-1])
 
         return self._then(run(self._exchange, chain.request_chunks, args, Outcome()), done)
@@ -153,7 +181,7 @@ class Phases:
         """Run the request-trailers phase."""
         steps = self._route.chain.request_trailers
         if not steps:
-            return trailers_reply("request_trailers", ())
+            return trailers_reply("request_trailers")
         return self._then(
             run(self._exchange, steps, [self._request, headers_of(message.trailers)], Outcome()),
             lambda outcome: self._trailers_done("request_trailers", outcome),
@@ -163,28 +191,38 @@ class Phases:
 
     def response_headers(self, message: Any) -> Result:
         """Run the response-headers phase, and the body phase too when there will be no body message."""
+        modes = self._modes
         if self._request_body_due:
             self._request_body_due = False
+            if modes.request_by_override:
+                doubt(self._peer)
             refusal = self._body_never_came()
             if refusal is not None:
                 return refusal
         response = Response(headers_of(message.headers))
         self._response = self._exchange.response = response
         bodiless = message.end_of_stream
+        if modes.skips_response_headers:
+            doubt(self._peer)
+        if modes.response_by_override and not bodiless and self._can_have_body(response):
+            if self._peer.doubted and modes.guard is not None:
+                name_unsent_response_body(self._route, modes)
+                self._kernel.statistics.doubted_responses += 1
+                return self._end(modes.guard.failure_response)
+            self._response_body_due = True
         if not bodiless and self._announces_too_much(self._modes.response_body, response.headers):
             return self._too_large(502)
-        return self._then(
-            run(self._exchange, self._route.chain.response_headers, [self._request, response], Outcome()),
-            lambda outcome: self._response_headers_done(outcome, response, bodiless=bodiless),
-        )
+        outcome = run(self._exchange, self._route.chain.response_headers, [self._request, response], Outcome())
+        if isinstance(outcome, Outcome):
+            return self._response_headers_done(outcome, response, bodiless=bodiless)
+        return _later(outcome, lambda done: self._response_headers_done(done, response, bodiless=bodiless))
 
     def _response_headers_done(self, outcome: Outcome, response: Response, *, bodiless: bool) -> Result:
         if outcome.immediate is not None:
             return self._answer(outcome)
         steps = self._route.chain.response_body
         replaced = response.body is not None
-        can_have_body = self._request.method != "HEAD" and response.status not in _NO_BODY_STATUSES
-        if not steps or not (replaced or (bodiless and can_have_body)):
+        if not steps or not (replaced or (bodiless and self._can_have_body(response))):
             return self._response_replaced(outcome, response, replaced=replaced)
         response.body = response.body or b""
         return self._then(
@@ -196,6 +234,7 @@ class Phases:
         if outcome.immediate is not None:
             return self._answer(outcome)
         if replaced or response.body:
+            self._response_body_due = False
             return _replaced("response_headers", outcome, response)
         if not outcome.actions:
             return PASS_RESPONSE_HEADERS
@@ -204,19 +243,25 @@ class Phases:
     def response_body(self, message: Any) -> Result:
         """Run the response-body phase on a whole body, or on one chunk of it, as the mode has it."""
         mode, chain, response = self._modes.response_body, self._route.chain, self._response
+        self._response_body_due = False
+        if self._modes.response_by_override:
+            honour(self._peer, self._route)
         if response is None:
-            return chunk_reply("response_body", None)
+            return self._unguarded_body()
         if mode == ProcessingMode.BUFFERED:
+            if self._response_over:
+                return self._in_pieces("response_body", chain.response_body)
+            self._response_over = True
             return self._buffered_response(response, message)
         chunk = Chunk(message.body, message.end_of_stream)
-        if self._response_cut:
+        if self._response_over:
             return _drop("response_body", mode)
         args: list[Any] = [self._request, response, chunk]
 
         def done(outcome: Outcome) -> Replies:
             if outcome.immediate is not None:
                 return self._answer(outcome)
-            self._response_cut = args[-1].end
+            self._response_over = args[-1].end
             return _chunk("response_body", mode, chunk, args[-1])
 
         return self._then(run(self._exchange, chain.response_chunks, args, Outcome()), done)
@@ -239,7 +284,7 @@ class Phases:
         """Run the response-trailers phase."""
         steps = self._route.chain.response_trailers
         if not steps or self._response is None:
-            return trailers_reply("response_trailers", ())
+            return trailers_reply("response_trailers")
         return self._then(
             run(self._exchange, steps, [self._request, self._response, headers_of(message.trailers)], Outcome()),
             lambda outcome: self._trailers_done("response_trailers", outcome),
@@ -259,13 +304,14 @@ class Phases:
         replaced = any(action.body is not None for action in outcome.actions)
         return body_reply(
             field,
+            outcome.edits,
             outcome.actions,
             body=encode(view.body or b"", codings) if replaced else None,
             had_content_length="content-length" in view.headers,
         )
 
     def _trailers_done(self, field: str, outcome: Outcome) -> Replies:
-        return self._answer(outcome) if outcome.immediate is not None else trailers_reply(field, outcome.actions)
+        return self._answer(outcome) if outcome.immediate is not None else trailers_reply(field, outcome.edits)
 
     def _answer(self, outcome: Outcome) -> Replies:
         self._kernel.statistics.immediate += 1
@@ -307,6 +353,39 @@ class Phases:
             return chunk_reply(field, None)
         return self._end(ImmediateResponse(status, details="policy_engine:undecodable_body"))
 
+    def _can_have_body(self, response: Response) -> bool:
+        return self._request.method != "HEAD" and response.status not in _NO_BODY_STATUSES and response.status >= 200
+
+    def _probe(self, *, bodiless: bool) -> None:
+        """Ask what shows whether Envoy takes overrides, unless the request's own body will show it."""
+        modes = self._modes
+        if modes.probe is not None and (bodiless or not modes.request_by_override):
+            self._modes, self.probing = modes.probe, True
+
+    def _unguarded_body(self) -> Replies:
+        """A body without the headers it belongs to, which are with the client: the probe has done its work."""
+        guard = self._modes.guard
+        if guard is None:
+            return chunk_reply("response_body", None)
+        self._kernel.statistics.doubted_responses += 1
+        return self._end(guard.failure_response)
+
+    def _in_pieces(self, field: str, steps: tuple[Step, ...]) -> Replies:
+        """More of a body that was to come whole: Envoy streams it as its own configuration says, policies saw part."""
+        closed = _first_closed(steps)
+        if f"{field} in pieces" not in self._route.warned:
+            self._route.warned.add(f"{field} in pieces")
+            logger.error(
+                "route %s needs the whole %s for %s, but Envoy sends it in pieces: set `allow_mode_override: true` on "
+                "the ext_proc filter, or the mode BUFFERED for the route; bodies are %s",
+                self._route.chain.route_key,
+                field.replace("_", " "),
+                ", ".join(step.label for step in steps),
+                "passed (failure mode open)" if closed is None else "broken off",
+                extra={"event": "body_in_pieces", "route": self._route.chain.route_key},
+            )
+        return chunk_reply(field, None) if closed is None else self._end(closed.failure_response)
+
     def _body_never_came(self) -> Replies:
         """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
         self._kernel.statistics.broken_promises += 1
@@ -337,7 +416,7 @@ async def _later(outcome: Coroutine[Any, Any, Outcome], done: Callable[[Outcome]
 def _cached(field: str, cached: CachedReply, outcome: Outcome) -> bytes:
     """Return the reply for the phase's actions, serialised anew only when an action is another object than before."""
     if not cached.matches(outcome.actions):
-        cached.actions, cached.reply = outcome.actions, headers_reply(field, outcome.actions)
+        cached.actions, cached.reply = outcome.actions, headers_reply(field, outcome.edits, outcome.actions)
     return cached.reply
 
 
@@ -359,18 +438,28 @@ def _first_closed(steps: tuple[Step, ...]) -> Step | None:
 def headers_of(header_map: Any) -> Headers:
     """Return the lazy view of an Envoy `HeaderMap`; Envoy sends `raw_value`, older versions `value`."""
     pairs = header_map.headers
-    return Headers(lambda: [(one.key, one.raw_value or one.value.encode()) for one in pairs])
+
+    def load() -> dict[str, list[bytes]]:
+        # Envoy sends every name in lower case (external_processor.proto, HttpHeaders).
+        index = {one.key: [one.raw_value or one.value.encode()] for one in pairs}
+        if len(index) != len(pairs):
+            index = {}
+            for one in pairs:
+                index.setdefault(one.key, []).append(one.raw_value or one.value.encode())
+        return index
+
+    return Headers.lazy(load)
 
 
-_IDENTITY = RequestMutation(remove_headers=("content-encoding",))
+_IDENTITY = HeaderEdit(("content-encoding",))
 
 
 def _replaced(field: str, outcome: Outcome, view: Request | Response) -> bytes:
     """Return the headers reply with a new body, encoded as its `content-encoding` says, or without that header."""
-    codings, actions = codings_of(view.headers.get("content-encoding")), outcome.actions
+    codings, edits = codings_of(view.headers.get("content-encoding")), outcome.edits
     if not CODINGS.issuperset(codings):
-        codings, actions = (), [*actions, _IDENTITY]
-    return headers_reply(field, actions, body=encode(view.body or b"", codings))
+        codings, edits = (), [*edits, _IDENTITY]
+    return headers_reply(field, edits, outcome.actions, body=encode(view.body or b"", codings))
 
 
 def _plain(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:

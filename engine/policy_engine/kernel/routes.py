@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import Any
 
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 
 from policy_engine.kernel.reply import headers_reply, mode_override
-from policy_engine.worker.chain import BodyMode, CompiledChain, Snapshot
+from policy_engine.worker.chain import BodyMode, CompiledChain, Snapshot, Step
 
 ProcessingMode = processing_mode_pb2.ProcessingMode
 
@@ -46,12 +46,21 @@ class CachedReply:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Modes:
-    """What one chain asks of Envoy under one static configuration, and how its bodies will arrive."""
+    """What one chain asks of Envoy under one static configuration, and how its bodies will arrive.
+
+    `request_by_override` and `response_by_override`: only the override makes Envoy send that body. `guard` is the first
+    policy of the response body that fails closed, `probe` what is asked in doubt; see `promises`.
+    """
 
     request_body: int
     response_body: int
     override: bytes
     pass_reply: bytes
+    request_by_override: bool
+    response_by_override: bool
+    skips_response_headers: bool
+    guard: Step | None = None
+    probe: Modes | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +79,7 @@ class Route:
     modes: dict[StaticModes, Modes] = field(default_factory=dict)
     request_headers: CachedReply = field(default_factory=CachedReply)
     response_headers: CachedReply = field(default_factory=CachedReply)
+    ends_without_body: int = 0
     warned: set[str] = field(default_factory=set)
 
     def modes_for(self, static: StaticModes) -> Modes:
@@ -82,9 +92,26 @@ class Route:
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
     mode = processing_mode(chain, static)
+    modes = _asking(mode, static)
+    if not modes.response_by_override:
+        return modes
+    modes = replace(modes, guard=next((step for step in chain.response_body if not step.fails_open), None))
+    if modes.guard is None or chain.response_headers:
+        return modes
+    mode.response_header_mode = ProcessingMode.SKIP
+    return replace(modes, probe=replace(_asking(mode, static), guard=modes.guard))
+
+
+def _asking(mode: Any, static: StaticModes) -> Modes:
     override = mode_override(mode)
     return Modes(
-        mode.request_body_mode, mode.response_body_mode, override, headers_reply("request_headers", ()) + override
+        mode.request_body_mode,
+        mode.response_body_mode,
+        override,
+        headers_reply("request_headers") + override,
+        request_by_override=bool(mode.request_body_mode) and not static[0],
+        response_by_override=bool(mode.response_body_mode) and not static[1],
+        skips_response_headers=mode.response_header_mode == ProcessingMode.SKIP,
     )
 
 

@@ -14,17 +14,18 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.message import DecodeError
 
 from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.header_limits import refusal
 from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result, headers_of
 from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
 from policy_engine.kernel.route_key import attribute, client_address
-from policy_engine.kernel.stream import StreamError
+from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.sdk import Request
 
 logger = logging.getLogger("policy_engine.kernel")
 
 _INVALID_ARGUMENT = 3
 _parse = ext_proc.ProcessingRequest.FromString
-_PASS_REQUEST_HEADERS = headers_reply("request_headers", ())
+_PASS_REQUEST_HEADERS = headers_reply("request_headers")
 
 # Where a message may stand: each part's rank must not fall, and headers come once per direction.
 _REQUEST, _RESPONSE = 1, 2
@@ -33,10 +34,11 @@ _REQUEST, _RESPONSE = 1, 2
 class Session:
     """One stream from its first message to its end. Not thread-safe: it belongs to its transport's event loop."""
 
-    __slots__ = ("_closed", "_ended", "_kernel", "_phases", "_side")
+    __slots__ = ("_closed", "_ended", "_kernel", "_peer", "_phases", "_side")
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, peer: Peer) -> None:
         self._kernel = kernel
+        self._peer = peer
         self._phases: Phases | None = None
         self._side = 0
         self._ended = False
@@ -53,20 +55,29 @@ class Session:
         part = request.WhichOneof("request")
         if part is None:
             raise self._refuse("a ProcessingRequest without a request in it")
-        seen = self._kernel.statistics.phases
-        seen[part] = seen.get(part, 0) + 1
+        self._kernel.statistics.phases[part] += 1
         phases = self._phases
         if self._ended or (phases is not None and phases.ended):
             # In full duplex Envoy does not wait for replies: what was on its way when we answered for good is no error.
             return None
         if self._side == 0:
-            return self._first(part, request)
-        if part == "response_headers" and self._side == _REQUEST:
+            return self._first(part, request, len(message))
+        if self._side == _REQUEST and part.startswith("response"):
+            unannounced = part == "response_body" and phases is not None and phases.probing
+            if part != "response_headers" and not unannounced:
+                raise self._refuse(f"{part} out of order")
             self._side = _RESPONSE
-        elif part.endswith("_headers") or (part.startswith("response") and self._side == _REQUEST):
+        elif part.endswith("_headers"):
             raise self._refuse(f"{part} out of order")
         if phases is None:
             return _PASS[part]
+        if part == "response_headers":
+            pairs, options = request.response_headers.headers.headers, self._kernel.options
+            if len(pairs) > options.header_count or len(message) > options.header_size:
+                refused = refusal(self._kernel, phases.route, part, request.response_headers.headers)
+                if refused is not None:
+                    phases.ended = True
+                    return refused
         return _PHASES[part](phases, getattr(request, part))
 
     def close(self) -> None:
@@ -78,7 +89,7 @@ class Session:
         if self._phases is not None:
             self._phases.close()
 
-    def _first(self, part: str, message: Any) -> Result:
+    def _first(self, part: str, message: Any, size: int) -> Result:
         kernel = self._kernel
         if part == "response_headers":
             # Envoy answered by itself before the request reached this filter (a local reply): no chain to run.
@@ -101,9 +112,14 @@ class Session:
         modes = route.modes_for((config.request_body_mode, config.response_body_mode))
         if not route.chain.policies:
             return modes.pass_reply
-        headers = message.request_headers
-        request = Request(headers_of(headers.headers), route=key, client_address=client_address(message))
-        self._phases = Phases(kernel, route, modes, request)
+        headers, options = message.request_headers, kernel.options
+        if len(headers.headers.headers) > options.header_count or size > options.header_size:
+            refused = refusal(kernel, route, part, headers.headers)
+            if refused is not None:
+                self._ended = True
+                return refused
+        request = Request(headers_of(headers.headers), route=key, client_address=lambda: client_address(message))
+        self._phases = Phases(kernel, route, modes, request, self._peer)
         return self._phases.request_headers(bodiless=headers.end_of_stream)
 
     def _unmapped(self, key: str) -> Result:
@@ -138,8 +154,8 @@ _PHASES: dict[str, Callable[[Phases, Any], Result]] = {
 
 _PASS: dict[str, bytes] = {
     "request_body": chunk_reply("request_body", None),
-    "request_trailers": trailers_reply("request_trailers", ()),
+    "request_trailers": trailers_reply("request_trailers"),
     "response_headers": PASS_RESPONSE_HEADERS,
     "response_body": chunk_reply("response_body", None),
-    "response_trailers": trailers_reply("response_trailers", ()),
+    "response_trailers": trailers_reply("response_trailers"),
 }

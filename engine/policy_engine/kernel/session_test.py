@@ -355,6 +355,33 @@ def test_an_announced_length_that_fits_or_that_nobody_reads_is_no_matter() -> No
     assert [parse(reply).WhichOneof("response") for reply in (fits, unread)] == ["request_headers"] * 2
 
 
+HEADER_LIMITS: dict[str, Any] = {"header_count": 8, "header_size": 1024}
+WIDE = [(f"x-{number}", "1") for number in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "refused"),
+    [(WIDE, True), (WIDE[:-2], False), ([("x-a", "x" * 1100)], True), ([("x-a", "x" * 800)], False)],
+)
+def test_headers_over_a_limit_are_refused(pairs: list[tuple[str, str]], refused: bool) -> None:
+    made = engine(Tag, **HEADER_LIMITS)
+    # A long message is no offence in itself: attributes do not count.
+    long = {"source.address": "x" * 2000}
+    reply = parse(made.session().receive(request_headers(pairs=pairs, attributes=long)))
+    assert reply.immediate_response.status.code == (431 if refused else 0)
+    session = made.session()
+    session.receive(request_headers())
+    reply = parse(session.receive(response_headers(pairs=[*pairs, *WIDE[:3]] if len(pairs) > 3 else pairs)))
+    assert reply.immediate_response.status.code == (502 if refused else 0)
+    if refused:
+        assert session.receive(body("response", b"late")) is None
+        assert made.kernel.statistics.headers_too_large == {"request_headers": 1, "response_headers": 1}
+
+
+def test_headers_that_no_policy_sees_have_no_limit() -> None:
+    assert first(engine(**HEADER_LIMITS), pairs=WIDE).HasField("request_headers")
+
+
 def test_a_decompression_bomb_is_refused() -> None:
     session = engine(Upper, body_limit=1000).session()
     session.receive(request_headers(pairs=[("content-encoding", "gzip")], method="POST", end=False))
@@ -491,8 +518,9 @@ def test_the_key_may_come_from_another_attribute() -> None:
 def test_nothing_is_let_through_before_the_first_configuration() -> None:
     from policy_engine.kernel.engine import Kernel
     from policy_engine.kernel.session import Session
+    from policy_engine.kernel.stream import Peer
 
-    assert parse(Session(Kernel()).receive(request_headers())).immediate_response.status.code == 503
+    assert parse(Session(Kernel(), Peer()).receive(request_headers())).immediate_response.status.code == 503
 
 
 # -- sequence --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,19 @@ class StreamError(Exception):
         self.message = message
 
 
+class Peer:
+    """The other end of one connection: a transport makes one for each and gives it to every handler on it.
+
+    What the two mean is `kernel.promises`.
+    """
+
+    __slots__ = ("doubted", "honoured")
+
+    def __init__(self) -> None:
+        self.honoured = False
+        self.doubted = False
+
+
 class StreamHandler(Protocol):
     """One `Process` stream. The transport calls it from the event loop, never twice at once for one stream.
 
@@ -38,4 +51,5 @@ class StreamHandler(Protocol):
         ...
 
 
-StreamHandlerFactory = Callable[[], StreamHandler]
+StreamHandlerFactory = Callable[[Peer], StreamHandler]
+"""Makes the handler of a stream on the connection to that peer."""

@@ -154,6 +154,11 @@ class AdminServer:
                 ("name", "version", "digest"),
                 [(one["name"], one["version"], one["digest"]) for one in build["policies"]],
             ),
+            _table(
+                "Dependencies in this build",
+                ("name", "version", "licence"),
+                [(one["name"], one["version"], one["licence"]) for one in build.get("dependencies", ())],
+            ),
             _table("Configuration history", ("time", "version", "source", "outcome", "problems"), events),
             "<p>"
             + " ".join(

@@ -30,7 +30,12 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_not_ready_requests": ("counter", "Requests denied because no configuration was active yet."),
     "policy_engine_protocol_errors": ("counter", "Streams ended because Envoy's messages broke the protocol."),
     "policy_engine_bodies_too_large": ("counter", "Bodies refused for their size, as sent or decoded."),
-    "policy_engine_broken_promises": ("counter", "Requests whose body Envoy never sent although a policy needs it."),
+    "policy_engine_headers_too_large": ("counter", "Requests and responses refused for their headers, by phase."),
+    "policy_engine_broken_promises": (
+        "counter",
+        "Bodies that Envoy never sent although a policy needs them; of a response, perhaps because the client left.",
+    ),
+    "policy_engine_doubted_responses": ("counter", "Responses denied because Envoy may not send their bodies."),
     "policy_engine_policy_short_circuits": ("counter", "Immediate responses by policy."),
     "policy_engine_policy_skipped": ("counter", "Runs left out because the policy's condition was false."),
     "policy_engine_policy_failures": ("counter", "Failures by policy and kind."),
@@ -67,7 +72,14 @@ def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapsh
         "policy_engine_not_ready_requests": [({}, total.not_ready)],
         "policy_engine_protocol_errors": [({}, total.protocol_errors)],
         "policy_engine_bodies_too_large": [({}, total.body_too_large)],
-        "policy_engine_broken_promises": [({}, total.broken_promises)],
+        "policy_engine_headers_too_large": [
+            ({"phase": phase}, count) for phase, count in total.headers_too_large.items()
+        ],
+        "policy_engine_broken_promises": [
+            ({"body": "request"}, total.broken_promises),
+            ({"body": "response"}, total.broken_response_promises),
+        ],
+        "policy_engine_doubted_responses": [({}, total.doubted_responses)],
         "policy_engine_transport_connections_active": [({}, transport.connections_active)],
         "policy_engine_transport_messages": [
             ({"direction": "in"}, transport.messages_in),

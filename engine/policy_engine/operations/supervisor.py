@@ -19,7 +19,13 @@ from policy_engine.config.chain_reader import ChainReader
 from policy_engine.config.file_source import FileSource, LoadReport
 from policy_engine.config.policy_loader import load_policies
 from policy_engine.config.settings import Settings, render_settings
-from policy_engine.config.settings_model import AUTO, ConfigurationSource, RouteKeySource, UnmappedRoutes
+from policy_engine.config.settings_model import (
+    AUTO,
+    LARGEST_HEADERS,
+    ConfigurationSource,
+    RouteKeySource,
+    UnmappedRoutes,
+)
 from policy_engine.config.validate import chain_reader
 from policy_engine.kernel.route_key import ROUTE_NAME, metadata_attribute
 from policy_engine.operations.admin import AdminServer, AdminSources
@@ -63,7 +69,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        info = build_info(self._registry)
+        info = build_info(self._registry, self._policies)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         await self._open_pages(info)
         await self._pool.start()
@@ -209,6 +215,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
     attribute = (
         metadata_attribute(key.namespace or "", key.key or "") if key.source is RouteKeySource.METADATA else ROUTE_NAME
     )
+    longest = max(settings.body_limit, LARGEST_HEADERS) + (1 << 20)
     return WorkerOptions(
         number=0,
         bind=settings.listen,
@@ -224,10 +231,12 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         certificate_file=str(settings.tls.cert or ""),
         key_file=str(settings.tls.key or ""),
         client_ca_file=str(settings.tls.client_ca or ""),
+        header_count=settings.limits.header_count,
+        header_size=settings.limits.header_size,
         limits={
             "max_concurrent_streams": settings.limits.streams,
-            # A body up to the limit must get its 413 from the session, not an error of the transport.
-            "max_message_bytes": settings.body_limit + (1 << 20),
-            "receive_buffer_bytes": max(256 << 20, 4 * (settings.body_limit + (1 << 20))),
+            # What is over a limit must get its status from the session, not an error of the transport.
+            "max_message_bytes": longest,
+            "receive_buffer_bytes": max(256 << 20, 4 * longest),
         },
     )

@@ -77,6 +77,8 @@ class WorkerOptions:
     certificate_file: str = ""
     key_file: str = ""
     client_ca_file: str = ""
+    header_count: int = 200
+    header_size: int = 128 << 10
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
 
@@ -102,7 +104,11 @@ class WorkerProcess:
         self._options = options
         self._kernel = Kernel(
             KernelOptions(
-                route_key=options.route_key, pass_unmapped=options.pass_unmapped, body_limit=options.body_limit
+                route_key=options.route_key,
+                pass_unmapped=options.pass_unmapped,
+                body_limit=options.body_limit,
+                header_count=options.header_count,
+                header_size=options.header_size,
             )
         )
         self._compiler = Compiler(
@@ -177,10 +183,10 @@ class WorkerProcess:
         if options.transport == "grpcio":
             from policy_engine.transport.grpc_server import GrpcServer  # noqa: PLC0415 - grpcio costs 0.2 s to import
 
-            return GrpcServer(lambda: Session(self._kernel), server, self._health)
+            return GrpcServer(lambda peer: Session(self._kernel, peer), server, self._health)
         sockets = [socket.socket(fileno=descriptor) for descriptor in options.inherited]
         sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
-        return NativeServer(lambda: Session(self._kernel), server, self._health, sockets=sockets)
+        return NativeServer(lambda peer: Session(self._kernel, peer), server, self._health, sockets=sockets)
 
     def _drop_prepared(self) -> None:
         snapshot, self._prepared = self._prepared, None

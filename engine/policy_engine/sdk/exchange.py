@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -16,7 +16,7 @@ class Request:
     all policies of this request in both phases (R-04); last writer wins.
     """
 
-    __slots__ = ("_id", "body", "client_address", "headers", "metadata", "route")
+    __slots__ = ("_client_address", "_id", "body", "headers", "metadata", "route")
 
     def __init__(
         self,
@@ -24,14 +24,14 @@ class Request:
         *,
         route: str = "",
         request_id: str = "",
-        client_address: str = "",
+        client_address: str | Callable[[], str] = "",
         body: bytes | None = None,
         metadata: MutableMapping[str, Any] | None = None,
     ) -> None:
         self.headers = headers
         self.route = route
         self._id = request_id
-        self.client_address = client_address
+        self._client_address = client_address
         self.body = body
         self.metadata: MutableMapping[str, Any] = {} if metadata is None else metadata
 
@@ -39,6 +39,14 @@ class Request:
     def id(self) -> str:
         """The request id: Envoy's `x-request-id` unless given; read only when somebody asks."""
         return self._id or self.headers.get("x-request-id") or ""
+
+    @property
+    def client_address(self) -> str:
+        """IP address of the client as Envoy sees it, without the port; empty when Envoy did not send it."""
+        address = self._client_address
+        if not isinstance(address, str):
+            address = self._client_address = address()
+        return address
 
     @property
     def method(self) -> str:

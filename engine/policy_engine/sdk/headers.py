@@ -7,6 +7,7 @@ headers costs more than running the policy (see `docs/` on measurements).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 HeaderValue = str | bytes
@@ -46,6 +47,42 @@ class HeaderChange(Protocol):
         ...
 
 
+@dataclass(slots=True, eq=False)
+class HeaderEdit:
+    """A change made ready once for all that follows: names in lower case, values as bytes, pseudo-headers last.
+
+    `changed` holds `(name, value, append)` in the order they apply, after the names in `removed` are gone. `whole`
+    tells that its action asks for nothing but this; `wire` is where the engine keeps the bytes it sends for it.
+    """
+
+    removed: tuple[str, ...] = ()
+    changed: tuple[tuple[str, bytes, bool], ...] = ()
+    whole: bool = False
+    wire: bytes | None = None
+
+
+NO_EDIT = HeaderEdit()
+
+
+def edit_of(change: HeaderChange) -> HeaderEdit:
+    """Return the edit that `change` stands for, unchecked."""
+    changed = [(name.lower(), encode_value(value), False) for name, value in change.set_headers.items()]
+    changed += [(name.lower(), encode_value(value), True) for name, value in change.append_headers]
+    changed += [(name, encode_value(text), False) for name, text in change.pseudo_headers().items()]
+    return HeaderEdit(tuple(name.lower() for name in change.remove_headers), tuple(changed))
+
+
+Index = dict[str, list[bytes]]
+"""The values of each header by its lower-case name."""
+
+
+def _index_of(pairs: HeaderPairs) -> Index:
+    index: Index = {}
+    for name, raw in pairs:
+        index.setdefault(name.lower(), []).append(raw)
+    return index
+
+
 class Headers:
     """A read-only, case-insensitive, ordered view of a header map.
 
@@ -55,10 +92,19 @@ class Headers:
 
     __slots__ = ("_index", "_load", "_pending")
 
-    def __init__(self, pairs: HeaderPairs | Callable[[], HeaderPairs] = ()) -> None:
-        self._load: Callable[[], HeaderPairs] = pairs if callable(pairs) else lambda: pairs
-        self._index: dict[str, list[bytes]] | None = None
-        self._pending: list[HeaderChange] = []
+    def __init__(self, pairs: HeaderPairs = ()) -> None:
+        self._load: Callable[[], Index] = lambda: _index_of(pairs)
+        self._index: Index | None = None
+        self._pending: list[HeaderEdit] = []
+
+    @classmethod
+    def lazy(cls, load: Callable[[], Index]) -> Headers:
+        """Build a map for the engine that calls `load` when somebody looks; it gets to own what `load` returns."""
+        headers = cls.__new__(cls)
+        headers._load = load
+        headers._index = None
+        headers._pending = []
+        return headers
 
     @classmethod
     def of(cls, values: Mapping[str, HeaderValue | Iterable[HeaderValue]]) -> Headers:
@@ -69,18 +115,12 @@ class Headers:
             pairs.extend((name, encode_value(one)) for one in many)
         return cls(pairs)
 
-    def _ready(self) -> dict[str, list[bytes]]:
+    def _ready(self) -> Index:
         index = self._index
         if index is None:
-            index = {}
-            for name, raw in self._load():
-                key = name.lower()
-                if key in index:
-                    index[key].append(raw)
-                else:
-                    index[key] = [raw]
-            for change in self._pending:
-                _apply(index, change)
+            index = self._load()
+            for edit in self._pending:
+                _apply(index, edit)
             self._pending.clear()
             self._index = index
         return index
@@ -131,24 +171,23 @@ class Headers:
         return f"Headers({sorted(self._ready())})"
 
 
-def apply_change(headers: Headers, change: HeaderChange) -> None:
+def apply_edit(headers: Headers, edit: HeaderEdit) -> None:
     """Apply one policy's header changes to the view that later policies read (R-05).
 
     For the engine and the test kit; policies return a mutation instead of changing a view. Nothing is computed
     until somebody looks.
     """
     if headers._index is None:
-        headers._pending.append(change)
+        headers._pending.append(edit)
     else:
-        _apply(headers._index, change)
+        _apply(headers._index, edit)
 
 
-def _apply(index: dict[str, list[bytes]], change: HeaderChange) -> None:
-    for name in change.remove_headers:
-        index.pop(name.lower(), None)
-    for name, value in change.set_headers.items():
-        index[name.lower()] = [encode_value(value)]
-    for name, value in change.append_headers:
-        index.setdefault(name.lower(), []).append(encode_value(value))
-    for name, text in change.pseudo_headers().items():
-        index[name] = [encode_value(text)]
+def _apply(index: Index, edit: HeaderEdit) -> None:
+    for name in edit.removed:
+        index.pop(name, None)
+    for name, raw, append in edit.changed:
+        if append and name in index:
+            index[name].append(raw)
+        else:
+            index[name] = [raw]

@@ -35,7 +35,7 @@ from policy_engine.sdk.actions import (
 )
 from policy_engine.sdk.exchange import Request, Response
 from policy_engine.sdk.header_rules import header_name, header_value
-from policy_engine.sdk.headers import HeaderChange, Headers, HeaderValue, apply_change
+from policy_engine.sdk.headers import HeaderChange, Headers, HeaderValue, apply_edit, edit_of
 from policy_engine.sdk.policy import Parameters, Policy
 
 __all__ = ["Outcome", "Step", "load_policy", "policy_class", "request", "response", "run", "run_async"]
@@ -385,12 +385,12 @@ def _change(headers: Headers, change: HeaderChange) -> None:
         header_value(value)
     for name in change.remove_headers:
         header_name(name)
-    apply_change(headers, change)
+    apply_edit(headers, edit_of(change))
 
 
 def _with_length(headers: Headers, body: bytes | None, *, replace: bool = False) -> Headers:
     if body is not None and (replace or "content-length" not in headers):
-        apply_change(headers, ResponseMutation(set_headers={"content-length": str(len(body))}))
+        apply_edit(headers, edit_of(ResponseMutation(set_headers={"content-length": str(len(body))})))
     return headers
 
 

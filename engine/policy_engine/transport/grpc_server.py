@@ -13,13 +13,14 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from policy_engine.kernel.stream import StreamError, StreamHandlerFactory
+from policy_engine.kernel.stream import Peer, StreamError, StreamHandlerFactory
 from policy_engine.transport.counters import Counters, CountersSnapshot
 from policy_engine.transport.health import EXT_PROC_SERVICE, Health
 from policy_engine.transport.options import ServerOptions, TlsOptions
 
 logger = logging.getLogger("policy_engine.transport")
 
+_PEERS_KNOWN = 1024
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -35,6 +36,7 @@ class GrpcServer:
         self._counters = Counters()
         self._server: grpc.aio.Server | None = None
         self._addresses: tuple[str, ...] = ()
+        self._peers: dict[str, Peer] = {}
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -97,11 +99,22 @@ class GrpcServer:
         """Stop at once."""
         await self.drain(0)
 
+    def _peer(self, address: str) -> Peer:
+        """Return what is known of the client at `address`; grpcio gives connections no other name.
+
+        All clients of a Unix socket have one address. grpcio does not say when a connection ends, hence the bound.
+        """
+        peer = self._peers.pop(address, None) or Peer()
+        self._peers[address] = peer
+        if len(self._peers) > _PEERS_KNOWN:
+            del self._peers[next(iter(self._peers))]
+        return peer
+
     async def _process(self, _: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         counters = self._counters
         counters.streams_total += 1
         counters.streams_active += 1
-        handler = self._handlers()
+        handler = self._handlers(self._peer(context.peer()))
         try:
             while (message := await context.read()) is not grpc.aio.EOF:  # type: ignore[attr-defined] # the stubs lack it
                 counters.messages_in += 1

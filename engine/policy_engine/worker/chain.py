@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
+from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
 from policy_engine.worker.statistics import PolicyStatistics
 
 
@@ -46,7 +47,8 @@ class Step:
     """One hook of one policy instance, ready to call.
 
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
-    last action object that passed `check_action`, so that a constant action is checked once and not per request.
+    last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
+    and not per request.
     """
 
     policy: str
@@ -60,6 +62,7 @@ class Step:
     failure_response: ImmediateResponse
     statistics: PolicyStatistics
     checked: Any = None
+    edit: HeaderEdit = NO_EDIT
 
     @property
     def label(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from policy_engine.sdk import Request, Response
+from policy_engine.worker.conditions_direct import Evaluate, compile_direct
 from policy_engine.worker.conditions_source import (
     ConditionRefused,
     EvaluationFailed,
@@ -77,17 +78,20 @@ class ConditionError(Exception):
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_program", "_readers", "text", "uses_response")
+    __slots__ = ("_direct", "_program", "_readers", "text", "uses_response")
 
-    def __init__(self, text: str, program: Program, readers: dict[str, Reader]) -> None:
+    def __init__(self, text: str, program: Program, readers: dict[str, Reader], direct: Evaluate | None = None) -> None:
         self.text = text
         self.uses_response = any(name.startswith("response.") for name in readers)
+        self._direct = direct
         self._program = program
         self._readers = tuple(readers.items())
 
     def evaluate(self, request: Request, response: Response | None = None) -> bool:
         """Tell whether the policy runs; raises ConditionError for a run-time error or a result that is not a bool."""
         try:
+            if self._direct is not None:
+                return self._direct(request, response)
             return self._program.evaluate({name: read(request, response) for name, read in self._readers})
         except EvaluationFailed as error:
             raise ConditionError(str(error), self.text) from None
@@ -96,8 +100,10 @@ class Condition:
         return f"Condition({self.text!r})"
 
 
-def compile_condition(text: str, *, phase_has_response: bool, engine: Engine = ENGINE) -> Condition:
-    """Compile and type-check a condition (R-10).
+def compile_condition(
+    text: str, *, phase_has_response: bool, engine: Engine = ENGINE, direct: bool = True
+) -> Condition:
+    """Compile and type-check a condition (R-10); `direct` False leaves every evaluation to the CEL engine.
 
     `phase_has_response` is True only for a policy all of whose hooks run in the response phase. `response.*` is
     refused for every other policy: its request hooks run before there is a response, and a condition that cannot be
@@ -112,7 +118,8 @@ def compile_condition(text: str, *, phase_has_response: bool, engine: Engine = E
         raise ConditionRefused(source.problems)
     program = engine.compile_source(source)
     _check_patterns(source, engine)
-    return Condition(text, program, {name: reader(name, keys) for name, keys in source.variables.items()})
+    readers = {name: reader(name, keys) for name, keys in source.variables.items()}
+    return Condition(text, program, readers, compile_direct(source) if direct else None)
 
 
 def check_condition(text: str, *, phase_has_response: bool, engine: Engine = ENGINE) -> list[Problem]:

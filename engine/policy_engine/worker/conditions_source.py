@@ -249,19 +249,19 @@ def _constant_key(source: Source, first: int, last: int) -> str | None:
     """Return K for `name["K"]`, `name.K` and `"K" in name`, else None."""
     after = _at(source, last + 1)
     if after == "[" and _at(source, last + 3) == "]":
-        return _plain_text(source, last + 2)
+        return plain_text(source, last + 2)
     if after == "." and _kind(source, last + 2) == "name" and _at(source, last + 3) != "(":
         return _at(source, last + 2)
     if after in {"[", "."}:
         return None
     # `"K" in name`, where no operator that binds tighter than `in` stands before the text.
     if _at(source, first - 1) == "in" and _at(source, first - 3) in {"", "(", "[", "{", ",", ":", "?", "&&", "||"}:
-        return _plain_text(source, first - 2)
+        return plain_text(source, first - 2)
     return None
 
 
-def _plain_text(source: Source, index: int) -> str | None:
-    """Return the value of a text literal without escapes, None for anything else."""
+def plain_text(source: Source, index: int) -> str | None:
+    """Return the value of the text literal without escapes at token `index`, None for anything else."""
     if _kind(source, index) != "string":
         return None
     text = _at(source, index)

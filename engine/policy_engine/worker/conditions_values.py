@@ -45,9 +45,9 @@ def reader(name: str, keys: frozenset[str] | None) -> Reader:
     if name == "request.headers":
         return lambda request, response: _headers(request.headers, keys)
     if name == "response.headers":
-        return lambda request, response: _headers(_present(response).headers, keys)
+        return lambda request, response: _headers(present(response).headers, keys)
     if name == "response.status":
-        return lambda request, response: _present(response).status
+        return lambda request, response: present(response).status
     return _TEXTS[name]
 
 
@@ -65,7 +65,8 @@ _TEXTS: dict[str, Reader] = {
 }
 
 
-def _present(response: Response | None) -> Response:
+def present(response: Response | None) -> Response:
+    """Return the response; raises EvaluationFailed in a phase that has none."""
     if response is None:
         raise EvaluationFailed("there is no response in this phase")
     return response
@@ -73,14 +74,15 @@ def _present(response: Response | None) -> Response:
 
 def _headers(headers: Headers, keys: frozenset[str] | None) -> dict[str, str]:
     if keys is not None:
-        return {name: _joined(name, values) for name in keys if (values := headers.get_all(name))}
-    found = {text(name): _joined(name, headers.get_all(name)) for name in headers}
+        return {name: joined_header(name, values) for name in keys if (values := headers.get_all(name))}
+    found = {text(name): joined_header(name, headers.get_all(name)) for name in headers}
     if len(found) > MAX_ENTRIES:
         raise EvaluationFailed(f"more than {MAX_ENTRIES} headers")
     return found
 
 
-def _joined(name: str, values: tuple[str, ...]) -> str:
+def joined_header(name: str, values: tuple[str, ...]) -> str:
+    """Return all values of a header as one text."""
     if len(values) == 1:
         return text(values[0])
     return text(("; " if name == "cookie" else ",").join(values))  # RFC 9110, 5.3; RFC 9113, 8.2.3

@@ -24,7 +24,7 @@ from policy_engine.sdk import (
     ResponseMutation,
     TrailerMutation,
 )
-from policy_engine.sdk.headers import apply_change
+from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.worker.action_check import InvalidAction, check_action
 from policy_engine.worker.blocking import PoolFull
 from policy_engine.worker.chain import CompiledChain, Condition, Step
@@ -57,12 +57,16 @@ class _Waiting:
 
 
 class Outcome:
-    """What a phase's policies asked for: mutations in the order they apply, and the answer that ended it, if any."""
+    """What a phase's policies asked for: mutations in the order they apply, and the answer that ended it, if any.
 
-    __slots__ = ("actions", "immediate")
+    `edits` are the header parts of `actions`, one for each.
+    """
+
+    __slots__ = ("actions", "edits", "immediate")
 
     def __init__(self) -> None:
         self.actions: list[Any] = []
+        self.edits: list[HeaderEdit] = []
         self.immediate: ImmediateResponse | None = None
 
 
@@ -178,31 +182,34 @@ def _remember(exchange: Exchange, step: Step, decision: bool) -> None:
 def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcome: Outcome) -> bool:
     """Take a hook's result; returns True when the chain ends here."""
     kind = type(action)
-    if action is not step.checked:
+    if action is step.checked:
+        edit = step.edit
+    else:
         try:
             if kind not in step.accepts:
                 raise InvalidAction(_wrong_type(step, action))
-            check_action(action)
+            edit = check_action(action)
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
-        step.checked = action
+        step.checked, step.edit = action, edit
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
         outcome.immediate = action
         return True
     outcome.actions.append(action)
+    outcome.edits.append(edit)
     if kind is RequestMutation:
-        apply_change(exchange.request.headers, action)
+        apply_edit(exchange.request.headers, edit)
         if action.body is not None:
             exchange.request.body = action.body
     elif kind is ResponseMutation and exchange.response is not None:
-        apply_change(exchange.response.headers, action)
+        apply_edit(exchange.response.headers, edit)
         if action.body is not None:
             exchange.response.body = action.body
     elif kind is ChunkMutation:
         args[-1] = Chunk(action.data, action.end or args[-1].end)
     elif kind is TrailerMutation:
-        apply_change(args[-1], action)
+        apply_edit(args[-1], edit)
     return False
 
 

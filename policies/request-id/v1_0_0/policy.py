@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-from uuid import uuid4
 
 from policy_engine.sdk import (
     ParameterError,
@@ -37,7 +37,7 @@ class RequestId(Policy):
         if len(values) == 1 and _GOOD.fullmatch(values[0]):
             request.metadata["request_id"] = values[0]
             return None
-        made = str(uuid4())
+        made = _random_uuid()
         request.metadata["request_id"] = made
         return RequestMutation(set_headers={self._header: made})
 
@@ -45,3 +45,10 @@ class RequestId(Policy):
         """Tell the client."""
         settled = request.headers.get(self._header)
         return None if settled is None else ResponseMutation(set_headers={self._header: settled})
+
+
+def _random_uuid() -> str:
+    """Return a UUID of version 4 (RFC 9562, 5.4); `str(uuid4())` takes three times as long."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

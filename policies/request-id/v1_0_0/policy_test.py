@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+from uuid import RFC_4122, UUID
 
 import pytest
 
@@ -21,6 +21,8 @@ def test_a_good_id_is_kept_and_goes_everywhere() -> None:
 def test_a_missing_or_bad_id_is_replaced(bad: str | list[str] | None) -> None:
     outcome = run(load_policy(__file__), request(headers={} if bad is None else {"x-request-id": bad}))
     (made,) = outcome.request.headers.get_all("x-request-id")
+    assert UUID(made).version == 4
+    assert UUID(made).variant == RFC_4122
     assert str(UUID(made)) == made == outcome.response.headers["x-request-id"] == outcome.metadata["request_id"]
 
 

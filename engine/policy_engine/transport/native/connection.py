@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from policy_engine.kernel.stream import Peer
 from policy_engine.transport.counters import Counters
 from policy_engine.transport.native import frames
 from policy_engine.transport.native.buffer_pool import BufferPool
@@ -60,6 +61,8 @@ class Connection:
             self.streams,
             self._send_control,
         )
+        self.peer = Peer()
+        """What the handlers of this connection share."""
         self.lingering = 0
         """Tasks of streams that are gone but have not ended yet; they count as streams."""
         self.settings_acknowledged = False

@@ -38,7 +38,7 @@ class Dispatcher:
         self.call_later = loop.call_later
         self._loop = loop
         self._methods: dict[bytes, Callable[[Call], StreamHandler]] = {
-            f"/{EXT_PROC_SERVICE}/Process".encode(): lambda call: handler_factory(),
+            f"/{EXT_PROC_SERVICE}/Process".encode(): lambda call: handler_factory(call.connection.peer),
             b"/grpc.health.v1.Health/Check": lambda call: HealthCheck(health),
             b"/grpc.health.v1.Health/Watch": lambda call: HealthWatch(health, call.push),
         }

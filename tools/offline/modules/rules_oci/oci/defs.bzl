@@ -1,4 +1,4 @@
-"""Own stand-in for `oci_image`, `oci_load` and `oci_push` of rules_oci: same names, attributes and outputs, as far as
+"""Own stand-in for `oci_image`, `oci_image_index`, `oci_load` and `oci_push` of rules_oci: same names, attributes and outputs, as far as
 this workspace uses them. Python's standard library only."""
 
 _TOOL = {"_tool": attr.label(default = "@@//builder:oci_tool", executable = True, cfg = "exec")}
@@ -70,6 +70,38 @@ def oci_image(name, **kwargs):
         tools = ["@@//builder:oci_tool"],
         visibility = kwargs.get("visibility"),
     )
+
+def _to_platforms_impl(_settings, attr):
+    return {str(platform): {"//command_line_option:platforms": str(platform)} for platform in attr.platforms}
+
+_to_platforms = transition(
+    implementation = _to_platforms_impl,
+    inputs = [],
+    outputs = ["//command_line_option:platforms"],
+)
+
+def _oci_image_index_impl(ctx):
+    out = ctx.actions.declare_directory(ctx.label.name)
+    args = ctx.actions.args()
+    args.add_all(["index", out.path])
+    args.add_all(ctx.files.images, expand_directories = False)
+    ctx.actions.run(
+        executable = ctx.executable._tool,
+        arguments = [args],
+        inputs = ctx.files.images,
+        outputs = [out],
+        mnemonic = "OCIIndex",
+    )
+    return DefaultInfo(files = depset([out]), runfiles = ctx.runfiles([out]))
+
+oci_image_index = rule(
+    implementation = _oci_image_index_impl,
+    attrs = {
+        "images": attr.label_list(allow_files = True, cfg = _to_platforms, mandatory = True),
+        "platforms": attr.label_list(doc = "`images` is built for each of them", mandatory = True),
+        "_allowlist_function_transition": attr.label(default = "@bazel_tools//tools/allowlists/function_transition_allowlist"),
+    } | _TOOL,
+)
 
 def _script(ctx, command, files, targets):
     """A script that runs `command` in its runfiles; {paths} in it are runfiles paths."""

@@ -1,8 +1,11 @@
 """The `pip` extension of rules_python ≥ 1, as far as this workspace uses it: `pip.parse(hub_name, python_version, requirements_lock)`.
 
 Same labels as the real one: `@pypi//name` (the library) and `@pypi//name:whl` (the wheel file). Each wheel of the lock
-is a repository of its own, so a changed lock fetches only what changed, and a build only what it needs.
+is a repository of its own for each platform, so a changed lock fetches only what changed, and a build only what it needs.
 """
+
+# The machines that wheels are chosen for, and when.
+_MACHINES = {"aarch64": "@platforms//cpu:aarch64", "x86_64": "@platforms//cpu:x86_64"}
 
 def _normalized(name):
     return name.lower().replace("-", "_").replace(".", "_")
@@ -23,16 +26,22 @@ def _wheel_impl(rctx):
     if not python:
         fail("python%s is not on PATH" % rctx.attr.python_version)
     result = rctx.execute(
-        [python, "-B", rctx.path(rctx.attr._wheel_tool), rctx.attr.hub_name, rctx.attr.requirement],
+        [python, "-B", rctx.path(rctx.attr._wheel_tool), rctx.attr.hub_name, rctx.attr.requirement, rctx.attr.machine],
         timeout = 1800,
     )
     if result.return_code:
-        fail("%s: %s%s" % (rctx.attr.requirement.split(" ")[0], result.stdout[-2000:], result.stderr[-4000:]))
+        fail("%s for %s: %s%s" % (
+            rctx.attr.requirement.split(" ")[0],
+            rctx.attr.machine,
+            result.stdout[-2000:],
+            result.stderr[-4000:],
+        ))
 
 _wheel = repository_rule(
     implementation = _wheel_impl,
     attrs = {
         "hub_name": attr.string(mandatory = True),
+        "machine": attr.string(mandatory = True),
         "python_version": attr.string(mandatory = True),
         "requirement": attr.string(mandatory = True),
         "_wheel_tool": attr.label(default = "//python/offline:fetch_wheel.py"),
@@ -42,15 +51,23 @@ _wheel = repository_rule(
 _HUB_BUILD = """\
 package(default_visibility = ["//visibility:public"])
 
-alias(name = "{name}", actual = "@{hub}_{name}//:pkg")
-alias(name = "pkg", actual = "@{hub}_{name}//:pkg")
-alias(name = "whl", actual = "@{hub}_{name}//:whl")
+alias(name = "{name}", actual = ":pkg")
+"""
+
+_HUB_ALIAS = """
+alias(name = "{target}", actual = select({actual}))
 """
 
 def _hub_impl(rctx):
     rctx.file("BUILD.bazel")
     for name in rctx.attr.packages:
-        rctx.file(name + "/BUILD.bazel", _HUB_BUILD.format(hub = rctx.attr.hub_name, name = name))
+        build = _HUB_BUILD.format(name = name)
+        for target in ["pkg", "whl"]:
+            build += _HUB_ALIAS.format(target = target, actual = repr({
+                constraint: "@%s_%s_%s//:%s" % (rctx.attr.hub_name, machine, name, target)
+                for machine, constraint in _MACHINES.items()
+            }))
+        rctx.file(name + "/BUILD.bazel", build)
     libraries = ["@%s//%s:pkg" % (rctx.attr.hub_name, name) for name in rctx.attr.packages]
     wheels = ["@%s//%s:whl" % (rctx.attr.hub_name, name) for name in rctx.attr.packages]
     rctx.file("requirements.bzl", "all_requirements = %r\n\nall_whl_requirements = %r\n" % (libraries, wheels))
@@ -68,12 +85,14 @@ def _pip_impl(mctx):
         for parse in module.tags.parse:
             requirements = _requirements(mctx.read(parse.requirements_lock))
             for name, requirement in requirements.items():
-                _wheel(
-                    name = "%s_%s" % (parse.hub_name, name),
-                    hub_name = parse.hub_name,
-                    python_version = parse.python_version,
-                    requirement = requirement,
-                )
+                for machine in _MACHINES:
+                    _wheel(
+                        name = "%s_%s_%s" % (parse.hub_name, machine, name),
+                        hub_name = parse.hub_name,
+                        machine = machine,
+                        python_version = parse.python_version,
+                        requirement = requirement,
+                    )
             _hub(name = parse.hub_name, hub_name = parse.hub_name, packages = sorted(requirements))
 
 pip = module_extension(

@@ -1,4 +1,6 @@
-"""Makes the current directory the Bazel repository of one locked wheel: `fetch_wheel.py HUB "name==1.0 --hash=…"`.
+"""Makes the current directory the Bazel repository of a locked wheel: `fetch_wheel.py HUB "name==1 --hash=…" MACHINE`.
+
+MACHINE is x86_64 or aarch64; what is not this machine's own gets a directory of its own.
 
 The wheel comes from $BAZELW_WHEELS when an earlier run of any checkout left it there, else from PyPI through pip, which
 checks the hashes. It runs before any dependency exists, so it uses the standard library and pip's copy of `packaging`.
@@ -10,6 +12,7 @@ import email
 import fcntl
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -22,6 +25,7 @@ from pathlib import Path
 from pip._vendor.packaging.requirements import Requirement
 
 ATTEMPTS = 5
+GLIBC_MINOR = 41  # of the image's glibc 2.41
 
 BUILD = """\
 load("@rules_python//python:py_library.bzl", "py_library")
@@ -57,8 +61,17 @@ def matching(directory: Path, name: str, hashes: set[str]) -> Path | None:
     return None
 
 
-def fetch(requirement: str, store: Path) -> Path:
-    """Return the wheel of the locked `requirement`, downloading it into `store` unless it is there.
+def for_machine(machine: str) -> list[str]:
+    """Return pip's options that choose wheels for `machine`, which is not this one (PEP 600)."""
+    tags = [f"manylinux_2_{minor}_{machine}" for minor in range(GLIBC_MINOR, 16, -1)]
+    tags += [f"manylinux2014_{machine}", f"linux_{machine}"]
+    version = f"{sys.version_info.major}{sys.version_info.minor}"
+    options = ["--implementation=cp", f"--python-version={version}", f"--abi=cp{version}", "--abi=abi3", "--abi=none"]
+    return options + [f"--platform={tag}" for tag in tags]
+
+
+def fetch(requirement: str, store: Path, options: list[str]) -> Path:
+    """Return the wheel of the locked `requirement`, downloading it into `store` with `options` unless it is there.
 
     Raises SystemExit with pip's output when every attempt failed.
     """
@@ -75,7 +88,7 @@ def fetch(requirement: str, store: Path) -> Path:
             requirements = Path(directory, "requirements.txt")
             requirements.write_text(requirement + "\n")
             pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
-            pip += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir"]
+            pip += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir", *options]
             for attempt in range(1, ATTEMPTS + 1):
                 done = subprocess.run(
                     [*pip, "-d", directory, "-r", str(requirements)], text=True, capture_output=True, check=False
@@ -103,8 +116,8 @@ def unpack(wheel: Path, target: Path) -> None:
         shutil.rmtree(data)  # scripts and headers: `:whl` has them for who needs one
 
 
-def dependencies(metadata: email.message.Message, requirement: str) -> list[str]:
-    """Return the normalized names that the wheel needs on this machine, with the extras that the lock names."""
+def dependencies(metadata: email.message.Message, requirement: str, machine: str) -> list[str]:
+    """Return the normalized names that the wheel needs on `machine`, with the extras that the lock names."""
     own = normalized(metadata["Name"])
     declared = [Requirement(line) for line in metadata.get_all("Requires-Dist") or []]
     extras = {""}
@@ -115,7 +128,9 @@ def dependencies(metadata: email.message.Message, requirement: str) -> list[str]
     while grown:  # `name[all]` may be defined as `name[one,two]`
         grown = False
         for needed in declared:
-            if needed.marker and not any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+            if needed.marker and not any(
+                needed.marker.evaluate({"extra": extra, "platform_machine": machine}) for extra in extras
+            ):
                 continue
             names.add(normalized(needed.name))
             if normalized(needed.name) == own and not needed.extras <= extras:
@@ -124,16 +139,20 @@ def dependencies(metadata: email.message.Message, requirement: str) -> list[str]
     return sorted(names - {own})
 
 
-def main(hub: str, requirement: str) -> None:
+def main(hub: str, requirement: str, machine: str) -> None:
     """Write the repository into the current directory."""
-    wheel = fetch(requirement, Path(os.environ["BAZELW_WHEELS"]))
+    store = Path(os.environ["BAZELW_WHEELS"])
+    if machine == platform.machine():
+        wheel = fetch(requirement, store, [])
+    else:
+        wheel = fetch(requirement, store / machine, for_machine(machine))
     site_packages = Path("site-packages")
     unpack(wheel, site_packages)
     (metadata,) = site_packages.glob("*.dist-info/METADATA")
-    names = dependencies(email.message_from_bytes(metadata.read_bytes()), requirement)
+    names = dependencies(email.message_from_bytes(metadata.read_bytes()), requirement, machine)
     Path(wheel.name).symlink_to(wheel)
     Path("BUILD.bazel").write_text(BUILD.format(deps=[f"@{hub}//{name}" for name in names], wheel=wheel.name))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

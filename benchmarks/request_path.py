@@ -1,0 +1,208 @@
+"""What one request costs in the engine itself: frames in, policies, frames out, in one process and without a socket.
+
+Envoy, the kernel of the machine and the client are left out, so that a change of a microsecond shows. Chains are
+measured in interleaved rounds (A B A B …); the frames are those of Envoy 1.36 for a GET with fourteen headers.
+
+    PYTHONPATH=engine:policies/shared/policy_jwt python benchmarks/request_path.py --rounds 5
+    PYTHONPATH=engine:policies/shared/policy_jwt python benchmarks/request_path.py --chains five --profile
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import gc
+import pstats
+import statistics
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from policy_engine.config.chain_file import load_chain_paths
+from policy_engine.config.chain_reader import ChainReader
+from policy_engine.config.policy_loader import load_policies
+from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.session import Session
+from policy_engine.transport.health import Health
+from policy_engine.transport.native.connection import Connection
+from policy_engine.transport.native.dispatch import Dispatcher
+from policy_engine.transport.native.frames import PREFACE
+from policy_engine.transport.native.headers import encode
+from policy_engine.transport.options import Limits
+from policy_engine.worker.chain import Snapshot
+from policy_engine.worker.compiler import Compiler
+from testsupport.envoy_messages import request_headers, response_headers
+
+POLICIES = Path(__file__).resolve().parent.parent / "policies"
+
+# The key of the measured client is "k"; only its hash is in the chain.
+_KEY_HASH = "8254c329a92850f6d539dd376f4816ee2764517da5e0235514af433164480d7a"
+_SET_HEADER = "{name: set-header, version: v1.0.0, parameters: {request: {set: {x-a: b}}}}"
+_CONDITION = (
+    '{name: set-header, version: v1.0.0, condition: \'request.path.startsWith("/api") && request.method == "GET"\', '
+    "parameters: {request: {set: {x-api: b}}}}"
+)
+_API_KEY = f"{{name: api-key-validation, version: v1.0.0, parameters: {{keys: [{{client: c, sha256: {_KEY_HASH}}}]}}}}"
+_SECURITY = "{name: security-headers, version: v1.0.0, parameters: {}}"
+_REQUEST_ID = "{name: request-id, version: v1.0.0, parameters: {accept_incoming: false}}"
+_FIVE = (_SET_HEADER, _API_KEY, _CONDITION, _SECURITY, _REQUEST_ID)
+CHAINS: dict[str, Sequence[str]] = {
+    "none": (),
+    "one": (_SET_HEADER,),
+    "five": _FIVE,
+    "ten": (*_FIVE, *_FIVE[:1], *_FIVE[2:], _SET_HEADER),
+}
+
+_FRAME = struct.Struct(">IBI")
+_BLOCK = encode(
+    (
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"),
+        (":authority", "policy-engine"),
+        ("te", "trailers"),
+        ("content-type", "application/grpc"),
+        ("x-envoy-internal", "true"),
+        ("x-forwarded-for", "127.0.0.1"),
+    )
+)
+_HANDSHAKE = (
+    PREFACE
+    + _FRAME.pack(6 << 8 | 4, 0, 0)
+    + struct.pack(">HI", 4, 2**28)
+    + _FRAME.pack(4 << 8 | 8, 0, 0)
+    + struct.pack(">I", 2**31 - 1 - 65535)
+    + _FRAME.pack(4, 1, 0)
+)
+_HEADERS = (
+    ("user-agent", "curl/8.5.0"),
+    ("accept", "*/*"),
+    ("accept-encoding", "gzip, deflate"),
+    ("cookie", "session=0123456789abcdef0123456789abcdef"),
+    ("x-api-key", "k"),
+    ("x-forwarded-proto", "http"),
+    ("x-forwarded-for", "10.0.0.1"),
+    ("x-envoy-expected-rq-timeout-ms", "15000"),
+    ("content-type", "application/json"),
+    ("referer", "https://example.com/index.html"),
+)
+_RESPONSE = (("content-type", "application/json"), ("server", "envoy"), ("date", "Tue, 24 Nov 2026 08:00:00 GMT"))
+
+
+def data(stream_id: int, message: bytes) -> bytes:
+    """One message of a stream as Envoy frames it."""
+    size = len(message) + 5
+    return _FRAME.pack(size << 8, 0, stream_id) + struct.pack(">BI", 0, len(message)) + message
+
+
+def _head(stream_id: int) -> bytes:
+    # The first block tells that Envoy's table stays empty, as SETTINGS_HEADER_TABLE_SIZE = 0 wants it (RFC 7541 §4.2).
+    block = b"\x20" + _BLOCK if stream_id == 1 else _BLOCK
+    return _FRAME.pack(len(block) << 8 | 1, 4, stream_id) + block
+
+
+class Engine:
+    """A kernel on a native connection, fed with the frames of one Envoy."""
+
+    def __init__(self, chain: Sequence[str]) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._kernel = Kernel()
+        self._kernel.activate(_snapshot(chain))
+        self._dispatcher = Dispatcher(lambda peer: Session(self._kernel, peer), Health(), Limits(), self._loop)
+        self._wants_response = bool(chain) and _SECURITY in chain
+        self._connect()
+
+    def _connect(self) -> None:
+        self._connection = Connection(self._dispatcher, lambda: None)
+        self._connection.receive(_HANDSHAKE)
+        self._connection.take_output()
+        self._next_id = 1
+
+    def batches(self, streams: int, width: int) -> list[bytes]:
+        """Return what the engine reads, `width` streams in each read: requests, then responses, then their ends."""
+        request = request_headers(
+            "r", _HEADERS, path="/api/orders/17?page=2", attributes={"source.address": "10.0.0.1:5000"}
+        )
+        response = response_headers(200, _RESPONSE)
+        reads = []
+        for _ in range(streams // width):
+            ids = [self._next_id + 2 * one for one in range(width)]
+            self._next_id += 2 * width
+            reads.append(b"".join(_head(one) + data(one, request) for one in ids))
+            if self._wants_response:
+                reads.append(b"".join(data(one, response) for one in ids))
+            reads.append(
+                b"".join(_FRAME.pack(0, 1, one) + _FRAME.pack(4 << 8 | 3, 0, one) + b"\0\0\0\0" for one in ids)
+            )
+        return reads
+
+    def serve(self, reads: Sequence[bytes]) -> None:
+        """Take each read and make the write that answers it."""
+        connection = self._connection
+        for read in reads:
+            connection.receive(read)
+            connection.take_output()
+            connection.sender.window = 2**30
+
+    def check(self) -> None:
+        """Refuse to have measured a connection that failed."""
+        statistics_ = self._kernel.statistics
+        if self._connection.finished or statistics_.immediate or statistics_.active:
+            raise RuntimeError(f"the engine did not serve what it was sent: {statistics_}")
+
+
+def _snapshot(chain: Sequence[str]) -> Snapshot:
+    registry = load_policies(POLICIES)
+    reader = ChainReader(registry)
+    listed = "".join(f"  - {entry}\n" for entry in chain)
+    route = f"version: v1\nroutes:\n- route_key: r\n  policies:{' []' if not chain else ''}\n{listed}"
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(route)
+        file.flush()
+        loaded = load_chain_paths([Path(file.name)], reader)
+    if loaded.chains is None:
+        raise SystemExit("\n".join(map(str, loaded.diagnostics)))
+    return Compiler(registry).compile(loaded.chains)
+
+
+def cpu_per_stream(engine: Engine, streams: int, width: int) -> float:
+    """Return the CPU time in microseconds that the engine takes for each stream."""
+    reads = engine.batches(streams, width)
+    gc.collect()
+    began = time.process_time()
+    engine.serve(reads)
+    found = (time.process_time() - began) / streams * 1e6
+    engine.check()
+    return found
+
+
+def main() -> None:
+    """Measure the chosen chains and print medians with their spread."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chains", nargs="+", choices=CHAINS, default=list(CHAINS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--streams", type=int, default=4_000, help="per round")
+    parser.add_argument("--width", type=int, default=16, help="streams whose frames come in one read")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes, of the last chain")
+    options = parser.parse_args()
+    engines = {name: Engine(CHAINS[name]) for name in options.chains}
+    costs: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(options.rounds + 1):
+        for name, engine in engines.items():
+            costs[name].append(cpu_per_stream(engine, options.streams, options.width))
+    for name, found in costs.items():
+        kept = found[1:]  # the first round fills caches
+        print(f"{name:6} {statistics.median(kept):7.2f} us a stream   {min(kept):.2f} to {max(kept):.2f}")
+    if options.profile:
+        reads = engine.batches(options.streams, options.width)
+        profiler = cProfile.Profile()
+        profiler.runcall(engine.serve, reads)
+        pstats.Stats(profiler, stream=sys.stdout).sort_stats("tottime").print_stats(30)
+
+
+if __name__ == "__main__":
+    main()

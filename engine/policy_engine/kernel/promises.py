@@ -1,0 +1,68 @@
+"""What one connection has shown of whether Envoy takes the engine's `mode_override` (R-08).
+
+Envoy never says whether it does, nor how a stream ended: a response body that it may not send looks like a client that
+went away. Where Envoy's own configuration already sends what a chain needs, nothing of this is asked.
+
+Why it is sound. Only Envoy can make a body arrive that the override alone asked for, so `honoured` cannot be forged,
+and from then on an end without a body means nothing. `doubted` can be forged, by a client that leaves before that: so
+in doubt each stream asks not to be sent the response's headers. From an Envoy that takes overrides the body then comes
+by itself and ends the doubt (that one response is broken off); from one that does not the headers come, and are denied.
+A chain that changes response headers is no such probe, as they must not go out unchanged; others end its doubt.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from policy_engine.kernel.routes import Modes, Route
+from policy_engine.kernel.stream import Peer
+
+logger = logging.getLogger("policy_engine.kernel")
+
+_ENDS_IN_A_ROW = 20
+"""Streams of a route that end without the body they asked for before that is named although others got theirs."""
+
+
+def honour(peer: Peer, route: Route) -> None:
+    """A body came that only an override can have asked for."""
+    route.ends_without_body = 0
+    if peer.doubted:
+        peer.doubted = False
+        logger.warning(
+            "Envoy sends the bodies it is asked for: responses that need them pass again (seen on route %s)",
+            route.chain.route_key,
+            extra={"event": "body_sent_after_all", "route": route.chain.route_key},
+        )
+    peer.honoured = True
+
+
+def doubt(peer: Peer) -> None:
+    """Something came, or did not, that should not be so if Envoy took overrides."""
+    peer.doubted = not peer.honoured
+
+
+def ended_without_body(peer: Peer, route: Route, modes: Modes) -> bool:
+    """Take note of a stream that ended after the response's headers; returns whether a promise may be broken."""
+    doubt(peer)
+    route.ends_without_body += 1
+    if peer.doubted or route.ends_without_body == _ENDS_IN_A_ROW:
+        name_unsent_response_body(route, modes)
+    return peer.doubted
+
+
+def name_unsent_response_body(route: Route, modes: Modes) -> None:
+    """Say once for a route what its configuration in Envoy lacks."""
+    if "response_body" in route.warned:
+        return
+    route.warned.add("response_body")
+    chain = route.chain
+    logger.error(
+        "route %s needs the response body for %s, but Envoy did not send it: set `processing_mode.response_body_mode: "
+        "BUFFERED` for the route, or `allow_mode_override: true` on the ext_proc filter (and list the mode in "
+        "`allowed_override_modes` if that is used). Perhaps the client only went away: the next body that comes ends "
+        "the doubt. Until then responses of such routes are %s",
+        chain.route_key,
+        ", ".join(step.label for step in chain.response_body),
+        "passed unchecked (failure mode open)" if modes.guard is None else "denied",
+        extra={"event": "body_not_sent", "route": chain.route_key},
+    )
