@@ -20,9 +20,9 @@ from benchmarks.scenarios import NOT_IN_A_FULL_RUN, Scenario, scenarios
 from integration.harness.envoy_binary import EnvoyBinaryError
 from integration.harness.processes import ProcessError
 
-_ROUNDS, _SECONDS = 5, 2.0
-_QUICK_ROUNDS, _QUICK_SECONDS = 2, 1.0
-_MOST_ROUNDS, _MOST_SECONDS = 50, 60.0
+_ROUNDS, _SECONDS = 5, 2
+_QUICK_ROUNDS, _QUICK_SECONDS = 2, 1
+_MOST_ROUNDS, _MOST_SECONDS = 50, 60
 _RESULTS = "benchmarks/results"
 _EXAMPLES = """\
 examples:
@@ -121,10 +121,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the scenarios and end")
     parser.add_argument("--scenario", action="append", choices=names, metavar="NAME", help="only this; may be repeated")
     parser.add_argument("--quick", action="store_true", help=f"{_QUICK_ROUNDS} short rounds of the main scenarios")
-    parser.add_argument("--rounds", type=_within(int, 1, _MOST_ROUNDS), help=f"rounds (default {_ROUNDS})")
-    parser.add_argument(
-        "--seconds", type=_within(float, 1.0, _MOST_SECONDS), help=f"whole seconds of a slice (default {_SECONDS:g})"
-    )
+    parser.add_argument("--rounds", type=_within(1, _MOST_ROUNDS), help=f"rounds (default {_ROUNDS})")
+    parser.add_argument("--seconds", type=_within(1, _MOST_SECONDS), help=f"seconds of a slice (default {_SECONDS})")
     parser.add_argument("--output", type=Path, metavar="DIR", help=f"for the report (default {_RESULTS})")
     parser.add_argument("--json", action="store_true", help="print the samples as JSON too")
     parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing: report anew from a results.json")
@@ -140,14 +138,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _within(kind: type[int] | type[float], least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not within {least:g} to {most:g}")
-        return value
+def _within(least: int, most: int) -> Callable[[str], int]:
+    def whole(text: str) -> int:
+        if not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not within {least} to {most}")
+        return int(text)
 
-    return parse
+    return whole
 
 
 def _terminated(*_: object) -> NoReturn:

@@ -41,6 +41,7 @@ def run(course: Course) -> list[Sample]:
 
     lanes = [
         Lane(name="no policy", server=Engine(chain=[]), request=sent),
+        Lane(name="api-key-validation, for comparison", server=Engine(chain=[chains.api_key()]), request=sent),
         Lane(name="jwt-validation", server=Engine(chain=[chains.jwt(issuer.jwks())]), request=sent),
         Lane(
             name="jwt-validation with cache",

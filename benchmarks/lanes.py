@@ -14,7 +14,7 @@ from benchmarks.accounting import Usage, usage
 from benchmarks.chains import Chain, Phases
 from benchmarks.load import Outcome, Request, fixed_rate, full_speed
 from benchmarks.servers import Address, EngineServer, Peer, PeerServer
-from integration.harness.envoy import EnvoyProcess
+from integration.harness.envoy import Envoy, EnvoyProcess
 from integration.harness.envoy_config import Bootstrap, Route
 
 KEY = "orders"
@@ -49,9 +49,12 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One slice of a lane. CPU is per request in µs, over all processes of server and Envoy."""
+    """One slice of a lane. CPU is per request in µs, over all processes of server and Envoy; `messages` is how many
+    messages of `ext_proc` Envoy sent for each request: proof that the server was asked, and for the phases meant.
+    """
 
     outcome: Outcome
+    messages: float
     server_cpu_us: float
     envoy_cpu_us: float
     server_rss_bytes: int
@@ -63,17 +66,19 @@ class Running:
 
     lane: Lane
     directory: Path
-    envoy: EnvoyProcess
-    port: int
+    proxy: EnvoyProcess
+    envoy: Envoy
     server: PeerServer | EngineServer | None
 
     def measure(self, seconds: float) -> Measured:
         """Send load for `seconds` and account for it."""
-        before_server, before_envoy = self._server_usage(), usage(self.envoy.pid)
+        before_messages = self._messages()
+        before_server, before_envoy = self._server_usage(), usage(self.proxy.pid)
         outcome = self._send(seconds)
-        after_server, after_envoy = self._server_usage(), usage(self.envoy.pid)
+        after_server, after_envoy = self._server_usage(), usage(self.proxy.pid)
         return Measured(
             outcome=outcome,
+            messages=(self._messages() - before_messages) / outcome.requests,
             server_cpu_us=(after_server.cpu_s - before_server.cpu_s) / outcome.requests * 1e6,
             envoy_cpu_us=(after_envoy.cpu_s - before_envoy.cpu_s) / outcome.requests * 1e6,
             server_rss_bytes=after_server.rss_bytes,
@@ -83,8 +88,11 @@ class Running:
         lane = self.lane
         common: dict[str, Any] = {"connections": lane.connections, "seconds": seconds, "directory": self.directory}
         if lane.rate is None:
-            return full_speed(self.port, lane.request, **common)
-        return fixed_rate(self.port, lane.request, rate=lane.rate, **common)
+            return full_speed(self.envoy.port, lane.request, **common)
+        return fixed_rate(self.envoy.port, lane.request, rate=lane.rate, **common)
+
+    def _messages(self) -> int:
+        return self.envoy.counter("http.ingress.ext_proc.stream_msgs_sent")
 
     def _server_usage(self) -> Usage:
         return usage(self.server.pid) if self.server else Usage(0.0, 0)
@@ -109,7 +117,7 @@ def started(lanes: Sequence[Lane], upstream_port: int, directory: Path) -> Itera
             addresses = None if server is None else server.ready()
             proxies.append(parts.enter_context(EnvoyProcess(_bootstrap(lane, addresses, upstream_port), place)))
         yield [
-            Running(lane=lane, directory=place, envoy=proxy, port=proxy.ready().port, server=server)
+            Running(lane=lane, directory=place, proxy=proxy, envoy=proxy.ready(), server=server)
             for lane, place, proxy, server in zip(lanes, places, proxies, servers, strict=True)
         ]
 

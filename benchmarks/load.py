@@ -15,8 +15,6 @@ from pathlib import Path
 
 _GRACE_S = 30.0
 """How much longer than asked a generator may take before it is ended."""
-_APART = "7ms"
-"""Between the beginnings of two connections at a fixed rate; no divisor of the time between two requests of one."""
 
 ORDINARY_HEADERS: Mapping[str, str] = {
     "user-agent": "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
@@ -95,7 +93,7 @@ def fixed_rate(port: int, request: Request, *, rate: int, connections: int, seco
         "h2load",
         *("--h1", "-n", str(round(rate * seconds)), "-c", str(connections), "--rps", f"{rate / connections:g}"),
         # Connections begin one by one: all at once, each would send its next request in the same instant as the others.
-        *("-r", "1", "--rate-period", _APART),
+        *("-r", "1", "--rate-period", f"{max(1, 1000 // rate)}ms"),
         *("--log-file", str(log), *body, *_h2load_request(request, port)),
         seconds=seconds,
     )

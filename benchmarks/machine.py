@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
+import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +22,7 @@ def notes(*, cpp: bool) -> Mapping[str, str]:
     """Return the head of a report."""
     found = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
         "CPU": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
@@ -36,6 +39,18 @@ def notes(*, cpp: bool) -> Mapping[str, str]:
 def busy() -> str:
     """Return the load average: with nothing else on the machine it is below 1 before a run."""
     return ", ".join(f"{value:.2f}" for value in os.getloadavg())
+
+
+def _commit() -> str:
+    # Under `bazel run` the working directory is not the checkout.
+    checkout = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
+    git = shutil.which("git")
+    if git is None:
+        return "unknown (no git)"
+    described = subprocess.run(
+        [git, "-C", checkout, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or "unknown (no checkout)"
 
 
 def _cpu() -> str:

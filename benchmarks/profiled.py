@@ -69,7 +69,10 @@ def _stacks(spy: str, one: Running) -> list[str]:
     with subprocess.Popen([spy, "record", "--pid", str(worker), *options], stdout=subprocess.DEVNULL) as process:
         one.measure(_SECONDS + 1)
         process.wait()
-    return output.read_text().splitlines()
+    stacks = output.read_text().splitlines() if output.is_file() else []
+    if not stacks:
+        raise LoadError(f"py-spy saw nothing of {one.lane.name} (status {process.returncode}); it needs to run as root")
+    return stacks
 
 
 def _functions(stacks: Iterable[str]) -> Sequence[str]:

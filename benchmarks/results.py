@@ -64,6 +64,7 @@ def sample_of(scenario: str, lane: str, number: int, measured: Measured) -> Samp
     outcome = measured.outcome
     values: dict[str, float] = {
         "per_second": outcome.per_second,
+        "messages": measured.messages,
         "server_cpu_us": measured.server_cpu_us,
         "envoy_cpu_us": measured.envoy_cpu_us,
         "p50_ms": outcome.p50_ms,

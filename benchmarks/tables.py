@@ -22,6 +22,7 @@ class _Column:
 
 _COLUMNS = (
     _Column("requests/s", "per_second", ",.0f", spread=True),
+    _Column("messages per request", "messages", ".1f"),
     _Column("server CPU per request, µs", "server_cpu_us", ",.1f", spread=True),
     _Column("Envoy CPU per request, µs", "envoy_cpu_us", ",.0f"),
     _Column("p50, ms", "p50_ms", ".2f"),

@@ -49,6 +49,7 @@ def _bootstrap(delay_s: float) -> dict[str, Any]:
     manager = {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "upstream",
+        "generate_request_id": False,
         "http2_protocol_options": {
             "max_concurrent_streams": 16_384,
             "max_outbound_frames": 100_000,
