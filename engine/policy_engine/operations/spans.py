@@ -45,7 +45,10 @@ class OpenTelemetryTracing:
                 "service.instance.id": f"{os.uname().nodename}/{worker}",
             }
         )
-        self._provider = TracerProvider(resource=resource, sampler=ParentBased(TraceIdRatioBased(sample_ratio)))
+        # At exit the SDK would wait for the collector as long as it likes; `close` does not.
+        self._provider = TracerProvider(
+            resource=resource, sampler=ParentBased(TraceIdRatioBased(sample_ratio)), shutdown_on_exit=False
+        )
         # `http://` or `https://` of the endpoint decides about TLS (OTLP exporter specification).
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
         self._tracer = self._provider.get_tracer("policy_engine", __version__)
