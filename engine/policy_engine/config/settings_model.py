@@ -193,6 +193,22 @@ def _loopback(text: str) -> str | None:
     return text
 
 
+def _collector(text: str) -> str | None:
+    if text == OFF:
+        return None
+    scheme, separator, address = text.partition("://")
+    if scheme not in ("http", "https") or not separator or address.startswith("unix:"):
+        raise ValueError("is not http://host:port or https://host:port")
+    _address(address)
+    return text
+
+
+def _ratio(text: str) -> float:
+    if not re.fullmatch(r"\d(\.\d{1,9})?", text, re.ASCII):
+        raise ValueError("is not a number from 0 to 1")
+    return _within(float(text), 0, 1)
+
+
 def _optional_address(text: str) -> str | None:
     return None if text == OFF else _address(text)
 
@@ -307,6 +323,23 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TracingSettings:
+    """Spans for OpenTelemetry (R-52)."""
+
+    endpoint: str | None = setting(
+        Form(_collector, "http://host:port, https://host:port, or off", _written_or_off),
+        None,
+        "OTLP/gRPC collector that spans are sent to; off for no tracing",
+    )
+    sample_ratio: float = setting(
+        Form(_ratio, "a number from 0 to 1", lambda value: f"{value:g}"),
+        1.0,
+        "share of the requests traced that come without a sampling decision in `traceparent`",
+    )
+    service_name: str = setting(TEXT, "policy-engine", "`service.name` of the spans")
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """What peers may make the engine hold (R-09, R-14)."""
 
@@ -346,6 +379,7 @@ class Settings:
     admin: AdminSettings = field(default_factory=AdminSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)
+    tracing: TracingSettings = field(default_factory=TracingSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 

@@ -15,6 +15,7 @@ from policy_engine.sdk import ImmediateResponse
 from policy_engine.worker.chain import Snapshot
 from policy_engine.worker.closing import close_chains
 from policy_engine.worker.compiler import retire
+from policy_engine.worker.tracing import Tracing
 
 logger = logging.getLogger("policy_engine.kernel")
 
@@ -70,12 +71,13 @@ class KernelStatistics:
 class Kernel:
     """Holds what all sessions of a process share; `activate` swaps the configuration by one assignment."""
 
-    __slots__ = ("_requests", "not_ready", "options", "routes", "short_headers", "statistics", "unmapped")
+    __slots__ = ("_requests", "not_ready", "options", "routes", "short_headers", "statistics", "tracing", "unmapped")
 
-    def __init__(self, options: KernelOptions | None = None) -> None:
+    def __init__(self, options: KernelOptions | None = None, tracing: Tracing | None = None) -> None:
         self.options = options or KernelOptions()
         self.short_headers = min(self.options.header_size, self.options.header_count * _SHORTEST_HEADER)
         """Bytes of a message up to which its headers are within both limits, without a look at them."""
+        self.tracing = tracing
         self.routes: Routes | None = None
         self.statistics = KernelStatistics()
         self._requests: dict[str, RequestCounter] = {}

@@ -6,7 +6,7 @@ Apart from `session`, which knows the order of messages and finds the chain: her
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
@@ -84,6 +84,8 @@ class Phases:
         self.ended = False
         self.probing = False
         route.chain.usage.streams += 1
+        if kernel.tracing is not None:
+            request.trace = kernel.tracing.begin(request)
 
     @property
     def route(self) -> Route:
@@ -101,6 +103,9 @@ class Phases:
                 hook(self._request)
             except BaseException:  # the policy's own, also its `sys.exit()`: it does not end the worker
                 logger.exception("on_stream_end of a policy on route %s failed", chain.route_key)
+        tracing = self._kernel.tracing
+        if tracing is not None and self._request.trace is not None:
+            tracing.end(self._request.trace)
         usage = chain.usage
         usage.streams -= 1
         if usage.retired and usage.streams == 0:
@@ -392,12 +397,14 @@ class Phases:
 
     def _answer(self, outcome: Outcome) -> Replies:
         self._kernel.statistics.immediate += 1
-        self.ended = True
-        return immediate_reply(outcome.immediate or _INTERNAL_ERROR, outcome.actions)
+        return self._end(outcome.immediate or _INTERNAL_ERROR, outcome.actions)
 
-    def _end(self, response: ImmediateResponse) -> Replies:
+    def _end(self, response: ImmediateResponse, earlier: Sequence[Any] = ()) -> Replies:
         self.ended = True
-        return immediate_reply(response)
+        tracing = self._kernel.tracing
+        if tracing is not None and self._request.trace is not None:
+            tracing.answered(self._request.trace, response)
+        return immediate_reply(response, earlier)
 
     def _announces_too_much(self, mode: int, headers: Headers) -> bool:
         """Tell whether a body to be buffered will exceed the limit, by its `content-length`.

@@ -19,6 +19,7 @@ from policy_engine.operations.metrics import Samples, add_samples
 from policy_engine.operations.worker_pool import WorkerFailed, WorkerPool
 from policy_engine.operations.worker_process import WorkerOptions
 from policy_engine.worker.spec import ChainsSpec, PolicySpec, RouteSpec
+from testsupport.collector import Collector, collector_running
 from testsupport.envoy_messages import parse, request_headers, response_headers
 
 PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
@@ -63,6 +64,7 @@ async def pool_of(
     changed: Callable[[], None] = lambda: None,
     transport: str = "native",
     socket: str = "w{worker}.sock",
+    tracing: str = "",
 ) -> AsyncIterator[WorkerPool]:
     policy = directory / "policies" / "tag" / "v1_0_0"
     policy.mkdir(parents=True)
@@ -80,6 +82,7 @@ async def pool_of(
         blocking_threads=2,
         log_level="warning",
         log_format="text",
+        tracing_endpoint=tracing,
     )
     pool = WorkerPool(count, options, changed)
     await pool.start()
@@ -218,6 +221,19 @@ def test_grpcio_workers_cannot_share_a_unix_socket(tmp_path: Path) -> None:
             assert [(await ask(tmp_path / "own", worker))["x-tag"] for worker in (0, 1)] == ["one", "one"]
 
     asyncio.run(run())
+
+
+def test_workers_send_their_spans_before_they_end(tmp_path: Path) -> None:
+    async def scenario(collector: Collector) -> None:
+        async with pool_of(tmp_path, tracing=f"http://127.0.0.1:{collector.port}") as pool:
+            await pool.apply(spec("one"))
+            for worker in (0, 1):
+                await ask(tmp_path, worker)
+
+    with collector_running() as collector:
+        asyncio.run(scenario(collector))
+        assert sorted(span.name for span in collector.spans) == ["policies r"] * 2 + ["policy tag"] * 2
+        assert {one["service.instance.id"].rpartition("/")[2] for one in collector.resources} == {"0", "1"}
 
 
 def test_samples_add_up_by_label_set() -> None:

@@ -231,6 +231,9 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         certificate_file=str(settings.tls.cert or ""),
         key_file=str(settings.tls.key or ""),
         client_ca_file=str(settings.tls.client_ca or ""),
+        tracing_endpoint=settings.tracing.endpoint or "",
+        tracing_sample_ratio=settings.tracing.sample_ratio,
+        tracing_service_name=settings.tracing.service_name,
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
         limits={

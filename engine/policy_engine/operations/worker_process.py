@@ -15,7 +15,7 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from policy_engine.config.policy_loader import load_policies
 from policy_engine.kernel.engine import Kernel, KernelOptions
@@ -32,6 +32,9 @@ from policy_engine.worker.chain import Snapshot
 from policy_engine.worker.closing import close_chains
 from policy_engine.worker.compiler import Compiler
 from policy_engine.worker.loop_watch import LoopWatch
+
+if TYPE_CHECKING:
+    from policy_engine.operations.spans import OpenTelemetryTracing
 
 logger = logging.getLogger("policy_engine.worker_process")
 
@@ -77,6 +80,9 @@ class WorkerOptions:
     certificate_file: str = ""
     key_file: str = ""
     client_ca_file: str = ""
+    tracing_endpoint: str = ""
+    tracing_sample_ratio: float = 1.0
+    tracing_service_name: str = "policy-engine"
     header_count: int = 200
     header_size: int = 128 << 10
     limits: dict[str, int] = field(default_factory=dict)
@@ -102,6 +108,7 @@ class WorkerProcess:
     def __init__(self, channel: Channel, options: WorkerOptions) -> None:
         self._channel = channel
         self._options = options
+        self._tracing = _tracing(options)
         self._kernel = Kernel(
             KernelOptions(
                 route_key=options.route_key,
@@ -109,10 +116,13 @@ class WorkerProcess:
                 body_limit=options.body_limit,
                 header_count=options.header_count,
                 header_size=options.header_size,
-            )
+            ),
+            self._tracing,
         )
         self._compiler = Compiler(
-            load_policies(Path(options.policies) if options.policies else None), options.blocking_threads
+            load_policies(Path(options.policies) if options.policies else None),
+            options.blocking_threads,
+            self._tracing,
         )
         self._health = Health()
         self._watch = LoopWatch()
@@ -143,6 +153,8 @@ class WorkerProcess:
             await self._server.drain(self._options.drain_seconds)
         self._watch.stop()
         self._compiler.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _prepare(self, message: Message) -> None:
         """Compile, but change nothing; in a thread, so that streams in flight are not held up."""
@@ -198,6 +210,16 @@ class WorkerProcess:
     def _samples(self) -> Any:
         counters = self._server.counters if self._server is not None else _IDLE
         return worker_samples(self._kernel, self._compiler, counters)
+
+
+def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | None:
+    if not options.tracing_endpoint:
+        return None
+    from policy_engine.operations.spans import OpenTelemetryTracing  # noqa: PLC0415 - costs 0.3 s to import
+
+    return OpenTelemetryTracing(
+        options.tracing_endpoint, options.tracing_sample_ratio, options.tracing_service_name, options.number
+    )
 
 
 async def _main(sock: socket.socket) -> int:

@@ -16,7 +16,7 @@ class Request:
     all policies of this request in both phases (R-04); last writer wins.
     """
 
-    __slots__ = ("_client_address", "_id", "body", "headers", "metadata", "route")
+    __slots__ = ("_client_address", "_id", "body", "headers", "metadata", "route", "trace")
 
     def __init__(
         self,
@@ -34,6 +34,8 @@ class Request:
         self._client_address = client_address
         self.body = body
         self.metadata: MutableMapping[str, Any] = {} if metadata is None else metadata
+        self.trace: Any = None
+        """The engine's: the span of this stream, None when it is not traced."""
 
     @property
     def id(self) -> str:

@@ -27,6 +27,7 @@ from policy_engine.worker.conditions import compile_condition
 from policy_engine.worker.registry import Phase, PolicyDefinition, Registry
 from policy_engine.worker.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.statistics import PolicyStatistics
+from policy_engine.worker.tracing import Tracing
 
 _REQUEST = frozenset({RequestMutation, ImmediateResponse})
 _RESPONSE = frozenset({ResponseMutation, ImmediateResponse})
@@ -68,6 +69,7 @@ class Compiler:
 
     registry: Registry
     threads_per_blocking_policy: int = 8
+    tracing: Tracing | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
 
@@ -156,7 +158,7 @@ class Compiler:
 
     def _steps(self, entries: list[_Entry], phase: Phase, hook: str, accepts: frozenset[type]) -> tuple[Step, ...]:
         return tuple(
-            self._step(entry, getattr(entry.instance, hook), accepts)
+            self._step(entry, getattr(entry.instance, hook), accepts, hook)
             for entry in entries
             if entry.has(phase) and entry.overrides(hook)
         )
@@ -168,12 +170,15 @@ class Compiler:
         choose: Callable[[_Entry], Callable[..., Any]],
         accepts: frozenset[type],
     ) -> tuple[Step, ...]:
-        return tuple(self._step(entry, choose(entry), accepts) for entry in entries if entry.has(phase))
+        name = f"on_{phase.value}"
+        return tuple(self._step(entry, choose(entry), accepts, name) for entry in entries if entry.has(phase))
 
-    def _step(self, entry: _Entry, hook: Callable[..., Any], accepts: frozenset[type]) -> Step:
+    def _step(self, entry: _Entry, hook: Callable[..., Any], accepts: frozenset[type], hook_name: str) -> Step:
         name, version = entry.definition.name, str(entry.definition.version)
         if type(entry.instance).blocking:
             hook = self._pool(name, version).wrap(hook)
+        if self.tracing is not None:
+            hook = self.tracing.around(hook, name, version, hook_name)
         return Step(
             policy=name,
             version=version,
