@@ -17,7 +17,8 @@ from policy_control_plane.model import ClusterModel, Endpoint, ListenerModel, Ma
 from policy_control_plane.resources import CHAIN, CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_engine.config import xds_chain
-from policy_engine.envoy.demands import Demands, RouteKeyPlace
+from policy_engine.config.route_key_place import RouteKeyPlace
+from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
 from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.sdk import Policy
@@ -158,7 +159,14 @@ def test_envoy_waits_longer_than_the_slowest_chain_and_a_small_change_leaves_the
 
     assert processor_of(slow(3)).message_timeout.seconds == 8
     assert slow(3)[LISTENER] == slow(2)[LISTENER]
+    assert processor_of(slow(3000)).message_timeout.seconds == 3600  # the most that Envoy accepts
     assert slow(3)[CHAIN] != slow(2)[CHAIN]
+
+
+def test_envoy_waits_for_policies_whose_timeout_is_the_engines_own() -> None:
+    model = Model((HTTP,), (LOCAL,), ENGINE, (route("a", "both"),))
+    assert processor_of(SnapshotBuilder(REGISTRY).build(model)).message_timeout.seconds == 2
+    assert processor_of(SnapshotBuilder(REGISTRY, policy_timeout=10.0).build(model)).message_timeout.seconds == 16
 
 
 def test_endpoints_are_discovered_unless_a_name_has_to_be_looked_up() -> None:
