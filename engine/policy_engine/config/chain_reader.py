@@ -17,6 +17,7 @@ from policy_engine.config.fields import Fields, value_at
 from policy_engine.config.policy_trial import Refusal, Trial, construct_on_trial
 from policy_engine.config.secret_references import Resolution, SecretSource, resolve_secrets
 from policy_engine.config.yaml_document import Document, Path
+from policy_engine.worker.bounded import CONSTRUCTION_SECONDS
 from policy_engine.worker.registry import Phase, PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
 from policy_engine.worker.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.violations import Violation, plain_text_of
@@ -78,8 +79,8 @@ class _Pending:
 class ChainReader:
     """Reads chains against one registry; keep it, because it remembers what it has already found good.
 
-    `check_condition` None leaves conditions unchecked, `environ` and `secret_directories` say where secrets may come
-    from (R-24), `default_timeout` is in seconds.
+    `check_condition` None leaves conditions unchecked, `secrets` says where secrets may come from (R-24),
+    `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds.
     """
 
     def __init__(
@@ -89,11 +90,13 @@ class ChainReader:
         check_condition: ConditionCheck | None = None,
         secrets: Callable[[], SecretSource] = SecretSource,
         default_timeout: float = 1.0,
+        construction_seconds: float = CONSTRUCTION_SECONDS,
     ) -> None:
         self.registry = registry
         self._check_condition = check_condition
         self._secrets = secrets
         self._default_timeout = default_timeout
+        self._construction_seconds = construction_seconds
         self._constructed: dict[bytes, None] = {}
         self._conditions: dict[tuple[str, frozenset[Phase]], tuple[str, ...]] = {}
 
@@ -239,7 +242,7 @@ class ChainReader:
         pending = {one.digest: one for one in load.pending}
         if not pending:
             return
-        refusals = construct_on_trial([one.trial for one in pending.values()])
+        refusals = construct_on_trial([one.trial for one in pending.values()], self._construction_seconds)
         outcome = dict(zip(pending, refusals, strict=True))
         for digest, refusal in outcome.items():
             if refusal is None:

@@ -28,6 +28,7 @@ from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.transport.health import Health
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
+from policy_engine.worker.bounded import CONSTRUCTION_SECONDS, off_loop
 from policy_engine.worker.chain import Snapshot
 from policy_engine.worker.closing import close_chains
 from policy_engine.worker.compiler import Compiler
@@ -73,6 +74,7 @@ class WorkerOptions:
     blocking_threads: int
     log_level: str
     log_format: str
+    construction_seconds: float = CONSTRUCTION_SECONDS
     reuse_port: bool = False
     certificate_file: str = ""
     key_file: str = ""
@@ -100,13 +102,16 @@ class WorkerProcess:
     def __init__(self, channel: Channel, options: WorkerOptions) -> None:
         self._channel = channel
         self._options = options
+        self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
             KernelOptions(
                 route_key=options.route_key, pass_unmapped=options.pass_unmapped, body_limit=options.body_limit
             )
         )
         self._compiler = Compiler(
-            load_policies(Path(options.policies) if options.policies else None), options.blocking_threads
+            load_policies(Path(options.policies) if options.policies else None),
+            options.blocking_threads,
+            options.construction_seconds,
         )
         self._health = Health()
         self._watch = LoopWatch()
@@ -119,13 +124,15 @@ class WorkerProcess:
         await self._channel.send({"ready": os.getpid()})
         while (message := await self._channel.receive()) is not None:
             if "prepare" in message:
-                await self._prepare(message)
+                # Beside the other messages: chains may take long to build.
+                await self._drop_prepared()
+                self._preparing = asyncio.ensure_future(self._prepare(message))
             elif "commit" in message:
                 await self._commit(message)
             elif "abort" in message:
-                self._drop_prepared()
+                await self._drop_prepared()
             elif "samples" in message:
-                await self._channel.send({"samples": self._samples(), "id": message["samples"]})
+                await self._channel.send({"samples": message["samples"], "values": self._samples()})
             elif "drain" in message:
                 break
         await self.drain()
@@ -140,10 +147,9 @@ class WorkerProcess:
 
     async def _prepare(self, message: Message) -> None:
         """Compile, but change nothing; in a thread, so that streams in flight are not held up."""
-        self._drop_prepared()
         try:
             spec = spec_from_message(message["spec"])
-            self._prepared = await asyncio.to_thread(self._compiler.compile, spec, self._kernel.snapshot)
+            self._prepared = await off_loop(self._compiler.compile, spec, self._kernel.snapshot)
         except Exception as error:
             await self._channel.send({"prepared": message["prepare"], "problem": f"{type(error).__name__}: {error}"})
         else:
@@ -182,7 +188,9 @@ class WorkerProcess:
         sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
         return NativeServer(lambda: Session(self._kernel), server, self._health, sockets=sockets)
 
-    def _drop_prepared(self) -> None:
+    async def _drop_prepared(self) -> None:
+        if self._preparing is not None:
+            await self._preparing
         snapshot, self._prepared = self._prepared, None
         if snapshot is not None:
             active = self._kernel.snapshot
