@@ -44,7 +44,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.model import ListenerModel
 from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, buffer_limit_for, message_timeout_for
-from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER
+from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER, RETRY_ON
 from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 
 _SHORTEST_TIMEOUT: Final = 2.0
@@ -141,7 +141,7 @@ def _another_engine() -> RetryPolicy:
     """Return a policy that tries another engine when one cannot have seen the request: it restarts, or is gone."""
     return RetryPolicy(
         num_retries=3,
-        retry_on="connect-failure,refused-stream,reset-before-request",
+        retry_on=",".join(sorted(RETRY_ON)),
         retry_back_off=BackoffStrategy(
             base_interval=timedelta(milliseconds=10), max_interval=timedelta(milliseconds=100)
         ),

@@ -54,6 +54,7 @@ class Rule(StrEnum):
     ENVOY_FILTER = "envoy-filter"
     ENVOY_OVERRIDE = "envoy-mode-override"
     ENVOY_TIMEOUT = "envoy-message-timeout"
+    ENVOY_RETRY = "envoy-retry-policy"
     ENVOY_BUFFER = "envoy-buffer-limit"
     ENVOY_ATTRIBUTE = "envoy-request-attribute"
     ENVOY_FAILURE_MODE = "envoy-failure-mode"
