@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from policy_engine.config.diagnostics import Diagnostic, Rule, has_errors, ordered
+from policy_engine.config.diagnostics import Diagnostic, Findings, Rule, TooManyFindings, has_errors, ordered
 from policy_engine.config.fields import Fields, value_at
 from policy_engine.config.policy_trial import Refusal, Trial, construct_on_trial
 from policy_engine.config.secret_references import Resolution, SecretSource, resolve_secrets
@@ -59,7 +60,7 @@ class _Load:
     """What one load gathers before it can be judged as a whole."""
 
     secrets: SecretSource
-    diagnostics: list[Diagnostic] = field(default_factory=list)
+    diagnostics: Findings = field(default_factory=Findings)
     routes: list[RouteSpec] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
     pending: list[_Pending] = field(default_factory=list)
@@ -102,19 +103,23 @@ class ChainReader:
 
     def read_documents(self, documents: Iterable[Document], earlier: Iterable[Diagnostic] = ()) -> LoadedChains:
         """Read chain files as one configuration; `earlier` are findings that reading the files already made."""
-        load = _Load(self._secrets(), list(earlier))
-        for document in documents:
-            self._file(document, load)
+        load = _Load(self._secrets(), Findings(earlier))
+        with suppress(TooManyFindings):
+            for document in documents:
+                self._file(document, load)
+            self._construct(load)
         return self._finish(load)
 
     def read_route(self, name: str, route: Any) -> LoadedChains:
         """Read one route (`route_key`, `policies`) that did not come from a file; `name` stands for it in findings."""
         load = _Load(self._secrets())
-        self._route(Document(name, route), (), load)
+        with suppress(TooManyFindings):
+            self._route(Document(name, route), (), load)
+            self._construct(load)
         return self._finish(load)
 
-    def _finish(self, load: _Load) -> LoadedChains:
-        self._construct(load)
+    @staticmethod
+    def _finish(load: _Load) -> LoadedChains:
         diagnostics = ordered(load.diagnostics)
         chains = None if has_errors(diagnostics) else ChainsSpec(tuple(load.routes))
         return LoadedChains(chains, diagnostics, load.secrets.files)
