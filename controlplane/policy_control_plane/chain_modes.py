@@ -49,8 +49,11 @@ def chain_modes(chain: Iterable[Mapping[str, Any]], registry: Registry) -> Chain
     )
 
 
-def slowest_phase(chain: Iterable[Mapping[str, Any]], default: float = 1.0) -> float:
-    """Return the seconds that one phase of `chain` may take: every policy up to its timeout, one after the other."""
+def slowest_phase(chain: Iterable[Mapping[str, Any]], default: float) -> float:
+    """Return the seconds that one phase of `chain` may take: every policy up to its timeout, one after the other.
+
+    `default` is the timeout of a policy without one.
+    """
     return sum(parse_duration(one["timeout"]) if "timeout" in one else default for one in enabled(chain))
 
 

@@ -21,7 +21,7 @@ from policy_control_plane.ads_server import AdsServer, ServerTls
 from policy_control_plane.configuration import Configuration, model_reader
 from policy_control_plane.fleet import Fleet
 from policy_control_plane.rollout import Rollout, Waits
-from policy_control_plane.snapshot_builder import DEFAULT_BODY_LIMIT, SnapshotBuilder
+from policy_control_plane.snapshot_builder import DEFAULT_BODY_LIMIT, DEFAULT_POLICY_TIMEOUT, SnapshotBuilder
 from policy_control_plane.status import Overview, StatusServer, converged, render
 from policy_engine.config.chain_file import read_chain_files
 from policy_engine.config.diagnostics import has_errors, render_json, render_text
@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM")
     serve.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="require client certificates of this CA")
     serve.add_argument("--body-limit", type=_size, default=DEFAULT_BODY_LIMIT, help="the engines' body_limit (10MiB)")
+    serve.add_argument(
+        "--policy-timeout", type=_duration, default=DEFAULT_POLICY_TIMEOUT, help="the engines' policy_timeout (1s)"
+    )
     serve.add_argument(
         "--metadata-namespace", action="append", default=[], metavar="NAME", help="dynamic metadata policies may write"
     )
@@ -114,7 +117,8 @@ async def _run(options: argparse.Namespace) -> int:
     waits = Waits(options.engine_wait, options.envoy_wait, expected_engines=options.expected_engines)
     rollout = Rollout(fleet, waits)
     registry = _registry(options)
-    builder = SnapshotBuilder(registry, options.body_limit, tuple(options.metadata_namespace))
+    namespaces = tuple(options.metadata_namespace)
+    builder = SnapshotBuilder(registry, options.body_limit, namespaces, options.policy_timeout)
     configuration = Configuration(options.config_dir, model_reader(registry), builder, rollout.offer)
     try:
         server = AdsServer(fleet, options.listen, _tls(options))

@@ -6,7 +6,6 @@ directory leaves everything as it is.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from policy_engine.config.diagnostics import Diagnostic, Rule
 from policy_engine.config.file_watch import watch
 from policy_engine.config.secret_references import SecretSource
 from policy_engine.config.validate import chain_reader
+from policy_engine.worker.bounded import off_loop
 from policy_engine.worker.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -72,12 +72,12 @@ class Configuration:
 
     async def load(self) -> None:
         """Load once; nothing happens when the content is what was loaded last."""
-        files = await asyncio.to_thread(read_chain_files, (self.directory,))
+        files = await off_loop(read_chain_files, (self.directory,))
         content = files.content_hash()
         if content == self._content:
             return
         self._content = content
-        loaded, snapshot = await asyncio.to_thread(self._build, files)
+        loaded, snapshot = await off_loop(self._build, files)
         if snapshot is None:
             self.rejections += 1
             self.rejection = Rejection(time.time(), loaded.diagnostics)

@@ -43,12 +43,11 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.model import ListenerModel
-from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER
+from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, buffer_limit_for, message_timeout_for
+from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER, RETRY_ON
 from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 
-_BUFFER_ALLOWANCE: Final = 64 << 10
 _SHORTEST_TIMEOUT: Final = 2.0
-_LONGEST_TIMEOUT: Final = 3600.0
 
 
 def over_ads() -> ConfigSource:
@@ -94,21 +93,20 @@ def listener_body(
                     ]
                 )
             ],
-            per_connection_buffer_limit_bytes=body_limit + _BUFFER_ALLOWANCE,
+            per_connection_buffer_limit_bytes=buffer_limit_for(body_limit),
         )
     )
 
 
-def message_timeout_for(slowest_phase: float) -> float:
-    """Return the seconds Envoy waits for one answer: the slowest chain's time, rounded up to a power of two.
+def steady_message_timeout(slowest_phase: float) -> float:
+    """Return the seconds Envoy waits for one answer, rounded up to a power of two and at least 2.
 
-    Rounded, so that a policy's changed timeout seldom changes the listener; at least 2 s, and one second above what the
-    policies may take, so that the engine's own timeouts decide.
+    Rounded, so that a policy's changed timeout seldom changes the listener.
     """
-    timeout = _SHORTEST_TIMEOUT
-    while timeout < min(slowest_phase + 1.0, _LONGEST_TIMEOUT):
+    needed, timeout = message_timeout_for(slowest_phase), _SHORTEST_TIMEOUT
+    while timeout < needed:
         timeout *= 2
-    return timeout
+    return min(timeout, LONGEST_MESSAGE_TIMEOUT)
 
 
 def _external_processor(message_timeout: float, namespaces: tuple[str, ...]) -> ExternalProcessor:
@@ -143,7 +141,7 @@ def _another_engine() -> RetryPolicy:
     """Return a policy that tries another engine when one cannot have seen the request: it restarts, or is gone."""
     return RetryPolicy(
         num_retries=3,
-        retry_on="connect-failure,refused-stream,reset-before-request",
+        retry_on=",".join(sorted(RETRY_ON)),
         retry_back_off=BackoffStrategy(
             base_interval=timedelta(milliseconds=10), max_interval=timedelta(milliseconds=100)
         ),

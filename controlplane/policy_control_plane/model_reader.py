@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from policy_control_plane.model import ClusterModel, Endpoint, HeaderMatch, List
 from policy_engine.config import xds_chain
 from policy_engine.config.chain_file import ChainFiles
 from policy_engine.config.chain_reader import ChainReader
-from policy_engine.config.diagnostics import Diagnostic, Rule, has_errors, ordered
+from policy_engine.config.diagnostics import Diagnostic, Findings, Rule, TooManyFindings, has_errors, ordered
 from policy_engine.config.fields import Fields, did_you_mean, value_at
 from policy_engine.config.yaml_document import Document, Path, read_document
 from policy_engine.envoy.filter_config import ENGINE_CLUSTER
@@ -57,7 +58,7 @@ class LoadedModel:
 
 @dataclass(slots=True)
 class _Load:
-    diagnostics: list[Diagnostic]
+    diagnostics: Findings
     listeners: list[ListenerModel] = field(default_factory=list)
     clusters: list[ClusterModel] = field(default_factory=list)
     engines: list[ClusterModel] = field(default_factory=list)
@@ -81,14 +82,15 @@ class ModelReader:
 
     def read(self, files: ChainFiles) -> LoadedModel:
         """Return the model in `files`, taken as one configuration in the order of their names."""
-        load = _Load(list(files.diagnostics))
-        for path, content in files.contents.items():
-            document, found = read_document(str(path), content)
-            load.diagnostics += found
-            if document is not None:
-                self._file(document, load)
+        load = _Load(Findings(files.diagnostics))
+        with suppress(TooManyFindings):
+            for path, content in files.contents.items():
+                document, found = read_document(str(path), content)
+                load.diagnostics.extend(found)
+                if document is not None:
+                    self._file(document, load)
+            _check_references(load)
         self._good, self._good_now = self._good_now, set()
-        _check_references(load)
         diagnostics = ordered(load.diagnostics)
         if has_errors(diagnostics):
             return LoadedModel(None, diagnostics)

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from policy_control_plane.chain_modes import ChainModes, chain_modes, slowest_phase
 from policy_control_plane.envoy_clusters import cluster_body, endpoints_body
-from policy_control_plane.envoy_listeners import listener_body, message_timeout_for
+from policy_control_plane.envoy_listeners import listener_body, steady_message_timeout
 from policy_control_plane.envoy_routes import filtering, route_configuration_body
 from policy_control_plane.model import ClusterModel, ListenerModel, Model, RouteModel
 from policy_control_plane.resources import (
@@ -28,9 +28,11 @@ from policy_control_plane.resources import (
     resource,
 )
 from policy_engine.config import xds_chain
+from policy_engine.config.settings_model import Settings
 from policy_engine.worker.registry import Registry
 
-DEFAULT_BODY_LIMIT = 10 << 20
+DEFAULT_BODY_LIMIT = Settings().body_limit
+DEFAULT_POLICY_TIMEOUT = Settings().policy_timeout
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -59,7 +61,8 @@ class SnapshotBuilder:
     """Builds snapshots; keep it, because it makes again only what has changed.
 
     With a `registry`, routes tell Envoy which phases their chains need. `body_limit` is in bytes (R-09).
-    `metadata_namespaces` are those of dynamic metadata that policies may write (R-04).
+    `metadata_namespaces` are those of dynamic metadata that policies may write (R-04). `policy_timeout` (seconds) is
+    what the engines give to policies whose chain entry has none (R-12).
     """
 
     def __init__(
@@ -67,10 +70,12 @@ class SnapshotBuilder:
         registry: Registry | None = None,
         body_limit: int = DEFAULT_BODY_LIMIT,
         metadata_namespaces: tuple[str, ...] = (),
+        policy_timeout: float = DEFAULT_POLICY_TIMEOUT,
     ) -> None:
         self._registry = registry
         self._body_limit = body_limit
         self._namespaces = metadata_namespaces
+        self._policy_timeout = policy_timeout
         self._bodies: _Kept[Hashable] = _Kept()
 
     def build(self, model: Model) -> Snapshot:
@@ -97,8 +102,9 @@ class SnapshotBuilder:
         return resource(route.name, xds_chain.encode({"route_key": route.name, "policies": route.chain}))
 
     def _listener(self, listener: ListenerModel, model: Model) -> Resource:
-        slowest = max((slowest_phase(route.chain) for route in model.routes if route.chain), default=0.0)
-        with_engine, timeout = model.engine is not None, message_timeout_for(slowest)
+        chains = (route.chain for route in model.routes if route.chain)
+        slowest = max((slowest_phase(chain, self._policy_timeout) for chain in chains), default=0.0)
+        with_engine, timeout = model.engine is not None, steady_message_timeout(slowest)
         body = self._bodies.get(
             ("listener", listener, with_engine, timeout),
             lambda: listener_body(

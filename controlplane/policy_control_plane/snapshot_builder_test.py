@@ -10,6 +10,7 @@ from envoy.config.listener.v3 import listener_pb2
 from envoy.config.route.v3 import route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
 
@@ -17,7 +18,8 @@ from policy_control_plane.model import ClusterModel, Endpoint, ListenerModel, Ma
 from policy_control_plane.resources import CHAIN, CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_engine.config import xds_chain
-from policy_engine.envoy.demands import Demands, RouteKeyPlace
+from policy_engine.config.route_key_place import RouteKeyPlace
+from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
 from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.sdk import Policy
@@ -159,7 +161,14 @@ def test_envoy_waits_longer_than_the_slowest_chain_and_a_small_change_leaves_the
 
     assert processor_of(slow(3)).message_timeout.seconds == 8
     assert slow(3)[LISTENER] == slow(2)[LISTENER]
+    assert processor_of(slow(3000)).message_timeout.seconds == 3600  # the most that Envoy accepts
     assert slow(3)[CHAIN] != slow(2)[CHAIN]
+
+
+def test_envoy_waits_for_policies_whose_timeout_is_the_engines_own() -> None:
+    model = Model((HTTP,), (LOCAL,), ENGINE, (route("a", "both"),))
+    assert processor_of(SnapshotBuilder(REGISTRY).build(model)).message_timeout.seconds == 2
+    assert processor_of(SnapshotBuilder(REGISTRY, policy_timeout=10.0).build(model)).message_timeout.seconds == 16
 
 
 def test_endpoints_are_discovered_unless_a_name_has_to_be_looked_up() -> None:
@@ -220,12 +229,12 @@ def test_the_engines_cluster_is_the_one_that_the_engine_itself_would_write() -> 
 
 
 def test_the_filter_is_the_one_that_the_engine_itself_would_write() -> None:
+    assert previous_hosts_pb2.DESCRIPTOR  # imported for the parser to know the message
     demands = Demands({}, 0, RouteKeyPlace(ROUTE_NAME), pass_unmapped=False, addresses=(), tls=False)
     config = ext_proc_filter(demands, ["namespace"])["typed_config"]
     written = json_format.ParseDict(
         {key: value for key, value in config.items() if key != "@type"}, ext_proc_pb2.ExternalProcessor()
     )
     served = processor_of(SnapshotBuilder(None, metadata_namespaces=("namespace",)).build(Model((HTTP,), (), ENGINE)))
-    served.grpc_service.ClearField("retry_policy")  # of no use to a configuration with one engine
     served.message_timeout.CopyFrom(written.message_timeout)  # rounded here
     assert served == written

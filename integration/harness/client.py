@@ -90,6 +90,11 @@ class Connection:
         self._emit(h11.EndOfMessage(headers=_raw(trailers)))
         return self._receive()
 
+    @property
+    def reusable(self) -> bool:
+        """Whether the peer takes another request on this connection."""
+        return self._h11.our_state in (h11.IDLE, h11.DONE) and self._h11.their_state in (h11.IDLE, h11.DONE)
+
     def _emit(self, event: h11.Event) -> None:
         self._socket.sendall(self._h11.send(event) or b"")
 

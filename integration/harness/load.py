@@ -56,6 +56,9 @@ class Load:
             try:
                 connection = connection or Connection(self._port)
                 outcome = self._classify(self._request(connection))
+                if not connection.reusable:  # Envoy closes it when it answers before it has read the whole request
+                    connection.close()
+                    connection = None
             except OSError as error:
                 outcome = type(error).__name__
                 if connection:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from policy_engine.config.chain_reader import ChainReader, LoadedChains
-from policy_engine.config.diagnostics import Diagnostic, Rule
+from policy_engine.config.diagnostics import Diagnostic, Findings, Rule, TooManyFindings
 from policy_engine.config.yaml_document import MAX_BYTES, read_document
 
 MAX_FILES = 10_000
+MAX_TOTAL_BYTES = 64 << 20
+"""Of all files together: they are read at once, and as YAML take some thirty times their size in memory."""
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -51,6 +54,7 @@ def read_chain_files(paths: Sequence[Path]) -> ChainFiles:
     """Read every chain file that `paths` (files or directories) stand for."""
     contents: dict[Path, bytes] = {}
     diagnostics: list[Diagnostic] = []
+    total = 0
     for path in paths:
         try:
             files = find_chain_files(path)
@@ -68,18 +72,24 @@ def read_chain_files(paths: Sequence[Path]) -> ChainFiles:
                 contents[file] = _read(file)
             except OSError as error:
                 diagnostics.append(_unreadable(file, error))
+                continue
+            total += len(contents[file])
+            if total > MAX_TOTAL_BYTES:
+                reason = f"the files up to this one are together larger than {MAX_TOTAL_BYTES >> 20} MiB"
+                return ChainFiles({}, (*diagnostics, Diagnostic(str(file), reason, rule=Rule.UNREADABLE)))
     return ChainFiles(contents, tuple(diagnostics))
 
 
 def load_chains(files: ChainFiles, reader: ChainReader) -> LoadedChains:
     """Return the chains in `files` as one configuration, or everything that is wrong with them."""
     documents = []
-    diagnostics = list(files.diagnostics)
-    for path, content in files.contents.items():
-        document, found = read_document(str(path), content)
-        diagnostics += found
-        if document is not None:
-            documents.append(document)
+    diagnostics = Findings(files.diagnostics)
+    with suppress(TooManyFindings):
+        for path, content in files.contents.items():
+            document, found = read_document(str(path), content)
+            if document is not None:
+                documents.append(document)
+            diagnostics.extend(found)
     return reader.read_documents(documents, diagnostics)
 
 

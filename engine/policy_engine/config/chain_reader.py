@@ -8,15 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from policy_engine.config.diagnostics import Diagnostic, Rule, has_errors, ordered
+from policy_engine.config.diagnostics import Diagnostic, Findings, Rule, TooManyFindings, has_errors, ordered
 from policy_engine.config.fields import Fields, value_at
 from policy_engine.config.policy_trial import Refusal, Trial, construct_on_trial
 from policy_engine.config.secret_references import Resolution, SecretSource, resolve_secrets
 from policy_engine.config.yaml_document import Document, Path
+from policy_engine.worker.bounded import CONSTRUCTION_SECONDS
 from policy_engine.worker.registry import Phase, PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
 from policy_engine.worker.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.violations import Violation, plain_text_of
@@ -58,7 +60,7 @@ class _Load:
     """What one load gathers before it can be judged as a whole."""
 
     secrets: SecretSource
-    diagnostics: list[Diagnostic] = field(default_factory=list)
+    diagnostics: Findings = field(default_factory=Findings)
     routes: list[RouteSpec] = field(default_factory=list)
     places: dict[str, str] = field(default_factory=dict)
     pending: list[_Pending] = field(default_factory=list)
@@ -78,8 +80,8 @@ class _Pending:
 class ChainReader:
     """Reads chains against one registry; keep it, because it remembers what it has already found good.
 
-    `check_condition` None leaves conditions unchecked, `environ` and `secret_directories` say where secrets may come
-    from (R-24), `default_timeout` is in seconds.
+    `check_condition` None leaves conditions unchecked, `secrets` says where secrets may come from (R-24),
+    `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds.
     """
 
     def __init__(
@@ -89,29 +91,35 @@ class ChainReader:
         check_condition: ConditionCheck | None = None,
         secrets: Callable[[], SecretSource] = SecretSource,
         default_timeout: float = 1.0,
+        construction_seconds: float = CONSTRUCTION_SECONDS,
     ) -> None:
         self.registry = registry
         self._check_condition = check_condition
         self._secrets = secrets
         self._default_timeout = default_timeout
+        self._construction_seconds = construction_seconds
         self._constructed: dict[bytes, None] = {}
         self._conditions: dict[tuple[str, frozenset[Phase]], tuple[str, ...]] = {}
 
     def read_documents(self, documents: Iterable[Document], earlier: Iterable[Diagnostic] = ()) -> LoadedChains:
         """Read chain files as one configuration; `earlier` are findings that reading the files already made."""
-        load = _Load(self._secrets(), list(earlier))
-        for document in documents:
-            self._file(document, load)
+        load = _Load(self._secrets(), Findings(earlier))
+        with suppress(TooManyFindings):
+            for document in documents:
+                self._file(document, load)
+            self._construct(load)
         return self._finish(load)
 
     def read_route(self, name: str, route: Any) -> LoadedChains:
         """Read one route (`route_key`, `policies`) that did not come from a file; `name` stands for it in findings."""
         load = _Load(self._secrets())
-        self._route(Document(name, route), (), load)
+        with suppress(TooManyFindings):
+            self._route(Document(name, route), (), load)
+            self._construct(load)
         return self._finish(load)
 
-    def _finish(self, load: _Load) -> LoadedChains:
-        self._construct(load)
+    @staticmethod
+    def _finish(load: _Load) -> LoadedChains:
         diagnostics = ordered(load.diagnostics)
         chains = None if has_errors(diagnostics) else ChainsSpec(tuple(load.routes))
         return LoadedChains(chains, diagnostics, load.secrets.files)
@@ -239,7 +247,7 @@ class ChainReader:
         pending = {one.digest: one for one in load.pending}
         if not pending:
             return
-        refusals = construct_on_trial([one.trial for one in pending.values()])
+        refusals = construct_on_trial([one.trial for one in pending.values()], self._construction_seconds)
         outcome = dict(zip(pending, refusals, strict=True))
         for digest, refusal in outcome.items():
             if refusal is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,15 @@ def check_condition(text: str, phases: frozenset[Phase]) -> Sequence[object]:
 
 
 class Chains:
-    def __init__(self, registry: Registry, environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, registry: Registry, environ: dict[str, str] | None = None, *, construction_seconds: float = 10.0
+    ) -> None:
         self.reader = ChainReader(
-            registry, check_condition=check_condition, secrets=lambda: SecretSource(environ or {}), default_timeout=2.0
+            registry,
+            check_condition=check_condition,
+            secrets=lambda: SecretSource(environ or {}),
+            default_timeout=2.0,
+            construction_seconds=construction_seconds,
         )
 
     def read(self, *texts: str) -> LoadedChains:
@@ -219,7 +227,8 @@ def test_a_route_from_elsewhere_goes_through_the_same_checks(chains: Chains) -> 
     [
         ("raise ValueError('no way')", "failed in its constructor with ValueError: no way"),
         ("raise SystemExit(3)", "failed in its constructor with SystemExit: 3"),
-        ("import asyncio; asyncio.get_running_loop().create_task(asyncio.sleep(100))", None),
+        ("import asyncio; asyncio.get_running_loop()", "no running event loop"),  # as in the engine
+        ("import asyncio; self.lock = asyncio.Lock()", None),
     ],
 )
 def test_constructors_of_every_temper(tmp_path: Path, body: str, said: str | None) -> None:
@@ -241,3 +250,60 @@ class Tested(Policy):
     loaded = Chains(registry).read(chain("{name: tested, version: v1}"))
     assert (loaded.chains is None) == (said is not None)
     assert all(said is not None and said in str(one) for one in loaded.diagnostics)
+
+
+HANGS = """
+import socket, time
+from policy_engine.sdk import Policy
+
+class Tested(Policy):
+    def __init__(self, parameters):
+        match parameters.get("header"):
+            case "loops":
+                while True:
+                    pass
+            case "stubborn":
+                while True:
+                    try:
+                        time.sleep(0.01)
+                    except Exception:
+                        pass
+            case "waits":
+                mine, self.theirs = socket.socketpair()
+                mine.recv(1)
+
+    def on_request_headers(self, request): ...
+"""
+
+
+@pytest.mark.parametrize("header", ["loops", "stubborn", "waits"])
+def test_a_constructor_that_never_returns_is_a_finding(tmp_path: Path, header: str) -> None:
+    write_policy(tmp_path, code=HANGS.replace("{", "{{").replace("}", "}}"))
+    registry, diagnostics = load_policy_tree(tmp_path)
+    assert registry is not None, diagnostics
+    reader = Chains(registry, construction_seconds=0.3)
+    hanging = f"{{name: tested, version: v1, parameters: {{header: {header}}}}}"
+    before = threading.active_count()
+    for attempt in range(3):
+        loaded = reader.read(chain(f"{hanging}\n  - {{name: tested, version: v1, parameters: {{header: fine}}}}"))
+        assert loaded.chains is None
+        assert len(loaded.diagnostics) == 1
+        assert "/policies/0/parameters: tested v1.0.0: its constructor " in str(loaded.diagnostics[0])
+        if attempt == 0:
+            assert "did not return within 0.3 s; it is at " in str(loaded.diagnostics[0])
+            assert "policy.py:" in str(loaded.diagnostics[0])
+    # What can be broken off is gone; what cannot has left one thread, not one for each attempt.
+    assert threading.active_count() - before == (1 if header == "waits" else 0)
+    assert reader.read(chain("{name: tested, version: v1, parameters: {header: fine}}")).chains is not None
+
+
+def test_many_that_hang_end_the_trial(tmp_path: Path) -> None:
+    write_policy(tmp_path, code=HANGS.replace("{", "{{").replace("}", "}}").replace('"loops"', '"x-tested"'))
+    registry, diagnostics = load_policy_tree(tmp_path)
+    assert registry is not None, diagnostics
+    policies = "\n  - ".join(f"{{name: tested, version: v1, parameters: {{count: {n + 1}}}}}" for n in range(50))
+    began = time.monotonic()
+    loaded = Chains(registry, construction_seconds=0.2).read(chain(policies))
+    assert time.monotonic() - began < 10
+    assert sum("did not return" in str(one) for one in loaded.diagnostics) == 3
+    assert sum("was not tried, because 3 others hang" in str(one) for one in loaded.diagnostics) == 47

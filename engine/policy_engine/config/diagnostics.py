@@ -51,10 +51,12 @@ class Rule(StrEnum):
     REQUIREMENTS = "policy-requirements"
     MISSING_FILE = "missing-file"
     APPLY = "not-applied"
+    TOO_MANY = "too-many-findings"
     ENVOY_FILTER = "envoy-filter"
     ENVOY_OVERRIDE = "envoy-mode-override"
     ENVOY_TIMEOUT = "envoy-message-timeout"
     ENVOY_IDLE = "envoy-idle-timeout"
+    ENVOY_RETRY = "envoy-retry-policy"
     ENVOY_BUFFER = "envoy-buffer-limit"
     ENVOY_ATTRIBUTE = "envoy-request-attribute"
     ENVOY_FAILURE_MODE = "envoy-failure-mode"
@@ -65,6 +67,10 @@ class Rule(StrEnum):
     ENVOY_HTTP2 = "envoy-http2"
     ENVOY_FLOOD = "envoy-flood-limit"
     ENVOY_CIRCUIT_BREAKER = "envoy-circuit-breaker"
+
+
+MOST_FINDINGS = 1_000
+"""Of one configuration; they are kept in the history, and no person reads more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,29 @@ class Diagnostic:
         }
 
 
+class TooManyFindings(Exception):
+    """So much is wrong that looking further would only cost time; the findings end with one that says so."""
+
+
+class Findings(list[Diagnostic]):
+    """A list of findings that ends: beyond `MOST_FINDINGS`, adding one raises TooManyFindings."""
+
+    def append(self, finding: Diagnostic, /) -> None:
+        """Add a finding."""
+        if len(self) > MOST_FINDINGS:
+            raise TooManyFindings
+        if len(self) == MOST_FINDINGS:
+            reason = f"there are more than {MOST_FINDINGS} findings; the rest is not looked for until these are mended"
+            super().append(Diagnostic(finding.file, reason, finding.line, finding.column, rule=Rule.TOO_MANY))
+            raise TooManyFindings
+        super().append(finding)
+
+    def extend(self, findings: Iterable[Diagnostic], /) -> None:
+        """Add findings."""
+        for one in findings:
+            self.append(one)
+
+
 def shown(value: object) -> str:
     """Return a value as JSON on one line, cut to a length that fits a message."""
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -128,8 +157,12 @@ def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
 
 
 def ordered(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
-    """Return the findings by file and place, none twice."""
-    return tuple(sorted(dict.fromkeys(diagnostics), key=lambda one: (one.file, one.line or 0, one.column or 0)))
+    """Return the findings by file and place, none twice; that there are too many comes last."""
+
+    def place(one: Diagnostic) -> tuple[bool, str, int, int]:
+        return (one.rule is Rule.TOO_MANY, one.file, one.line or 0, one.column or 0)
+
+    return tuple(sorted(dict.fromkeys(diagnostics), key=place))
 
 
 def render_text(diagnostics: Sequence[Diagnostic]) -> str:

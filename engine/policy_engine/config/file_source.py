@@ -19,6 +19,7 @@ from policy_engine.config.diagnostics import Diagnostic, Rule
 from policy_engine.config.file_watch import watch
 from policy_engine.config.policy_trial import describe
 from policy_engine.config.secret_references import digest_secret_file
+from policy_engine.worker.bounded import off_loop
 from policy_engine.worker.spec import ChainsSpec
 
 Apply = Callable[[ChainsSpec], Awaitable[None]]
@@ -62,10 +63,10 @@ class FileSource:
     async def load(self, *, force: bool = False) -> LoadReport | None:
         """Load once; None when the content is what was loaded last. `force` loads the same content again (SIGHUP)."""
         async with self._lock:
-            files = await asyncio.to_thread(read_chain_files, (self.path,))
-            if not force and self._content == await asyncio.to_thread(self._content_hash, files):
+            files = await off_loop(read_chain_files, (self.path,))
+            if not force and self._content == await off_loop(self._content_hash, files):
                 return None
-            loaded = await asyncio.to_thread(self._read, files)
+            loaded = await off_loop(self._read, files)
             self._secret_files = loaded.secret_files
             self._content = _content_hash(files, loaded.secret_files)
             self.last = await self._use(loaded)

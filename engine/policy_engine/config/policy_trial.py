@@ -1,23 +1,25 @@
 """Policies constructed on trial, so that parameters only a policy itself can judge are judged before activation.
 
-It is its own room because it runs authors' code while configuration is checked: on a thread and an event loop of its
-own, so that a constructor may do what it may do in the engine and nothing of it outlives the trial.
+It is its own room because it runs authors' code while configuration is checked: as the engine will run it, bounded in
+time, and closed again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from policy_engine.sdk import ParameterError
+from policy_engine.sdk import ParameterError, Policy
+from policy_engine.worker.bounded import CONSTRUCTION_SECONDS, Overrun, construct, within
 from policy_engine.worker.registry import PolicyDefinition
 
 _CLOSE_TIMEOUT = 5.0
+_MOST_OVERRUNS = 3
+"""Policies of one trial that may hang before the rest is not tried any more: a load has to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +42,49 @@ class Refusal:
     expected: bool = True
 
 
-def construct_on_trial(trials: Sequence[Trial]) -> list[Refusal | None]:
-    """Construct and close each policy; return for each why it was refused, None where it was not."""
+def construct_on_trial(trials: Sequence[Trial], seconds: float = CONSTRUCTION_SECONDS) -> list[Refusal | None]:
+    """Construct and close each policy; return for each why it was refused, None where it was not.
+
+    A constructor may take `seconds`, as in the engine.
+    """
     refusals: list[Refusal | None] = []
+    overruns = 0
+    for trial in trials:
+        if overruns >= _MOST_OVERRUNS:
+            refusals.append(Refusal(f"was not tried, because {overruns} others hang in their constructors"))
+            continue
+        try:
+            refusals.append(_construct(trial, seconds))
+        except Overrun as error:
+            overruns += 1
+            reason = f"its constructor {error}; it must not wait for what may never come (no loops, no network)"
+            refusals.append(Refusal(reason, expected=False))
+    return refusals
 
-    async def run() -> None:
-        for trial in trials:
-            refusals.append(await _construct(trial))
 
-    thread = threading.Thread(target=lambda: asyncio.run(run()), name="policy-trial", daemon=True)
-    thread.start()
-    thread.join()
-    missing = len(trials) - len(refusals)
-    return refusals + [Refusal("was not tried, because the trial ended early", expected=False)] * missing
-
-
-async def _construct(trial: Trial) -> Refusal | None:
+def _construct(trial: Trial, seconds: float) -> Refusal | None:
+    policy_class = trial.definition.policy_class
     try:
-        policy = trial.definition.policy_class(deepcopy(dict(trial.parameters)))
+        policy = construct(policy_class, deepcopy(dict(trial.parameters)), seconds)
     except ParameterError as error:
         return Refusal(error.message, error.path)
+    except Overrun:
+        raise
     except (Exception, SystemExit) as error:
         return Refusal(f"failed in its constructor with {describe(error)}", expected=False)
     try:
-        closing = policy.close()
-        if closing is not None:
-            await asyncio.wait_for(closing, _CLOSE_TIMEOUT)
+        within(_CLOSE_TIMEOUT, (policy_class, "close"), lambda: asyncio.run(_close(policy)))
+    except Overrun as error:
+        return Refusal(f"could be constructed but not closed: close {error}", expected=False)
     except (Exception, SystemExit) as error:
         return Refusal(f"could be constructed but not closed: {describe(error)}", expected=False)
     return None
+
+
+async def _close(policy: Policy) -> None:
+    closing = policy.close()
+    if closing is not None:
+        await asyncio.wait_for(closing, _CLOSE_TIMEOUT)
 
 
 def describe(error: BaseException, *, message: bool = True) -> str:

@@ -24,6 +24,7 @@ from policy_engine.config.quantities import (
     parse_duration,
     parse_size,
 )
+from policy_engine.worker.bounded import CONSTRUCTION_SECONDS
 
 AUTO = "auto"
 WORKER_PLACE = "{worker}"
@@ -370,6 +371,9 @@ class Settings:
     )
     body_limit: int = setting(_size(0, 1 << 30), 10 << 20, "largest body, also when decompressed")
     policy_timeout: float = setting(_duration(0.001, 3600), 1.0, "timeout of a policy whose chain entry has none")
+    construction_timeout: float = setting(
+        _duration(0.1, 600), CONSTRUCTION_SECONDS, "time a policy's constructor may take when chains are loaded"
+    )
     drain_timeout: float = setting(_duration(0, 3600), 30.0, "time for streams in flight to end after SIGTERM")
     tls: TlsSettings = field(default_factory=TlsSettings)
     policies: PolicySettings = field(default_factory=PolicySettings)

@@ -64,6 +64,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "unmapped_routes": ("pass", UnmappedRoutes.PASS),
     "body_limit": ("64KiB", 65536),
     "policy_timeout": ("250ms", 0.25),
+    "construction_timeout": ("30s", 30.0),
     "drain_timeout": ("0s", 0.0),
     "tls.cert": ("/cert", Path("/cert")),
     "tls.key": ("/key", Path("/key")),

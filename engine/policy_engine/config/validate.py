@@ -37,6 +37,7 @@ def chain_reader(
         check_condition=check_chain_condition,
         secrets=secrets or (lambda: SecretSource(directories=directories)),
         default_timeout=settings.policy_timeout,
+        construction_seconds=settings.construction_timeout,
     )
 
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from policy_engine.config.diagnostics import MOST_FINDINGS
 from policy_engine.config.policy_loader import load_policy_tree
 from policy_engine.config.validate import chain_reader, validate_paths
 from policy_engine.worker.registry import Registry
@@ -97,3 +99,42 @@ def test_settings_reach_the_reader(tmp_path: Path, registry: Registry) -> None:
     )
     assert loaded.chains is not None
     assert loaded.chains.routes[0].policies[0].timeout == 1.0
+
+
+def test_findings_end(tmp_path: Path, registry: Registry) -> None:
+    """Whoever breaks everything at once gets the first thousand findings, not minutes of them."""
+    many = tmp_path / "many.yaml"
+    many.write_text("version: v1\nroutes:\n" + "- {route_key: r, policies: [{name: nope, version: v1, x: 1}]}\n" * 5000)
+    doubled = tmp_path / "doubled.yaml"
+    doubled.write_text("version: v1\nroutes: []\n" * 5000)
+    for paths in ([many], [doubled], [many, doubled], [doubled, many]):
+        found = validate_paths(paths, registry)
+        assert len(found) == MOST_FINDINGS + 1
+        assert "there are more than 1000 findings" in str(found[-1])
+
+
+def test_files_of_every_kind_are_refused_in_bounded_time(tmp_path: Path, registry: Registry) -> None:
+    (tmp_path / "good.yaml").write_text("version: v1\nroutes: []\n")
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "device.yaml").symlink_to("/dev/zero")
+    (tmp_path / "gone.yaml").symlink_to("/nowhere/at/all")
+    (tmp_path / "loop.yaml").symlink_to(tmp_path / "loop.yaml")
+    # What editors leave behind is no configuration.
+    for name in (".good.yaml.swp", "good.yaml~", "4913", "#good.yaml#", ".#good.yaml"):
+        (tmp_path / name).write_text("no: [yaml")
+    (tmp_path / "directory.yaml").mkdir()
+    found = {Path(one.file).name: one.reason for one in validate_paths([tmp_path], registry)}
+    assert found == {
+        "device.yaml": "cannot be read: it is not a regular file",
+        "fifo.yaml": "cannot be read: it is not a regular file",
+        "gone.yaml": "cannot be read: No such file or directory",
+        "loop.yaml": "cannot be read: Too many levels of symbolic links",
+    }
+    assert "it is not a regular file" in str(validate_paths([tmp_path / "fifo.yaml"], registry))
+
+
+def test_files_that_are_too_large_together_are_not_held(tmp_path: Path, registry: Registry) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.yaml").write_bytes(b"version: v1\nroutes: []\n" + b"#" * (15 << 20))
+    (found,) = validate_paths([tmp_path], registry)
+    assert str(found) == f"{tmp_path}/4.yaml: the files up to this one are together larger than 64 MiB"

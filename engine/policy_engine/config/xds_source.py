@@ -38,6 +38,7 @@ from policy_engine.config.xds_protocol import (
     describe,
 )
 from policy_engine.config.xds_saved import Saved, SavedError, SavedResource, load, save
+from policy_engine.worker.bounded import off_loop
 from policy_engine.worker.spec import REDACTED, ChainsSpec, RouteSpec
 
 _aio: Any = grpc.aio  # its stubs know neither EOF nor calls that are written to
@@ -160,7 +161,7 @@ class XdsSource:
             raise ProtocolError(f"{len(message)} bytes from the server are not a discovery response") from None
         async with self._taking:
             # In a thread: validation runs code of policies, and may read secrets from files.
-            proposal = await asyncio.to_thread(self._client.receive, response)
+            proposal = await off_loop(self._client.receive, response)
             if proposal is None:
                 logger.warning("ignored a response of type %r, which was not asked for", response.type_url[:200])
                 return
@@ -248,7 +249,7 @@ class XdsSource:
             tuple(SavedResource(one.name, one.version, one.wire) for one in self._client.resources.values()),
         )
         try:
-            await asyncio.to_thread(save, self._settings.saved, saved)
+            await off_loop(save, self._settings.saved, saved)
         except OSError as error:
             self.status.last_error = f"{self._settings.saved}: cannot be written: {error.strerror}"
             logger.error("last known good configuration not saved: %s", self.status.last_error)
@@ -262,7 +263,7 @@ class XdsSource:
             if self._client.established:
                 return
             try:
-                saved = await asyncio.to_thread(load, self._settings.saved, TYPE_URL)
+                saved = await off_loop(load, self._settings.saved, TYPE_URL)
             except SavedError as error:
                 logger.error("last known good configuration not used: %s", error)
                 return
@@ -271,7 +272,7 @@ class XdsSource:
 
     async def _use(self, saved: Saved) -> None:
         kept = ((one.name, one.version, one.wire) for one in saved.resources)
-        resources, problems = await asyncio.to_thread(self._client.revive, saved.variant, kept)
+        resources, problems = await off_loop(self._client.revive, saved.variant, kept)
         if (failure := await self._try_to_apply(resources)) is not None:
             logger.error("last known good configuration not used: %s", failure)
             return

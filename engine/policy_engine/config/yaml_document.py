@@ -22,7 +22,7 @@ from yaml.events import (
     SequenceStartEvent,
 )
 
-from policy_engine.config.diagnostics import Diagnostic, Rule
+from policy_engine.config.diagnostics import Diagnostic, Findings, Rule, TooManyFindings
 from policy_engine.worker.spec import escape
 from policy_engine.worker.violations import sounds_secret
 
@@ -103,7 +103,7 @@ def read_document(file: str, content: bytes) -> tuple[Document | None, list[Diag
     composer = _Composer(file)
     try:
         return composer.read(content), composer.diagnostics
-    except _Stop:
+    except (_Stop, TooManyFindings):
         return None, composer.diagnostics
 
 
@@ -142,7 +142,7 @@ class _Composer:
     """Builds a document from the parser's events, without recursion, counting as it goes."""
 
     file: str
-    diagnostics: list[Diagnostic] = field(default_factory=list)
+    diagnostics: Findings = field(default_factory=Findings)
     frames: list[_Frame] = field(default_factory=list)
     anchors: dict[str, _Anchored] = field(default_factory=dict)
     nodes: int = 0

@@ -35,6 +35,7 @@ _COMMENTS = {
     ),
     "normalize_path": ("Two ways to write one path must not be two routes with different policies.",),
     "failure_mode_allow": ("An engine that cannot be reached must not switch authentication off.",),
+    "retry_policy": ("Another engine is asked when one restarts or is gone and cannot have seen the request.",),
     "message_timeout": ("Above the timeouts of the slowest chain's policies together (default 200 ms).",),
     "allow_mode_override": ("Lets the engine ask for the phases that its chains of this moment need.",),
     "request_attributes": ("The engine finds the chain by the first, and knows the client by the second.",),

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy_engine.config.settings_model import WORKER_PLACE, RouteKeySource, Settings, UnmappedRoutes
-from policy_engine.kernel.route_key import ROUTE_NAME, metadata_attribute
+from policy_engine.config.route_key_place import RouteKeyPlace, route_key_place
+from policy_engine.config.settings_model import WORKER_PLACE, Settings, UnmappedRoutes
 from policy_engine.kernel.routes import STREAMING_ALLOWED, ProcessingMode, processing_mode
 from policy_engine.worker.chain import CompiledChain, Step
 from policy_engine.worker.compiler import Compiler
@@ -55,15 +55,6 @@ class ChainDemand:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteKeyPlace:
-    """Where in Envoy's route the route key stands: its name, or filter metadata `namespace`, `key`."""
-
-    attribute: str
-    namespace: str = ""
-    key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Demands:
     """What everything together needs. `body_limit` is in bytes, `addresses` are as in the setting `listen`."""
 
@@ -82,7 +73,7 @@ class Demands:
     @property
     def message_timeout(self) -> float:
         """Seconds Envoy should wait for one answer: longer than the engine's own timeouts, so that those decide."""
-        return min(self.slowest_phase + _TIMEOUT_MARGIN, LONGEST_MESSAGE_TIMEOUT)
+        return message_timeout_for(self.slowest_phase)
 
     @property
     def longest_idle(self) -> float:
@@ -92,7 +83,17 @@ class Demands:
     @property
     def buffer_limit(self) -> int:
         """Bytes Envoy should hold: a little more than the engine takes, so that the engine is what refuses (R-09)."""
-        return self.body_limit + _BUFFER_ALLOWANCE
+        return buffer_limit_for(self.body_limit)
+
+
+def message_timeout_for(slowest_phase: float) -> float:
+    """Return the seconds Envoy should wait for an answer of a chain with a phase of `slowest_phase` seconds."""
+    return min(slowest_phase + _TIMEOUT_MARGIN, LONGEST_MESSAGE_TIMEOUT)
+
+
+def buffer_limit_for(body_limit: int) -> int:
+    """Return the bytes Envoy should hold for an engine that takes bodies of `body_limit` bytes."""
+    return body_limit + _BUFFER_ALLOWANCE
 
 
 def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Demands:
@@ -112,7 +113,7 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
     return Demands(
         chains,
         settings.body_limit,
-        _route_key(settings),
+        route_key_place(settings.route_key),
         settings.unmapped_routes is UnmappedRoutes.PASS,
         _addresses(settings),
         settings.tls.cert is not None,
@@ -145,14 +146,6 @@ def _demand(route: RouteSpec, chain: CompiledChain) -> ChainDemand:
 
 def _seconds(steps: Iterable[Step]) -> float:
     return sum(step.timeout for step in steps)
-
-
-def _route_key(settings: Settings) -> RouteKeyPlace:
-    place = settings.route_key
-    if place.source is RouteKeySource.ROUTE_NAME:
-        return RouteKeyPlace(ROUTE_NAME)
-    namespace, key = place.namespace or "", place.key or ""
-    return RouteKeyPlace(metadata_attribute(namespace, key), namespace, key)
 
 
 def _addresses(settings: Settings) -> tuple[str, ...]:

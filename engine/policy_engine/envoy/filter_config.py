@@ -26,6 +26,9 @@ TYPE = "type.googleapis.com/envoy"
 MANY = 10 * REQUESTS_IN_FLIGHT
 """Above every count that 10,000 requests in flight lead to: Envoy's limits are for peers it does not trust."""
 
+RETRY_ON = frozenset({"connect-failure", "refused-stream", "reset-before-request"})
+"""What shows that an engine cannot have seen a request, so that another may be asked."""
+
 _STREAMS_PER_CONNECTION = 16_384
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - what is dialled for it
 
@@ -60,7 +63,7 @@ def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
     """Return the HTTP filter."""
     config: Config = {
         "@type": f"{TYPE}.extensions.filters.http.ext_proc.v3.ExternalProcessor",
-        "grpc_service": {"envoy_grpc": {"cluster_name": ENGINE_CLUSTER}},
+        "grpc_service": {"envoy_grpc": {"cluster_name": ENGINE_CLUSTER}, "retry_policy": another_engine()},
         "failure_mode_allow": False,
         "message_timeout": duration(demands.message_timeout),
         "allow_mode_override": True,
@@ -78,6 +81,22 @@ def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
     if namespaces:
         config["metadata_options"] = {"receiving_namespaces": {"untyped": list(namespaces)}}
     return {"name": FILTER, "typed_config": config}
+
+
+def another_engine() -> Config:
+    """Return a retry policy: another endpoint when one cannot have seen the request, because it restarts or is gone.
+
+    Health checks find that out a second later; without this, every request until then is lost (R-54).
+    """
+    predicate = "envoy.retry_host_predicates.previous_hosts"
+    config = {"@type": f"{TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"}
+    return {
+        "retry_on": ",".join(sorted(RETRY_ON)),
+        "num_retries": 3,
+        "retry_back_off": {"base_interval": "0.010s", "max_interval": "0.100s"},
+        "retry_host_predicate": [{"name": predicate, "typed_config": config}],
+        "host_selection_retry_max_attempts": "3",
+    }
 
 
 def route_parts(chain: ChainDemand, demands: Demands) -> Config:

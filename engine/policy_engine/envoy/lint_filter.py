@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from policy_engine.config.diagnostics import Diagnostic, Rule
 from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, Demands, Modes
-from policy_engine.envoy.filter_config import duration
+from policy_engine.envoy.filter_config import RETRY_ON, duration
 from policy_engine.envoy.lint_modes import effective_modes
 from policy_engine.envoy.proto_json import Node
 from policy_engine.kernel.route_key import SOURCE_ADDRESS
@@ -23,6 +23,7 @@ def lint_filter(http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
     config = http_filter.get("typed_config")
     yield from _override(config, demands)
     yield from _timeout(config, demands)
+    yield from _retries(config)
     yield from _attributes(config, demands)
     yield from lint_failure_mode(config.get("failure_mode_allow"), demands.chains, demands)
     yield from _mutation_rules(config, demands)
@@ -99,6 +100,19 @@ def _timeout(config: Node, demands: Demands) -> Iterator[Diagnostic]:
         f"{slowest.route_key!r} may take in one phase: Envoy would give up before their own timeouts decide"
     )
     yield node.error(Rule.ENVOY_TIMEOUT, reason, allowed=f"{duration(demands.message_timeout)} or more")
+
+
+def _retries(config: Node) -> Iterator[Diagnostic]:
+    """Yield a finding when a request meets an engine that just went, and no other is tried (R-54)."""
+    service = config.get("grpc_service")
+    node = service.get("retry_policy", "retry_on")
+    if service.get("google_grpc").exists or set(node.text().split(",")) >= RETRY_ON:
+        return
+    reason = (
+        "retry_policy of the grpc_service does not try another engine: while one restarts, requests fail until a "
+        "health check finds it gone"
+    )
+    yield node.warning(Rule.ENVOY_RETRY, reason, allowed=f"retry_on: {','.join(sorted(RETRY_ON))}")
 
 
 def _attributes(config: Node, demands: Demands) -> Iterator[Diagnostic]:

@@ -15,6 +15,7 @@ from envoy.config.bootstrap.v3 import bootstrap_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import json_format
@@ -35,7 +36,7 @@ from policy_engine.worker.spec import ChainsSpec, PolicySpec, RouteSpec
 from testsupport.chains import define, entry
 
 # Messages inside of Any can be read once their modules are there.
-_ = (ext_proc_pb2, router_pb2, http_connection_manager_pb2, http_protocol_options_pb2)
+_ = (ext_proc_pb2, router_pb2, previous_hosts_pb2, http_connection_manager_pb2, http_protocol_options_pb2)
 
 
 class Headers(Policy):
@@ -106,6 +107,8 @@ def line_of(text: str, containing: str, after: str = "") -> int:
     [
         (Rule.ENVOY_OVERRIDE, "error", "allow_mode_override: true", "allow_mode_override: false", "allow_mode_override"),
         (Rule.ENVOY_TIMEOUT, "error", "message_timeout: 3s", "message_timeout: 2s", "message_timeout"),
+        (Rule.ENVOY_RETRY, "warning", "retry_on: connect-failure,", "retry_on: ", "retry_on"),
+        (Rule.ENVOY_RETRY, "warning", "retry_policy:", "timeout: 1s\n              x:", "grpc_service"),
         (Rule.ENVOY_BUFFER, "error", "bytes: 10551296", "bytes: 1048576", "per_connection_buffer_limit_bytes"),
         (Rule.ENVOY_ATTRIBUTE, "error", "- xds.route_name", "- request.path", "- request.path"),
         (Rule.ENVOY_ATTRIBUTE, "warning", "- source.address", "- source.port", "- xds.route_name"),

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
+from policy_engine.operations import worker_pool
 from policy_engine.operations.exposition import exposition
 from policy_engine.operations.metrics import Samples, add_samples
 from policy_engine.operations.worker_pool import WorkerFailed, WorkerPool
@@ -37,12 +38,21 @@ parameters:
 """
 CODE = """
 import os
+import pathlib
+import socket
 from policy_engine.sdk import ParameterError, Policy, RequestMutation, ResponseMutation
+
+DEADLY = pathlib.Path(__file__).with_name("deadly")
 
 class Tag(Policy):
     def __init__(self, parameters):
         if parameters["value"] == "refuse":
             raise ParameterError("not this one", "/value")
+        if parameters["value"] == "hang":
+            mine, self.theirs = socket.socketpair()
+            mine.recv(1)
+        if DEADLY.exists():
+            os._exit(3)
         self.value = parameters["value"]
 
     def on_request_headers(self, request):
@@ -83,6 +93,7 @@ async def pool_of(
         log_level="warning",
         log_format="text",
         tracing_endpoint=tracing,
+        construction_seconds=2.0,
     )
     pool = WorkerPool(count, options, changed)
     await pool.start()
@@ -175,6 +186,87 @@ def test_a_killed_worker_comes_back_with_the_configuration_and_spares_the_others
         assert changes >= 3
 
     asyncio.run(run())
+
+
+def test_a_constructor_that_hangs_refuses_the_configuration_and_holds_up_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pool_of(tmp_path) as pool:
+            await pool.apply(spec("one"))
+            applying = asyncio.ensure_future(pool.apply(spec("hang")))
+            await asyncio.sleep(0.2)
+            # Requests and metrics do not wait for it.
+            async with asyncio.timeout(1.5):
+                assert (await ask(tmp_path, 0))["x-tag"] == "one"
+                assert total(await pool.samples()) >= 1
+            assert not applying.done()
+            with pytest.raises(WorkerFailed, match="its constructor did not return within 2 s"):
+                await applying
+            assert pool.complete
+            await pool.apply(spec("two"))
+            assert (await ask(tmp_path, 0))["x-tag"] == "two"
+            # Nor does the end of the process.
+            applying = asyncio.ensure_future(pool.apply(spec("hang")))
+            await asyncio.sleep(0.2)
+            async with asyncio.timeout(1.5):
+                await pool.drain(5.0)
+            with pytest.raises(WorkerFailed):
+                await applying
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_dies_over_its_configuration_is_started_one_at_a_time(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with pool_of(tmp_path, 1) as pool:
+            await pool.apply(spec("one"))
+            deadly = tmp_path / "policies" / "tag" / "v1_0_0" / "deadly"
+            deadly.touch()
+            os.kill(int((await ask(tmp_path, 0))["x-pid"]), signal.SIGKILL)
+            most = 0
+            async with asyncio.timeout(60):
+                while pool.restarts < 5:
+                    await asyncio.sleep(0.01)
+                    most = max(most, len(children()))
+            assert most == 1
+            assert not pool.complete
+            deadly.unlink()
+            await until(lambda: pool.complete)
+            await asyncio.sleep(1.0)
+            assert len(children()) == 1
+            assert (await ask(tmp_path, 0))["x-tag"] == "one"
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_does_not_take_the_configuration_over_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_pool, "COMMIT_SECONDS", 0.5)
+
+    async def run() -> None:
+        async with pool_of(tmp_path, 2) as pool:
+            await pool.apply(spec("one"))
+            worker = pool._workers[0]
+            commit = worker.commit
+
+            async def stopped(turn: int) -> None:
+                worker.process.send_signal(signal.SIGSTOP)
+                await commit(turn)
+
+            worker.commit = stopped  # type: ignore[method-assign] # from outside, the moment would be a matter of luck
+            await pool.apply(spec("two"))
+            # What one worker has, all have: the silent one goes, and its successor begins with the new chains.
+            assert not pool.complete
+            await until(lambda: pool.complete)
+            assert [(await ask(tmp_path, one))["x-tag"] for one in (0, 1)] == ["two", "two"]
+
+    asyncio.run(run())
+
+
+def children() -> list[str]:
+    """Return the processes that this one started and that have not ended."""
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [one for one in listed if "State:\tZ" not in Path(f"/proc/{one}/status").read_text()]
 
 
 def total(samples: Samples) -> float:

@@ -18,16 +18,10 @@ from typing import TYPE_CHECKING, Any
 from policy_engine.config.chain_reader import ChainReader
 from policy_engine.config.file_source import FileSource, LoadReport
 from policy_engine.config.policy_loader import load_policies
+from policy_engine.config.route_key_place import route_key_place
 from policy_engine.config.settings import Settings, render_settings
-from policy_engine.config.settings_model import (
-    AUTO,
-    LARGEST_HEADERS,
-    ConfigurationSource,
-    RouteKeySource,
-    UnmappedRoutes,
-)
+from policy_engine.config.settings_model import AUTO, LARGEST_HEADERS, ConfigurationSource, UnmappedRoutes
 from policy_engine.config.validate import chain_reader
-from policy_engine.kernel.route_key import ROUTE_NAME, metadata_attribute
 from policy_engine.operations.admin import AdminServer, AdminSources
 from policy_engine.operations.build_info import build_info
 from policy_engine.operations.history import ConfigurationHistory
@@ -211,20 +205,17 @@ def configuration_version(chains: ChainsSpec) -> str:
 
 def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
     """Return the part of the settings that workers need, as they cross the channel."""
-    key = settings.route_key
-    attribute = (
-        metadata_attribute(key.namespace or "", key.key or "") if key.source is RouteKeySource.METADATA else ROUTE_NAME
-    )
     longest = max(settings.body_limit, LARGEST_HEADERS) + (1 << 20)
     return WorkerOptions(
         number=0,
         bind=settings.listen,
         transport=settings.transport.value,
         policies=str(policies.absolute()) if policies is not None else "",
-        route_key=attribute,
+        route_key=route_key_place(settings.route_key).attribute,
         pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
         body_limit=settings.body_limit,
         drain_seconds=settings.drain_timeout,
+        construction_seconds=settings.construction_timeout,
         blocking_threads=settings.limits.blocking_threads,
         log_level=settings.log.level.value,
         log_format=settings.log.format.value,

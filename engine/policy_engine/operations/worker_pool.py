@@ -13,7 +13,8 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -27,7 +28,9 @@ from policy_engine.worker.spec import ChainsSpec
 logger = logging.getLogger("policy_engine.supervisor")
 
 START_SECONDS = 60.0
-ANSWER_SECONDS = 60.0
+PREPARE_SECONDS = 60.0
+"""For all chains together, beyond what one constructor may take."""
+COMMIT_SECONDS = 30.0
 SAMPLES_SECONDS = 2.0
 FIRST_RESTART_SECONDS = 0.1
 LONGEST_RESTART_SECONDS = 10.0
@@ -38,6 +41,10 @@ class WorkerFailed(Exception):
     """A worker did not start, did not answer in time, or refused a configuration; the message says which and why."""
 
 
+class WorkerSilent(WorkerFailed):
+    """A worker did not answer in time: nobody knows what it runs."""
+
+
 class _Worker:
     """One running worker process and the conversation with it."""
 
@@ -45,8 +52,9 @@ class _Worker:
         self.options = options
         self.started = time.monotonic()
         self.samples: Samples = {}
-        self._answers: dict[str, asyncio.Future[Message]] = {}
-        self._turn = asyncio.Lock()
+        self._answers: dict[str, tuple[int, asyncio.Future[Message]]] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asked = 0
 
     async def start(self) -> None:
         mine, theirs = socket.socketpair()
@@ -64,16 +72,21 @@ class _Worker:
         finally:
             theirs.close()
         self._channel = await Channel.over(mine)
-        ready = self._expect("ready")
+        ready = self._expect("ready", self.process.pid)
         self._reader = asyncio.ensure_future(self._read())
-        await self._channel.send({"start": asdict(self.options)})
-        await self._answer(ready, START_SECONDS, "become ready")
+        try:
+            await self._channel.send({"start": asdict(self.options)})
+            await self._answer(ready, START_SECONDS, "become ready")
+        except (WorkerFailed, ConnectionError) as error:
+            self.kill()
+            raise WorkerFailed(str(error)) from error
 
     async def prepare(self, turn: int, spec: Message) -> None:
-        await self._ask("prepared", {"prepare": turn, "spec": spec})
+        seconds = PREPARE_SECONDS + self.options.construction_seconds
+        await self._ask("prepared", turn, {"prepare": turn, "spec": spec}, seconds)
 
     async def commit(self, turn: int) -> None:
-        await self._ask("committed", {"commit": turn})
+        await self._ask("committed", turn, {"commit": turn}, COMMIT_SECONDS)
 
     async def abort(self, turn: int) -> None:
         with contextlib.suppress(ConnectionError):
@@ -82,18 +95,23 @@ class _Worker:
     async def fetch_samples(self) -> None:
         """Bring `samples` up to date; a worker that does not answer keeps its last ones."""
         with contextlib.suppress(WorkerFailed, ConnectionError):
-            answer = await self._ask("samples", {"samples": 0}, SAMPLES_SECONDS)
+            self._asked += 1
+            answer = await self._ask("samples", self._asked, {"samples": self._asked}, SAMPLES_SECONDS)
             self.samples = {
-                name: [(labels, value) for labels, value in rows] for name, rows in answer["samples"].items()
+                name: [(labels, value) for labels, value in rows] for name, rows in answer["values"].items()
             }
 
     async def drain(self) -> None:
         with contextlib.suppress(ConnectionError):
             await self._channel.send({"drain": True})
 
-    async def _ask(self, kind: str, message: Message, seconds: float = ANSWER_SECONDS) -> Message:
-        async with self._turn:
-            answer = self._expect(kind)
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+
+    async def _ask(self, kind: str, turn: int, message: Message, seconds: float) -> Message:
+        async with self._turns[kind]:
+            answer = self._expect(kind, turn)
             try:
                 await self._channel.send(message)
             except ConnectionError as error:
@@ -103,16 +121,16 @@ class _Worker:
             raise WorkerFailed(f"worker {self.options.number}: {reply['problem']}")
         return reply
 
-    def _expect(self, kind: str) -> asyncio.Future[Message]:
+    def _expect(self, kind: str, turn: int) -> asyncio.Future[Message]:
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._answers[kind] = future
+        self._answers[kind] = turn, future
         return future
 
     async def _answer(self, future: asyncio.Future[Message], seconds: float, what: str) -> Message:
         try:
             return await asyncio.wait_for(future, seconds)
         except TimeoutError:
-            raise WorkerFailed(f"worker {self.options.number} did not {what} within {seconds:g} s") from None
+            raise WorkerSilent(f"worker {self.options.number} did not {what} within {seconds:g} s") from None
 
     async def _read(self) -> None:
         reason = "ended"
@@ -120,11 +138,11 @@ class _Worker:
             if "failed" in message:
                 reason = message["failed"]
                 continue
-            for kind in ("ready", "prepared", "committed", "samples"):
-                future = self._answers.get(kind)
-                if kind in message and future is not None and not future.done():
+            for kind, (turn, future) in self._answers.items():
+                # An answer that comes too late must not be taken for that to a later question.
+                if message.get(kind) == turn and not future.done():
                     future.set_result(message)
-        for future in self._answers.values():
+        for _, future in self._answers.values():
             if not future.done():
                 future.set_exception(WorkerFailed(f"worker {self.options.number} {reason}"))
         self._channel.close()
@@ -198,25 +216,35 @@ class WorkerPool:
             results = await asyncio.gather(
                 *(worker.prepare(turn, message) for worker in workers.values()), return_exceptions=True
             )
-            # A worker that died meanwhile does not speak against the configuration: its successor will get it.
-            refused = [
-                error
-                for number, error in zip(workers, results, strict=True)
-                if isinstance(error, BaseException) and self._workers.get(number) is workers[number]
-            ]
-            if refused:
+            # A worker that died meanwhile does not speak against the configuration (its successor will get it), unless
+            # it was all of them: then the configuration is what they died of, as far as anybody can know.
+            errors = {number: one for number, one in zip(workers, results, strict=True) if one is not None}
+            refused = [one for number, one in errors.items() if self._workers.get(number) is workers[number]]
+            if refused or (workers and len(errors) == len(workers)):
                 await asyncio.gather(*(worker.abort(turn) for worker in workers.values()))
-                raise refused[0]
+                raise next(iter(refused or errors.values()))
             self._spec = message
-            committed = await asyncio.gather(
-                *(worker.commit(turn) for worker in workers.values()), return_exceptions=True
-            )
-            for number, error in zip(workers, committed, strict=True):
-                if error is None:
-                    self._configured.add(number)
-                elif isinstance(error, WorkerFailed) and self._workers.get(number) is workers[number]:
-                    raise error
+            await self._commit(turn, workers)
         self._changed()
+
+    async def _commit(self, turn: int, workers: Mapping[int, _Worker]) -> None:
+        results = await asyncio.gather(*(worker.commit(turn) for worker in workers.values()), return_exceptions=True)
+        problems = []
+        for number, error in zip(workers, results, strict=True):
+            if error is None:
+                self._configured.add(number)
+                continue
+            self._configured.discard(number)
+            if self._workers.get(number) is not workers[number]:
+                continue
+            if isinstance(error, WorkerSilent):
+                # What it runs is not known, and the others run the new chains already: its successor will too.
+                logger.error("%s, killed", error, extra={"worker": number})
+                workers[number].kill()
+            else:
+                problems.append(error)
+        if problems:
+            raise problems[0]
 
     def _release_sockets(self) -> None:
         for sock, address in zip(self._sockets, self._shared, strict=False):
@@ -244,15 +272,14 @@ class WorkerPool:
             for worker in workers:
                 if worker.process.returncode is None:
                     logger.error("worker %d did not end in time, killed", worker.options.number)
-                    with contextlib.suppress(ProcessLookupError):
-                        worker.process.kill()
+                    worker.kill()
             if late:
                 await asyncio.wait(late, timeout=5.0)
         for watcher in self._watchers:
             watcher.cancel()
         self._release_sockets()
 
-    async def _start_one(self, number: int) -> None:
+    async def _start_one(self, number: int) -> _Worker:
         self._clear_socket(self._options[number])
         worker = _Worker(self._options[number])
         await worker.start()
@@ -260,6 +287,7 @@ class WorkerPool:
         watcher = asyncio.ensure_future(self._watch(number, worker))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
+        return worker
 
     @staticmethod
     def _clear_socket(options: WorkerOptions) -> None:
@@ -285,19 +313,25 @@ class WorkerPool:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             self.restarts += 1
             try:
-                await self._start_one(number)
-                await self._configure(number)
+                successor = await self._start_one(number)
             except (WorkerFailed, OSError) as error:
                 code = error
-            else:
-                return
+                continue
+            # From here on the successor has a watcher of its own.
+            await self._configure(number, successor)
+            return
 
-    async def _configure(self, number: int) -> None:
-        """Give a restarted worker the active configuration."""
+    async def _configure(self, number: int, worker: _Worker) -> None:
+        """Give a restarted worker the active configuration; one that does not take it is killed, to be restarted."""
         async with self._applying:
             if self._spec is not None:
                 self._turn += 1
-                await self._workers[number].prepare(self._turn, self._spec)
-                await self._workers[number].commit(self._turn)
+                try:
+                    await worker.prepare(self._turn, self._spec)
+                    await worker.commit(self._turn)
+                except WorkerFailed as error:
+                    logger.error("the active configuration does not load: %s", error, extra={"worker": number})
+                    worker.kill()
+                    return
                 self._configured.add(number)
         self._changed()

@@ -28,6 +28,7 @@ from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.transport.health import Health
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
+from policy_engine.worker.bounded import CONSTRUCTION_SECONDS, off_loop
 from policy_engine.worker.chain import Snapshot
 from policy_engine.worker.closing import close_chains
 from policy_engine.worker.compiler import Compiler
@@ -76,6 +77,7 @@ class WorkerOptions:
     blocking_threads: int
     log_level: str
     log_format: str
+    construction_seconds: float = CONSTRUCTION_SECONDS
     reuse_port: bool = False
     certificate_file: str = ""
     key_file: str = ""
@@ -109,6 +111,7 @@ class WorkerProcess:
         self._channel = channel
         self._options = options
         self._tracing = _tracing(options)
+        self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
             KernelOptions(
                 route_key=options.route_key,
@@ -122,6 +125,7 @@ class WorkerProcess:
         self._compiler = Compiler(
             load_policies(Path(options.policies) if options.policies else None),
             options.blocking_threads,
+            options.construction_seconds,
             self._tracing,
         )
         self._health = Health()
@@ -135,13 +139,15 @@ class WorkerProcess:
         await self._channel.send({"ready": os.getpid()})
         while (message := await self._channel.receive()) is not None:
             if "prepare" in message:
-                await self._prepare(message)
+                # Beside the other messages: chains may take long to build.
+                await self._drop_prepared()
+                self._preparing = asyncio.ensure_future(self._prepare(message))
             elif "commit" in message:
                 await self._commit(message)
             elif "abort" in message:
-                self._drop_prepared()
+                await self._drop_prepared()
             elif "samples" in message:
-                await self._channel.send({"samples": self._samples(), "id": message["samples"]})
+                await self._channel.send({"samples": message["samples"], "values": self._samples()})
             elif "drain" in message:
                 break
         await self.drain()
@@ -158,10 +164,9 @@ class WorkerProcess:
 
     async def _prepare(self, message: Message) -> None:
         """Compile, but change nothing; in a thread, so that streams in flight are not held up."""
-        self._drop_prepared()
         try:
             spec = spec_from_message(message["spec"])
-            self._prepared = await asyncio.to_thread(self._compiler.compile, spec, self._kernel.snapshot)
+            self._prepared = await off_loop(self._compiler.compile, spec, self._kernel.snapshot)
         except Exception as error:
             await self._channel.send({"prepared": message["prepare"], "problem": f"{type(error).__name__}: {error}"})
         else:
@@ -200,7 +205,9 @@ class WorkerProcess:
         sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
         return NativeServer(lambda peer: Session(self._kernel, peer), server, self._health, sockets=sockets)
 
-    def _drop_prepared(self) -> None:
+    async def _drop_prepared(self) -> None:
+        if self._preparing is not None:
+            await self._preparing
         snapshot, self._prepared = self._prepared, None
         if snapshot is not None:
             active = self._kernel.snapshot

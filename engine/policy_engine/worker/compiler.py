@@ -22,6 +22,7 @@ from policy_engine.sdk import (
     TrailerMutation,
 )
 from policy_engine.worker.blocking import BlockingPool
+from policy_engine.worker.bounded import CONSTRUCTION_SECONDS, Overrun, construct
 from policy_engine.worker.chain import BodyMode, CompiledChain, Condition, Snapshot, Step, body_mode
 from policy_engine.worker.conditions import compile_condition
 from policy_engine.worker.registry import Phase, PolicyDefinition, Registry
@@ -69,6 +70,7 @@ class Compiler:
 
     registry: Registry
     threads_per_blocking_policy: int = 8
+    construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
@@ -147,8 +149,10 @@ class Compiler:
                 if spec.condition is not None
                 else None
             )
-            instance = definition.policy_class(spec.parameters)
-        except Exception as error:
+            instance = construct(definition.policy_class, spec.parameters, self.construction_seconds)
+        except Overrun as error:
+            raise CompileError(f"{where}: its constructor {error}") from None
+        except (Exception, SystemExit) as error:
             raise CompileError(f"{where}: {error}") from error
         name, version = definition.name, str(definition.version)
         statistics = self.statistics.setdefault(

@@ -1,0 +1,157 @@
+"""Engines are drained, replaced and killed under steady load through Envoy: which requests that costs (R-54).
+
+Envoy runs what `policy-engine envoy-config` writes for two engines, as an operator in file mode would use it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from integration.harness import client
+from integration.harness.chain_file import ChainFile, chain, chains
+from integration.harness.client import Connection, Reply
+from integration.harness.engine import EngineProcess
+from integration.harness.envoy import ARGUMENTS, Envoy, admin_port_from, is_ready
+from integration.harness.envoy_binary import envoy_binary
+from integration.harness.load import Load
+from integration.harness.processes import Process
+from integration.harness.upstream_process import UpstreamProcess
+from integration.runtime_stack import TEST_POLICIES, scripted
+from policy_engine.cli import main
+
+CONNECTIONS = 8
+HEALTH_CHECK_S = 1.5
+"""A little more than the interval of Envoy's health checks."""
+GOOD = "marked twice"
+
+
+def mark(wait: float) -> dict[str, object]:
+    """What the chain does on each side: it takes a moment, so that requests are in flight whenever an engine drains."""
+    return {"set": {"x-mark": "1"}, "wait": wait}
+
+
+CHAINS = chains(
+    chain(
+        "r",
+        scripted(request_headers=mark(0.02), request_body={"upper": True}, response_headers=mark(0.02)),
+    )
+)
+
+
+@dataclass(slots=True)
+class Site:
+    """Two engines behind one Envoy."""
+
+    directory: Path
+    engines: list[EngineProcess]
+    transport: str
+    port: int
+
+    def start(self, number: int, workers: int = 1) -> EngineProcess:
+        """Start engine `number`, the first time or again, where it was."""
+        own = self.directory / str(number)
+        own.mkdir(exist_ok=True)
+        env = {"POLICY_ENGINE_TRANSPORT": self.transport, "POLICY_ENGINE_WORKERS": str(workers)}
+        engine = EngineProcess(own, chains=self.directory / "chains.yaml", policies=TEST_POLICIES, env=env)
+        engine.ready()
+        return engine
+
+    def load(self) -> Load:
+        """Return a load of requests with bodies whose chain marks request and response."""
+
+        def request(connection: Connection) -> Reply:
+            return connection.send("POST", "/r/x", body=b"text")
+
+        return Load(self.port, request, outcome, workers=CONNECTIONS)
+
+
+def outcome(reply: Reply) -> str:
+    """Return GOOD when both sides went through the chain, else what happened instead."""
+    if reply.status != 200:
+        return f"{reply.status} {reply.body[:80]!r}"
+    request = dict(reply.json()["headers"])
+    return GOOD if (reply.header("x-mark"), request.get("x-mark")) == ("1", "1") else "not marked"
+
+
+@contextmanager
+def envoy_for(directory: Path, engines: Sequence[int | Path], upstream: int) -> Iterator[Envoy]:
+    """Run Envoy with what the product writes for these engines."""
+    config, admin = directory / "envoy.yaml", directory / "admin"
+    written_for = ["--chains", str(directory / "chains.yaml"), "--policies-directory", str(TEST_POLICIES)]
+    where = [part for one in engines for part in ("--engine", f"unix:{one}")]
+    where += ["--upstream", f"127.0.0.1:{upstream}", "--ingress", "127.0.0.1:0", "--envoy-admin", "127.0.0.1:0"]
+    assert main(["envoy-config", "--bootstrap", "--output", str(config), *where, *written_for]) == 0
+    argv: list[str | Path] = [envoy_binary(), *ARGUMENTS, "-c", config, "--admin-address-path", admin]
+    env = {"PATH": os.environ.get("PATH", os.defpath)}
+    with Process("envoy", argv, log_path=directory / "envoy.log", env=env) as proxy:
+        proxy.wait_until(lambda: is_ready(admin_port_from(admin)), what="ready")
+        port = admin_port_from(admin)
+        assert port is not None
+        yield Envoy(port)
+
+
+@contextmanager
+def site(transport: str, workers: int = 1) -> Iterator[Site]:
+    # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
+    with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp") as name:
+        directory = Path(name)
+        ChainFile(directory / "chains.yaml").write(CHAINS)
+        running = Site(directory, [], transport, 0)
+        try:
+            running.engines = [running.start(number, workers) for number in (0, 1)]
+            with UpstreamProcess(directory) as upstream:
+                addresses = [engine.address for engine in running.engines]
+                with envoy_for(directory, addresses, upstream.ready()) as envoy:
+                    running.port = envoy.port
+                    until(lambda: client.send(envoy.port, target="/r/x").status == 200, "serving")
+                    yield running
+        finally:
+            for engine in running.engines:
+                engine.stop()
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20.0
+    while not holds():
+        assert time.monotonic() < deadline, f"not {what}"
+        time.sleep(0.02)
+
+
+def test_a_rolling_restart_loses_no_request(transport: str) -> None:
+    with site(transport) as running, running.load() as load:
+        load.wait_for(GOOD, 50)
+        for number in (0, 1):
+            assert running.engines[number].stop() == 0
+            load.wait_for(GOOD, 50)
+            running.engines[number] = running.start(number)
+            # As an orchestrator does: the next one goes when Envoy has had the time to find this one healthy.
+            time.sleep(HEALTH_CHECK_S)
+    assert set(load.outcomes) == {GOOD}, load.outcomes
+
+
+def test_a_worker_that_is_killed_costs_at_most_what_it_was_working_on(transport: str) -> None:
+    with site(transport) as running, running.load() as load:
+        load.wait_for(GOOD, 50)
+        for number in (0, 1):
+            engine = running.engines[number]
+            os.kill(worker_of(engine), signal.SIGKILL)
+            load.wait_for(GOOD, 50)
+            until(engine.admin.is_ready, "ready again")
+            time.sleep(HEALTH_CHECK_S)
+    lost = {what: count for what, count in load.outcomes.items() if what != GOOD}
+    assert sum(lost.values()) <= 2 * CONNECTIONS, lost
+    # Nothing went past the engine, and nothing hung.
+    assert all(what.startswith("500 ") for what in lost), lost
+
+
+def worker_of(engine: EngineProcess) -> int:
+    """Return the process id of the engine's one worker."""
+    (worker,) = Path(f"/proc/{engine.pid}/task/{engine.pid}/children").read_text().split()
+    return int(worker)
