@@ -330,7 +330,7 @@ class TracingSettings:
     endpoint: str | None = setting(
         Form(_collector, "http://host:port, https://host:port, or off", _written_or_off),
         None,
-        "OTLP/gRPC collector that spans are sent to; off for no tracing",
+        "OTLP/HTTP collector that spans are sent to (its /v1/traces); off for no tracing",
     )
     sample_ratio: float = setting(
         Form(_ratio, "a number from 0 to 1", lambda value: f"{value:g}"),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.json.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span, TracerProvider
@@ -49,8 +49,9 @@ class OpenTelemetryTracing:
         self._provider = TracerProvider(
             resource=resource, sampler=ParentBased(TraceIdRatioBased(sample_ratio)), shutdown_on_exit=False
         )
-        # `http://` or `https://` of the endpoint decides about TLS (OTLP exporter specification).
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+        # JSON, because the wheels of OTLP's protobuf classes and of Envoy's hold different files of one name.
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("policy_engine", __version__)
         self._propagator = TraceContextTextMapPropagator()
         self._getter = _HeadersGetter()
