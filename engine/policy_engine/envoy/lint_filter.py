@@ -106,11 +106,11 @@ def _retries(config: Node) -> Iterator[Diagnostic]:
     """Yield a finding when a request meets an engine that just went, and no other is tried (R-54)."""
     service = config.get("grpc_service")
     node = service.get("retry_policy", "retry_on")
-    if service.get("google_grpc").exists or RETRY_ON <= set(node.text().split(",")):
+    if service.get("google_grpc").exists or set(node.text().split(",")) >= RETRY_ON:
         return
     reason = (
-        "retry_policy of the grpc_service does not try another engine: while one restarts, requests fail until a health "
-        "check finds it gone"
+        "retry_policy of the grpc_service does not try another engine: while one restarts, requests fail until a "
+        "health check finds it gone"
     )
     yield node.warning(Rule.ENVOY_RETRY, reason, allowed=f"retry_on: {','.join(sorted(RETRY_ON))}")
 
