@@ -13,8 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from integration.harness.chain_file import ChainFile, Document, chain, chains, policy
-from integration.harness.control_plane import ConfigurationDirectory, ControlPlane, DiscoveringEngine, lasting_port
+from integration.harness.chain_file import ChainFile, chain, chains, policy
+from integration.harness.control_plane import (
+    ConfigurationDirectory,
+    ControlPlane,
+    DiscoveringEngine,
+    Document,
+    lasting_port,
+)
 from integration.harness.engine import EngineProcess
 from integration.harness.processes import free_port, python_program
 
@@ -80,7 +86,9 @@ def test_a_constructor_that_never_returns_holds_up_neither_validation_nor_engine
         assert (active(engine), engine.admin.is_ready()) == (["a"], True)
         command, base = python_program("policy_engine", "validate", file.path)
         policies = {"POLICY_ENGINE_POLICIES_DIRECTORY": str(own.parent.parent)}
-        found = subprocess.run(command, env={**base, **env, **policies}, capture_output=True, text=True, timeout=30)
+        found = subprocess.run(
+            command, env={**base, **env, **policies}, capture_output=True, text=True, timeout=30, check=False
+        )
         assert found.returncode == 1
         assert reason in found.stdout
         file.write(chains(chain("c", policy("waiting", "v1"))))
@@ -160,8 +168,10 @@ def test_replicas_serve_the_same_and_an_engine_goes_from_one_to_the_other(direct
         for number, port in enumerate(ports):
             engine = DiscoveringEngine(directory, f"engine-{number}", control_plane_port=port, policies=POLICIES)
             engines.append(stack.enter_context(engine))
-        for process in (*planes, *engines):
-            process.ready()
+        for plane in planes:
+            plane.ready()
+        for engine in engines:
+            engine.ready()
 
         def versions() -> set[str]:
             return {str((one.status()["configuration"]["version"], one.status()["resources"])) for one in planes}
