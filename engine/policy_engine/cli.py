@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except SettingsError as error:
         return _complain(str(error))
+    except OSError as error:  # a path that may not even be looked at
+        return _complain(str(error))
     except PoliciesUnusable as error:
         return _complain(f"the policies of this engine cannot be used:\n{error}")
 

@@ -31,3 +31,8 @@ def test_a_missing_settings_file_is_an_error(
     monkeypatch.setenv("POLICY_ENGINE_CONFIG", str(tmp_path / "none.yaml"))
     assert main(["config", "show"]) == 2
     assert "none.yaml" in capsys.readouterr().err
+
+
+def test_policies_that_cannot_even_be_looked_at_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build-info", "--policies-directory", "x" * 300]) == 2
+    assert "File name too long" in capsys.readouterr().err

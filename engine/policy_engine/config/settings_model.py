@@ -150,6 +150,13 @@ def _plain(text: str) -> str:
     return text
 
 
+def _metadata_name(text: str) -> str:
+    """Return a name that can stand in Envoy's attribute expression (`kernel.route_key`)."""
+    if "'" in text or "\\" in text:
+        raise ValueError("holds a quote or a backslash")
+    return _plain(text)
+
+
 def _path(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError("is not a path")
@@ -240,6 +247,7 @@ LOOPBACK = Form(_loopback, "a loopback host:port, unix:/path, or off", _written_
 OPTIONAL_ADDRESS = Form(_optional_address, "host:port, unix:/path, or off", _written_or_off)
 BOOLEAN = Form(_boolean, "true, false", _written_boolean)
 TEXT = Form(_plain, "text", _written_or_nothing)
+METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _written_or_nothing)
 FILE = Form(_path, "a path", _written_or_nothing)
 FILES = Form(_paths, "a list of paths", _written_list)
 
@@ -288,8 +296,8 @@ class RouteKeySettings:
     source: RouteKeySource = setting(
         _choice(RouteKeySource), RouteKeySource.ROUTE_NAME, "the route's name, or a key of its filter metadata"
     )
-    namespace: str | None = setting(TEXT, None, "filter metadata namespace, when source is metadata")
-    key: str | None = setting(TEXT, None, "key in that namespace, when source is metadata")
+    namespace: str | None = setting(METADATA_NAME, None, "filter metadata namespace, when source is metadata")
+    key: str | None = setting(METADATA_NAME, None, "key in that namespace, when source is metadata")
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,7 @@ def test_relative_paths_of_the_file_are_relative_to_the_file(tmp_path: Path) -> 
         ("tracing: {sample_ratio: 2}", "/tracing/sample_ratio: is out of range"),
         ("tracing: {sample_ratio: half}", "/tracing/sample_ratio: is not a number from 0 to 1"),
         ("policy_timeout: 5", '/policy_timeout: has no unit (got "5"); allowed: a duration such as 500ms'),
+        ("route_key: {source: metadata, namespace: a'b, key: k}", "/route_key/namespace: is not valid"),
         ("policy_timeout: 0s", "/policy_timeout: is out of range"),
         ("transport: grpc", '/transport: is not one of the values allowed (got "grpc"); allowed: native, grpcio'),
         ("listen: 127.0.0.1", "/listen: is not host:port"),

@@ -51,10 +51,17 @@ def validate_paths(paths: Iterable[Path], registry: Registry, reader: ChainReade
     for path in paths:
         if path.name == MANIFEST_FILE:
             diagnostics += load_policy(path.parent)[1]
-        elif (path / MANIFEST_FILE).is_file():
+        elif _is_policy(path):
             diagnostics += load_policy(path)[1]
         else:
             chains.append(path)
     if chains:
         diagnostics += load_chain_paths(chains, reader or chain_reader(registry)).diagnostics
     return list(ordered(diagnostics))
+
+
+def _is_policy(path: Path) -> bool:
+    try:
+        return (path / MANIFEST_FILE).is_file()
+    except OSError:  # no permission to look; reading the path will say so
+        return False

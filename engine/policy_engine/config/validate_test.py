@@ -138,3 +138,9 @@ def test_files_that_are_too_large_together_are_not_held(tmp_path: Path, registry
         (tmp_path / f"{number}.yaml").write_bytes(b"version: v1\nroutes: []\n" + b"#" * (15 << 20))
     (found,) = validate_paths([tmp_path], registry)
     assert str(found) == f"{tmp_path}/4.yaml: the files up to this one are together larger than 64 MiB"
+
+
+def test_a_path_that_cannot_even_be_looked_at_is_a_finding(registry: Registry) -> None:
+    # As without the permission for a directory, which root always has.
+    (found,) = validate_paths([Path("x" * 300)], registry)
+    assert found.reason == "cannot be read: File name too long"

@@ -97,6 +97,8 @@ def test_mutual_tls(tmp_path: Path, client: str, works: bool) -> None:
                 await eventually(lambda: engine.applied)
             else:
                 await eventually(lambda: source.status.last_error)
+                spoken = "TLS, as xds.tls.ca is set" if tls is not None else "plain text, as xds.tls.ca is not set"
+                assert spoken in (source.status.last_error or "")
                 assert not engine.applied
 
     asyncio.run(run())

@@ -127,7 +127,7 @@ class XdsSource:
             try:
                 await asyncio.wait_for(channel.channel_ready(), self._settings.connect_timeout)
             except TimeoutError:
-                raise StreamEnded(f"no connection within {self._settings.connect_timeout} s") from None
+                raise StreamEnded(self._unreachable()) from None
             began = time.monotonic()
             self.status.connected, self.status.address = True, address
             self.status.connections += 1
@@ -138,6 +138,11 @@ class XdsSource:
                 self.status.connected = False
                 self.status.disconnections += 1
                 self._backoff.connection_ended(time.monotonic() - began)
+
+    def _unreachable(self) -> str:
+        mine = "TLS, as xds.tls.ca is set" if self._settings.tls is not None else "plain text, as xds.tls.ca is not set"
+        hint = f"nothing listens there, its certificate is not trusted, or it does not speak {mine}"
+        return f"no connection within {self._settings.connect_timeout} s ({hint})"
 
     async def _converse(self, channel: Any) -> None:
         call = channel.stream_stream(
