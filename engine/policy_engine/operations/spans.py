@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pkgutil import extend_path
 from typing import Any
+
+import opentelemetry
+
+# xds-protos has a package `opentelemetry` too, which hides the parts of others where every wheel has a directory of its
+# own on the path, as under Bazel; joined, they are what an installation has.
+opentelemetry.__path__ = extend_path(opentelemetry.__path__, "opentelemetry")
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.json.http.trace_exporter import OTLPSpanExporter
