@@ -48,7 +48,7 @@ def _top(key, value):
         return version, wrong or (None if version == "v1" else "version is v1")
     if key == "policies":
         plain = value.split(" #")[0].strip()
-        return None, None if plain in ["", "[]"] else "policies is a list, one `- name: …` for each"
+        return None, (None if plain in ["", "[]"] else "policies is a list, one `- name: …` for each")
     plain = value.split(" #")[0].strip()
     if plain and not (plain.startswith("[") and plain.endswith("]")):
         return None, "expected a list such as [a, b], not %r" % plain

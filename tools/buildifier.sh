@@ -1,7 +1,7 @@
 #!/bin/bash
 # Formats and lints all BUILD and .bzl files: `tools/buildifier.sh`; `tools/buildifier.sh check` changes nothing and
-# fails when something is not as it should be. Needs buildifier, or Go to build it; neither is in bazelw's system, so this
-# is not among `bazel test //...`.
+# fails when something is not as it should be. Needs buildifier, or Go to build it; neither is in bazelw's system, so in
+# `bazel test //...` is only what can be told without it: //:starlark.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=v0.0.0-20260904073137-eaa4d125b423
