@@ -97,10 +97,10 @@ async def test_moving_window_in_real_time(server: RedisServer) -> None:
 async def test_no_key_of_a_client_is_in_redis(server: RedisServer) -> None:
     subject = policy(server, "5/minute", key=[{"source": "header", "name": "x-api-key"}])
     await status(subject, headers={"x-api-key": "very-secret-key"})
-    client = Redis(unix_socket_path=str(server.path))
-    names = await client.keys("*")
-    assert [name.startswith(b"rate-limit:moving-window:") for name in names] == [True]
-    assert b"very-secret-key" not in names[0] + b"".join(await client.lrange(names[0], 0, -1))
+    client = Redis(unix_socket_path=str(server.path), decode_responses=True)
+    names = [str(name) for name in await client.keys("*")]
+    assert [name.startswith("rate-limit:moving-window:") for name in names] == [True]
+    assert "very-secret-key" not in names[0] + str(await client.lrange(names[0], 0, -1))
     assert 0 < await client.ttl(names[0]) <= 60, "nothing stays for ever"
     await client.aclose()
     await close(subject)

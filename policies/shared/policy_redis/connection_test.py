@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio
 
 async def pong(link: RedisLink) -> bool:
     try:
-        return bool(await link.ask(lambda: link.client.ping()))
+        return bool(await link.ask(link.client.ping))
     finally:
         await link.close()
 
@@ -48,9 +48,11 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
     certificate = str(tmp_path / "elsewhere.test-False.pem")
     files = ["--tls-cert-file", certificate, "--tls-key-file", certificate, "--tls-ca-cert-file", authority.ca_file]
     port = free_port()
-    with redis_server("--tls-port", str(port), "--tls-auth-clients", "no", *files):
-        with pytest.raises(StoreUnavailable, match=r"SSLCertVerificationError"):
-            await pong(redis_from({"url": f"rediss://localhost:{port}", "timeout": "5s", "ca_file": authority.ca_file}))
+    with (
+        redis_server("--tls-port", str(port), "--tls-auth-clients", "no", *files),
+        pytest.raises(StoreUnavailable, match=r"SSLCertVerificationError"),
+    ):
+        await pong(redis_from({"url": f"rediss://localhost:{port}", "timeout": "5s", "ca_file": authority.ca_file}))
 
 
 async def test_nothing_there() -> None:
