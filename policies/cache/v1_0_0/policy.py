@@ -25,8 +25,8 @@ from policy_redis import redis_from, seconds
 from .answering import answer
 from .asking import Asked, Requests, digests, usable
 from .entries import Entry
-from .storing import Responses
 from .stores import MemoryStore, RedisStore
+from .storing import Responses
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 _instances = count()

@@ -1,4 +1,4 @@
-"""Where responses are kept: in this process or in Redis. Both keep for each URL the names of Vary and a few variants."""
+"""Where responses are kept: in this process or in Redis; for each URL the names of Vary and a few variants."""
 
 from __future__ import annotations
 
