@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_engine.sdk import Headers, ParameterError, Policy, RequestMutation, ResponseMutation
+from policy_engine.sdk import Headers, ImmediateResponse, ParameterError, Policy, RequestMutation, ResponseMutation
 from policy_engine.sdk.testing import Outcome, load_policy, policy_class, request, response, run
 
 NOW = 1_700_000_000.0
@@ -113,7 +113,7 @@ def test_authority_in_any_case(value: str) -> None:
 )
 def test_other_keys_are_other_responses(other: dict[str, Any]) -> None:
     subject = policy(key_headers=["X-Tenant"])
-    same = {"target": "/a", "asks": {"x-tenant": "a"}}
+    same: dict[str, Any] = {"target": "/a", "asks": {"x-tenant": "a"}}
     fetch(subject, **same)
     assert hit(subject, **same)
     assert not hit(subject, **{**same, **other})
@@ -465,8 +465,13 @@ def test_what_policies_after_it_did_is_stored_and_what_those_before_did_is_not()
 def test_a_refusal_before_it_is_final() -> None:
     subject = policy()
     fetch(subject)
-    refusing = load_policy(__file__.replace("/cache/", "/ip-allow/"), {"allow": ["203.0.113.0/24"]})
-    assert fetch([refusing, subject]).status == 403
+    assert hit(subject)
+    assert fetch([Refuses({}), subject]).status == 403
+
+
+class Refuses(Policy):
+    def on_request_headers(self, request: Any) -> ImmediateResponse:
+        return ImmediateResponse(403)
 
 
 def test_a_compressed_body_comes_decoded_so_its_coding_is_not_stored() -> None:
@@ -526,10 +531,9 @@ LISTS = st.lists(
 @given(LISTS)
 def test_no_cache_control_makes_it_fail_or_stores_what_is_private(text: str) -> None:
     subject = policy()
-    fetch(subject, says={"cache-control": f"private, {text}"})
-    assert not hit(subject)
-    fetch(subject, says={"cache-control": f"{text},private, max-age=60"})
-    assert not hit(subject)
+    for target, value in [("/a", f"private, max-age=60, {text}"), ("/b", f"{text},private, max-age=60")]:
+        fetch(subject, target, says={"cache-control": value})
+        assert not hit(subject, target)
 
 
 @settings(deadline=None, max_examples=200)

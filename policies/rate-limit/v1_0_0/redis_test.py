@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -173,7 +172,7 @@ async def test_a_wrong_password_is_a_store_error_and_shows_nowhere(caplog: pytes
         await close(right, wrong)
 
 
-async def test_the_loop_is_not_blocked_while_redis_hangs(server: RedisServer, tmp_path: Path) -> None:
+async def test_the_loop_is_not_blocked_while_redis_hangs(server: RedisServer) -> None:
     subject = policy(server, "5/hour", redis={"timeout": "1s"})
     server.freeze()
     waiting = asyncio.create_task(status(subject))
