@@ -1,4 +1,4 @@
-"""rate-limit and cache through Envoy, with two engines' worth of state in one real Redis that comes and goes."""
+"""rate-limit and cache through two Envoys, each with an engine of its own, and one real Redis that comes and goes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Gateways:
     def send(
         self, target: str, *, through: int = 0, method: str = "GET", headers: HeaderList = (), body: bytes = b""
     ) -> Reply:
-        return client.send(self.envoys[through].port, method, target, headers=headers, body=body)
+        fields = [("host", "api.example.test"), *headers]
+        return client.send(self.envoys[through].port, method, target, headers=fields, body=body)
 
     def answer(self, body: bytes, *headers: tuple[str, str], status: int = 200) -> None:
         self.upstream.reset()
