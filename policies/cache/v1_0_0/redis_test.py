@@ -87,14 +87,14 @@ async def test_another_vary_forgets_the_variants_before(server: RedisServer) -> 
 
 async def test_what_is_stored_expires_and_names_no_url(server: RedisServer) -> None:
     subject = policy(server, redis={"prefix": "shop"})
-    await fetch(subject, "/secret-path?token=1", says={"cache-control": "max-age=2"})
+    await fetch(subject, "/secret-path?token=1", says={"cache-control": "max-age=3"})
     client = Redis(unix_socket_path=str(server.path), decode_responses=True)
     (name,) = [str(one) for one in await client.keys("*")]
     assert name.startswith("shop:")
     assert "secret" not in name + str(await client.hgetall(name))
-    assert 0 < await client.pttl(name) <= 2000
+    assert 0 < await client.pttl(name) <= 3000
     assert await hit(subject, "/secret-path?token=1")
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(3.1)
     assert await client.keys("*") == []
     assert not await hit(subject, "/secret-path?token=1")
     await client.aclose()
@@ -102,19 +102,19 @@ async def test_what_is_stored_expires_and_names_no_url(server: RedisServer) -> N
 
 
 async def test_an_outage_is_a_miss_and_costs_few_requests_time(server: RedisServer) -> None:
-    subject = policy(server, redis={"timeout": "300ms", "retry_after": "500ms"})
+    subject = policy(server, redis={"timeout": "1s", "retry_after": "2s"})
     await fetch(subject)
     assert await hit(subject)
     server.freeze()
     began = time.monotonic()
     for _ in range(100):
         assert (await fetch(subject, body=b"two")).body == b"two"
-    assert time.monotonic() - began < 100 * 0.3 / 3
+    assert time.monotonic() - began < 100 * 1 / 3
     server.thaw()
     server.stop()
     assert not await hit(subject)
     server.start()
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(2.1)
     await fetch(subject)
     assert await hit(subject)
     await close(subject)

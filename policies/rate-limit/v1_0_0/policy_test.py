@@ -75,8 +75,9 @@ def test_retry_after_is_neither_too_short_nor_too_long(strategy: str, clock: Clo
     assert send(subject).status == 200
 
 
-def test_all_limits_hold_and_a_refused_request_is_charged_to_none(clock: Clock) -> None:
-    subject = policy("2/second", "5/minute")
+@pytest.mark.parametrize("limits", [("2/second", "5/minute"), ("5/minute", "2/second")])
+def test_all_limits_hold_and_a_refused_request_is_charged_to_none(limits: tuple[str, str], clock: Clock) -> None:
+    subject = policy(*limits)
     assert statuses(subject, 4) == [200, 200, 429, 429]
     clock.now += 1.1
     assert statuses(subject, 3) == [200, 200, 429]

@@ -59,10 +59,11 @@ async def test_two_engines_never_exceed_any_of_several_limits(server: RedisServe
 
 
 async def test_a_refused_request_is_not_charged_to_the_other_limit(server: RedisServer) -> None:
-    subject = policy(server, "2/second", "3/hour")
-    assert [await status(subject) for _ in range(6)].count(200) >= 2
-    await asyncio.sleep(1.1)
-    assert await status(subject) == 200, "the third of the hour"
+    subject = policy(server, "3/day", "2/hour")
+    assert [await status(subject) for _ in range(6)] == [200] * 2 + [429] * 4
+    client = Redis(unix_socket_path=str(server.path), decode_responses=True)
+    assert [await client.llen(name) for name in await client.keys("*/day")] == [2]
+    await client.aclose()
     await close(subject)
 
 
@@ -87,9 +88,9 @@ async def test_moving_window_in_real_time(server: RedisServer) -> None:
         if await status(subject) == 200:
             accepted.append((before, time.time()))
         await asyncio.sleep(0.03)
-    assert len(accepted) >= 6
-    for index, (_, after) in enumerate(accepted[:-3]):
-        assert accepted[index + 3][1] - after > 0.9, "the fourth comes a second after the first"
+    assert len(accepted) >= 4
+    for first, fourth in zip(accepted, accepted[3:], strict=False):
+        assert fourth[1] - first[0] >= 1, "the fourth comes a second after the first"
     await close(subject)
 
 
@@ -134,22 +135,22 @@ async def test_redis_started_again_between_requests_costs_no_request(server: Red
 
 
 async def test_an_outage_does_not_cost_every_request_a_timeout(server: RedisServer) -> None:
-    subject = policy(server, "1000/hour", redis={"timeout": "300ms", "retry_after": "1h"}, on_store_error="allow")
+    subject = policy(server, "1000/hour", redis={"timeout": "1s", "retry_after": "1h"}, on_store_error="allow")
     assert await status(subject) == 200
     server.freeze()
     began = time.monotonic()
     assert [await status(subject) for _ in range(200)] == [200] * 200
     taken = time.monotonic() - began
     server.thaw()
-    assert taken >= 0.8, "three waited"
-    assert taken < 200 * 0.3 / 4, "the others did not"
+    assert taken >= 2.5, "three waited"
+    assert taken < 200 * 1 / 4, "the others did not"
     await close(subject)
 
 
 async def test_a_redis_that_hangs_holds_a_request_no_longer_than_the_timeout_and_leaves_no_mix_up(
     server: RedisServer,
 ) -> None:
-    subject = policy(server, "1000/hour", redis={"timeout": "200ms", "max_connections": 2}, on_store_error="deny")
+    subject = policy(server, "1000/hour", redis={"timeout": "1s", "max_connections": 2}, on_store_error="deny")
     server.freeze()
     answers = await asyncio.wait_for(asyncio.gather(*(status(subject) for _ in range(50))), 10)
     assert answers == [503] * 50
@@ -180,6 +181,6 @@ async def test_the_loop_is_not_blocked_while_redis_hangs(server: RedisServer) ->
     while not waiting.done():
         await asyncio.sleep(0.01)
         turns += 1
-    assert turns > 20
+    assert turns > 5
     server.thaw()
     await close(subject)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,13 @@ async def test_tls_is_verified(tmp_path: Path) -> None:
 async def test_nothing_there() -> None:
     with pytest.raises(StoreUnavailable, match=r"ConnectionRefusedError|TimeoutError"):
         await pong(redis_from({"url": f"redis://127.0.0.1:{free_port()}"}))
+
+
+async def test_a_question_is_never_longer_than_the_timeout() -> None:
+    link = redis_from({"url": "redis://127.0.0.1:1", "timeout": "50ms"})
+    with pytest.raises(StoreUnavailable, match=r"TimeoutError|CancelledError"):
+        await asyncio.wait_for(link.ask(lambda: asyncio.sleep(60)), 30)
+    await link.close()
 
 
 @pytest.mark.parametrize(
