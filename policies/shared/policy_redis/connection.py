@@ -68,6 +68,7 @@ class RedisLink:
 
 def _kind(error: BaseException) -> str:
     """Return the class of what went wrong first. The class alone: the text of an error may quote what was sent."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    # A time limit is kept by a cancellation, which explains nothing.
+    while (cause := error.__cause__ or error.__context__) and not isinstance(cause, asyncio.CancelledError):
         error = cause
     return type(error).__name__

@@ -63,7 +63,7 @@ async def test_nothing_there() -> None:
 
 async def test_a_question_is_never_longer_than_the_timeout() -> None:
     link = redis_from({"url": "redis://127.0.0.1:1", "timeout": "50ms"})
-    with pytest.raises(StoreUnavailable, match=r"TimeoutError|CancelledError"):
+    with pytest.raises(StoreUnavailable, match=r"TimeoutError"):
         await asyncio.wait_for(link.ask(lambda: asyncio.sleep(60)), 30)
     await link.close()
 
