@@ -1,0 +1,132 @@
+"""So many requests of a client in a time; above that, 429 until there is room again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from itertools import count
+
+from limits import RateLimitItem, parse
+
+from policy_engine.sdk import (
+    ImmediateResponse,
+    ParameterError,
+    Parameters,
+    Policy,
+    Request,
+    RequestAction,
+    Response,
+    ResponseMutation,
+)
+from policy_redis import StoreUnavailable, redis_from
+
+from .clients import ClientKey
+from .counting import LocalCounter, RedisCounter, Verdict
+from .headers import told
+
+_RESOURCE_EXHAUSTED = 8  # gRPC status codes
+_UNAVAILABLE = 14
+_instances = count()
+
+
+class RateLimit(Policy):
+    """429 above a limit, 400 without a key, 503 without a store, unless the parameters say otherwise."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._strategy = parameters.get("strategy", "moving-window")
+        self._cost = parameters.get("cost", 1)
+        self._max_entries = parameters.get("max_entries", 100_000)
+        self._limits = self._parsed(parameters["limits"])
+        self._client = ClientKey(parameters)
+        self._on_missing_key = parameters.get("on_missing_key", "deny")
+        self._on_store_error = parameters.get("on_store_error", "deny")
+        self._convention = parameters.get("headers", "draft")
+        self._report = parameters.get("headers_on_allowed", False) and self._convention != "none"
+        if not self._report:
+            self.idle_phases = ("response_headers",)
+        # A chain may hold several of this policy: each keeps what it told in a place of its own.
+        self._slot = f"rate_limit/{next(_instances)}"
+        self._redis: RedisCounter | None = None
+        if "redis" in parameters:
+            redis = parameters["redis"]
+            prefix = redis.get("prefix", "rate-limit")
+            self._redis = RedisCounter(self._strategy, self._limits, redis_from(redis), prefix)
+        self._local = LocalCounter(self._strategy, self._limits, self._max_entries)
+        self._no_key = _refusal(400, "rate_limit_key_missing", {})
+        self._no_store = _refusal(503, "rate_limit_store_unavailable", {"retry-after": "1"}, grpc_status=_UNAVAILABLE)
+
+    def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
+        """Count the request; an awaitable only when Redis is asked."""
+        key = self._client.of(request)
+        if key is None:
+            if self._on_missing_key == "deny":
+                return self._no_key
+            if self._on_missing_key == "allow":
+                return None
+            key = self._client.missing(request)
+        if self._redis is None:
+            return self._decide(request, self._local.hit(key, self._cost, report=self._report))
+        return self._ask(request, self._redis, key)
+
+    def on_response_headers(self, request: Request, response: Response) -> ResponseMutation | None:
+        """Tell how the limits stand, beside what others tell."""
+        pairs = request.metadata.get(self._slot)
+        if not pairs:
+            return None
+        if self._convention == "draft":
+            return ResponseMutation(append_headers=[(name, value) for name, value in pairs])
+        return ResponseMutation(set_headers=dict(pairs))
+
+    def close(self) -> Awaitable[None] | None:
+        """Close the connections to Redis."""
+        return None if self._redis is None else self._redis.close()
+
+    async def _ask(self, request: Request, redis: RedisCounter, key: str) -> RequestAction | None:
+        try:
+            verdict = await redis.hit(key, self._cost, report=self._report)
+        except StoreUnavailable:
+            if self._on_store_error == "deny":
+                return self._no_store
+            if self._on_store_error == "allow":
+                return None
+            verdict = self._local.hit(key, self._cost, report=self._report)
+        return self._decide(request, verdict)
+
+    def _decide(self, request: Request, verdict: Verdict) -> ImmediateResponse | None:
+        pairs = told(self._convention, verdict.windows)
+        if verdict.allowed:
+            if pairs:
+                request.metadata[self._slot] = pairs
+            return None
+        retry = {"retry-after": str(verdict.retry_after(self._cost))}
+        return _refusal(429, "rate_limited", {**dict(pairs), **retry}, grpc_status=_RESOURCE_EXHAUSTED)
+
+    def _parsed(self, texts: list[str]) -> list[RateLimitItem]:
+        limits: list[RateLimitItem] = []
+        for index, text in enumerate(texts):
+            where = f"/limits/{index}"
+            try:
+                limit = parse(text)
+            except ValueError:
+                raise ParameterError(f"{text!r} is not a limit such as 100/minute", where) from None
+            if limit in limits:
+                raise ParameterError("this limit is listed twice", where)
+            if self._cost > limit.amount:
+                raise ParameterError("one request costs more than this limit has: all would be refused", where)
+            if self._strategy == "moving-window" and limit.amount > self._max_entries:
+                raise ParameterError(
+                    f"moving-window keeps an entry for each of {limit.amount} requests: raise max_entries, or use "
+                    "sliding-window-counter",
+                    where,
+                )
+            limits.append(limit)
+        return limits
+
+
+def _refusal(status: int, reason: str, headers: dict[str, str], grpc_status: int | None = None) -> ImmediateResponse:
+    return ImmediateResponse(
+        status,
+        f'{{"error":"{reason}"}}',
+        {"content-type": "application/json", **headers},
+        grpc_status=grpc_status,
+        details=reason,
+    )
