@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -10,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
+from integration.harness import client
 from integration.harness.chain_file import ChainFile, chain, chains, policy
 from integration.harness.control_plane import (
     ConfigurationDirectory,
@@ -23,7 +28,9 @@ from integration.harness.control_plane import (
 )
 from integration.harness.engine import EngineProcess
 from integration.harness.processes import free_port, python_program
+from testsupport.envoy_messages import parse, request_headers, response_headers
 
+PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 POLICIES = Path(__file__).parent.parent / "policies"
 
 MANIFEST = """\
@@ -138,6 +145,30 @@ def test_a_directory_that_goes_and_comes_back(directory: Path) -> None:
         (folder / "three.yaml").unlink()
         engine.wait_until(lambda: "holds no chain file" in engine.log(), what="missing its files")
         assert (active(engine), engine.admin.is_ready()) == (["c"], True)
+
+
+def test_a_draining_engine_is_alive_and_not_ready(directory: Path) -> None:
+    file = ChainFile(directory / "chains.yaml")
+    mark: Document = {side: {"set": {"x-mark": "1"}} for side in ("request", "response")}
+    file.write(chains(chain("r", policy("set-header", "v1", mark))))
+    with EngineProcess(directory, chains=file.path, policies=POLICIES) as engine:
+        engine.ready()
+        with grpc.insecure_channel(f"unix:{engine.address}") as channel:
+            to_send: queue.Queue[bytes | None] = queue.Queue()
+            process: Any = channel.stream_stream(PROCESS, None, None)
+            replies = process(iter(to_send.get, None), timeout=30)
+            to_send.put(request_headers())
+            next(replies)
+            os.kill(engine.pid, signal.SIGTERM)
+            until(lambda: not engine.admin.is_ready(), "not ready")
+            assert client.send(engine.admin.port, "GET", "/readyz").body == b"not ready: draining\n"
+            assert client.send(engine.admin.port, "GET", "/livez").status == 200
+            # The request in flight is finished all the same.
+            to_send.put(response_headers())
+            assert parse(next(replies)).response_headers.response.header_mutation.set_headers[0].header.key == "x-mark"
+            to_send.put(None)
+            assert list(replies) == []
+        assert engine.wait(20.0) == 0
 
 
 def routes(*names: str) -> Document:

@@ -109,6 +109,10 @@ class XdsSource:
                     await self._follow(address)
                 except (StreamEnded, ProtocolError, grpc.RpcError, OSError) as error:
                     self.status.last_error = _reason(error)
+                except Exception as error:
+                    # A fault of our own, or of gRPC's: the chains in use are good, and the next attempt may be.
+                    self.status.last_error = describe_error(error)
+                    logger.exception("management server %s: unforeseen", address)
                 delay = self._backoff.next_delay()
                 logger.warning(
                     "management server %s: %s; next attempt in %.1f s, %s",

@@ -136,6 +136,31 @@ def test_a_broken_server_is_left_and_tried_again_with_back_off(misdeed: Any) -> 
     asyncio.run(run())
 
 
+def test_a_fault_of_our_own_ends_the_stream_and_not_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script(stream: Stream, _: int) -> None:
+        await stream.read()
+        await stream.exchange(delta("n1", "a"))
+        await stream.hold()
+
+    async def run() -> None:
+        engine = Engine()
+        async with management_server(script) as address, following(settings_for(address), engine) as source:
+            faults = iter([ZeroDivisionError("ours"), RuntimeError("gRPC's")])
+            answer = source._answer
+
+            async def failing(call: Any, message: bytes) -> None:
+                for fault in faults:
+                    raise fault
+                await answer(call, message)
+
+            monkeypatch.setattr(source, "_answer", failing)
+            await eventually(lambda: engine.applied)
+            assert source.status.disconnections == 2
+            assert "RuntimeError: gRPC's" in (source.status.last_error or "")
+
+    asyncio.run(run())
+
+
 def test_a_flapping_server_changes_nothing_and_is_told_what_the_client_has() -> None:
     firsts: list[dict[str, str]] = []
 

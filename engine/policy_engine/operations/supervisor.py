@@ -54,6 +54,7 @@ class Supervisor:
         self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._tell_readiness)
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
+        self._draining = False
         self._servers: list[AdminServer] = []
         self._xds: XdsStatus | None = None
 
@@ -136,6 +137,8 @@ class Supervisor:
         self._tell_readiness()
 
     def _readiness(self) -> _Readiness:
+        if self._draining:
+            return _Readiness(False, "not ready: draining")
         if self._history.active is None:
             return _Readiness(False, "not ready: no valid configuration yet")
         if not self._pool.complete:
@@ -187,6 +190,8 @@ class Supervisor:
 
     async def _close(self) -> None:
         logger.info("draining for up to %g s", self._settings.drain_timeout)
+        self._draining = True
+        self._tell_readiness()
         await self._pool.drain(self._settings.drain_timeout)
         for server in self._servers:
             await server.close()
