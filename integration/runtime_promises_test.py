@@ -41,8 +41,7 @@ def runtime(running: Runtime) -> Iterator[Runtime]:
     running.upstream.reset()
     running.upstream.answer_with(SECRET)
     yield running
-    eventually(lambda: running.active() == 0, "without streams")
-    assert running.value("policy_engine_handler_errors_total") == 0
+    eventually(running.settled, "without streams")
     assert running.value("policy_engine_protocol_errors_total") == 0
 
 

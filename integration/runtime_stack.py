@@ -108,6 +108,19 @@ class Runtime:
         samples = self.engine.admin.samples(name)
         return int(sum(value for own, value in samples.items() if labels.items() <= dict(own).items()))
 
+    def sums(self, *names: str) -> tuple[int, ...]:
+        """Return the sums of the samples of these names at one moment."""
+        page = self.engine.admin.metrics()
+        return tuple(int(sum(self.engine.admin.samples(name, page).values())) for name in names)
+
+    def settled(self) -> bool:
+        """Return whether no stream is in flight; raises AssertionError for an error of the engine or a dead worker."""
+        active, errors, restarts = self.sums(
+            "policy_engine_streams_active", "policy_engine_handler_errors_total", "policy_engine_worker_restarts_total"
+        )
+        assert (errors, restarts) == (0, 0), self.engine.log()
+        return active == 0
+
     def active(self) -> int:
         """Return how many streams are in flight."""
         return self.value("policy_engine_streams_active")

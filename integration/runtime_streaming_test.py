@@ -90,8 +90,7 @@ def running(transport: str) -> Iterator[Runtime]:
 def runtime(running: Runtime) -> Iterator[Runtime]:
     running.upstream.reset()
     yield running
-    assert running.value("policy_engine_handler_errors_total") == 0
-    assert running.value("policy_engine_protocol_errors_total") == 0
+    assert running.sums("policy_engine_handler_errors_total", "policy_engine_protocol_errors_total") == (0, 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

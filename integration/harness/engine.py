@@ -42,9 +42,13 @@ class EngineAdmin:
         """Return the accepted and refused configurations, newest first under `events`."""
         return client.send(self.port, "GET", "/history").json()
 
-    def samples(self, name: str) -> Mapping[tuple[tuple[str, str], ...], float]:
-        """Return the values of metric sample `name` by its sorted labels."""
-        text = client.send(self.port, "GET", "/metrics").body.decode()
+    def metrics(self) -> str:
+        """Return the metrics page."""
+        return client.send(self.port, "GET", "/metrics").body.decode()
+
+    def samples(self, name: str, metrics: str | None = None) -> Mapping[tuple[tuple[str, str], ...], float]:
+        """Return the values of metric sample `name` by its sorted labels, from `metrics` or a page asked for now."""
+        text = self.metrics() if metrics is None else metrics
         # Only its own lines: parsing every histogram of every route takes a second.
         text = "".join(line for line in text.splitlines(keepends=True) if line.startswith(name))
         return {
