@@ -43,7 +43,7 @@ class _Finding:
 
 
 class JsonSchemaValidation(Policy):
-    """400, 415 or 422 with a problem document for a request that breaks its schema, 502 or a log line for a response."""
+    """A body that breaks its schema: 400, 415 or 422 with a problem document, for a response 502 or a log line."""
 
     def __init__(self, parameters: Parameters) -> None:
         if "request" not in parameters and "response" not in parameters:
