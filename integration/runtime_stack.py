@@ -121,16 +121,21 @@ def eventually(holds: Callable[[], bool], what: str) -> None:
 
 @contextlib.contextmanager
 def started(
-    of: Chains, *, transport: str, overrides: Mapping[str, Any] | None = None, **ext_proc: Any
+    of: Chains,
+    *,
+    transport: str,
+    overrides: Mapping[str, Any] | None = None,
+    policies: Path = TEST_POLICIES,
+    **ext_proc: Any,
 ) -> Iterator[Runtime]:
-    """Start everything for these chains; `ext_proc` are further settings of Envoy's filter."""
+    """Start everything for these chains and this directory of policies; `ext_proc` are more settings of the filter."""
     # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
     with tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp") as name, Upstream() as upstream:
         directory = Path(name)
         file = ChainFile(directory / "chains.yaml")
         file.write(document(of))
         env = {"POLICY_ENGINE_TRANSPORT": transport, "POLICY_ENGINE_BODY_LIMIT": str(ENGINE_BODY_LIMIT)}
-        with EngineProcess(directory, chains=file.path, policies=TEST_POLICIES, env=env) as engine:
+        with EngineProcess(directory, chains=file.path, policies=policies, env=env) as engine:
             engine.ready()
             bootstrap = Bootstrap(
                 routes=routes(of, overrides),
