@@ -236,6 +236,13 @@ def test_a_root_id_is_only_a_name() -> None:
     assert post(subject, {"item": "a", "list": ["x"]}).status == 422
 
 
+def test_a_schema_below_that_names_the_dialect_keeps_our_expressions() -> None:
+    below = {"$schema": "https://json-schema.org/draft/2020-12/schema", "pattern": r"^\pL+$"}
+    subject = policy({"properties": {"a": below}, "items": below})
+    assert post(subject, {"a": "é"}).reached_upstream
+    assert errors(post(subject, {"a": "1"})) == {"/a": r"must match ^\pL+$"}
+
+
 def test_something_must_be_checked() -> None:
     with pytest.raises(ParameterError):
         load_policy(__file__, {})

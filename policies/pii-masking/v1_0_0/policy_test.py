@@ -235,6 +235,13 @@ def test_a_find_is_hidden_wherever_it_stands_in_a_long_line(find: str, before: i
     assert masked == "y" * before + " *** " + "y" * 9000
 
 
+@pytest.mark.parametrize("border", [8192 - 1024, 8192])
+def test_a_find_at_the_border_of_a_window_is_hidden(border: int) -> None:
+    for before in range(border - 24, border + 2):
+        text = "y" * before + f" {CARD} " + "y" * 9000
+        assert through(policy(), text).decode() == "y" * before + " *** " + "y" * 9000
+
+
 @given(st.binary(max_size=200), st.integers(0, 200))
 def test_bytes_without_finds_pass_unchanged(raw: bytes, cut: int) -> None:
     subject = policy(detect=["iban"])
