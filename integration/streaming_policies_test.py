@@ -16,6 +16,7 @@ from integration.runtime_stack import Runtime, started
 POLICIES = Path(__file__).parent.parent / "policies"
 CHAINS = {
     "masked": [policy("pii-masking", "v1.0.0", {"mask": {"label": "<{kind}>"}}, timeout="20s")],
+    "guarded": [policy("llm-prompt-guard", "v1.0.0", {"answer": {"deny_words": ["falcon"]}}, timeout="20s")],
     "limited": [policy("llm-token-limit", "v1.0.0", {"max_stream_tokens": 3}, timeout="20s")],
 }
 OVERRIDES = {
@@ -74,6 +75,17 @@ def test_a_stream_of_events_ends_well_formed_at_the_limit(runtime: Runtime) -> N
     last, done, rest = body.removeprefix(chunks[0] + chunks[1]).split(b"\n\n")
     assert json.loads(last.removeprefix(b"data: "))["choices"] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
     assert (done, rest) == (b"data: [DONE]", b"")
+
+
+def test_an_answer_stops_before_a_find_that_is_spread_over_events(runtime: Runtime) -> None:
+    chunks = [event("it is fal"), event("con, SECRET"), event(" and more " * 30), b"data: [DONE]\n\n"]
+    headers = [("content-type", "text/event-stream")]
+    runtime.upstream.answer_with(Answer(headers=headers, chunks=chunks, chunk_delay_s=0.05))
+    body = runtime.send("/guarded/").body
+    assert b"it is " in body
+    assert b"content_filter" in body
+    assert body.endswith(b"data: [DONE]\n\n")
+    assert b"fal" not in body
 
 
 def test_the_first_event_arrives_before_the_second_is_sent(runtime: Runtime) -> None:

@@ -147,6 +147,11 @@ def test_what_allows_a_find_is_not_lost_behind_the_window(before: int) -> None:
     assert heard(later)[0] == "bad news, "
 
 
+def test_the_end_of_a_longer_word_is_none_though_the_window_parts_it() -> None:
+    text = "x" * 20 + "bad " + "y" * 30
+    assert heard(answered(stream(list(text)), action="redact", window=12))[0] == text
+
+
 def test_a_stream_without_any_end_still_gives_all_its_text() -> None:
     assert heard(answered([event("fine")]))[0] == "fine"
     assert heard(answered([event("fine"), DONE])) == ("fine", ["DONE"])

@@ -136,6 +136,7 @@ def test_an_event_goes_on_as_soon_as_it_is_whole() -> None:
 def test_a_stream_that_goes_over_ends_well_formed() -> None:
     pieces = [event("abcd"), event("abcd", 1), event("abcde"), event("SECRET"), DONE]
     outcome = streamed(policy(max_stream_tokens=3), pieces)
+    assert outcome.hooks.count("LlmTokenLimit.on_response_chunk") == 3  # the stream is over, what follows is dropped
     out = b"".join(outcome.response_chunks)
     assert out.startswith(pieces[0] + pieces[1])
     rest = out.removeprefix(pieces[0] + pieces[1])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -225,6 +227,21 @@ def test_chunks_make_no_difference(parts: list[str], cuts: list[int], noise: byt
     places = sorted({cut % (len(raw) + 1) for cut in cuts})
     pieces = [raw[a:b] for a, b in zip([0, *places], [*places, len(raw)], strict=True)]
     assert b"".join(streamed(policy(), pieces).response_chunks) == through(policy(), raw)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a@b.example", "192.0.2.1", "y" * 9, " ", "\n", "y" * 40]), max_size=30),
+    st.lists(st.integers(0, 999)),
+)
+def test_chunks_make_no_difference_around_small_windows(parts: list[str], cuts: list[int]) -> None:
+    raw = "".join(parts).encode()
+    places = sorted({cut % (len(raw) + 1) for cut in cuts})
+    pieces = [raw[a:b] for a, b in zip([0, *places], [*places, len(raw)], strict=True)]
+    subject = policy(mask={"label": "<{kind}>"})
+    masker = sys.modules[type(subject).__module__.rpartition(".")[0] + ".masker"]
+    with patch.object(masker, "WINDOW", 64), patch.object(masker, "LONGEST_MATCH", 24):
+        assert b"".join(streamed(subject, pieces).response_chunks) == through(subject, raw)
 
 
 @settings(max_examples=40, deadline=None)
