@@ -56,6 +56,10 @@ class Text:
     def _look(self) -> tuple[list[Span], list[Span]]:
         shift = len(self._before)
         denied, exempt = self._rules.look(self._before + self._held)
+        if any(start < shift for start, _ in denied):
+            # It begins in what was decided before: no find, but it may cover one that begins here.
+            shift = 0
+            denied, exempt = self._rules.look(self._held)
         return _shifted(denied, shift), _shifted(exempt, shift)
 
 
