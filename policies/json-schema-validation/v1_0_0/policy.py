@@ -1,0 +1,144 @@
+"""Lets a message through only with a JSON body that its schema allows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from policy_body import NotJson, matches_media, media_type_of, parse, problem
+from policy_engine.sdk import (
+    Headers,
+    ImmediateResponse,
+    ParameterError,
+    Parameters,
+    Policy,
+    Request,
+    RequestAction,
+    Response,
+    ResponseAction,
+)
+
+from .schema import BodySchema, Violation
+
+_log = logging.getLogger("policy.json-schema-validation")
+_LARGE = 32 * 1024  # bytes: checking more takes milliseconds, which belong into a thread
+_NO_BODY = frozenset((204, 205, 304))
+_NOT_JSON_TYPE = "the content type is not one that can be checked"
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What is wrong with a body: its type, its syntax or its content."""
+
+    status: int
+    title: str
+    detail: str
+    reason: str
+    violations: tuple[Violation, ...] = ()
+
+
+class JsonSchemaValidation(Policy):
+    """A body that breaks its schema: 400, 415 or 422 with a problem document, for a response 502 or a log line."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        if "request" not in parameters and "response" not in parameters:
+            raise ParameterError("at least one of request and response is expected")
+        self.idle_phases = {f"{side}_body" for side in ("request", "response") if side not in parameters}
+        self._media = tuple(parameters.get("content_types", ("application/json", "application/*+json")))
+        self._depth = parameters.get("max_depth", 64)
+        self._most = parameters.get("max_errors", 20)
+        self._values = parameters.get("include_values", False)
+        request, response = parameters.get("request", {}), parameters.get("response", {})
+        formats = parameters.get("check_formats", True)
+        self._request_schema = _schema(request, "/request", formats=formats)
+        self._response_schema = _schema(response, "/response", formats=formats)
+        self._invalid_status = request.get("invalid_status", 422)
+        self._needs_body = frozenset(request.get("body_required_for", ("POST", "PUT", "PATCH")))
+        self._others_pass = {
+            "request": request.get("other_content_types", "refuse") == "pass",
+            "response": response.get("other_content_types", "refuse") == "pass",
+        }
+        self._reports = response.get("on_violation", "refuse") == "report"
+        self._statuses = _statuses(response.get("statuses", ("2xx",)))
+
+    def on_request_body(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
+        """Check the request's body; in a thread when it is large."""
+        body = request.body or b""
+        if not body and request.method not in self._needs_body:
+            return None
+        return _now_or_in_thread(len(body), lambda: self._check_request(request, body))
+
+    def on_response_body(
+        self, request: Request, response: Response
+    ) -> ResponseAction | Awaitable[ResponseAction | None] | None:
+        """Check the response's body; in a thread when it is large."""
+        body = response.body or b""
+        status = response.status
+        if not self._statuses(status) or (not body and (status in _NO_BODY or request.method == "HEAD")):
+            return None
+        return _now_or_in_thread(len(body), lambda: self._check_response(request, response, body))
+
+    def _check_request(self, request: Request, body: bytes) -> ImmediateResponse | None:
+        found = self._finding("request", request.headers, body, self._request_schema)
+        if found is None:
+            return None
+        errors = [self._error(one) for one in found.violations]
+        return problem(found.status, found.title, found.detail, reason=found.reason, errors=errors)
+
+    def _check_response(self, request: Request, response: Response, body: bytes) -> ImmediateResponse | None:
+        found = self._finding("response", response.headers, body, self._response_schema)
+        if found is None:
+            return None
+        places = [f"{one.pointer or '/'} {one.detail}" for one in found.violations]
+        facts = {"reason": found.reason, "status": response.status, "detail": found.detail, "violations": places}
+        extra = {"event": "response_invalid", "request_id": request.id or None, "route": request.route, "fields": facts}
+        _log.warning("the response of %s %s breaks its schema", request.method, request.route, extra=extra)
+        request.metadata["json_schema_validation"] = {"response": found.reason, "violations": len(places)}
+        if self._reports:
+            return None
+        detail = "The upstream's response is not what its contract says."
+        return problem(502, "Bad Gateway", detail, reason=f"response_{found.reason}")
+
+    def _finding(self, side: str, headers: Headers, body: bytes, schema: BodySchema | None) -> _Finding | None:
+        if body and not matches_media(media_type_of(headers), self._media):
+            if self._others_pass[side]:
+                return None
+            return _Finding(415, "Unsupported Media Type", f"{_NOT_JSON_TYPE}.".capitalize(), "body_not_json_type")
+        try:
+            value = parse(body, self._depth)
+        except NotJson as error:
+            detail = f"The body is not valid JSON: {error}." if body else "A JSON body is expected."
+            return _Finding(400, "Bad Request", detail, "body_not_json")
+        violations = schema.violations(value, self._most) if schema is not None else ()
+        if not violations:
+            return None
+        detail = "The body does not fit its schema."
+        if len(violations) == self._most:
+            detail += f" The first {self._most} violations are listed; there may be more."
+        title = "Bad Request" if self._invalid_status == 400 else "Unprocessable Content"
+        return _Finding(self._invalid_status, title, detail, "body_violates_schema", tuple(violations))
+
+    def _error(self, one: Violation) -> dict[str, str]:
+        error = {"pointer": one.pointer, "detail": one.detail}
+        if self._values and one.value is not None:
+            error["value"] = one.value
+        return error
+
+
+def _now_or_in_thread(size: int, check: Callable[[], _Answer]) -> _Answer | Awaitable[_Answer]:
+    return check() if size <= _LARGE else asyncio.to_thread(check)
+
+
+def _schema(side: Mapping[str, Any], where: str, *, formats: bool) -> BodySchema | None:
+    return BodySchema(side["schema"], f"{where}/schema", formats=formats) if side else None
+
+
+def _statuses(wanted: tuple[str, ...]) -> Callable[[int], bool]:
+    """Return the test for statuses such as `201` and classes such as `2xx`."""
+    texts = frozenset(wanted)
+    return lambda status: str(status) in texts or f"{status // 100}xx" in texts

@@ -1,0 +1,179 @@
+"""The changes that can be made to a document, each at JSON Pointers; apart because they know nothing of messages."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from policy_body import MISSING, PointerError, find, parse_pointer
+from policy_body.pointer import index_of
+from policy_engine.sdk import ParameterError, Request
+
+from .sources import Source, source
+
+Tokens = tuple[str, ...]
+Change = Callable[[Any, Request], Any]
+
+
+class Missing(Exception):
+    """A path, or the value for it, is not there; the text is the pointer as the parameters have it."""
+
+
+def operation(entry: Mapping[str, Any], where: str) -> Change:
+    """Return the function from a document to the changed one; raises ParameterError.
+
+    It changes the document in place where it can. What is missing ends it with Missing, or is skipped, as
+    `on_missing` says.
+    """
+    kind = entry["op"]
+    path = _tokens(entry, "path", where)
+    if kind in ("copy", "move") and "from" not in entry:
+        raise ParameterError(f"{kind} needs from", where)
+    if kind == "rename" and "to" not in entry:
+        raise ParameterError("rename needs to, the new name", where)
+    if not path and kind != "set":
+        raise ParameterError(f"{kind} cannot be done to the whole document", f"{where}/path")
+    change = _MAKERS[kind](entry, path, where)
+    if entry.get("on_missing", "skip") == "fail":
+        return change
+
+    def lenient(document: Any, request: Request) -> Any:
+        try:
+            return change(document, request)
+        except Missing:
+            return document
+
+    return lenient
+
+
+def _set(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+    value_of, create = source(entry, where), entry.get("create_parents", True)
+    return lambda document, request: _put(document, path, _there(value_of, request, entry), entry, create=create)
+
+
+def _default(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+    put = _set(entry, path, where)
+    return lambda document, request: document if find(document, path) is not MISSING else put(document, request)
+
+
+def _remove(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+    def change(document: Any, _: Request) -> Any:
+        _take(document, path, entry["path"])
+        return document
+
+    return change
+
+
+def _rename(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+    def change(document: Any, _: Request) -> Any:
+        parent = find(document, path[:-1])
+        if not isinstance(parent, dict) or path[-1] not in parent:
+            raise Missing(entry["path"])
+        if entry["to"] != path[-1]:
+            parent[entry["to"]] = parent.pop(path[-1])
+        return document
+
+    return change
+
+
+def _copy(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+    origin, create = _origin(entry, path, where), entry.get("create_parents", True)
+
+    def change(document: Any, _: Request) -> Any:
+        value = find(document, origin)
+        if value is MISSING:
+            raise Missing(entry["from"])
+        return _put(document, path, copy.deepcopy(value), entry, create=create)
+
+    return change
+
+
+def _move(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+    origin, create = _origin(entry, path, where), entry.get("create_parents", True)
+
+    def change(document: Any, _: Request) -> Any:
+        value = find(document, origin)
+        if value is MISSING:
+            raise Missing(entry["from"])
+        if origin == path:
+            return document
+        _check_place(document, path, entry, create=create)
+        _take(document, origin, entry["from"])
+        return _put(document, path, value, entry, create=create)
+
+    return change
+
+
+def _origin(entry: Mapping[str, Any], path: Tokens, where: str) -> Tokens:
+    origin = _tokens(entry, "from", where)
+    if len(origin) < len(path) and path[: len(origin)] == origin:
+        raise ParameterError("a value cannot be put into itself", f"{where}/from")
+    return origin
+
+
+_MAKERS: Mapping[str, Callable[[Mapping[str, Any], Tokens, str], Change]] = {
+    "set": _set,
+    "default": _default,
+    "remove": _remove,
+    "rename": _rename,
+    "copy": _copy,
+    "move": _move,
+}
+
+
+def _tokens(entry: Mapping[str, Any], name: str, where: str) -> Tokens:
+    try:
+        return parse_pointer(entry[name])
+    except PointerError as error:
+        raise ParameterError(str(error), f"{where}/{name}") from None
+
+
+def _there(value_of: Source, request: Request, entry: Mapping[str, Any]) -> Any:
+    value = value_of(request)
+    if value is MISSING:
+        raise Missing(entry["path"])
+    return value
+
+
+def _check_place(document: Any, path: Tokens, entry: Mapping[str, Any], *, create: bool) -> None:
+    """Raise Missing unless a value can be put at `path`; nothing is changed."""
+    node = document
+    for token in path[:-1]:
+        below = find(node, (token,))
+        if below is MISSING:
+            if create and isinstance(node, dict):
+                return
+            raise Missing(entry["path"])
+        node = below
+    if isinstance(node, dict):
+        return
+    index = index_of(path[-1]) if isinstance(node, list) else None
+    if not isinstance(node, list) or (path[-1] != "-" and (index is None or index >= len(node))):
+        raise Missing(entry["path"])
+
+
+def _put(document: Any, path: Tokens, value: Any, entry: Mapping[str, Any], *, create: bool) -> Any:
+    if not path:
+        return value
+    _check_place(document, path, entry, create=create)
+    node = document
+    for token in path[:-1]:
+        node = node.setdefault(token, {}) if isinstance(node, dict) else node[int(token)]
+    if isinstance(node, dict):
+        node[path[-1]] = value
+    elif path[-1] == "-":
+        node.append(value)
+    else:
+        node[int(path[-1])] = value
+    return document
+
+
+def _take(document: Any, path: Tokens, text: str) -> None:
+    parent = find(document, path[:-1])
+    if find(parent, path[-1:]) is MISSING:
+        raise Missing(text)
+    if isinstance(parent, dict):
+        del parent[path[-1]]
+    else:
+        del parent[int(path[-1])]

@@ -1,0 +1,221 @@
+"""llm-token-limit through the test kit: prompts, caps, usage, and streams however they are cut."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from policy_engine.sdk import ParameterError, Policy
+from policy_engine.sdk.testing import Outcome, load_policy, request, response, run
+
+EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
+JSON = {"content-type": "application/json"}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+
+
+def policy(**parameters: Any) -> Policy:
+    return load_policy(__file__, parameters)
+
+
+def ask(subject: Policy, document: Any) -> Outcome:
+    raw = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return run(subject, request("POST", "/v1/chat/completions", headers=JSON, body=raw))
+
+
+def sent(outcome: Outcome) -> Any:
+    return json.loads(outcome.request.body or b"")
+
+
+def event(text: str, index: int = 0, **more: Any) -> bytes:
+    choice = {"index": index, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+    document = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice], **more}
+    return b"data: " + json.dumps(document).encode() + b"\n\n"
+
+
+def streamed(subject: Policy, pieces: list[bytes], headers: dict[str, str] | None = None) -> Outcome:
+    return run(subject, request(), response(headers=headers or EVENTS), response_chunks=pieces)
+
+
+DONE = b"data: [DONE]\n\n"
+STREAM = [event("Hello"), event(" wörld"), event("", usage=USAGE), DONE]
+
+
+def test_a_prompt_is_refused_above_the_limit_and_only_there() -> None:
+    document = {"messages": [{"role": "user", "content": "x" * 400}]}
+    # 400 characters, 4 of "user", 11 of the two names: 104 tokens, and 4 for the message
+    assert ask(policy(max_prompt_tokens=108), document).reached_upstream
+    outcome = ask(policy(max_prompt_tokens=107), document)
+    assert (outcome.status, outcome.reached_upstream) == (413, False)
+    problem = json.loads(outcome.body or b"")
+    assert (problem["status"], problem["error"]["code"]) == (413, "context_length_exceeded")
+    assert outcome.metadata["llm_usage"] == {"prompt_tokens_estimate": 108}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"messages": [{"content": [{"type": "text", "text": "x" * 4000}]}]},
+        {"messages": [], "tools": [{"function": {"description": "x" * 4000}}]},
+        {"prompt": ["x" * 2000, "x" * 2000]},
+        {"prompt": list(range(1000))},
+        {"input": "x" * 4000},
+        {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "data:" + "x" * 9}}]}]},
+        {"messages": [{"tool_calls": [{"function": {"arguments": "x" * 4000}}]}]},
+    ],
+)
+def test_all_that_the_model_reads_counts(document: dict[str, Any]) -> None:
+    assert ask(policy(max_prompt_tokens=999), document).status == 413
+    assert ask(policy(max_prompt_tokens=1100), document).reached_upstream
+
+
+def test_the_estimate_can_be_tuned() -> None:
+    assert ask(policy(max_prompt_tokens=100, characters_per_token=1), {"prompt": "x" * 101}).status == 413
+    assert ask(policy(max_prompt_tokens=100, characters_per_token=2), {"prompt": "x" * 101}).reached_upstream
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ({}, {"max_tokens": 50}),
+        ({"max_tokens": 10}, {"max_tokens": 10}),
+        ({"max_tokens": 51}, {"max_tokens": 50}),
+        ({"max_completion_tokens": 900}, {"max_completion_tokens": 50}),
+        ({"max_tokens": 10, "max_output_tokens": 900}, {"max_tokens": 10, "max_output_tokens": 50}),
+        ({"max_tokens": "900"}, {"max_tokens": 50}),
+        ({"max_tokens": -1}, {"max_tokens": 50}),
+        ({"max_tokens": True}, {"max_tokens": 50}),
+        ({"max_tokens": 1e9}, {"max_tokens": 50}),
+        ({"max_tokens": None}, {"max_tokens": 50}),
+    ],
+)
+def test_what_is_asked_for_is_capped(asked: dict[str, Any], got: dict[str, Any]) -> None:
+    assert sent(ask(policy(max_completion_tokens=50), {"prompt": "a", **asked})) == {"prompt": "a", **got}
+
+
+def test_an_unchanged_request_goes_on_byte_for_byte() -> None:
+    raw = b'{ "prompt": "a", "max_tokens": 5 }'
+    assert ask(policy(max_completion_tokens=50), raw).request.body == raw
+
+
+def test_usage_is_asked_for_only_in_streams() -> None:
+    subject = policy(ask_for_usage=True)
+    assert sent(ask(subject, {"stream": True, "stream_options": {"x": 1}}))["stream_options"] == {
+        "x": 1,
+        "include_usage": True,
+    }
+    assert sent(ask(subject, {"stream": False})) == {"stream": False}
+    assert ask(subject, {}).request.headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("raw", [b"{", b"[]", b'{"max_tokens":1,"max_tokens":9999}'])
+def test_what_is_not_a_json_object_is_refused_unless_the_operator_lets_it_pass(raw: bytes) -> None:
+    assert ask(policy(max_completion_tokens=5), raw).status == 400
+    assert ask(policy(max_completion_tokens=5, not_json="pass"), raw).request.body == raw
+    assert ask(policy(), b"").reached_upstream
+
+
+def test_a_stream_passes_byte_for_byte_and_its_usage_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        outcome = streamed(policy(max_stream_tokens=100), STREAM)
+    assert outcome.response_chunks == STREAM
+    assert outcome.metadata["llm_usage"] == {"completion_tokens_estimate": 3, **USAGE}
+    assert [record.__dict__["fields"] for record in caplog.records] == [outcome.metadata["llm_usage"]]
+
+
+def test_an_event_goes_on_as_soon_as_it_is_whole() -> None:
+    whole = b"".join(STREAM[:2])
+    outcome = streamed(policy(), [whole[:50], whole[50 : len(STREAM[0]) + 10], whole[len(STREAM[0]) + 10 :]])
+    assert outcome.response_chunks == [STREAM[0], STREAM[1]]
+
+
+def test_a_stream_that_goes_over_ends_well_formed() -> None:
+    pieces = [event("abcd"), event("abcd", 1), event("abcde"), event("SECRET"), DONE]
+    outcome = streamed(policy(max_stream_tokens=3), pieces)
+    assert outcome.hooks.count("LlmTokenLimit.on_response_chunk") == 3  # the stream is over, what follows is dropped
+    out = b"".join(outcome.response_chunks)
+    assert out.startswith(pieces[0] + pieces[1])
+    rest = out.removeprefix(pieces[0] + pieces[1])
+    assert rest.endswith(b"\n\n" + DONE)
+    last = json.loads(rest.removesuffix(DONE).removeprefix(b"data: "))
+    ends = [{"index": 0, "delta": {}, "finish_reason": "length"}, {"index": 1, "delta": {}, "finish_reason": "length"}]
+    assert last == {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": ends}
+    assert outcome.metadata["llm_usage"]["ended"] == "token_limit"
+
+
+def test_the_reported_usage_counts_too_and_so_do_tool_calls() -> None:
+    assert b"length" in b"".join(
+        streamed(policy(max_stream_tokens=5), [event("a", usage={"completion_tokens": 6})]).response_chunks
+    )
+    call = {"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"arguments": "x" * 40}}]}}]}
+    out = streamed(policy(max_stream_tokens=5), [b"data: " + json.dumps(call).encode() + b"\n\n"])
+    assert b"length" in b"".join(out.response_chunks)
+
+
+def test_text_completions_end_in_their_own_form() -> None:
+    piece = b'data: {"choices":[{"index":0,"text":"' + b"x" * 40 + b'"}]}\n\n'
+    out = b"".join(streamed(policy(max_stream_tokens=5), [piece]).response_chunks)
+    assert json.loads(out.removesuffix(DONE)[6:])["choices"] == [{"index": 0, "text": "", "finish_reason": "length"}]
+
+
+def test_events_without_end_and_compressed_streams_do_not_get_round_the_limit() -> None:
+    out = b"".join(streamed(policy(max_stream_tokens=5), [b"data: " + b"x" * 600_000] * 3).response_chunks)
+    assert b"event_too_large" in out
+    assert out.endswith(DONE)
+    packed = {**EVENTS, "content-encoding": "gzip"}
+    assert streamed(policy(max_stream_tokens=5), [b"\x1f\x8b"], packed).response_chunks == []
+    assert streamed(policy(), [b"\x1f\x8b"], packed).response_chunks == [b"\x1f\x8b"]
+
+
+def test_json_answers() -> None:
+    body = json.dumps({"choices": [{"message": {"content": "four"}}], "usage": {**USAGE, "odd": {}}}).encode()
+    for outcome in (
+        run(policy(), request(), response(headers=JSON, body=body)),
+        streamed(policy(), [body[:9], body[9:]], JSON),
+    ):
+        assert outcome.metadata["llm_usage"] == {"completion_tokens_estimate": 1, **USAGE}
+    whole = run(policy(), request(), response(headers=JSON, body=body))
+    assert whole.dynamic_metadata["policy.llm_token_limit"] == {"completion_tokens_estimate": 1, **USAGE}
+    assert whole.body == body
+
+
+def test_a_whole_answer_of_events_is_cut_too() -> None:
+    whole = run(policy(max_stream_tokens=1), request(), response(headers=EVENTS, body=b"".join(STREAM)))
+    assert whole.body == b"".join(streamed(policy(max_stream_tokens=1), [b"".join(STREAM)]).response_chunks)
+    assert b"length" in (whole.body or b"")
+
+
+def test_state_of_a_stream_is_dropped_at_its_end() -> None:
+    subject: Any = policy()
+    streamed(subject, STREAM)
+    assert subject._answers == {}
+
+
+PARTS = st.sampled_from(
+    [*STREAM, b": ping\n\n", b"data: {\n\n", b"data: [1]\n\n", b"\n", b"\r\n", b"data: x", b"\xff", event("x" * 30)]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(PARTS, max_size=8).map(b"".join),
+    st.lists(st.integers(0, 2000), max_size=6),
+    st.sampled_from([1, 5, 12, 1000]),
+)
+def test_chunks_make_no_difference(raw: bytes, cuts: list[int], limit: int) -> None:
+    places = sorted({cut % (len(raw) + 1) for cut in cuts})
+    pieces = [raw[a:b] for a, b in zip([0, *places], [*places, len(raw)], strict=True)]
+    cut, whole = (streamed(policy(max_stream_tokens=limit), some) for some in (pieces, [raw]))
+    assert b"".join(cut.response_chunks) == b"".join(whole.response_chunks)
+    assert cut.metadata == whole.metadata
+    if "ended" not in whole.metadata.get("llm_usage", {}):
+        assert b"".join(whole.response_chunks) == raw
+
+
+def test_wrong_parameters() -> None:
+    with pytest.raises(ParameterError):
+        policy(max_completion_tokens=10, max_stream_tokens=9)

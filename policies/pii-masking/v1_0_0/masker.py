@@ -1,0 +1,146 @@
+"""Masks text, whole or as it streams; the same text gives the same result however it is cut.
+
+It is its own room because this promise is the hard part: text is masked in segments whose borders depend on the text
+alone, never on chunks. A segment ends at a line end; a line longer than the window is cut where no match is torn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Sequence
+
+from policy_patterns import searchable
+
+from .detectors import Detector
+
+Style = Callable[[str, str], str]
+LONGEST_MATCH = 1024
+"""Characters. A longer match of a custom pattern is found whole only when its line fits into one window."""
+WINDOW = 8192
+"""Characters of one line that are looked at together."""
+
+
+class Masker:
+    """What to find and how it looks afterwards; holds no state of a message."""
+
+    def __init__(self, detectors: Sequence[tuple[str, Detector]], style: Style) -> None:
+        self._detectors = detectors
+        self._style = style
+
+    def mask(self, text: str) -> str:
+        """Return the whole of `text` masked."""
+        stream = Stream(self)
+        return stream.feed(text) + stream.finish()
+
+    def spans(self, text: str) -> list[tuple[int, int, str]]:
+        """Return what is to be masked in order, without overlaps: what begins first, and of those the longest, wins."""
+        plain = searchable(text)
+        found = [(start, -end, name) for name, detector in self._detectors for start, end in detector(plain)]
+        found.sort()
+        kept: list[tuple[int, int, str]] = []
+        done = 0
+        for start, negative_end, name in found:
+            if start >= done:
+                done = -negative_end
+                kept.append((start, done, name))
+            elif -negative_end > done:
+                # Overlapping finds are masked together: none of either may show.
+                first, _, kind = kept[-1]
+                done = -negative_end
+                kept[-1] = (first, done, kind)
+        return kept
+
+    def replaced(self, text: str, spans: Sequence[tuple[int, int, str]]) -> str:
+        """Return `text` with the spans masked."""
+        parts: list[str] = []
+        at = 0
+        for start, end, name in spans:
+            parts += (text[at:start], self._style(name, text[start:end]))
+            at = end
+        parts.append(text[at:])
+        return "".join(parts)
+
+
+class Stream:
+    """Masks one text that arrives in pieces; keeps back at most a line, of a long line at most a window."""
+
+    __slots__ = ("_held", "_masker", "_size")
+
+    def __init__(self, masker: Masker) -> None:
+        self._masker = masker
+        self._held: list[str] = []
+        self._size = 0
+
+    def feed(self, text: str) -> str:
+        """Return what can be said now."""
+        if not text:
+            return ""
+        self._held.append(text)
+        self._size += len(text)
+        if self._size < WINDOW and "\n" not in text:
+            return ""
+        rest = "".join(self._held)
+        out = []
+        at = 0
+        while True:
+            end = rest.find("\n", at, at + WINDOW) + 1
+            if end:
+                out.append(self._whole(rest[at:end]))
+                at = end
+            elif len(rest) - at >= WINDOW:
+                masked, used = self._part(rest[at : at + WINDOW])
+                out.append(masked)
+                at += used
+            else:
+                break
+        self._held = [rest[at:]]
+        self._size = len(rest) - at
+        return "".join(out)
+
+    def finish(self) -> str:
+        """Return the rest."""
+        rest = "".join(self._held)
+        self._held, self._size = [], 0
+        return self._whole(rest)
+
+    def _whole(self, text: str) -> str:
+        return self._masker.replaced(text, self._masker.spans(text))
+
+    def _part(self, window: str) -> tuple[str, int]:
+        """Mask the first part of a window and return it with its length before masking."""
+        cut = WINDOW - LONGEST_MATCH
+        spans = []
+        for span in self._masker.spans(window):
+            if span[0] >= cut:
+                break
+            spans.append(span)
+            cut = max(cut, span[1])
+        return self._masker.replaced(window[:cut], spans), cut
+
+
+def full(label: str) -> Style:
+    """Return the style that leaves nothing: every find becomes `label`, `{kind}` in it is the kind of find."""
+    return lambda name, _: label.replace("{kind}", name)
+
+
+def keep_last(count: int) -> Style:
+    """Return the style that leaves the last letters or digits, when at least as many again are hidden."""
+
+    def style(_: str, text: str) -> str:
+        plain = "".join(char for char in text if char.isalnum())
+        return f"***{plain[-count:]}" if len(plain) >= 2 * count else "***"
+
+    return style
+
+
+def hashed(salt: str) -> Style:
+    """Return the style that puts a keyed hash (HMAC-SHA-256, 64 bits shown): equal data give equal hashes."""
+    key = salt.encode()
+
+    def style(name: str, text: str) -> str:
+        plain = text.lower() if name == "email" else "".join(char for char in text if char.isalnum() or char in ".:")
+        digest = hmac.new(key, f"{name}\0{plain.lower()}".encode("utf-8", "surrogateescape"), hashlib.sha256)
+        return f"{name}_{digest.hexdigest()[:16]}"
+
+    return style

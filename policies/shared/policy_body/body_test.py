@@ -1,0 +1,144 @@
+"""Strict JSON, pointers, media types and server-sent events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policy_body import (
+    MISSING,
+    EventSplitter,
+    EventTooLarge,
+    NotJson,
+    PointerError,
+    charset_of,
+    data_of,
+    dump,
+    event_of,
+    find,
+    format_pointer,
+    is_compressed,
+    matches_media,
+    media_type_of,
+    parse,
+    parse_pointer,
+)
+from policy_engine.sdk import Headers
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(JSON)
+def test_json_comes_back_as_it_was(value: Any) -> None:
+    assert parse(dump(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b'{"a":1,"a":1}', "twice"),
+        (b'[{"b":{"a":1,"\\u0061":2}}]', "twice"),
+        (b"NaN", "NaN"),
+        (b"[-Infinity]", "NaN"),
+        (b"1e999", "too large"),
+        (b"1" * 5000, "digits"),
+        (b'"\\ud800"', "surrogate"),
+        (b'{"\\udc00":1}', "surrogate"),
+        (b'"\xff"', "UTF-8"),
+        (b"\xef\xbb\xbf1", "line 1"),
+        (b"", "line 1"),
+        (b"{} {}", "line 1"),
+        (b"[" * 65 + b"]" * 65, "64 levels"),
+        (b"[" * 200_000, "64 levels"),
+        (b'{"a":secret}', "line 1, column 6"),
+    ],
+)
+def test_what_two_parsers_could_read_in_two_ways_is_refused(text: bytes, why: str) -> None:
+    with pytest.raises(NotJson, match=why) as caught:
+        parse(text)
+    assert "secret" not in str(caught.value)
+
+
+def test_depth_counts_containers() -> None:
+    assert parse(b"[[1]]", 2) == [[1]]
+    with pytest.raises(NotJson):
+        parse(b"[[[]]]", 2)
+
+
+@given(st.lists(st.text(max_size=5), max_size=5))
+def test_pointers_come_back(tokens: list[str]) -> None:
+    assert list(parse_pointer(format_pointer(tokens))) == tokens
+
+
+def test_pointer_finds_as_rfc_6901_has_it() -> None:
+    document = {"foo": ["bar", "baz"], "": 0, "a/b": 1, "m~n": 8}
+    for text, value in [("", document), ("/foo/0", "bar"), ("/", 0), ("/a~1b", 1), ("/m~0n", 8)]:
+        assert find(document, parse_pointer(text)) == value
+    for text in ("/foo/2", "/foo/01", "/foo/-1", "/foo/x", "/foo/0/0", "/none"):
+        assert find(document, parse_pointer(text)) is MISSING
+    for text in ("foo", "/~", "/~2"):
+        with pytest.raises(PointerError):
+            parse_pointer(text)
+
+
+def test_media_types() -> None:
+    headers = Headers.of(
+        {"content-type": 'Application/Problem+JSON; a=b; Charset="UTF-8"', "content-encoding": "identity, br"}
+    )
+    assert media_type_of(headers) == "application/problem+json"
+    assert charset_of(headers) == "utf-8"
+    assert is_compressed(headers)
+    assert not is_compressed(Headers.of({"content-encoding": "identity"}))
+    assert media_type_of(Headers.of({"content-type": ["application/json", "text/plain"]})) == ""
+    assert matches_media("application/problem+json", ["application/*+json"])
+    assert not matches_media("application/json", ["application/*+json"])
+    assert matches_media("text/plain", ["text/*"])
+    assert not matches_media("text/", ["text/*"])
+    assert matches_media("text/plain", ["*/*"])
+    assert not matches_media("", ["*/*"])
+
+
+EVENTS = st.lists(st.sampled_from([b"data: a", b"data:b", b": c", b"id: 1", b"\n", b"\r\n", b"\r", b"\n\n", b"x"])).map(
+    b"".join
+)
+
+
+@given(EVENTS, st.lists(st.integers(0, 60)))
+def test_events_are_the_same_however_the_stream_is_cut(stream: bytes, cuts: list[int]) -> None:
+    def events(pieces: list[bytes]) -> tuple[list[bytes], bytes]:
+        splitter = EventSplitter(1000)
+        found = [event for piece in pieces for event in splitter.feed(piece)]
+        return found, splitter.finish()
+
+    places = sorted({min(cut, len(stream)) for cut in cuts})
+    pieces = [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
+    whole = events([stream])
+    assert events(pieces) == whole
+    assert b"".join(whole[0]) + whole[1] == stream
+
+
+def test_event_data_and_back() -> None:
+    event = b"id: 7\r\ndata: one\r\ndata:two\r\n\r\n"
+    assert data_of(event) == b"one\ntwo"
+    assert event_of(b"x\ny", like=event) == b"id: 7\ndata: x\ndata: y\n\n"
+    assert data_of(b": ping\n\n") is None
+    assert json.loads(data_of(event_of(dump({"a": "\u2028\n"}))) or b"") == {"a": "\u2028\n"}
+
+
+def test_an_event_without_end_is_not_kept_for_ever() -> None:
+    splitter = EventSplitter(100)
+    splitter.feed(b"x" * 100)
+    with pytest.raises(EventTooLarge):
+        splitter.feed(b"x")

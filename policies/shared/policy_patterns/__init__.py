@@ -1,0 +1,40 @@
+"""Regular expressions of policy parameters, run by RE2: linear time on whatever a client sends.
+
+A plain library, apart from `policy_body` because it needs `google-re2` and only some policies do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import re2
+
+from policy_engine.sdk import ParameterError
+
+_MAX_LENGTH = 8192
+
+
+def compile_pattern(text: str, where: str, *, ignore_case: bool = False) -> Any:
+    """Return `text` compiled by RE2 (https://github.com/google/re2/wiki/Syntax); raises ParameterError at `where`."""
+    if len(text) > _MAX_LENGTH:
+        raise ParameterError(f"a pattern has at most {_MAX_LENGTH} characters", where)
+    options = re2.Options()
+    options.log_errors = False
+    options.case_sensitive = not ignore_case
+    try:
+        return re2.compile(text, options)
+    except re2.error as error:
+        reason = error.args[0] if error.args else error
+        said = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
+        raise ParameterError(f"not a regular expression that RE2 can run: {said}", where) from None
+
+
+def searchable(text: str) -> str:
+    """Return `text` with every lone surrogate, which RE2 cannot take, as U+FFFD: of the same length."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text
