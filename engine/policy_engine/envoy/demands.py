@@ -101,7 +101,7 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
 
     Raises CompileError when a chain cannot be built.
     """
-    compiler = Compiler(registry)
+    compiler = Compiler(registry, construction_seconds=settings.construction_timeout)
     try:
         compiled = compiler.compile(spec).chains
         chains = {route.route_key: _demand(route, compiled[route.route_key]) for route in spec.routes}
