@@ -50,7 +50,7 @@ def main() -> None:
     print("|---|---|---|---|")
     for text in CONDITIONS:
         known = compile_direct(read_source(text)) is not None
-        plain = f"{microseconds(text, conditions_celcpp, 20_000, direct=True):.1f}" if known else "–"
+        plain = f"{microseconds(text, conditions_celcpp, 20_000, direct=True):.1f}" if known else "-"
         fast = microseconds(text, conditions_celcpp, 20_000)
         slow = microseconds(text, conditions_celpy, 200)
         print(f"| `{text}` | {plain} | {fast:.1f} | {slow:.0f} |")
