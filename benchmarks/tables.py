@@ -33,6 +33,7 @@ _COLUMNS = (
     _Column("server memory, MB", "rss_bytes", ",.0f", _MB),
     _Column("requests", "requests", ",.0f"),
     _Column("failed", "failed", ",.0f"),
+    _Column("of these Envoy's timeouts", "timeouts", ",.0f"),
     _Column("worker back after, s", "back_s", ".2f"),
     _Column("first failure after, s", "first_failure_s", ".3f"),
     _Column("last failure after, s", "last_failure_s", ".3f"),
@@ -82,7 +83,7 @@ def _scenario(results: Results, scenario: str) -> Iterator[str]:
 def _cell(column: _Column, values: Sequence[float]) -> str:
     if not values:
         return ""
-    if column.name == "failed":
+    if column.name in ("failed", "timeouts"):
         return format(sum(values), column.form)
     spread = Spread.of(values)
     return _shown(spread, column.form) if column.spread else format(spread.median, column.form)
