@@ -59,7 +59,14 @@ def _figures(results: Results) -> Sequence[str]:
         spread = spread_of(figure, results)
         if spread is not None:
             verdict = {True: "reached", False: "**missed**", None: ""}[figure.reached(spread.median)]
-            rows.append((figure.what, figure.target(), _shown(spread, ".3g") + figure.unit, verdict))
+            rows.append(
+                (
+                    figure.what,
+                    figure.target(),
+                    _shown(spread, ",.0f" if spread.high >= 1000 else ".3g") + figure.unit,
+                    verdict,
+                )
+            )
     if not rows:
         return []
     return ["", "## Figures", "", *_table(("figure", "target", "median (least-greatest round)", ""), rows)]
