@@ -24,6 +24,7 @@ _CONNECTIONS = 100
 _DELAY_S = 6.0
 _LIMIT_S = 40.0
 _ROUNDS = 3
+_TIMEOUTS = ("http.ingress.ext_proc.message_timeouts", "cluster.upstream.upstream_rq_timeout")
 _BEFORE = 50
 """Requests before memory is looked at for the first time: imports and caches are not what a request takes."""
 
@@ -42,7 +43,7 @@ def _round(number: int, course: Course) -> Sample:
         slow = parts.enter_context(UpstreamEnvoy(directory / "slow", delay_s=_DELAY_S))
         engine = parts.enter_context(EngineServer(directory, {KEY: chains.five()}))
         addresses = engine.ready()
-        ports = []
+        envoys = []
         for name, upstream in (("to-quick", quick), ("to-slow", slow)):
             (directory / name).mkdir()
             bootstrap = Bootstrap(
@@ -52,12 +53,12 @@ def _round(number: int, course: Course) -> Sample:
                 upstream_http2=True,
                 ext_proc=ext_proc_settings(lane),
             )
-            ports.append(parts.enter_context(EnvoyProcess(bootstrap, directory / name)).ready().port)
+            envoys.append(parts.enter_context(EnvoyProcess(bootstrap, directory / name)).ready())
         for _ in range(_BEFORE):
-            client.send(ports[0], "GET", "/", headers=list(ORDINARY_HEADERS.items()))
+            client.send(envoys[0].port, "GET", "/", headers=list(ORDINARY_HEADERS.items()))
         idle = usage(engine.pid).rss_bytes
         most, at_once = idle, 0
-        load = many_at_once(ports[1], streams=_STREAMS, connections=_CONNECTIONS, directory=directory)
+        load = many_at_once(envoys[1].port, streams=_STREAMS, connections=_CONNECTIONS, directory=directory)
         begun = time.monotonic()
         while load.poll() is None:
             if time.monotonic() - begun > _LIMIT_S:
@@ -68,13 +69,16 @@ def _round(number: int, course: Course) -> Sample:
             time.sleep(0.2)
         load.communicate()
         outcome = outcome_of_log((directory / "in-flight.log").read_text())
+        # What Envoy gave up by its own clock: on a machine that is too busy, not the engine's doing.
+        timeouts = sum(envoys[1].counter(name) for name in _TIMEOUTS)
     failed = _STREAMS - outcome.requests + outcome.failed
     each = (most - idle) / max(1, at_once)
-    course.say(f"{SCENARIO} {number}: {at_once} at once, {failed} failed, {each:,.0f} bytes each")
+    course.say(f"{SCENARIO} {number}: {at_once} at once, {failed} failed ({timeouts} timeouts), {each:,.0f} bytes each")
     values = {
         "at_once": float(at_once),
         "requests": float(_STREAMS),
         "failed": float(failed),
+        "timeouts": float(timeouts),
         "each_bytes": each,
         "idle_rss_bytes": float(idle),
         "rss_bytes": float(most),

@@ -33,6 +33,7 @@ _COLUMNS = (
     _Column("server memory, MB", "rss_bytes", ",.0f", _MB),
     _Column("requests", "requests", ",.0f"),
     _Column("failed", "failed", ",.0f"),
+    _Column("of these Envoy's timeouts", "timeouts", ",.0f"),
     _Column("worker back after, s", "back_s", ".2f"),
     _Column("first failure after, s", "first_failure_s", ".3f"),
     _Column("last failure after, s", "last_failure_s", ".3f"),
@@ -58,7 +59,14 @@ def _figures(results: Results) -> Sequence[str]:
         spread = spread_of(figure, results)
         if spread is not None:
             verdict = {True: "reached", False: "**missed**", None: ""}[figure.reached(spread.median)]
-            rows.append((figure.what, figure.target(), _shown(spread, ".3g") + figure.unit, verdict))
+            rows.append(
+                (
+                    figure.what,
+                    figure.target(),
+                    _shown(spread, ",.0f" if spread.high >= 1000 else ".3g") + figure.unit,
+                    verdict,
+                )
+            )
     if not rows:
         return []
     return ["", "## Figures", "", *_table(("figure", "target", "median (least-greatest round)", ""), rows)]
@@ -82,7 +90,7 @@ def _scenario(results: Results, scenario: str) -> Iterator[str]:
 def _cell(column: _Column, values: Sequence[float]) -> str:
     if not values:
         return ""
-    if column.name == "failed":
+    if column.name in ("failed", "timeouts"):
         return format(sum(values), column.form)
     spread = Spread.of(values)
     return _shown(spread, column.form) if column.spread else format(spread.median, column.form)
