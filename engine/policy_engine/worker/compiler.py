@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from policy_engine.sdk import (
@@ -145,7 +146,7 @@ class Compiler:
             definition = self.registry.resolve(spec.name, spec.version)
             runs_on_request = bool(definition.phases & _REQUEST_PHASES)
             condition = (
-                compile_condition(spec.condition, phase_has_response=not runs_on_request)
+                _compiled_condition(spec.condition, phase_has_response=not runs_on_request)
                 if spec.condition is not None
                 else None
             )
@@ -203,6 +204,12 @@ class Compiler:
         if key not in self._pools:
             self._pools[key] = BlockingPool(f"{name}-{version}", threads=self.threads_per_blocking_policy)
         return self._pools[key]
+
+
+@lru_cache(maxsize=4096)
+def _compiled_condition(text: str, *, phase_has_response: bool) -> Condition:
+    """Compile a condition once for all entries that have it: they are immutable, and take 5 KB each."""
+    return compile_condition(text, phase_has_response=phase_has_response)
 
 
 def _body_mode(entries: list[_Entry], phase: Phase, chunk_hook: str) -> BodyMode:
