@@ -3,8 +3,8 @@
 Envoy, the kernel of the machine and the client are left out, so that a change of a microsecond shows. Chains are
 measured in interleaved rounds (A B A B …); the frames are those of Envoy 1.36 for a GET with fourteen headers.
 
-    PYTHONPATH=engine:policies/shared/policy_jwt python benchmarks/request_path.py --rounds 5
-    PYTHONPATH=engine:policies/shared/policy_jwt python benchmarks/request_path.py --chains five --profile
+    PYTHONPATH=.:engine:policies/shared python -m benchmarks.request_path --rounds 5
+    PYTHONPATH=.:engine:policies/shared python -m benchmarks.request_path --chains five --profile
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.envoy_stream import FRAME, opening
 from policy_engine.config.chain_file import load_chain_paths
 from policy_engine.config.chain_reader import ChainReader
 from policy_engine.config.policy_loader import load_policies
@@ -31,7 +32,6 @@ from policy_engine.transport.health import Health
 from policy_engine.transport.native.connection import Connection
 from policy_engine.transport.native.dispatch import Dispatcher
 from policy_engine.transport.native.frames import PREFACE
-from policy_engine.transport.native.headers import encode
 from policy_engine.transport.options import Limits
 from policy_engine.worker.chain import Snapshot
 from policy_engine.worker.compiler import Compiler
@@ -57,26 +57,13 @@ CHAINS: dict[str, Sequence[str]] = {
     "ten": (*_FIVE, *_FIVE[:1], *_FIVE[2:], _SET_HEADER),
 }
 
-_FRAME = struct.Struct(">IBI")
-_BLOCK = encode(
-    (
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"),
-        (":authority", "policy-engine"),
-        ("te", "trailers"),
-        ("content-type", "application/grpc"),
-        ("x-envoy-internal", "true"),
-        ("x-forwarded-for", "127.0.0.1"),
-    )
-)
 _HANDSHAKE = (
     PREFACE
-    + _FRAME.pack(6 << 8 | 4, 0, 0)
+    + FRAME.pack(6 << 8 | 4, 0, 0)
     + struct.pack(">HI", 4, 2**28)
-    + _FRAME.pack(4 << 8 | 8, 0, 0)
+    + FRAME.pack(4 << 8 | 8, 0, 0)
     + struct.pack(">I", 2**31 - 1 - 65535)
-    + _FRAME.pack(4, 1, 0)
+    + FRAME.pack(4, 1, 0)
 )
 _HEADERS = (
     ("user-agent", "curl/8.5.0"),
@@ -96,13 +83,7 @@ _RESPONSE = (("content-type", "application/json"), ("server", "envoy"), ("date",
 def data(stream_id: int, message: bytes) -> bytes:
     """One message of a stream as Envoy frames it."""
     size = len(message) + 5
-    return _FRAME.pack(size << 8, 0, stream_id) + struct.pack(">BI", 0, len(message)) + message
-
-
-def _head(stream_id: int) -> bytes:
-    # The first block tells that Envoy's table stays empty, as SETTINGS_HEADER_TABLE_SIZE = 0 wants it (RFC 7541 §4.2).
-    block = b"\x20" + _BLOCK if stream_id == 1 else _BLOCK
-    return _FRAME.pack(len(block) << 8 | 1, 4, stream_id) + block
+    return FRAME.pack(size << 8, 0, stream_id) + struct.pack(">BI", 0, len(message)) + message
 
 
 class Engine:
@@ -132,12 +113,10 @@ class Engine:
         for _ in range(streams // width):
             ids = [self._next_id + 2 * one for one in range(width)]
             self._next_id += 2 * width
-            reads.append(b"".join(_head(one) + data(one, request) for one in ids))
+            reads.append(b"".join(opening(one) + data(one, request) for one in ids))
             if self._wants_response:
                 reads.append(b"".join(data(one, response) for one in ids))
-            reads.append(
-                b"".join(_FRAME.pack(0, 1, one) + _FRAME.pack(4 << 8 | 3, 0, one) + b"\0\0\0\0" for one in ids)
-            )
+            reads.append(b"".join(FRAME.pack(0, 1, one) + FRAME.pack(4 << 8 | 3, 0, one) + b"\0\0\0\0" for one in ids))
         return reads
 
     def serve(self, reads: Sequence[bytes]) -> None:

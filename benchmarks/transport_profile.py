@@ -3,8 +3,8 @@
 Servers run one after the other in interleaved rounds (A B A B …) on loopback, each in a process of its own; a small
 client keeps `--concurrency` streams open on one connection. Trust the ratios, not the absolute numbers.
 
-    PYTHONPATH=engine python benchmarks/transport_profile.py --rounds 5
-    PYTHONPATH=engine python benchmarks/transport_profile.py --servers native --rounds 1 --profile
+    PYTHONPATH=.:engine python -m benchmarks.transport_profile --rounds 5
+    PYTHONPATH=.:engine python -m benchmarks.transport_profile --servers native --rounds 1 --profile
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 
+from benchmarks.envoy_stream import FRAME, opening
 from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.transport.grpc_server import GrpcServer
-from policy_engine.transport.native.headers import encode
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import ServerOptions
 
@@ -34,24 +34,11 @@ from policy_engine.transport.options import ServerOptions
 REPLY = b"\x0a\x2e" + b"r" * 46
 SERVERS = {"native": NativeServer, "grpcio": GrpcServer}
 
-_FRAME = struct.Struct(">IBI")
-_BLOCK = encode(
-    (
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", "/envoy.service.ext_proc.v3.ExternalProcessor/Process"),
-        (":authority", "policy-engine"),
-        ("te", "trailers"),
-        ("content-type", "application/grpc"),
-        ("x-envoy-internal", "true"),
-        ("x-forwarded-for", "127.0.0.1"),
-    )
-)
 _PREFACE = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    + _FRAME.pack(12 << 8 | 4, 0, 0)
+    + FRAME.pack(12 << 8 | 4, 0, 0)
     + struct.pack(">HIHI", 4, 2**31 - 1, 5, 2**24 - 1)
-    + _FRAME.pack(4 << 8 | 8, 0, 0)
+    + FRAME.pack(4 << 8 | 8, 0, 0)
     + struct.pack(">I", 2**31 - 1 - 65535)
 )
 
@@ -148,20 +135,18 @@ class Load:
         stream_id, payload = self._next_id, self._payload
         self._next_id += 2
         self._window -= len(payload)
-        # The first block tells that our table stays empty, as SETTINGS_HEADER_TABLE_SIZE = 0 wants it (RFC 7541 §4.2).
-        block = b"\x20" + _BLOCK if stream_id == 1 else _BLOCK
-        parts = [_FRAME.pack(len(block) << 8 | 1, 4, stream_id), block]
+        parts = [opening(stream_id)]
         for start in range(0, len(payload), 16_384):
             piece = payload[start : start + 16_384]
             ending = start + 16_384 >= len(payload)
-            parts += (_FRAME.pack(len(piece) << 8, 1 if ending else 0, stream_id), piece)
+            parts += (FRAME.pack(len(piece) << 8, 1 if ending else 0, stream_id), piece)
         return b"".join(parts)
 
     def _read(self) -> int:
         data = self._rest + self._socket.recv(1 << 18)
         position = done = 0
         while len(data) - position >= 9:
-            word, flags, stream_id = _FRAME.unpack_from(data, position)
+            word, flags, stream_id = FRAME.unpack_from(data, position)
             stop = position + 9 + (word >> 8)
             if stop > len(data):
                 break
@@ -171,9 +156,9 @@ class Load:
             elif kind == 8 and stream_id == 0:
                 self._window += struct.unpack_from(">I", data, position + 9)[0]
             elif kind == 4 and not flags & 1:
-                self._socket.sendall(_FRAME.pack(4, 1, 0))
+                self._socket.sendall(FRAME.pack(4, 1, 0))
             elif kind == 6 and not flags & 1:
-                self._socket.sendall(_FRAME.pack(8 << 8 | 6, 1, 0) + data[position + 9 : stop])
+                self._socket.sendall(FRAME.pack(8 << 8 | 6, 1, 0) + data[position + 9 : stop])
             elif kind in (3, 7):
                 raise RuntimeError(f"server sent frame type {kind}: {data[position:stop]!r}")
             position = stop

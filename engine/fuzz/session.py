@@ -8,6 +8,7 @@ from typing import Any
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from policy_engine.kernel.engine import PARTS
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.sdk import (
@@ -25,14 +26,6 @@ from policy_engine.sdk import (
 from testsupport import envoy_messages
 from testsupport.chains import chains, engine, entry
 
-PARTS = (
-    "request_headers",
-    "request_body",
-    "request_trailers",
-    "response_headers",
-    "response_body",
-    "response_trailers",
-)
 _CODINGS = ("", "gzip", "br", "deflate, gzip", "nonsense")
 _BODY_MODES = ((0, 0), (2, 2), (1, 1), (4, 4))
 

@@ -1,7 +1,7 @@
 """Translates what policies asked for into serialised `ProcessingResponse` messages.
 
-The only module that writes ext_proc replies, so that Envoy's rules for them stand in one place: headers are removed
-before they are set, `content-length` must match a replaced body (envoy `mutation_utils.cc`, `processor_state.cc`).
+The only module that makes ext_proc replies (header changes as bytes come from `wire`), so that Envoy's rules for them
+stand in one place: `content-length` must match a replaced body (envoy `mutation_utils.cc`, `processor_state.cc`).
 """
 
 from __future__ import annotations

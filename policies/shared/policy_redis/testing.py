@@ -34,7 +34,7 @@ class RedisServer:
         log = self._directory / "redis.log"
         own = ["--port", str(self.port), "--bind", "127.0.0.1", "--unixsocket", str(self.path), "--save", ""]
         own += ["--appendonly", "no", "--dir", str(self._directory), "--logfile", str(log)]
-        self._process = subprocess.Popen([*self._command, *own])  # noqa: S603  the program of the machine, our options
+        self._process = subprocess.Popen([*self._command, *own])  # noqa: S603 # the program of the machine, our options
         deadline = time.monotonic() + _READY_S
         while not self._accepts():
             if self._process.poll() is not None or time.monotonic() > deadline:
