@@ -89,31 +89,38 @@ def data(stream_id: int, message: bytes) -> bytes:
 class Engine:
     """A kernel on a native connection, fed with the frames of one Envoy."""
 
-    def __init__(self, chain: Sequence[str]) -> None:
+    def __init__(self, chain: Sequence[str], routes: int = 1) -> None:
+        self._routes = routes
         self._loop = asyncio.new_event_loop()
         self._kernel = Kernel()
-        self._kernel.activate(_snapshot(chain))
+        self._kernel.activate(_snapshot(chain, routes))
         self._dispatcher = Dispatcher(lambda peer: Session(self._kernel, peer), Health(), Limits(), self._loop)
         self._wants_response = bool(chain) and _SECURITY in chain
         self._connect()
 
     def _connect(self) -> None:
-        self._connection = Connection(self._dispatcher, lambda: None)
+        self._connection = Connection(self._dispatcher, lambda: None, self._take_output)
         self._connection.receive(_HANDSHAKE)
         self._connection.take_output()
         self._next_id = 1
 
+    def _take_output(self) -> None:
+        self._connection.take_output()
+
     def batches(self, streams: int, width: int) -> list[bytes]:
         """Return what the engine reads, `width` streams in each read: requests, then responses, then their ends."""
-        request = request_headers(
-            "r", _HEADERS, path="/api/orders/17?page=2", attributes={"source.address": "10.0.0.1:5000"}
-        )
+        requests = [
+            request_headers(
+                f"r{number}", _HEADERS, path="/api/orders/17?page=2", attributes={"source.address": "10.0.0.1:5000"}
+            )
+            for number in range(self._routes)
+        ]
         response = response_headers(200, _RESPONSE)
         reads = []
         for _ in range(streams // width):
             ids = [self._next_id + 2 * one for one in range(width)]
             self._next_id += 2 * width
-            reads.append(b"".join(opening(one) + data(one, request) for one in ids))
+            reads.append(b"".join(opening(one) + data(one, requests[one // 2 % self._routes]) for one in ids))
             if self._wants_response:
                 reads.append(b"".join(data(one, response) for one in ids))
             reads.append(b"".join(FRAME.pack(0, 1, one) + FRAME.pack(4 << 8 | 3, 0, one) + b"\0\0\0\0" for one in ids))
@@ -134,11 +141,12 @@ class Engine:
             raise RuntimeError(f"the engine did not serve what it was sent: {statistics_}")
 
 
-def _snapshot(chain: Sequence[str]) -> Snapshot:
+def _snapshot(chain: Sequence[str], routes: int) -> Snapshot:
     registry = load_policies(POLICIES)
     reader = ChainReader(registry)
     listed = "".join(f"  - {entry}\n" for entry in chain)
-    route = f"version: v1\nroutes:\n- route_key: r\n  policies:{' []' if not chain else ''}\n{listed}"
+    policies = f"  policies:{' []' if not chain else ''}\n{listed}"
+    route = "version: v1\nroutes:\n" + "".join(f"- route_key: r{number}\n{policies}" for number in range(routes))
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(route)
         file.flush()
@@ -165,17 +173,22 @@ def main() -> None:
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=list(CHAINS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, default=4_000, help="per round")
+    parser.add_argument("--routes", type=int, nargs="+", default=[1], help="each chain for so many routes, in turn")
     parser.add_argument("--width", type=int, default=16, help="streams whose frames come in one read")
     parser.add_argument("--profile", action="store_true", help="print where the time goes, of the last chain")
     options = parser.parse_args()
-    engines = {name: Engine(CHAINS[name]) for name in options.chains}
+    engines = {
+        name if count == 1 else f"{name} on {count} routes": Engine(CHAINS[name], count)
+        for name in options.chains
+        for count in options.routes
+    }
     costs: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(options.rounds + 1):
         for name, engine in engines.items():
             costs[name].append(cpu_per_stream(engine, options.streams, options.width))
     for name, found in costs.items():
         kept = found[1:]  # the first round fills caches
-        print(f"{name:6} {statistics.median(kept):7.2f} us a stream   {min(kept):.2f} to {max(kept):.2f}")
+        print(f"{name:20} {statistics.median(kept):7.2f} us a stream   {min(kept):.2f} to {max(kept):.2f}")
     if options.profile:
         reads = engine.batches(options.streams, options.width)
         profiler = cProfile.Profile()

@@ -113,11 +113,16 @@ class RawPeer:
             self.recorder, self.health, limits or Limits(), cast(asyncio.AbstractEventLoop, self.loop)
         )
         self.wakes = 0
-        self.connection = Connection(self.dispatcher, self._woken)
+        self.early: list[list[Frame]] = []
+        """Frames of each write that did not wait for the end of `send`."""
+        self.connection = Connection(self.dispatcher, self._woken, self._write_early)
         self._decoder = hpack.Decoder()
 
     def _woken(self) -> None:
         self.wakes += 1
+
+    def _write_early(self) -> None:
+        self.early.append(parse_frames(self.connection.take_output()))
 
     def handshake(self, settings: dict[int, int] | None = None, *, acknowledge: bool = True) -> list[Frame]:
         """Send preface, SETTINGS and ACK; returns what the server sent."""

@@ -67,7 +67,7 @@ class ServerProtocol(asyncio.Protocol):
             # asyncio does it only when the listening socket knew its protocol number, which a passed-on one may not.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.set_write_buffer_limits(high=_WRITE_HIGH, low=_WRITE_LOW)
-        self._connection = Connection(self._dispatcher, self._wake)
+        self._connection = Connection(self._dispatcher, self._wake, self._flush)
         self._timer = self._loop.call_later(limits.handshake_seconds, self._handshake_expired)
         self._flush()
 
