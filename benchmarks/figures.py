@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks import in_flight, jwt_cost, worker_killed
 from benchmarks.results import Results, Spread
-from benchmarks.scenarios import AIO, AIO_BOTH, CPP, CPP_BOTH, NO_FILTER, native
+from benchmarks.scenarios import AIO, AIO_BOTH, CONSTANT, CONSTANT_BOTH, CPP, CPP_BOTH, NO_FILTER, native
 
 _KB = 1000
 
@@ -56,6 +56,12 @@ def figures() -> Sequence[Figure]:
         ratio("5 policies (both phases): throughput / C++ (both phases)", speed, five, CPP_BOTH),
         ratio("5 policies (both phases): engine CPU / grpc.aio (request phase only)", cpu, five, AIO, most=0.25),
         ratio("5 policies (both phases): engine CPU / grpc.aio (both phases)", cpu, five, AIO_BOTH),
+        # What a server without any work of its own reaches here: the most that the figures above can be.
+        ratio("constant answers: throughput / grpc.aio", speed, CONSTANT, AIO),
+        ratio("constant answers: throughput / C++", speed, CONSTANT, CPP),
+        ratio("constant answers (both phases): throughput / C++ (request phase only)", speed, CONSTANT_BOTH, CPP),
+        ratio("set-header: throughput / constant answers", speed, one, CONSTANT),
+        ratio("5 policies: throughput / constant answers (both phases)", speed, five, CONSTANT_BOTH),
         # Throughput is also what other programs leave of the machine; the CPU that both sides take is not.
         Figure(what="set-header: CPU of server and Envoy / the same with C++", values=_both("throughput", one, CPP)),
         Figure(

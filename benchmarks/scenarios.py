@@ -17,6 +17,7 @@ NO_FILTER = "Envoy without filter"
 AIO, AIO_BOTH = "grpc.aio", "grpc.aio, both phases"
 THREADS = "grpc threads"
 CPP, CPP_BOTH = "C++", "C++, both phases"
+CONSTANT, CONSTANT_BOTH = "constant answers", "constant answers, both phases"
 RATE = 1000
 """Requests per second of the scenario `latency`."""
 _RATE_CONNECTIONS = 20
@@ -88,6 +89,8 @@ def _throughput() -> list[Lane]:
         peer(THREADS, Peer.GRPC_THREADS),
         peer(CPP, Peer.CPP),
         peer(CPP_BOTH, Peer.CPP, Phases.BOTH),
+        peer(CONSTANT, Peer.CONSTANT),
+        peer(CONSTANT_BOTH, Peer.CONSTANT, Phases.BOTH),
     ]
     for transport in ("native", "grpcio"):
         lanes += [

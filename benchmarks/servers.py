@@ -28,6 +28,10 @@ class Peer(Enum):
     GRPC_AIO = "grpc.aio"
     GRPC_THREADS = "grpc threads"
     CPP = "C++"
+    CONSTANT = "constant answers"
+
+
+_MODULES = {Peer.GRPC_AIO: "aio_server", Peer.GRPC_THREADS: "thread_server", Peer.CONSTANT: "constant_server"}
 
 
 class PeerServer(Process):
@@ -38,8 +42,7 @@ class PeerServer(Process):
         if peer is Peer.CPP:
             command: list[str | Path] = [cpp_server()]
         else:
-            module = "aio_server" if peer is Peer.GRPC_AIO else "thread_server"
-            command, env = python_program(f"benchmarks.peers.{module}")
+            command, env = python_program(f"benchmarks.peers.{_MODULES[peer]}")
         super().__init__(peer.value, command, log_path=directory / "server.log", env=env)
 
     def ready(self) -> Sequence[Address]:
@@ -80,7 +83,9 @@ class EngineServer(Process):
         config = directory / "policy-engine.yaml"
         config.write_text(yaml.safe_dump({**configuration, "workers": workers}, sort_keys=False))
         command, env = python_program("policy_engine", "run", "--config", config)
-        super().__init__("policy-engine", command, log_path=directory / "engine.log", env=env)
+        # Bazel's trees cannot be written to. Images and installed wheels have bytecode, which a worker starts from.
+        bytecode = {"PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
+        super().__init__("policy-engine", command, log_path=directory / "engine.log", env={**env, **bytecode})
 
     def ready(self) -> Sequence[Address]:
         """Return where it listens, once a configuration is active."""
