@@ -13,7 +13,8 @@ from typing import Any
 
 from policy_engine.config.route_key_place import RouteKeyPlace, route_key_place
 from policy_engine.config.settings_model import WORKER_PLACE, Settings, UnmappedRoutes
-from policy_engine.kernel.routes import STREAMING_ALLOWED, ProcessingMode, processing_mode
+from policy_engine.kernel.reply import ProcessingMode
+from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.worker.chain import CompiledChain, Step
 from policy_engine.worker.compiler import Compiler
 from policy_engine.worker.registry import Registry

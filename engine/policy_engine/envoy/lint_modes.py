@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from policy_engine.envoy.demands import Modes
 from policy_engine.envoy.proto_json import Node
-from policy_engine.kernel.routes import ProcessingMode
+from policy_engine.kernel.reply import ProcessingMode
 
 STREAMING = ("STREAMED", "FULL_DUPLEX_STREAMED")
 

@@ -33,7 +33,9 @@ def codings_of(header: str | None) -> tuple[str, ...]:
 
 
 def decode(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
-    """Return `body` with `codings` undone; raises UndecodableBody, or BodyTooLarge if a step exceeds `limit` bytes."""
+    """Return `body` with `codings` undone; raises UndecodableBody, or BodyTooLarge above `limit` bytes at any step."""
+    if len(body) > limit:
+        raise BodyTooLarge(f"body exceeds {limit} bytes")
     if len(codings) > 2:
         raise UndecodableBody(f"{len(codings)} content codings on one body")
     for coding in reversed(codings):

@@ -11,6 +11,7 @@ from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
 from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.late_body import changes, in_front
 from policy_engine.kernel.promises import (
     doubt,
@@ -22,14 +23,17 @@ from policy_engine.kernel.promises import (
     name_unsent_response_body,
 )
 from policy_engine.kernel.reply import (
+    ProcessingMode,
     body_reply,
     chunk_reply,
+    dropped_reply,
     duplex_chunk_reply,
     headers_reply,
     immediate_reply,
+    piece_reply,
     trailers_reply,
 )
-from policy_engine.kernel.routes import CachedReply, Modes, ProcessingMode, Route
+from policy_engine.kernel.routes import CachedReply, Modes, Route
 from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, Response
 from policy_engine.sdk.headers import HeaderEdit
@@ -168,14 +172,14 @@ class Phases:
             return self._buffered_request(message)
         chunk = Chunk(message.body, message.end_of_stream)
         if self._request_over:
-            return _drop("request_body", mode)
+            return dropped_reply("request_body", mode)
         args: list[Any] = [self._request, chunk]
 
         def done(outcome: Outcome) -> Replies:
             if outcome.immediate is not None:
                 return self._answer(outcome)
             self._request_over = args[-1].end
-            return _chunk("request_body", mode, chunk, args[-1])
+            return piece_reply("request_body", mode, chunk, args[-1])
 
         return self._then(run(self._exchange, chain.request_chunks, args, Outcome()), done)
 
@@ -183,7 +187,7 @@ class Phases:
         request, steps = self._request, self._route.chain.request_body
         codings = codings_of(request.headers.get("content-encoding"))
         try:
-            request.body = _plain(message.body, codings, self._kernel.options.body_limit)
+            request.body = decode(message.body, codings, self._kernel.options.body_limit)
         except BodyTooLarge:
             return self._too_large(413)
         except UndecodableBody as error:
@@ -287,14 +291,14 @@ class Phases:
             return self._buffered_response(response, message)
         chunk = Chunk(message.body, message.end_of_stream)
         if self._response_over:
-            return _drop("response_body", mode)
+            return dropped_reply("response_body", mode)
         args: list[Any] = [self._request, response, chunk]
 
         def done(outcome: Outcome) -> Replies:
             if outcome.immediate is not None:
                 return self._answer(outcome)
             self._response_over = args[-1].end
-            return _chunk("response_body", mode, chunk, args[-1])
+            return piece_reply("response_body", mode, chunk, args[-1])
 
         return self._then(run(self._exchange, chain.response_chunks, args, Outcome()), done)
 
@@ -302,7 +306,7 @@ class Phases:
         steps = self._route.chain.response_body
         codings = codings_of(response.headers.get("content-encoding"))
         try:
-            response.body = _plain(message.body, codings, self._kernel.options.body_limit)
+            response.body = decode(message.body, codings, self._kernel.options.body_limit)
         except BodyTooLarge:
             return self._too_large(502)
         except UndecodableBody as error:
@@ -484,35 +488,8 @@ def _cached(field: str, cached: CachedReply, outcome: Outcome) -> bytes:
     return cached.reply
 
 
-def _chunk(field: str, mode: int, before: Chunk, after: Chunk) -> Replies:
-    if mode == ProcessingMode.FULL_DUPLEX_STREAMED:
-        return duplex_chunk_reply(field, after.data, after.end)
-    return chunk_reply(field, None if after.data is before.data else after.data)
-
-
-def _drop(field: str, mode: int) -> Replies:
-    """A policy ended the body earlier; what still comes is dropped."""
-    return None if mode == ProcessingMode.FULL_DUPLEX_STREAMED else chunk_reply(field, b"")
-
-
 def _first_closed(steps: tuple[Step, ...]) -> Step | None:
     return next((step for step in steps if not step.fails_open), None)
-
-
-def headers_of(header_map: Any) -> Headers:
-    """Return the lazy view of an Envoy `HeaderMap`; Envoy sends `raw_value`, older versions `value`."""
-    pairs = header_map.headers
-
-    def load() -> dict[str, list[bytes]]:
-        # Envoy sends every name in lower case (external_processor.proto, HttpHeaders).
-        index = {one.key: [one.raw_value or one.value.encode()] for one in pairs}
-        if len(index) != len(pairs):
-            index = {}
-            for one in pairs:
-                index.setdefault(one.key, []).append(one.raw_value or one.value.encode())
-        return index
-
-    return Headers.lazy(load)
 
 
 _IDENTITY = HeaderEdit(("content-encoding",))
@@ -524,9 +501,3 @@ def _replaced(field: str, outcome: Outcome, view: Request | Response) -> bytes:
     if not CODINGS.issuperset(codings):
         codings, edits = (), [*edits, _IDENTITY]
     return headers_reply(field, edits, outcome.actions, body=encode(view.body or b"", codings))
-
-
-def _plain(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:
-    if len(body) > limit:
-        raise BodyTooLarge(f"body exceeds {limit} bytes")
-    return decode(body, codings, limit) if codings else body

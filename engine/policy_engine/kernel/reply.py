@@ -13,8 +13,10 @@ from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from policy_engine.kernel import wire
-from policy_engine.sdk import ImmediateResponse, RequestMutation
+from policy_engine.sdk import Chunk, ImmediateResponse, RequestMutation
 from policy_engine.sdk.headers import HeaderEdit, encode_value
+
+ProcessingMode = processing_mode_pb2.ProcessingMode
 
 _HEADERS_TAGS = {"request_headers": b"\x0a", "response_headers": b"\x12"}
 _CLEAR_ROUTE_CACHE = bytes(ext_proc.CommonResponse(clear_route_cache=True).SerializeToString())
@@ -91,6 +93,18 @@ def duplex_chunk_reply(field: str, data: bytes, end: bool) -> bytes:
     streamed.body = data
     streamed.end_of_stream = end
     return bytes(reply.SerializeToString())
+
+
+def piece_reply(field: str, mode: int, before: Chunk, after: Chunk) -> bytes:
+    """Return the reply to the chunk `before`, of which policies made `after`, in the streaming `mode`."""
+    if mode == ProcessingMode.FULL_DUPLEX_STREAMED:
+        return duplex_chunk_reply(field, after.data, after.end)
+    return chunk_reply(field, None if after.data is before.data else after.data)
+
+
+def dropped_reply(field: str, mode: int) -> bytes | None:
+    """Return the reply to what still comes of a body that a policy has ended."""
+    return None if mode == ProcessingMode.FULL_DUPLEX_STREAMED else chunk_reply(field, b"")
 
 
 def immediate_reply(response: ImmediateResponse, earlier: Sequence[Any] = ()) -> bytes:

@@ -11,12 +11,8 @@ from dataclasses import dataclass, field, replace
 from operator import is_
 from typing import Any
 
-from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
-
-from policy_engine.kernel.reply import headers_reply, mode_override
+from policy_engine.kernel.reply import ProcessingMode, headers_reply, mode_override
 from policy_engine.worker.chain import BodyMode, CompiledChain, Snapshot, Step
-
-ProcessingMode = processing_mode_pb2.ProcessingMode
 
 _FULL_DUPLEX = ProcessingMode.FULL_DUPLEX_STREAMED
 _STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 
 from policy_engine.kernel.engine import Kernel
 from policy_engine.kernel.header_limits import refusal
-from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result, headers_of
+from policy_engine.kernel.header_view import headers_of
+from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result
 from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
 from policy_engine.kernel.route_key import attribute, client_address
 from policy_engine.kernel.stream import Peer, StreamError
