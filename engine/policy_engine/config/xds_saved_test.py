@@ -9,6 +9,7 @@ import pytest
 
 from policy_engine.config import xds_chain
 from policy_engine.config.xds_saved import Saved, SavedError, SavedResource, load, save
+from policy_engine.config.xds_source import XdsSource
 from testsupport.xds_scripted_server import (
     Engine,
     Stream,
@@ -87,6 +88,25 @@ def test_a_server_that_answers_in_time_goes_before_the_disk(tmp_path: Path) -> N
             assert not source.status.from_disk
 
     asyncio.run(run())
+
+
+def test_a_fault_while_it_is_put_to_use_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "saved"
+    save(path, Saved(xds_chain.TYPE_URL, "delta", "1", (SavedResource("a", "1", wire("a")),)))
+
+    async def broken(source: XdsSource, saved: Saved) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(XdsSource, "_use", broken)
+
+    async def run() -> None:
+        async with following(settings_for(f"localhost:{unused_port()}", saved=path), Engine()):
+            await eventually(lambda: "last known good configuration not used: unforeseen" in caplog.text)
+
+    asyncio.run(run())
+    assert "a fault of ours" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", b"0" * 64 + b"\n{}"])

@@ -277,7 +277,11 @@ class XdsSource:
                 logger.error("last known good configuration not used: %s", error)
                 return
             if saved is not None:
-                await self._use(saved)
+                try:
+                    await self._use(saved)
+                except Exception:
+                    # Nobody waits for this task, so that nobody else would tell.
+                    logger.exception("last known good configuration not used: unforeseen")
 
     async def _use(self, saved: Saved) -> None:
         kept = ((one.name, one.version, one.wire) for one in saved.resources)
