@@ -25,6 +25,7 @@ from integration.harness.processes import Process
 from integration.harness.upstream_process import UpstreamProcess
 from integration.runtime_stack import TEST_POLICIES, scripted
 from policy_engine.cli import main
+from policy_engine.envoy.filter_config import ENGINE_CLUSTER
 
 CONNECTIONS = 8
 HEALTH_CHECK_S = 1.5
@@ -52,7 +53,7 @@ class Site:
     directory: Path
     engines: list[EngineProcess]
     transport: str
-    port: int
+    envoy: Envoy | None = None
 
     def start(self, number: int, workers: int = 1) -> EngineProcess:
         """Start engine `number`, the first time or again, where it was."""
@@ -63,13 +64,22 @@ class Site:
         engine.ready()
         return engine
 
+    def wait_for_health_checks(self) -> None:
+        """Wait as an orchestrator does: the next engine goes when Envoy finds this one healthy, late on a busy machine."""
+        envoy = self.envoy
+        assert envoy is not None
+        time.sleep(HEALTH_CHECK_S)
+        healthy = f"cluster.{ENGINE_CLUSTER}.membership_healthy"
+        until(lambda: envoy.counter(healthy) == len(self.engines), "healthy for Envoy")
+
     def load(self) -> Load:
         """Return a load of requests with bodies whose chain marks request and response."""
 
         def request(connection: Connection) -> Reply:
             return connection.send("POST", "/r/x", body=b"text")
 
-        return Load(self.port, request, outcome, workers=CONNECTIONS)
+        assert self.envoy is not None
+        return Load(self.envoy.port, request, outcome, workers=CONNECTIONS)
 
 
 def outcome(reply: Reply) -> str:
@@ -103,13 +113,13 @@ def site(transport: str, workers: int = 1) -> Iterator[Site]:
     with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp") as name:
         directory = Path(name)
         ChainFile(directory / "chains.yaml").write(CHAINS)
-        running = Site(directory, [], transport, 0)
+        running = Site(directory, [], transport)
         try:
             running.engines = [running.start(number, workers) for number in (0, 1)]
             with UpstreamProcess(directory) as upstream:
                 addresses = [engine.address for engine in running.engines]
                 with envoy_for(directory, addresses, upstream.ready()) as envoy:
-                    running.port = envoy.port
+                    running.envoy = envoy
                     until(lambda: client.send(envoy.port, target="/r/x").status == 200, "serving")
                     yield running
         finally:
@@ -131,8 +141,7 @@ def test_a_rolling_restart_loses_no_request(transport: str) -> None:
             assert running.engines[number].stop() == 0
             load.wait_for(GOOD, 50)
             running.engines[number] = running.start(number)
-            # As an orchestrator does: the next one goes when Envoy has had the time to find this one healthy.
-            time.sleep(HEALTH_CHECK_S)
+            running.wait_for_health_checks()
     assert set(load.outcomes) == {GOOD}, load.outcomes
 
 
@@ -144,7 +153,7 @@ def test_a_worker_that_is_killed_costs_at_most_what_it_was_working_on(transport:
             os.kill(worker_of(engine), signal.SIGKILL)
             load.wait_for(GOOD, 50)
             until(engine.admin.is_ready, "ready again")
-            time.sleep(HEALTH_CHECK_S)
+            running.wait_for_health_checks()
     lost = {what: count for what, count in load.outcomes.items() if what != GOOD}
     assert sum(lost.values()) <= 2 * CONNECTIONS, lost
     # Nothing went past the engine, and nothing hung.
