@@ -99,10 +99,13 @@ pip = module_extension(
     implementation = _pip_impl,
     tag_classes = {
         "parse": tag_class({
+            "download_only": attr.bool(doc = "always so here"),
             "enable_implicit_namespace_pkgs": attr.bool(doc = "always so here"),
             "hub_name": attr.string(mandatory = True),
             "python_version": attr.string(mandatory = True),
+            "requirements_by_platform": attr.label_keyed_string_dict(doc = "not read: `requirements_lock` has all wheels"),
             "requirements_lock": attr.label(mandatory = True),
+            "target_platforms": attr.string_list(doc = "always those of _MACHINES here"),
         }),
     },
 )

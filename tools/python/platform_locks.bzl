@@ -1,0 +1,28 @@
+"""The lock as `@locks//:linux_aarch64.txt` and so on, for `pip.parse`: its lines, after what pip must know of the platform.
+
+rules_python fetches wheels for the machine that builds; an image for another platform would get those, and not start.
+Where its pip hub is the stand-in of tools/offline, none of this is read: that fetches for each platform by itself.
+"""
+
+# Of the C library in images (glibc 2.41), down to the oldest that wheels name by version (PEP 600).
+_GLIBC = ["manylinux_2_%d" % minor for minor in range(41, 16, -1)] + ["manylinux2014", "linux"]
+
+_CPUS = ["aarch64", "x86_64"]
+
+def _platform_locks_impl(rctx):
+    lock = rctx.read(rctx.attr.lock)
+    version = rctx.attr.python_version.replace(".", "")
+    for cpu in _CPUS:
+        options = ["--platform=%s_%s" % (glibc, cpu) for glibc in _GLIBC]
+        options += ["--implementation=cp", "--python-version=" + version]
+        options += ["--abi=" + abi for abi in ["cp" + version, "abi3", "none"]]
+        rctx.file("linux_%s.txt" % cpu, "\n".join(options) + "\n\n" + lock)
+    rctx.file("BUILD.bazel", "exports_files(%r)\n" % ["linux_%s.txt" % cpu for cpu in _CPUS])
+
+platform_locks = repository_rule(
+    implementation = _platform_locks_impl,
+    attrs = {
+        "lock": attr.label(allow_single_file = True, mandatory = True),
+        "python_version": attr.string(mandatory = True),
+    },
+)
