@@ -1,7 +1,7 @@
 """The lock as `@locks//:linux_aarch64.txt` and so on, for `pip.parse`: its lines, after what pip must know of the platform.
 
-rules_python fetches wheels for the machine that builds; an image for another platform would get those, and not start.
-Where its pip hub is the stand-in of tools/offline, none of this is read: that fetches for each platform by itself.
+By itself rules_python fetches wheels for the machine that builds, and an image for another platform is refused with them.
+The stand-in of tools/offline reads none of this: it fetches for each platform.
 """
 
 # Of the C library in images (glibc 2.41), down to the oldest that wheels name by version (PEP 600).
