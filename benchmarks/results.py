@@ -67,6 +67,7 @@ def sample_of(scenario: str, lane: str, number: int, measured: Measured) -> Samp
         "messages": measured.messages,
         "server_cpu_us": measured.server_cpu_us,
         "envoy_cpu_us": measured.envoy_cpu_us,
+        "envoy_busy": outcome.per_second * measured.envoy_cpu_us / 1e6 * 100,
         "p50_ms": outcome.p50_ms,
         "p95_ms": outcome.p95_ms,
         "p99_ms": outcome.p99_ms,

@@ -25,6 +25,7 @@ _COLUMNS = (
     _Column("messages per request", "messages", ".1f"),
     _Column("server CPU per request, µs", "server_cpu_us", ",.1f", spread=True),
     _Column("Envoy CPU per request, µs", "envoy_cpu_us", ",.0f"),
+    _Column("Envoy busy, % of a core", "envoy_busy", ",.0f"),
     _Column("p50, ms", "p50_ms", ".2f"),
     _Column("p95, ms", "p95_ms", ".2f"),
     _Column("p99, ms", "p99_ms", ".2f"),
