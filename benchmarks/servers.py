@@ -83,8 +83,8 @@ class EngineServer(Process):
         config = directory / "policy-engine.yaml"
         config.write_text(yaml.safe_dump({**configuration, "workers": workers}, sort_keys=False))
         command, env = python_program("policy_engine", "run", "--config", config)
-        # Bazel's trees cannot be written to. Images and installed wheels have bytecode, which a worker starts from.
-        bytecode = {"PYTHONPYCACHEPREFIX": str(directory / "bytecode")}
+        # Images and installed wheels have bytecode, to start from; Bazel's trees have none. Empty is unset.
+        bytecode = {"PYTHONPYCACHEPREFIX": str(directory / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
         super().__init__("policy-engine", command, log_path=directory / "engine.log", env={**env, **bytecode})
 
     def ready(self) -> Sequence[Address]:

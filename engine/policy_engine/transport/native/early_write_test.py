@@ -37,14 +37,14 @@ def test_quick_answers_share_one_write() -> None:
 
 
 def test_slow_answers_do_not_wait_for_all_others() -> None:
-    peer = peer_with_hooks_of(0.0006)
+    peer = peer_with_hooks_of(0.0012)
     last = peer.send(*requests(1, 3, 5, 7, 9))
     assert [answered(frames) for frames in peer.early] == [[1, 3], [5, 7]]
     assert answered(last) == [9]
 
 
 def test_each_read_has_its_own_time() -> None:
-    peer = peer_with_hooks_of(0.0006)
+    peer = peer_with_hooks_of(0.0012)
     assert answered(peer.send(*requests(1))) == [1]
     assert answered(peer.send(raw.headers_frame(3), raw.data_frame(3, raw.grpc_message(b"m")))) == [3]
     assert peer.early == []
