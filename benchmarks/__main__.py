@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from benchmarks import machine, tables
-from benchmarks.course import Course
-from benchmarks.load import LoadError
 from benchmarks.peers.cpp_build import CppPeerError, cpp_server, install
-from benchmarks.profiled import profile
-from benchmarks.results import Results, Sample, read, write
-from benchmarks.scenarios import NOT_IN_A_FULL_RUN, Scenario, scenarios
+from benchmarks.report import tables
+from benchmarks.run import machine
+from benchmarks.run.course import Course
+from benchmarks.run.load import LoadError
+from benchmarks.run.results import Results, Sample, read, write
+from benchmarks.scenarios.named import NOT_IN_A_FULL_RUN, Scenario, scenarios
+from benchmarks.scenarios.profiled import profile
 from integration.harness.envoy_binary import EnvoyBinaryError
 from integration.harness.processes import ProcessError
 
@@ -93,7 +94,7 @@ def _report(results: Results, known: dict[str, Scenario], options: argparse.Name
     text = tables.report(results, {name: scenario.heading for name, scenario in known.items()})
     (options.output / "results.md").write_text(text)
     if not options.no_plots:
-        from benchmarks import plots  # noqa: PLC0415 - matplotlib is needed for nothing else
+        from benchmarks.report import plots  # noqa: PLC0415 - matplotlib is needed for nothing else
 
         plots.draw(results, options.output)
     if options.json:

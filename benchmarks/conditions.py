@@ -9,10 +9,10 @@ import time
 import timeit
 
 from policy_engine.sdk import Headers, Request, Response
-from policy_engine.worker import conditions_celcpp, conditions_celpy
-from policy_engine.worker.conditions import Engine, compile_condition
-from policy_engine.worker.conditions_direct import compile_direct
-from policy_engine.worker.conditions_source import read_source
+from policy_engine.worker.conditions import celcpp, celpy
+from policy_engine.worker.conditions.condition import Engine, compile_condition
+from policy_engine.worker.conditions.direct import compile_direct
+from policy_engine.worker.conditions.source import read_source
 
 CONDITIONS = (
     'request.path.startsWith("/api") && request.method == "GET"',
@@ -50,9 +50,9 @@ def main() -> None:
     print("|---|---|---|---|")
     for text in CONDITIONS:
         known = compile_direct(read_source(text)) is not None
-        plain = f"{microseconds(text, conditions_celcpp, 20_000, direct=True):.1f}" if known else "-"
-        fast = microseconds(text, conditions_celcpp, 20_000)
-        slow = microseconds(text, conditions_celpy, 200)
+        plain = f"{microseconds(text, celcpp, 20_000, direct=True):.1f}" if known else "-"
+        fast = microseconds(text, celcpp, 20_000)
+        slow = microseconds(text, celpy, 200)
         print(f"| `{text}` | {plain} | {fast:.1f} | {slow:.0f} |")
 
 

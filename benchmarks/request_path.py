@@ -22,19 +22,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.envoy_stream import FRAME, opening
-from policy_engine.config.chain_file import load_chain_paths
-from policy_engine.config.chain_reader import ChainReader
-from policy_engine.config.policy_loader import load_policies
-from policy_engine.kernel.engine import Kernel
+from benchmarks.run.envoy_stream import FRAME, opening
+from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.session import Session
+from policy_engine.sources.chain_file import load_chain_paths
+from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.transport.health import Health
 from policy_engine.transport.native.connection import Connection
 from policy_engine.transport.native.dispatch import Dispatcher
 from policy_engine.transport.native.frames import PREFACE
 from policy_engine.transport.options import Limits
-from policy_engine.worker.chain import Snapshot
-from policy_engine.worker.compiler import Compiler
+from policy_engine.worker.chains.compiled import Snapshot
+from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.policies.loader import load_policies
 from testsupport.envoy_messages import request_headers, response_headers
 
 POLICIES = Path(__file__).resolve().parent.parent / "policies"

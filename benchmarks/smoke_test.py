@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.results import read
-from benchmarks.scenarios import NO_FILTER, native
+from benchmarks.run.results import read
+from benchmarks.scenarios.named import NO_FILTER, native
 
 TINY = ["--scenario", "smoke", "--rounds", "1", "--seconds", "1", "--without-cpp", "--no-plots"]
 

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 
-from benchmarks.envoy_stream import FRAME, opening
+from benchmarks.run.envoy_stream import FRAME, opening
 from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.transport.grpc_server import GrpcServer
 from policy_engine.transport.native.server import NativeServer

@@ -198,7 +198,7 @@ def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility
         deps = [":%s.lib" % name, Label("//engine:policy_engine"), _pypi("pytest_asyncio")] + test_deps,
     )
     for check, tool in {"interface": "schema_tool.py", "validate": "validator_tool.py"}.items():
-        main = Label("//builder:policy_builder/" + tool)
+        main = Label("//builder:policy_builder/commands/" + tool)
         py_test(
             name = "%s.%s" % (name, check),
             size = "small",

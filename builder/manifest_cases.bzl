@@ -1,4 +1,4 @@
-"""What manifest.bzl makes of small manifests, as JSON for builder/policy_builder/manifest_bzl_test.py."""
+"""What manifest.bzl makes of small manifests, as JSON for builder/policy_builder/commands/manifest_bzl_test.py."""
 
 load(":manifest.bzl", "parse_manifest")
 

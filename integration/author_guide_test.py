@@ -20,15 +20,15 @@ from integration.harness.envoy import EnvoyProcess
 from integration.harness.envoy_config import Bootstrap, Route
 from integration.harness.processes import free_port
 from integration.harness.upstream import Upstream
-from policy_builder.bytecode import machine_architecture
+from policy_builder.package.bytecode import machine_architecture
 
 CHECKOUT = Path(__file__).parent.parent
 GUIDE = CHECKOUT / "docs/author.md"
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMANDS = {
     "policy-engine": "policy_engine.cli",
-    "policy-validator": "policy_builder.validator_tool",
-    "schema-checker": "policy_builder.schema_tool",
+    "policy-validator": "policy_builder.commands.validator_tool",
+    "schema-checker": "policy_builder.commands.schema_tool",
 }
 
 
@@ -88,7 +88,7 @@ def _environment(directory: Path) -> dict[str, str]:
     builder = directory / "checkout/tools"
     builder.mkdir(parents=True)
     (builder / "policy-builder").write_text(
-        f'#!/bin/sh\nexec {sys.executable} -c "import sys; from policy_builder.cli import main; sys.exit(main())" "$@"\n'
+        f'#!/bin/sh\nexec {sys.executable} -c "import sys; from policy_builder.commands.cli import main; sys.exit(main())" "$@"\n'
     )
     (builder / "policy-builder").chmod(0o755)
     cache = directory / "cache/policy-builder"

@@ -120,7 +120,7 @@ def test_authorities_of_the_image_are_trusted_where_a_policy_names_none(policy_i
 
 
 def test_nothing_is_compiled_when_the_engine_starts(policy_image: Image, tmp_path: Path) -> None:
-    code = "import policy_engine.operations.supervisor, policy_engine.operations.worker_process"
+    code = "import policy_engine.processes.supervisor, policy_engine.processes.serving"
     log = _said(policy_image, tmp_path, "/usr/bin/python3", "-IB", "-v", "-c", code)
     assert len(re.findall(r"^# code object from '/\S+\.pyc'$", log, re.MULTILINE)) > 300
     compiled = re.findall(r"^# code object from '?(/\S+\.py)'?$", log, re.MULTILINE)

@@ -11,7 +11,7 @@ import yaml
 
 from policy_engine.sdk import Policy
 from policy_engine.sdk.testing import policy_class
-from policy_engine.worker.parameters import ParameterSchema
+from policy_engine.worker.policies.parameters import ParameterSchema
 
 ROOT = Path(__file__).parent
 DIRECTORIES = sorted(path.parent for path in ROOT.glob("*/v*/policy.yaml"))

@@ -2,8 +2,8 @@
 
 import sys
 
-from policy_builder.cli import main
-from policy_builder.workspace import enter_working_directory
+from policy_builder.commands.cli import main
+from policy_builder.discover.workspace import enter_working_directory
 
 enter_working_directory()
 sys.exit(main())

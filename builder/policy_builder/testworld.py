@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from policy_builder.image import Built, build, layer_digests
-from policy_builder.oci_layout import blob_path
-from policy_builder.platform import Platform
-from policy_builder.report import Report
-from policy_builder.validation import Plan, validate
-from policy_builder.workspace import Workspace
+from policy_builder.discover.platform import Platform
+from policy_builder.discover.workspace import Workspace
+from policy_builder.package.image import Built, build, layer_digests
+from policy_builder.package.oci_layout import blob_path
+from policy_builder.validate.report import Report
+from policy_builder.validate.validation import Plan, validate
 
 CODE = """
 from policy_engine.sdk import Policy, Request

@@ -13,8 +13,8 @@ from policy_control_plane.ads_stream import AdsStream, DeltaStream, SotwStream, 
 from policy_control_plane.resources import (
     CHAIN,
 )
-from policy_engine.config.xds_protocol import Client, DeltaClient, InvalidResource, SotwClient
-from policy_engine.config.xds_protocol import Subscription as ClientSubscription
+from policy_engine.sources.xds.protocol import Client, DeltaClient, InvalidResource, SotwClient
+from policy_engine.sources.xds.protocol import Subscription as ClientSubscription
 
 NAMES = st.sampled_from(["a", "b", "c", "d"])
 CHAINS = st.dictionaries(NAMES, st.sampled_from(["1", "2", "3", "bad"]), max_size=4)

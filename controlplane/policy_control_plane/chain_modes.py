@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy_engine.config.quantities import parse_duration
-from policy_engine.worker.chain import BodyMode, body_mode
-from policy_engine.worker.registry import Phase, PolicyDefinition, Registry
+from policy_engine.documents.quantities import parse_duration
+from policy_engine.worker.chains.compiled import BodyMode, body_mode
+from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,11 @@ from policy_control_plane.fleet import Fleet
 from policy_control_plane.rollout import Rollout, Waits
 from policy_control_plane.snapshot_builder import DEFAULT_BODY_LIMIT, DEFAULT_POLICY_TIMEOUT, SnapshotBuilder
 from policy_control_plane.status import Overview, StatusServer, converged, render
-from policy_engine.config.chain_file import read_chain_files
-from policy_engine.config.diagnostics import has_errors, render_json, render_text
-from policy_engine.config.policy_loader import PoliciesUnusable, load_policies
-from policy_engine.config.quantities import parse_duration, parse_size
-from policy_engine.worker.registry import Registry
+from policy_engine.documents.diagnostics import has_errors, render_json, render_text
+from policy_engine.documents.quantities import parse_duration, parse_size
+from policy_engine.sources.chain_file import read_chain_files
+from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
+from policy_engine.worker.policies.registry import Registry
 
 logger = logging.getLogger("policy_control_plane")
 

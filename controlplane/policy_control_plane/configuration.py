@@ -16,13 +16,13 @@ from pathlib import Path
 from policy_control_plane.model_reader import LoadedModel, ModelReader
 from policy_control_plane.resources import Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
-from policy_engine.config.chain_file import ChainFiles, read_chain_files
-from policy_engine.config.diagnostics import Diagnostic, Rule
-from policy_engine.config.file_watch import watch
-from policy_engine.config.secret_references import SecretSource
-from policy_engine.config.validate import chain_reader
-from policy_engine.worker.bounded import off_loop
-from policy_engine.worker.registry import Registry
+from policy_engine.documents.diagnostics import Diagnostic, Rule
+from policy_engine.documents.secret_references import SecretSource
+from policy_engine.sources.chain_file import ChainFiles, read_chain_files
+from policy_engine.sources.file_watch import watch
+from policy_engine.sources.validate import chain_reader
+from policy_engine.worker.policies.construction import off_loop
+from policy_engine.worker.policies.registry import Registry
 
 logger = logging.getLogger(__name__)
 

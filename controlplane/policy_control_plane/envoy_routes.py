@@ -17,7 +17,7 @@ from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_m
 from policy_control_plane.chain_modes import ChainModes, enabled
 from policy_control_plane.model import HeaderMatch, MatchKind, RouteModel
 from policy_engine.envoy.filter_config import FILTER
-from policy_engine.worker.chain import BodyMode
+from policy_engine.worker.chains.compiled import BodyMode
 
 _Mode: Final = processing_mode_pb2.ProcessingMode
 _BODY_MODES: Final = {

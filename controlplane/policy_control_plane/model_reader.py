@@ -16,13 +16,13 @@ from typing import Any
 import re2
 
 from policy_control_plane.model import ClusterModel, Endpoint, HeaderMatch, ListenerModel, MatchKind, Model, RouteModel
-from policy_engine.config import xds_chain
-from policy_engine.config.chain_file import ChainFiles
-from policy_engine.config.chain_reader import ChainReader
-from policy_engine.config.diagnostics import Diagnostic, Findings, Rule, TooManyFindings, has_errors, ordered
-from policy_engine.config.fields import Fields, did_you_mean, value_at
-from policy_engine.config.yaml_document import Document, Path, read_document
+from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooManyFindings, has_errors, ordered
+from policy_engine.documents.fields import Fields, did_you_mean, value_at
+from policy_engine.documents.yaml_document import Document, Path, read_document
 from policy_engine.envoy.filter_config import ENGINE_CLUSTER
+from policy_engine.sources.chain_file import ChainFiles
+from policy_engine.sources.chain_reader import ChainReader
+from policy_engine.sources.xds import chain as xds_chain
 
 FILE_KEYS = ("version", "listeners", "clusters", "engine", "routes")
 LISTENER_KEYS = ("name", "address", "port")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
-from policy_engine.config import xds_chain
+from policy_engine.sources.xds import chain as xds_chain
 
 _ENVOY: Final = "type.googleapis.com/envoy.config"
 

@@ -27,9 +27,9 @@ from policy_control_plane.resources import (
     by_name,
     resource,
 )
-from policy_engine.config import xds_chain
-from policy_engine.config.settings_model import Settings
-from policy_engine.worker.registry import Registry
+from policy_engine.settings.model import Settings
+from policy_engine.sources.xds import chain as xds_chain
+from policy_engine.worker.policies.registry import Registry
 
 DEFAULT_BODY_LIMIT = Settings().body_limit
 DEFAULT_POLICY_TIMEOUT = Settings().policy_timeout

@@ -8,7 +8,7 @@ from typing import Any
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
-from policy_engine.kernel.engine import PARTS
+from policy_engine.kernel.kernel import PARTS
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.sdk import (

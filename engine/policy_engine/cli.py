@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from policy_engine import __version__
-from policy_engine.config.diagnostics import Diagnostic, has_errors, render_json, render_sarif, render_text
-from policy_engine.config.policy_loader import PoliciesUnusable, load_policies
-from policy_engine.config.settings import (
+from policy_engine.documents.diagnostics import Diagnostic, has_errors, render_json, render_sarif, render_text
+from policy_engine.scaffold import ScaffoldError, scaffold
+from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
     Settings,
     SettingsError,
@@ -24,9 +24,9 @@ from policy_engine.config.settings import (
     load_settings,
     render_settings,
 )
-from policy_engine.config.validate import chain_reader, validate_paths
-from policy_engine.scaffold import ScaffoldError, scaffold
-from policy_engine.worker.registry import Registry
+from policy_engine.sources.validate import chain_reader, validate_paths
+from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
+from policy_engine.worker.policies.registry import Registry
 
 INSTALLED_CONFIG = Path("/etc/policy-engine/policy-engine.yaml")
 """Settings file that is read when none is named and this one is there, as in an image."""
@@ -165,9 +165,9 @@ def _registry(settings: Settings) -> Registry:
 
 def _run(options: argparse.Namespace) -> int:
     # Only this command needs servers; the others should start fast.
-    from policy_engine.operations.logs import configure_logging  # noqa: PLC0415
-    from policy_engine.operations.supervisor import Supervisor  # noqa: PLC0415
-    from policy_engine.operations.worker_pool import WorkerFailed  # noqa: PLC0415
+    from policy_engine.processes.pool import WorkerFailed  # noqa: PLC0415
+    from policy_engine.processes.supervisor import Supervisor  # noqa: PLC0415
+    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
 
     settings = _settings(options)
     configure_logging(settings.log.level.value, settings.log.format.value)
@@ -219,7 +219,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
 
 
 def _build_info(options: argparse.Namespace) -> int:
-    from policy_engine.operations.build_info import build_info  # noqa: PLC0415 - see _run
+    from policy_engine.telemetry.build_info import build_info  # noqa: PLC0415 - see _run
 
     settings = _settings(options)
     policies = settings.policies.registry or settings.policies.directory

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
-from policy_engine.kernel.engine import Kernel, KernelOptions
+from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer
 from policy_engine.sdk import Policy
-from policy_engine.worker.compiler import Compiler
-from policy_engine.worker.registry import Phase, PolicyDefinition, Registry, Version
-from policy_engine.worker.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
+from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
+from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, Version
 
 _HOOKS = {
     "on_request_headers": Phase.REQUEST_HEADERS,

@@ -8,16 +8,22 @@ from typing import Any
 import pytest
 
 from policy_engine.sdk import Headers, Request
-from policy_engine.worker import conditions_celcpp, conditions_celpy
-from policy_engine.worker.conditions import Condition, ConditionError, ConditionRefused, Engine, compile_condition
+from policy_engine.worker.conditions import celcpp, celpy
+from policy_engine.worker.conditions.condition import (
+    Condition,
+    ConditionError,
+    ConditionRefused,
+    Engine,
+    compile_condition,
+)
 from testsupport.conditions_corpus import ERROR, REFUSED, Outcome, sample_request, sample_response
 
-ENGINES: list[Engine] = [conditions_celcpp, conditions_celpy]
+ENGINES: list[Engine] = [celcpp, celpy]
 """The engine of choice and the second opinion."""
 both = pytest.mark.parametrize("engine", ENGINES, ids=lambda one: one.NAME)
 
 
-def compiled(text: str, engine: Engine = conditions_celcpp) -> Condition:
+def compiled(text: str, engine: Engine = celcpp) -> Condition:
     """Compile for a policy that has response hooks only, so that every variable may be used; the engine evaluates."""
     return compile_condition(text, phase_has_response=True, engine=engine, direct=False)
 

@@ -15,12 +15,12 @@ import grpc
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
-from policy_engine.config import xds_chain
-from policy_engine.config.file_source import LoadReport
-from policy_engine.config.xds_channel import XdsConnection
-from policy_engine.config.xds_protocol import DeltaClient, SotwClient, Variant
-from policy_engine.config.xds_source import XdsSource
-from policy_engine.worker.spec import ChainsSpec, PolicySpec, RouteSpec
+from policy_engine.sources.file_source import LoadReport
+from policy_engine.sources.xds import chain as xds_chain
+from policy_engine.sources.xds.channel import XdsConnection
+from policy_engine.sources.xds.protocol import DeltaClient, SotwClient, Variant
+from policy_engine.sources.xds.source import XdsSource
+from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
 
 PATIENCE = 20.0
 

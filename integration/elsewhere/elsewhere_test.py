@@ -7,12 +7,12 @@ import runpy
 import shutil
 from pathlib import Path
 
-from policy_builder.choice import read_choice
-from policy_builder.digests import files_digest
-from policy_builder.distributions import read_distribution
-from policy_builder.platform import Platform
-from policy_builder.policy_source import PolicySource, discover_directory, discover_package
-from policy_builder.wheels import WheelStore
+from policy_builder.describe.digests import files_digest
+from policy_builder.discover.choice import read_choice
+from policy_builder.discover.distributions import read_distribution
+from policy_builder.discover.platform import Platform
+from policy_builder.discover.policy_source import PolicySource, discover_directory, discover_package
+from policy_builder.discover.wheels import WheelStore
 
 HERE = Path(__file__).parent
 

@@ -119,7 +119,7 @@ def declare_layer(ctx, name, entries, extra = []):
       ctx: the rule's context.
       name: of the tar, without its suffix.
       entries: structs of `path` (in the image) and `file`.
-      extra: manifest entries without an input file, as builder/policy_builder/layers.py takes them.
+      extra: manifest entries without an input file, as builder/policy_builder/package/layers.py takes them.
 
     Returns:
       The tar.

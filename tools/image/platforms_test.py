@@ -10,9 +10,9 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from policy_builder.machine import elf_machine
-from policy_builder.oci_layout import blob_path
-from policy_builder.platform import Platform
+from policy_builder.discover.platform import Platform
+from policy_builder.package.oci_layout import blob_path
+from policy_builder.validate.machine import elf_machine
 
 INDEX = Path("image.index")
 

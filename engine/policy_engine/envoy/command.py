@@ -10,15 +10,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from policy_engine.config.chain_file import load_chain_paths
-from policy_engine.config.diagnostics import Diagnostic, ordered
-from policy_engine.config.settings_model import Settings
-from policy_engine.config.validate import chain_reader
+from policy_engine.documents.diagnostics import Diagnostic, ordered
 from policy_engine.envoy.bootstrap import Sample, bootstrap, render
 from policy_engine.envoy.demands import Demands, demands_of
 from policy_engine.envoy.filter_config import EngineTls, fragments
-from policy_engine.envoy.lint import lint_file
-from policy_engine.worker.registry import Registry
+from policy_engine.envoy.lint.lint import lint_file
+from policy_engine.settings.model import Settings
+from policy_engine.sources.chain_file import load_chain_paths
+from policy_engine.sources.validate import chain_reader
+from policy_engine.worker.policies.registry import Registry
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy_engine.config.route_key_place import RouteKeyPlace, route_key_place
-from policy_engine.config.settings_model import WORKER_PLACE, Settings, UnmappedRoutes
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
-from policy_engine.worker.chain import CompiledChain, Step
-from policy_engine.worker.compiler import Compiler
-from policy_engine.worker.registry import Registry
-from policy_engine.worker.spec import ChainsSpec, FailureMode, RouteSpec
+from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes
+from policy_engine.settings.route_key_place import RouteKeyPlace, route_key_place
+from policy_engine.worker.chains.compiled import CompiledChain, Step
+from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, RouteSpec
+from policy_engine.worker.policies.registry import Registry
 
 REQUESTS_IN_FLIGHT = 10_000
 """Requests one engine has to carry at once (R-14); whatever bounds them in Envoy must lie above."""

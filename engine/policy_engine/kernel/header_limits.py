@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from policy_engine.kernel.engine import Kernel
+from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.reply import immediate_reply
 from policy_engine.kernel.routes import Route
 from policy_engine.sdk import ImmediateResponse

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from policy_engine.kernel.body_after_trailers import changes, in_front
 from policy_engine.kernel.content_coding import CODINGS, BodyTooLarge, UndecodableBody, codings_of, decode, encode
-from policy_engine.kernel.engine import Kernel
 from policy_engine.kernel.header_view import headers_of
-from policy_engine.kernel.late_body import changes, in_front
+from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.promises import (
     doubt,
     ended_without_body,
@@ -37,9 +37,9 @@ from policy_engine.kernel.routes import CachedReply, Modes, Route
 from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.sdk import Chunk, Headers, ImmediateResponse, Request, Response
 from policy_engine.sdk.headers import HeaderEdit
-from policy_engine.worker.chain import Step
-from policy_engine.worker.closing import close_chains
-from policy_engine.worker.executor import Exchange, Outcome, run
+from policy_engine.worker.chains.closing import close_chains
+from policy_engine.worker.chains.compiled import Step
+from policy_engine.worker.chains.executor import Exchange, Outcome, run
 
 logger = logging.getLogger("policy_engine.kernel")
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from policy_engine.kernel.routes import Modes, Route
 from policy_engine.kernel.stream import Peer
-from policy_engine.worker.chain import Step
+from policy_engine.worker.chains.compiled import Step
 
 logger = logging.getLogger("policy_engine.kernel")
 

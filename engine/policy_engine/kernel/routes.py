@@ -12,7 +12,7 @@ from operator import is_
 from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode, headers_reply, mode_override
-from policy_engine.worker.chain import BodyMode, CompiledChain, Snapshot, Step
+from policy_engine.worker.chains.compiled import BodyMode, CompiledChain, Snapshot, Step
 
 _FULL_DUPLEX = ProcessingMode.FULL_DUPLEX_STREAMED
 _STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)

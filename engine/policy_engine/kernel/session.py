@@ -13,9 +13,9 @@ from typing import Any
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.message import DecodeError
 
-from policy_engine.kernel.engine import Kernel
 from policy_engine.kernel.header_limits import refusal
 from policy_engine.kernel.header_view import headers_of
+from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result
 from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
 from policy_engine.kernel.route_key import attribute, client_address

@@ -489,7 +489,7 @@ def test_the_key_may_come_from_another_attribute() -> None:
 
 
 def test_nothing_is_let_through_before_the_first_configuration() -> None:
-    from policy_engine.kernel.engine import Kernel
+    from policy_engine.kernel.kernel import Kernel
     from policy_engine.kernel.session import Session
     from policy_engine.kernel.stream import Peer
 

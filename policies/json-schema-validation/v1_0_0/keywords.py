@@ -1,7 +1,7 @@
 """JSON Schema keywords in linear time: RE2 in the place of Python's regular expressions, uniqueness by hashing.
 
 It is its own room because it replaces parts of `jsonschema`, whose own are exponential or quadratic on hostile bodies.
-The engine does the same for parameters (`worker/schema_keywords.py`); a policy imports nothing of it but the SDK.
+The engine does the same for parameters (`worker/policies/schema_keywords.py`); a policy imports only the SDK of it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""How a run goes: programs, load, lanes, rounds, results."""

@@ -1,0 +1,135 @@
+"""What `policy_image` runs (builder/defs.bzl): validates and describes the policies that targets and `deps` brought.
+
+    bazel_tool REQUEST.json registry=PATH build_info=PATH sbom=PATH licences=PATH labels=PATH tags=PATH
+
+It is its own room because the request's form belongs to that rule. Checks and documents are those of
+`policy-builder`; only who gathers the files differs. All mistakes are in one report, nothing is written then (R-42).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from policy_builder.describe.generate import Facts, build_info, labels, licences, registry
+from policy_builder.describe.sbom import sbom
+from policy_builder.discover.choice import ChosenPolicy
+from policy_builder.discover.debian import read_lock
+from policy_builder.discover.distributions import Distribution, DistributionError, read_distribution
+from policy_builder.discover.engine_source import engine_version
+from policy_builder.discover.library import Library
+from policy_builder.discover.platform import Platform
+from policy_builder.discover.policy_source import PolicySource, read_source
+from policy_builder.discover.requirements_file import Requirements
+from policy_builder.validate.machine import machine_findings
+from policy_builder.validate.report import Report
+from policy_builder.validate.resolution import Needs, Pinned, Resolution, installed_findings
+from policy_builder.validate.validation import code_findings
+from policy_engine.documents.diagnostics import Diagnostic, Rule
+from policy_engine.worker.policies.registry import Version
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write registry, build information, SBOM, licences, labels and tags; returns the exit status."""
+    request_file, *outputs = sys.argv[1:] if arguments is None else arguments
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
+    report = Report()
+    facts = gather(request, report)
+    if report.findings:
+        print(f"{request['label']}:\n{report.render_text()}", end="", file=sys.stderr)
+    if report.failed:
+        return 1
+    documents = {
+        "registry": registry(facts),
+        "build_info": build_info(facts),
+        "sbom": sbom(facts),
+        "licences": licences(facts),
+        "labels": "".join(f"{key}={value}\n" for key, value in labels(facts).items()),
+        "tags": f"{request['repository']}:{facts.engine_version}\n",
+    }
+    for output in outputs:
+        name, _, path = output.partition("=")
+        Path(path).write_text(documents[name], encoding="utf-8")
+    return 0
+
+
+def gather(request: Mapping[str, Any], report: Report) -> Facts:
+    """Return what the request describes, with everything wrong with it in `report`."""
+    platform = Platform(request["architecture"])
+    engine = _needs("the engine", request["engine"]["requirements"], report)
+    sources: list[PolicySource] = []
+    needs: dict[str, Needs] = {}
+    labels_of: dict[str, str] = {}
+    for policy in request["policies"]:
+        source = _source(policy, platform, report)
+        if str(source) in needs:
+            reason = f"{source} is both {labels_of[str(source)]} and {policy['label']}; choose one of them"
+            report.add(str(source), [Diagnostic(policy["label"], reason, rule=Rule.DUPLICATE_POLICY)])
+            continue
+        labels_of[str(source)] = policy["label"]
+        needs[str(source)] = _needs(str(source), policy["requirements"], report)
+        report.add(str(source), source.diagnostics)
+        sources.append(source)
+    sources.sort(key=lambda one: (one.name, one.version))
+    resolution = Resolution(engine, {str(one): needs[str(one)] for one in sources})
+    users = [Pinned(str(one), str(one), one.requirements) for one in sources]
+    for subject, finding in [*installed_findings(users, resolution), *machine_findings(resolution, platform)]:
+        report.add(subject, [finding])
+    for source in sources:
+        report.add(str(source), code_findings(source, needs[str(source)], engine))
+    files = _named(request["engine"]["files"])
+    version = engine_version(Path(request["engine"]["version"]))
+    return Facts(
+        version, files, tuple(sources), resolution, read_lock(Path(request["debian_lock"]), platform.architecture)
+    )
+
+
+def _source(policy: Mapping[str, Any], platform: Platform, report: Report) -> PolicySource:
+    try:
+        version = Version.parse(policy["version"])
+    except ValueError as error:
+        report.add(policy["name"], [Diagnostic(policy["label"], str(error), rule=Rule.WRONG_VALUE)])
+        version = Version(0, 0, 0)
+    chosen = ChosenPolicy(policy["name"], version, None, None, 0)
+    requires = tuple(Requirement(line) for line in policy.get("requires", ()))
+    files = _named(policy["files"])
+    environment = platform.marker_environment()
+    return read_source(
+        chosen, policy["where"], files, tuple(policy["tests"]), environment=environment, requires=requires
+    )
+
+
+def _needs(subject: str, entries: Sequence[Mapping[str, str]], report: Report) -> Needs:
+    """Return the distributions and libraries that installed files (each with its owner) belong to."""
+    by_owner: dict[str, dict[str, Path]] = defaultdict(dict)
+    for entry in entries:
+        by_owner[entry["owner"]][entry["path"]] = Path(entry["source"])
+    distributions: dict[str, Distribution] = {}
+    packages: dict[str, dict[str, Path]] = defaultdict(dict)
+    for owner, files in by_owner.items():
+        if any(name.partition("/")[0].endswith(".dist-info") for name in files):
+            try:
+                distribution = read_distribution(files)
+            except DistributionError as error:
+                report.add(subject, [Diagnostic(owner, str(error), rule=Rule.REQUIREMENTS)])
+                continue
+            distributions[distribution.name] = distribution
+        else:
+            for name, path in files.items():
+                packages[name.partition("/")[0]][name] = path
+    libraries = tuple(Library(name, packages[name], Requirements(name, {})) for name in sorted(packages))
+    return Needs(dict(sorted(distributions.items())), libraries)
+
+
+def _named(entries: Sequence[Mapping[str, str]]) -> dict[str, Path]:
+    return {entry["path"]: Path(entry["source"]) for entry in sorted(entries, key=lambda one: one["path"])}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""What policy_image runs, given what targets and `deps` bring: the documents, and what is refused all at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from policy_builder.commands import bazel_tool
+from policy_builder.testworld import CODE, World, elf
+
+OUTPUTS = ("registry", "build_info", "sbom", "licences", "labels", "tags")
+
+
+def distribution(directory: Path, name: str, version: str) -> list[dict[str, str]]:
+    """Write an installed distribution, as a repository rule unpacks its wheel."""
+    root = directory / f"{name}-{version}"
+    files = {
+        f"{name}/__init__.py": "",
+        f"{name}-{version}.dist-info/METADATA": f"Name: {name}\nVersion: {version}\nLicense: MIT\n",
+    }
+    for file, text in files.items():
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_text(text)
+    return [{"owner": f"pypi_{name}_{version}", "path": file, "source": str(root / file)} for file in files]
+
+
+def policy(directory: Path, label: str, requirements: list[dict[str, str]], version: str = "v1.0.0") -> dict[str, Any]:
+    paths = [path for path in directory.iterdir() if path.name != "policy_test.py"]
+    return {
+        "files": [{"path": path.name, "source": str(path)} for path in paths],
+        "label": label,
+        "name": directory.parent.name,
+        "requirements": requirements,
+        "tests": ["policy_test.py"],
+        "version": version,
+        "where": f"policies/{directory.parent.name}",
+    }
+
+
+def run(world: World, *policies: dict[str, Any], architecture: str = "amd64") -> tuple[int, Path]:
+    engine = world.root / "engine/policy_engine/__init__.py"
+    request = {
+        "architecture": architecture,
+        "debian_lock": str(world.debian),
+        "engine": {
+            "files": [{"owner": "engine", "path": "policy_engine/__init__.py", "source": str(engine)}],
+            "requirements": distribution(world.root, "core", "1.0"),
+            "version": str(engine),
+        },
+        "label": "//:image",
+        "policies": policies,
+        "repository": "team/engine",
+    }
+    (world.root / "request.json").write_text(json.dumps(request))
+    out = world.root / "out"
+    out.mkdir(exist_ok=True)
+    status = bazel_tool.main([str(world.root / "request.json"), *(f"{name}={out / name}" for name in OUTPUTS)])
+    return status, out
+
+
+def test_documents_of_an_image(world: World) -> None:
+    needed = distribution(world.root, "lib", "1.0")
+    shared = world.root / "shared.py"
+    shared.write_text("")
+    library = [{"owner": "policies/shared", "path": "shared/__init__.py", "source": str(shared)}]
+    one = world.policy("one", code="import lib\nimport shared\n" + CODE, requirements="lib==1.0\n")
+    status, out = run(world, policy(one, "//one", needed + library))
+    assert status == 0
+    (entry,) = json.loads((out / "registry").read_text())
+    assert entry["directory"] == "one/v1.0.0"
+    assert f"policy-engine.policy.one.v1.0.0={entry['digest']}\n" in (out / "labels").read_text()
+    assert (out / "tags").read_text() == "team/engine:0.9.0\n"
+    information = json.loads((out / "build_info").read_text())
+    assert {one["name"]: one["required_by"] for one in information["dependencies"]} == {
+        "core": ["engine"],
+        "lib": ["one v1.0.0"],
+    }
+    assert [one["name"] for one in information["libraries"]] == ["shared"]
+
+
+def test_every_mistake_of_every_target_is_in_one_report(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = world.policy("one", requirements="lib==1.0\nabsent==2.0\n"), world.policy("two")
+    three = world.policy("three", code="import nowhere\n" + CODE)
+    status, out = run(
+        world,
+        policy(one, "//one", distribution(world.root, "lib", "1.1")),
+        policy(two, "//two", distribution(world.root, "lib", "1.2") + distribution(world.root, "core", "2.0")),
+        policy(two, "//elsewhere:two", []),
+        policy(three, "//three", [], version="v9.9.9"),
+        policy(three, "//four", [], version="newest"),
+    )
+    assert status == 1
+    assert list(out.iterdir()) == []
+    report = capsys.readouterr().err
+    for finding in (
+        "requirements.txt:1:1: lib==1.0 is pinned, but the policy is built with lib 1.1",
+        "requirements.txt:2:1: absent==2.0 is not among what one v1.0.0 is built with; allowed: absent in the deps of",
+        "needs lib 1.2, but one v1.0.0 needs lib 1.1; one image has one version of a package",
+        "needs core 2.0, but the engine needs core 1.0",
+        "the engine's own requirements cannot be replaced",
+        "two v1.0.0 is both //two and //elsewhere:two; choose one of them",
+        "imports nowhere, which none of its requirements brings",
+        "/version: the policy chosen here is three v9.9.9; make them equal",
+        "'newest' is not a version of the form v1.2.3",
+    ):
+        assert finding in report
+
+
+def test_wheels_that_were_chosen_for_another_platform_are_refused(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = distribution(world.root, "lib", "1.0")
+    compiled = world.root / "lib-1.0/lib/code.so"
+    compiled.write_bytes(elf(183))
+    needed.append({"owner": needed[0]["owner"], "path": "lib/code.so", "source": str(compiled)})
+    one = policy(world.policy("one", requirements="lib==1.0\n", code="import lib\n" + CODE), "//one", needed)
+    assert run(world, one)[0] == 1
+    assert "lib 1.0 was chosen for another platform: lib/code.so is compiled for aarch64" in capsys.readouterr().err
+    assert run(world, one, architecture="arm64")[0] == 0

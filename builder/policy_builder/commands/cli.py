@@ -1,0 +1,151 @@
+"""The command `policy-builder`: validate, build, lock and push, with the exit status telling whose turn it is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from policy_builder.commands.lock import LockError, write_lock
+from policy_builder.discover.debian import DebianError
+from policy_builder.discover.engine_source import EngineError
+from policy_builder.discover.platform import Platform
+from policy_builder.discover.wheels import FetchError
+from policy_builder.discover.workspace import Workspace, WorkspaceError, find_workspace
+from policy_builder.package.bytecode import BytecodeError
+from policy_builder.package.image import Built, OutputError, build
+from policy_builder.package.layers import LayerError
+from policy_builder.package.push import PushError, push
+from policy_builder.validate.report import Report
+from policy_builder.validate.validation import validate
+
+OK = 0
+FINDINGS = 1
+USAGE = 2
+ENVIRONMENT = 3
+
+_EPILOG = """exit status:
+  0  done; warnings are possible
+  1  the manifest or a policy has errors; the report has all of them, and nothing was written
+  2  the command line is wrong
+  3  something else is missing: network, registry, a tool, room on the disk; nothing was written"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except WorkspaceError as error:
+        print(f"policy-builder: {error}", file=sys.stderr)
+        return USAGE
+    except FetchError as error:
+        print(f"policy-builder: {error}\n{error.output}".rstrip(), file=sys.stderr)
+    except (BytecodeError, DebianError, EngineError, LayerError, LockError, OutputError, PushError, OSError) as error:
+        print(f"policy-builder: {error}", file=sys.stderr)
+    return ENVIRONMENT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="policy-builder", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("validate", help="report everything that is wrong with the chosen policies")
+    command.set_defaults(run=_validate)
+    _choice_options(command)
+    command = commands.add_parser("build", help="make an image of the chosen policies")
+    command.set_defaults(run=_build)
+    _choice_options(command)
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="replaced as a whole")
+    command = commands.add_parser("lock", help="pin all that engine and policies need, with hashes (needs uv)")
+    command.set_defaults(run=_lock)
+    _choice_options(command)
+    command.add_argument("--output", type=Path, required=True, metavar="FILE")
+    command = commands.add_parser("push", help="push a built image to a registry")
+    command.set_defaults(run=_push)
+    command.add_argument("output", type=Path, metavar="DIR", help="the --output of build")
+    command.add_argument("-r", "--repository", required=True, metavar="HOST/NAME")
+    command.add_argument("-t", "--tag", action="append", default=[])
+    command.add_argument("--insecure", action="store_true", help="plain HTTP to a host that is not this machine")
+    return parser
+
+
+def _choice_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="policy-manifest.yaml")
+    command.add_argument("--platform", type=_platform, default=Platform(), help="default: linux/amd64")
+    command.add_argument("--engine", type=Path, metavar="DIR", help="the engine's source; default: this checkout's")
+    command.add_argument("--lock", type=Path, metavar="FILE", help="default: this checkout's requirements_lock.txt")
+    command.add_argument("--debian-lock", type=Path, metavar="FILE", help="default: this checkout's")
+    command.add_argument("--cache", type=Path, metavar="DIR", help="default: ~/.cache/policy-builder")
+    command.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+
+
+def _platform(text: str) -> Platform:
+    try:
+        return Platform.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _workspace(options: argparse.Namespace) -> Workspace:
+    return find_workspace(options.engine, options.lock, options.debian_lock, options.cache)
+
+
+def _validate(options: argparse.Namespace) -> int:
+    report = Report()
+    try:
+        validate(options.manifest, _workspace(options), options.platform, report)
+    finally:
+        _show(options, report)
+    return FINDINGS if report.failed else OK
+
+
+def _build(options: argparse.Namespace) -> int:
+    report = Report()
+    workspace = _workspace(options)
+    built = None
+    try:
+        plan = validate(options.manifest, workspace, options.platform, report)
+        if plan is not None:
+            built = build(plan, options.output, workspace)
+    finally:
+        _show(options, report, built)
+    if built is None:
+        return FINDINGS
+    if not options.json:
+        for name, size in built.layers:
+            print(f"{size / 1e6:9.2f} MB  {name}")
+        print(f"{built.digest}\n{built.out / 'image.tar'}: docker load --input, or podman load --input")
+    return OK
+
+
+def _lock(options: argparse.Namespace) -> int:
+    report = write_lock(
+        options.manifest, options.engine or _workspace(options).engine, options.output, options.platform
+    )
+    _show(options, report)
+    return FINDINGS if report.failed else OK
+
+
+def _push(options: argparse.Namespace) -> int:
+    pushed = push(options.output / "oci", options.repository, options.tag, insecure=options.insecure)
+    print(f"{options.repository}@{pushed.digest}", *pushed.tags)
+    print(f"{pushed.uploaded} uploaded, {pushed.present} already there", file=sys.stderr)
+    return OK
+
+
+def _show(options: argparse.Namespace, report: Report, built: Built | None = None) -> None:
+    if options.json:
+        document: dict[str, Any] = report.as_document()
+        if built is not None:
+            document["image"] = {
+                "digest": built.digest,
+                "layers": [{"name": name, "bytes": size} for name, size in built.layers],
+            }
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        print(report.render_text(), end="", file=sys.stderr)

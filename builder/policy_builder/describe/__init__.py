@@ -1,0 +1,1 @@
+"""Third stage: what is written about an image."""

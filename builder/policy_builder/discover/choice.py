@@ -1,0 +1,166 @@
+"""`policy-manifest.yaml`: which policies go into an image (R-43).
+
+It is its own room because `policy-builder` and the Bazel module extension must mean the same by one file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors
+from policy_engine.documents.fields import Fields
+from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.worker.policies.registry import Version
+
+FORMAT = "v1"
+CHOICE_KEYS = ("version", "repository", "configuration", "libraries", "wheels", "policies")
+ENTRY_KEYS = ("name", "version", "path", "package")
+MAX_POLICIES = 1000
+DEFAULT_REPOSITORY = "policy-engine"
+
+_REPOSITORY = re.compile(r"[a-z0-9]+([._/:-]+[a-zA-Z0-9]+)*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenPolicy:
+    """One entry: a policy by the `path` of its directory, or by the `package` (name, version) that brings it."""
+
+    name: str
+    version: Version
+    path: Path | None
+    package: tuple[str, str] | None
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A checked manifest; paths are absolute, or relative to the working directory as the manifest's own path was."""
+
+    repository: str
+    configuration: tuple[Path, ...]
+    libraries: tuple[Path, ...]
+    wheels: tuple[Path, ...]
+    policies: tuple[ChosenPolicy, ...]
+    document: Document = field(repr=False, compare=False)
+
+
+def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
+    """Return the choice in the file `path` with everything wrong with it; None when something is."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        return None, [Diagnostic(str(path), reason, rule=Rule.UNREADABLE)]
+    document, diagnostics = read_document(str(path), content)
+    if document is None:
+        return None, diagnostics
+    fields = Fields(document, (), CHOICE_KEYS, diagnostics, "a manifest of policies")
+    if not isinstance(document.value, dict):
+        return None, diagnostics
+    base = path.parent
+    fields.choice("version", (FORMAT,))
+    repository = fields.text("repository") or DEFAULT_REPOSITORY
+    if not _REPOSITORY.fullmatch(repository):
+        allowed = "lower-case, such as policy-engine or registry.example.test/team/engine"
+        fields.error(("repository",), "is not the name of an image", value=repository, allowed=allowed)
+    configuration = _paths(fields, "configuration", base, directories=False)
+    libraries = _paths(fields, "libraries", base, directories=True)
+    wheels = _paths(fields, "wheels", base, directories=True)
+    policies = _policies(fields, document, diagnostics, base)
+    if has_errors(diagnostics):
+        return None, diagnostics
+    return Choice(repository, configuration, libraries, wheels, policies, document), diagnostics
+
+
+def _paths(fields: Fields, name: str, base: Path, *, directories: bool) -> tuple[Path, ...]:
+    paths = []
+    for index, item in enumerate(fields.items(name, required=False, most=100)):
+        if not isinstance(item, str) or not item:
+            fields.error((name, index), "must be a path", rule=Rule.WRONG_TYPE)
+            continue
+        path = base / item
+        if not (path.is_dir() if directories else path.is_file()):
+            fields.error(
+                (name, index), f"is no {'directory' if directories else 'file'} beside the manifest", value=item
+            )
+            continue
+        paths.append(path)
+    names = [path.name for path in paths]
+    if not directories and len(set(names)) < len(names):
+        fields.error((name,), "has two files of one name; they would lie in one directory of the image")
+    return tuple(paths)
+
+
+def _policies(
+    fields: Fields, document: Document, diagnostics: list[Diagnostic], base: Path
+) -> tuple[ChosenPolicy, ...]:
+    chosen: list[ChosenPolicy] = []
+    first: dict[str, int] = {}
+    for index, _ in enumerate(fields.items("policies", most=MAX_POLICIES)):
+        entry = Fields(document, ("policies", index), ENTRY_KEYS, diagnostics, "a chosen policy")
+        name = entry.text("name", required=True, longest=63)
+        version = _version(entry)
+        path = _path(entry, base, name, version)
+        package = _package(entry)
+        if path is not None and package is not None and "path" in entry:
+            entry.error(("package",), "a policy comes from a path or from a package, not from both")
+        if not entry.ok or name is None or version is None:
+            continue
+        policy = ChosenPolicy(name, version, None if package else path, package, index)
+        if str(policy) in first:
+            reason = f"policy {policy} is chosen twice; first as entry {first[str(policy)] + 1}"
+            entry.error((), reason, rule=Rule.DUPLICATE_POLICY)
+            continue
+        first[str(policy)] = index
+        chosen.append(policy)
+    return tuple(chosen)
+
+
+def _version(entry: Fields) -> Version | None:
+    text = entry.text("version", required=True)
+    if text is None:
+        return None
+    try:
+        return Version.parse(text)
+    except ValueError:
+        entry.error(
+            ("version",), "is not an exact version", value=text, allowed="v1.2.3 (major, minor and patch number)"
+        )
+        return None
+
+
+def _path(entry: Fields, base: Path, name: str | None, version: Version | None) -> Path | None:
+    """Return where the policy lies: by default where policies of this repository lie, `policies/NAME/v1_2_3`."""
+    text = entry.text("path", longest=4096)
+    if text is not None:
+        return base / text
+    if name is None or version is None:
+        return None
+    return base / "policies" / name / str(version).replace(".", "_")
+
+
+def _package(entry: Fields) -> tuple[str, str] | None:
+    text = entry.text("package")
+    if text is None:
+        return None
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        entry.error(("package",), "is not a package", value=text, allowed="name==version")
+        return None
+    specifiers: Sequence[object] = list(requirement.specifier)
+    pinned = len(specifiers) == 1 and str(specifiers[0]).startswith("==") and not str(specifiers[0]).endswith("*")
+    if not pinned or requirement.url or requirement.marker or requirement.extras:
+        entry.error(("package",), "is not pinned to one version", value=text, allowed="name==version")
+        return None
+    return canonicalize_name(requirement.name), str(specifiers[0]).removeprefix("==")

@@ -1,0 +1,166 @@
+"""The Debian packages of the base layer: fetched by URL and sha256 as the lock says, and their data archives.
+
+It is its own room because Bazel fetches the same packages itself (`tools/image/debian.bzl`); this is for building
+without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from policy_builder.package.bytecode import PACKAGES, machine_architecture, unpack
+
+TIMEOUT = 300.0
+_AR_MAGIC = b"!<arch>\n"
+_AR_HEADER = 60
+_SOURCE = re.compile(r"^(?:URIs:|deb(?:\s+\[[^]]*\])?)\s+(https?://\S*/debian)/?(?:\s.*)?$", re.MULTILINE)
+
+
+class DebianError(Exception):
+    """A package could not be had, or is not what the lock says."""
+
+
+@dataclass(frozen=True, slots=True)
+class DebianPackage:
+    """One package of the lock; `path` is that below the root of its archive, `debian` or `debian-security`."""
+
+    name: str
+    version: str
+    path: str
+    sha256: str
+    archive: str = "debian"
+
+    @property
+    def architecture(self) -> str:
+        """As in the name of its file: `amd64`, `arm64` or `all`."""
+        return self.path.rpartition("_")[2].removesuffix(".deb")
+
+    def root(self, mirror: str) -> str:
+        """Return the root of the package's archive beside that of `mirror` (`…/debian` or a snapshot of it)."""
+        before, _, after = mirror.rpartition("/debian")
+        return mirror if self.archive == "debian" else f"{before}/{self.archive}{after}"
+
+
+@dataclass(frozen=True, slots=True)
+class DebianLock:
+    """What the base layer of one architecture consists of."""
+
+    suite: str
+    snapshot: str
+    packages: tuple[DebianPackage, ...]
+
+
+def read_lock(path: Path, architecture: str) -> DebianLock:
+    """Read what a lock, as tools/image has it, says of `architecture`; packages are sorted by name.
+
+    Raises DebianError.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        by_architecture = document["packages"]
+        if architecture not in by_architecture:
+            available = ", ".join(sorted(by_architecture))
+            raise DebianError(f"{path} has no Debian packages for {architecture} (available: {available})")
+        packages = tuple(
+            DebianPackage(
+                name, str(one["version"]), str(one["path"]), str(one["sha256"]), str(one.get("archive", "debian"))
+            )
+            for name, one in sorted(by_architecture[architecture].items())
+        )
+        for package in packages:
+            if package.architecture not in (architecture, "all"):
+                raise DebianError(f"{path}: {package.name} for {architecture} is {package.path}")
+        return DebianLock(str(document["suite"]), str(document["snapshot"]), packages)
+    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DebianError(f"{path} is not a lock of Debian packages: {error}") from None
+
+
+def data_archives(lock: DebianLock, cache: Path) -> dict[str, Path]:
+    """Return the data archive of every package by its name, each in a directory named after it. Raises DebianError."""
+    mirrors = [*_mirrors(), lock.snapshot]
+    return {package.name: _data_archive(package, mirrors, cache / "debian") for package in lock.packages}
+
+
+def compiling_python(path: Path, cache: Path) -> Path:
+    """Return the directory with the Python of images, for the machine that builds, as `bytecode.Interpreter` takes it.
+
+    Raises DebianError and BytecodeError.
+    """
+    lock = read_lock(path, machine_architecture())
+    packages = tuple(package for package in lock.packages if package.name in PACKAGES)
+    archives = data_archives(replace(lock, packages=packages), cache)
+    content = hashlib.sha256(" ".join(package.sha256 for package in packages).encode()).hexdigest()
+    target = cache / "python" / content
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            unpack(archives.values(), Path(scratch, "python"))
+            try:
+                Path(scratch, "python").rename(target)
+            except OSError:  # another build was faster
+                if not target.is_dir():
+                    raise
+    return target
+
+
+def _data_archive(package: DebianPackage, mirrors: list[str], cache: Path) -> Path:
+    directory = cache / package.sha256 / package.name
+    found = sorted(directory.glob("data.tar*"))
+    if found:
+        return found[0]
+    deb = _download(package, mirrors)
+    for name, content in _members(deb, package.name):
+        if name.startswith("data.tar"):
+            directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
+                file.write(content)
+            return Path(file.name).replace(directory / name)
+    raise DebianError(f"{package.name}: the package has no data archive")
+
+
+def _download(package: DebianPackage, mirrors: list[str]) -> bytes:
+    failures = []
+    for mirror in mirrors:
+        url = f"{package.root(mirror.rstrip('/'))}/{package.path}"
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as response:  # noqa: S310 - checked by its hash
+                content: bytes = response.read()
+        except (urllib.error.URLError, OSError) as error:
+            failures.append(f"{url}: {error}")
+            continue
+        if hashlib.sha256(content).hexdigest() == package.sha256:
+            return content
+        failures.append(f"{url}: not the content that the lock has the hash of")
+    raise DebianError(f"{package.name} {package.version} could not be had:\n  " + "\n  ".join(failures))
+
+
+def _members(archive: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the members of an ar archive (deb(5))."""
+    if not archive.startswith(_AR_MAGIC):
+        raise DebianError(f"{name}: not a Debian package")
+    position = len(_AR_MAGIC)
+    while position + _AR_HEADER <= len(archive):
+        header = archive[position : position + _AR_HEADER]
+        size = int(header[48:58])
+        position += _AR_HEADER
+        yield header[:16].decode("ascii").rstrip().rstrip("/"), archive[position : position + size]
+        position += size + size % 2
+
+
+def _mirrors() -> list[str]:
+    """Return the mirror in DEBIAN_MIRROR, else those of this machine's apt."""
+    given = os.environ.get("DEBIAN_MIRROR")
+    if given:
+        return [given]
+    files = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
+    return list(dict.fromkeys(_SOURCE.findall("\n".join(texts))))

@@ -1,0 +1,56 @@
+"""Libraries of the same repository that policies share, found by what a policy imports (R-40).
+
+It is its own room because such a library is neither a policy nor a distribution that anybody published. Only those that
+a chosen policy imports, directly or through another library, go into an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from policy_builder.discover.engine_source import package_files
+from policy_builder.discover.requirements_file import Requirements, read_requirements
+from policy_builder.validate.imports import imported_modules
+
+REQUIREMENTS_FILE = "requirements.txt"
+_LEFT_OUT = frozenset({"README.md", REQUIREMENTS_FILE, "testing.py"})
+"""What is for people and for tests; a library's `testing.py` is what the tests of policies import."""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """One import package of this repository; `files` by their names below site-packages.
+
+    `requirements` are the pins in the package's own requirements.txt, as in a policy.
+    """
+
+    name: str
+    files: Mapping[str, Path] = field(repr=False)
+    requirements: Requirements
+
+
+def find_libraries(
+    files: Mapping[str, Path], roots: Sequence[Path], environment: Mapping[str, str]
+) -> tuple[Library, ...]:
+    """Return the libraries below `roots` that the modules in `files` import, and those that these import in turn."""
+    found: dict[str, Library] = {}
+    waiting = list(_imported(files.values()))
+    while waiting:
+        name = waiting.pop()
+        root = next((one for one in roots if (one / name / "__init__.py").is_file()), None)
+        if name in found or root is None:
+            continue
+        package = package_files(root, name)
+        requirements = Requirements(f"{root / name / REQUIREMENTS_FILE}", {})
+        if f"{name}/{REQUIREMENTS_FILE}" in package:
+            requirements = read_requirements(package[f"{name}/{REQUIREMENTS_FILE}"], environment)
+        installed = {file: path for file, path in package.items() if path.name not in _LEFT_OUT}
+        found[name] = Library(name, installed, requirements)
+        waiting += _imported(package.values())
+    return tuple(found[name] for name in sorted(found))
+
+
+def _imported(paths: Iterable[Path]) -> set[str]:
+    return {name for path in paths if path.suffix == ".py" for name in imported_modules(path)}

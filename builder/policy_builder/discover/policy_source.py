@@ -1,0 +1,205 @@
+"""Discovery: where the files of a chosen policy are, in a directory or inside a wheel (R-30, R-43).
+
+It is its own room because after it nothing asks any more where a policy came from. Nothing of a policy is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from configparser import ConfigParser
+from configparser import Error as ConfigError
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from packaging.requirements import Requirement
+
+from policy_builder.discover.choice import ChosenPolicy
+from policy_builder.discover.distributions import Distribution
+from policy_builder.discover.requirements_file import Requirements, read_requirements
+from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
+from policy_engine.documents.fields import did_you_mean
+from policy_engine.documents.yaml_document import Document
+from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, parse_manifest
+
+ENTRY_POINTS = "policy_engine.policies"
+"""Entry point group by which a wheel says which of its packages are policies."""
+
+REQUIREMENTS_FILE = "requirements.txt"
+MAX_FILES = 2000
+MAX_BYTES = 64 << 20
+_LEFT_OUT = frozenset({"__pycache__", "BUILD.bazel", "BUILD", "testdata"})
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySource:
+    """A discovered policy: `files` go into the image, `tests` do not; both by name below its directory.
+
+    `where` is how its directory is called in findings. `requires` are what its wheel needs, for a policy from one.
+    `manifest` is None when policy.yaml has errors; those are in `diagnostics`.
+    """
+
+    name: str
+    version: str
+    where: str
+    files: Mapping[str, Path] = field(repr=False)
+    tests: tuple[str, ...]
+    manifest: PolicyManifest | None
+    requirements: Requirements
+    requires: tuple[Requirement, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    def shown(self, name: str) -> str:
+        """Return how the file `name` of this policy is called in findings."""
+        return f"{self.where}/{name}"
+
+
+def discover_directory(
+    chosen: ChosenPolicy | None, directory: Path, environment: Mapping[str, str], *, follow_links: bool = False
+) -> PolicySource:
+    """Return the policy in `directory`; its name and version must be those of `chosen`, when it is given.
+
+    `follow_links` is for trees of links that Bazel made; elsewhere a link leads to what is not part of the policy.
+    """
+    where = str(directory)
+    if not directory.is_dir():
+        reason = "is no directory; every policy has one, with its policy.yaml"
+        finding = Diagnostic(where, reason, rule=Rule.UNREADABLE)
+        return _nothing(chosen, where, finding)
+    files, tests, diagnostics = _files(directory, where, follow_links)
+    return read_source(chosen, where, files, tests, environment=environment, diagnostics=diagnostics)
+
+
+def read_source(
+    chosen: ChosenPolicy | None,
+    where: str,
+    files: Mapping[str, Path],
+    tests: tuple[str, ...],
+    *,
+    environment: Mapping[str, str],
+    diagnostics: Iterable[Diagnostic] = (),
+    requires: tuple[Requirement, ...] = (),
+) -> PolicySource:
+    """Return the policy that consists of `files`, with everything that can be seen from policy.yaml and the names."""
+    diagnostics = list(diagnostics)
+    manifest = None
+    if MANIFEST_FILE in files:
+        manifest, found = parse_manifest(f"{where}/{MANIFEST_FILE}", files[MANIFEST_FILE].read_bytes())
+        diagnostics += found
+    else:
+        reason = f"has no {MANIFEST_FILE}; `policy-engine new-policy NAME` makes a directory with one"
+        diagnostics.append(Diagnostic(where, reason, rule=Rule.UNREADABLE))
+    if manifest is not None and chosen is not None:
+        for key, wanted in (("name", chosen.name), ("version", str(chosen.version))):
+            actual = str(getattr(manifest, key))
+            if actual != wanted:
+                reason = f"the policy chosen here is {chosen}; make them equal"
+                diagnostics.append(manifest.document.diagnostic((key,), reason, value=actual, allowed=wanted))
+    requirements = Requirements(f"{where}/{REQUIREMENTS_FILE}", {})
+    if REQUIREMENTS_FILE in files:
+        requirements = read_requirements(files[REQUIREMENTS_FILE], environment, requirements.file)
+        diagnostics += requirements.diagnostics
+    if not any(PurePosixPath(name).stem.upper() == "README" and "/" not in name for name in files):
+        diagnostics.append(_missing(where, "has no README.md: who chooses it learns nothing about it"))
+    if not any(name.endswith("_test.py") for name in tests):
+        diagnostics.append(_missing(where, "has no test (*_test.py)"))
+    name, version = (manifest.name, str(manifest.version)) if manifest is not None else (where, "")
+    if chosen is not None:
+        name, version = chosen.name, str(chosen.version)
+    return PolicySource(name, version, where, files, tests, manifest, requirements, requires, tuple(diagnostics))
+
+
+def discover_package(
+    chosen: ChosenPolicy, distribution: Distribution, choice: Document, environment: Mapping[str, str]
+) -> PolicySource:
+    """Return the policy that `distribution` offers by an entry point in the group `policy_engine.policies`.
+
+    The entry point's value is a package of the wheel that is a policy's directory. Only that directory goes into the
+    image: a wheel may bring many policies. Code they share belongs into another wheel, which they require.
+    """
+    where = f"{distribution.shown_name}-{distribution.version}"
+    offered: list[str] = []
+    for package in _entry_points(distribution):
+        prefix = package.replace(".", "/") + "/"
+        inside = {
+            name.removeprefix(prefix): path for name, path in distribution.files.items() if name.startswith(prefix)
+        }
+        if MANIFEST_FILE not in inside:
+            offered.append(f"{package} (without {MANIFEST_FILE})")
+            continue
+        manifest, found = parse_manifest(f"{where}/{prefix}{MANIFEST_FILE}", inside[MANIFEST_FILE].read_bytes())
+        if manifest is None:
+            offered.append(f"{package} ({found[0]})")
+            continue
+        offered.append(f"{manifest.name} {manifest.version}")
+        if offered[-1] == str(chosen):
+            tests = tuple(sorted(name for name in inside if not belongs_in_image(name)))
+            files = {name: path for name, path in inside.items() if belongs_in_image(name)}
+            needs = distribution.needs((), environment)
+            requires = tuple(one for name, many in needs.items() if name != "policy-engine" for one in many)
+            place = f"{where}/{prefix.rstrip('/')}"
+            return read_source(chosen, place, files, tests, environment=environment, requires=requires)
+    reason = f"{distribution} does not offer {chosen}{did_you_mean(str(chosen), offered)}"
+    allowed = ", ".join(offered) or f"nothing: it has no entry point in the group {ENTRY_POINTS}"
+    finding = choice.diagnostic(
+        ("policies", chosen.index, "package"), reason, allowed=allowed, rule=Rule.UNKNOWN_POLICY
+    )
+    return _nothing(chosen, where, finding)
+
+
+def belongs_in_image(name: str) -> bool:
+    """Return whether a policy's file is part of the policy at work: no tests, caches, hidden or build files."""
+    path = PurePosixPath(name)
+    if any(part.startswith(".") or part in _LEFT_OUT for part in path.parts) or path.suffix in (".pyc", ".pyo"):
+        return False
+    return not path.name.endswith("_test.py") and path.name != "conftest.py"
+
+
+def _nothing(chosen: ChosenPolicy | None, where: str, finding: Diagnostic) -> PolicySource:
+    """Return a policy of which nothing was found but `finding`."""
+    name, version = (chosen.name, str(chosen.version)) if chosen is not None else (where, "")
+    return PolicySource(name, version, where, {}, (), None, Requirements(where, {}), diagnostics=(finding,))
+
+
+def _files(
+    directory: Path, where: str, follow_links: bool
+) -> tuple[dict[str, Path], tuple[str, ...], list[Diagnostic]]:
+    files: dict[str, Path] = {}
+    tests: list[str] = []
+    size = 0
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts)
+        linked = path.is_symlink() and not follow_links
+        if hidden or (path.is_dir() and not linked):
+            continue
+        if linked or not path.is_file():
+            reason = "is not a regular file: what it leads to is not part of the policy"
+            return {}, (), [Diagnostic(f"{where}/{name}", reason, rule=Rule.UNREADABLE)]
+        size += path.stat().st_size
+        if len(files) + len(tests) >= MAX_FILES or size > MAX_BYTES:
+            reason = f"holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MiB; is this the directory of one policy?"
+            return {}, (), [Diagnostic(where, reason, rule=Rule.UNREADABLE)]
+        if belongs_in_image(name):
+            files[name] = path
+        else:
+            tests.append(name)
+    return files, tuple(tests), []
+
+
+def _entry_points(distribution: Distribution) -> list[str]:
+    (name,) = (one for one in distribution.files if one.endswith(".dist-info/METADATA"))
+    listing = distribution.files.get(name.replace("METADATA", "entry_points.txt"))
+    parser = ConfigParser(delimiters=("=",), interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[method-assign,assignment] # names keep their case: the documented way
+    try:
+        parser.read_string(listing.read_text(encoding="utf-8") if listing else "")
+        return sorted({value.strip() for _, value in parser.items(ENTRY_POINTS)})
+    except (ConfigError, UnicodeDecodeError):
+        return []
+
+
+def _missing(where: str, reason: str) -> Diagnostic:
+    return Diagnostic(where, reason, severity=Severity.WARNING, rule=Rule.MISSING_FILE)

@@ -1,0 +1,1 @@
+"""Last stage: layers, the OCI layout, and where it is pushed."""

@@ -1,0 +1,1 @@
+"""Second stage: everything that is wrong with a choice, in one report."""

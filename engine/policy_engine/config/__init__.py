@@ -1,1 +1,0 @@
-"""Settings, chain files, policy manifests, file watching: everything that is read before it runs."""

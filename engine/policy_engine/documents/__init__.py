@@ -1,0 +1,1 @@
+"""Reading what people write: YAML with places, typed fields, quantities, secret references, diagnostics."""

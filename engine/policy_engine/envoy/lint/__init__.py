@@ -1,0 +1,1 @@
+"""Checks of an operator's own Envoy configuration."""

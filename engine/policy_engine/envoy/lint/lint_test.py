@@ -1,0 +1,400 @@
+"""The lint: what it writes itself is clean, and each broken promise is reported at the line that breaks it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
+from envoy.extensions.filters.http.router.v3 import router_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
+from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
+from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
+from google.protobuf import json_format
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
+from policy_engine.documents.yaml_document import read_document
+from policy_engine.envoy.bootstrap import Sample, bootstrap, render
+from policy_engine.envoy.demands import Demands, demands_of
+from policy_engine.envoy.filter_config import EngineTls, fragments
+from policy_engine.envoy.lint.lint import lint_document, lint_file
+from policy_engine.sdk import Policy
+from policy_engine.settings.model import RouteKeySettings, RouteKeySource, Settings, TlsSettings, UnmappedRoutes
+from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
+from policy_engine.worker.policies.registry import Registry
+from testsupport.chains import define, entry
+
+# Messages inside of Any can be read once their modules are there.
+_ = (ext_proc_pb2, router_pb2, previous_hosts_pb2, http_connection_manager_pb2, http_protocol_options_pb2)
+
+
+class Headers(Policy):
+    def on_request_headers(self, request: Any) -> None:
+        return None
+
+
+class ResponseHeaders(Policy):
+    def on_response_headers(self, request: Any, response: Any) -> None:
+        return None
+
+
+class Whole(Policy):
+    def on_request_body(self, request: Any) -> None:
+        return None
+
+
+class WholeResponse(Policy):
+    def on_response_body(self, request: Any, response: Any) -> None:
+        return None
+
+
+class Streams(Policy):
+    def on_request_chunk(self, request: Any, chunk: Any) -> None:
+        return None
+
+
+class StreamsResponse(Policy):
+    def on_response_chunk(self, request: Any, response: Any, chunk: Any) -> None:
+        return None
+
+
+class Trailers(Policy):
+    def on_request_trailers(self, request: Any, trailers: Any) -> None:
+        return None
+
+
+CLASSES = (Headers, ResponseHeaders, Whole, WholeResponse, Streams, StreamsResponse, Trailers)
+REGISTRY = Registry([define(one) for one in CLASSES])
+
+
+def demands(routes: Mapping[str, list[PolicySpec | type[Policy]]], settings: Settings | None = None) -> Demands:
+    specs = [
+        RouteSpec(key, tuple(one if isinstance(one, PolicySpec) else entry(one) for one in chain))
+        for key, chain in routes.items()
+    ]
+    return demands_of(settings or Settings(), ChainsSpec(tuple(specs)), REGISTRY)
+
+
+USUAL = demands({"open": [], "headers": [Headers], "whole": [Whole, Streams], "stream": [StreamsResponse]})
+TEXT = render(bootstrap(USUAL, Sample()))
+
+
+def lint(text: str, wanted: Demands = USUAL) -> list[Diagnostic]:
+    document, found = read_document("envoy.yaml", text.encode())
+    assert not found
+    assert document is not None
+    return lint_document(document, wanted)
+
+
+def line_of(text: str, containing: str, after: str = "") -> int:
+    start = text.index(after)
+    return text.count("\n", 0, text.index(containing, start)) + 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "severity", "old", "new", "at"),
+    [
+        (Rule.ENVOY_OVERRIDE, "error", "allow_mode_override: true", "allow_mode_override: false", "allow_mode_override"),
+        (Rule.ENVOY_TIMEOUT, "error", "message_timeout: 3s", "message_timeout: 2s", "message_timeout"),
+        (Rule.ENVOY_RETRY, "warning", "retry_on: connect-failure,", "retry_on: ", "retry_on"),
+        (Rule.ENVOY_RETRY, "warning", "retry_policy:", "timeout: 1s\n              x:", "grpc_service"),
+        (Rule.ENVOY_BUFFER, "error", "bytes: 10551296", "bytes: 1048576", "per_connection_buffer_limit_bytes"),
+        (Rule.ENVOY_ATTRIBUTE, "error", "- xds.route_name", "- request.path", "- request.path"),
+        (Rule.ENVOY_ATTRIBUTE, "warning", "- source.address", "- source.port", "- xds.route_name"),
+        (Rule.ENVOY_FAILURE_MODE, "error", "mode_allow: false", "mode_allow: true", "failure_mode_allow"),
+        (Rule.ENVOY_FLOOD, "error", "max_outbound_frames: 100000", "max_outbound_frames: 10000", "max_outbound_frames"),
+        (Rule.ENVOY_FLOOD, "error", "control_frames: 100000", "control_frames: 1000", "max_outbound_control_frames"),
+        (Rule.ENVOY_MUTATION, "warning", "allow_all_routing: true", "allow_envoy: true", "allow_envoy"),
+        (Rule.ENVOY_MUTATION, "error", "allow_all_routing: true", "{disallow_all: true, allow_all_routing: true}", "{disallow_all"),
+        (Rule.ENVOY_MODE, "error", "_body_mode: FULL_DUPLEX_STREAMED", "_body_mode: BUFFERED", "response_body_mode: BUFFERED"),
+        (Rule.ENVOY_MODE, "error", "response_trailer_mode: SEND", "response_trailer_mode: SKIP", "response_body_mode: FULL_DUPLEX_STREAMED|response_trailer_mode: SKIP"),
+        (Rule.ENVOY_ROUTE, "error", "name: headers", "name: header", "name: header"),
+        (Rule.ENVOY_ROUTE, "warning", "name: headers", "name: open", "virtual_hosts"),
+        (Rule.ENVOY_FILTER, "error", "allow_mode_override: true", "allow_mode_override: true\n              observability_mode: true", "observability_mode"),
+        (Rule.ENVOY_FILTER, "error", "ext_proc.v3.ExternalProcessor", "lua.v3.Lua", "listeners:"),
+        (Rule.ENVOY_CLUSTER, "error", "cluster_name: policy-engine", "cluster_name: engine", "cluster_name: engine"),
+        (Rule.ENVOY_HTTP2, "error", "http2_protocol_options", "http_protocol_options", "HttpProtocolOptions:"),
+        (Rule.ENVOY_CIRCUIT_BREAKER, "error", "max_requests: 100000", "max_requests: 1024", "max_requests"),
+        (Rule.ENVOY_CIRCUIT_BREAKER, "error", "max_pending_requests: 100000", "track_remaining: true", "max_connections"),
+    ],
+)  # fmt: skip
+def test_a_broken_promise_is_reported_where_it_is_broken(
+    rule: Rule, severity: str, old: str, new: str, at: str
+) -> None:
+    assert TEXT.count(old) >= 1
+    broken = TEXT.replace(old, new, 1)
+    found = [one for one in lint(broken) if one.rule is rule and one.severity.value == severity]
+    # A list or an object is reported where its content begins, one line below its key.
+    assert len(found) == 1, found
+    assert found[0].line is not None
+    after, _, at = at.rpartition("|")
+    assert found[0].line - line_of(broken, at, after) in (0, 1)
+    others = {one.rule for one in lint(broken)} - {rule}
+    assert not others - {Rule.ENVOY_ROUTE, Rule.ENVOY_CLUSTER}
+
+
+def test_what_it_writes_is_clean() -> None:
+    assert lint(TEXT) == []
+
+
+def test_a_switched_off_filter_in_front_of_policies_is_an_error() -> None:
+    found = lint(TEXT, replace(USUAL, chains={**USUAL.chains, "open": USUAL.chains["headers"]}))
+    (one,) = [one for one in found if "filter is off" in one.reason]
+    assert (one.severity, one.line) == (Severity.ERROR, line_of(TEXT, "disabled: true"))
+
+
+@pytest.mark.parametrize("level", ["route", "virtual_host", "route_config", "filter"])
+def test_every_way_to_switch_it_off_is_seen(level: str) -> None:
+    config = bootstrap(demands({"headers": [Headers]}), Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    (host,) = manager["route_config"]["virtual_hosts"]
+    (route,) = host["routes"]
+    del route["typed_per_filter_config"]
+    off = {
+        "envoy.filters.http.ext_proc": {
+            "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+            "disabled": True,
+        }
+    }
+    if level == "filter":
+        manager["http_filters"][0]["disabled"] = True
+    else:
+        {"route": route, "virtual_host": host, "route_config": manager["route_config"]}[level][
+            "typed_per_filter_config"
+        ] = off
+    text = render(config)
+    (one,) = lint(text, demands({"headers": [Headers]}))
+    assert (one.rule, one.severity, one.line) == (Rule.ENVOY_ROUTE, Severity.ERROR, line_of(text, "disabled: true"))
+
+
+def test_a_part_of_a_route_that_is_switched_off_is_seen() -> None:
+    config = bootstrap(demands({"headers": [Headers]}), Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
+    off = {"@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", "disabled": True}
+    part = {"name": "upstream", "weight": 1, "typed_per_filter_config": {"envoy.filters.http.ext_proc": off}}
+    route["route"] = {"weighted_clusters": {"clusters": [{"name": "upstream", "weight": 99}, part]}}
+    text = render(config)
+    (one,) = lint(text, demands({"headers": [Headers]}))
+    assert (one.rule, one.line) == (Rule.ENVOY_ROUTE, line_of(text, "disabled: true"))
+
+
+@pytest.mark.parametrize(
+    "key", ["0E0", "1e5", "0o17", "089", "1_0", "0x1F", ".5", "nan", "true", "on", "~", "-1", "2026-11-24"]
+)
+def test_a_route_key_that_looks_like_something_else_stays_text(key: str) -> None:
+    wanted = demands({key: [Headers]})
+    assert lint(render(bootstrap(wanted, Sample())), wanted) == []
+
+
+def test_a_route_key_of_several_lines_stays_what_it_is() -> None:
+    config = bootstrap(demands({"a\n\n  disabled: b": [Headers]}), Sample())
+    assert yaml.safe_load(render(config)) == config
+
+
+def test_a_route_may_switch_on_what_is_off_elsewhere() -> None:
+    config = bootstrap(demands({"headers": [Headers]}), Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["http_filters"][0]["disabled"] = True
+    assert lint(render(config), demands({"headers": [Headers]})) == []
+
+
+def test_a_route_whose_headers_are_not_sent_is_an_error() -> None:
+    broken = TEXT.replace("request_header_mode: SEND", "request_header_mode: SKIP")
+    found = [one for one in lint(broken) if "request headers are not sent" in one.reason]
+    assert re.findall(r"chain '(\w+)'", " ".join(one.reason for one in found)) == ["headers", "whole", "stream"]
+
+
+@pytest.mark.parametrize(("side", "reader"), [("request", Whole), ("response", WholeResponse)])
+@pytest.mark.parametrize("mode", ["NONE", "STREAMED", "BUFFERED_PARTIAL"])
+def test_a_body_that_only_a_forbidden_override_would_bring_is_an_error(
+    side: str, reader: type[Policy], mode: str
+) -> None:
+    wanted = demands({"r": [reader]})
+    text = render(bootstrap(wanted, Sample())).replace(f"{side}_body_mode: BUFFERED", f"{side}_body_mode: {mode}")
+    relying = [one.severity for one in lint(text, wanted) if one.rule is Rule.ENVOY_MODE]
+    assert relying == ([Severity.WARNING] if (side, mode) == ("response", "NONE") else [])
+    text = text.replace("allow_mode_override: true", "allow_mode_override: false")
+    (one,) = [one for one in lint(text, wanted) if one.rule is Rule.ENVOY_MODE]
+    assert (one.severity, one.line) == (Severity.ERROR, line_of(text, f"{side}_body_mode: {mode}", "overrides"))
+    assert "'r' needs the whole" in one.reason
+
+
+@pytest.mark.parametrize(("side", "reader"), [("request", Whole), ("response", WholeResponse)])
+def test_trailers_that_would_pass_by_a_body_policy_are_an_error(side: str, reader: type[Policy]) -> None:
+    wanted = demands({"r": [reader]})
+    text = render(bootstrap(wanted, Sample())).replace(f"{side}_trailer_mode: SEND", f"{side}_trailer_mode: SKIP")
+    assert lint(text, wanted) == []
+    text = text.replace("allow_mode_override: true", "allow_mode_override: false")
+    (one,) = [one for one in lint(text, wanted) if one.rule is Rule.ENVOY_MODE]
+    assert (one.severity, one.line) == (Severity.ERROR, line_of(text, f"{side}_trailer_mode: SKIP", "overrides"))
+
+
+@pytest.mark.parametrize(
+    ("manager", "route", "warned"),
+    [
+        ({}, {}, "300s"),
+        ({"stream_idle_timeout": "0s"}, {}, "for ever"),
+        ({"stream_idle_timeout": "0s", "request_timeout": "20s"}, {}, None),
+        ({"stream_idle_timeout": "30s"}, {}, None),
+        ({}, {"idle_timeout": "62s"}, None),
+        ({}, {"idle_timeout": "63s"}, "63s"),
+        ({"stream_idle_timeout": "30s"}, {"idle_timeout": "0s"}, "for ever"),
+    ],
+)
+def test_a_request_that_could_hang_is_warned_of(
+    manager: dict[str, Any], route: dict[str, Any], warned: str | None
+) -> None:
+    wanted = demands({"r": [Whole]})
+    config = bootstrap(wanted, Sample())
+    connection = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    connection |= manager
+    connection["route_config"]["virtual_hosts"][0]["routes"][0]["route"] |= route
+    assert lint(render(config), wanted) == []
+    found = lint(render(config).replace("request_body_mode: BUFFERED", "request_body_mode: NONE"), wanted)
+    assert [(one.rule, one.severity) for one in found] == ([(Rule.ENVOY_IDLE, Severity.WARNING)] if warned else [])
+    assert all(f"{warned}, as" in one.reason for one in found)
+
+
+def test_a_failure_mode_of_one_route_counts() -> None:
+    broken = TEXT.replace("overrides:\n", "overrides:\n                      failure_mode_allow: true\n", 1)
+    (one,) = lint(broken)
+    assert (one.rule, one.line) == (Rule.ENVOY_FAILURE_MODE, line_of(broken, "failure_mode_allow: true"))
+    assert "'headers'" in one.reason
+
+
+def test_a_low_circuit_breaker_of_the_upstream_is_a_warning() -> None:
+    head, tail = TEXT.split("  - name: upstream")
+    found = lint(f"{head}  - name: upstream{tail.replace('max_connections: 100000', 'max_connections: 1024')}")
+    assert [(one.rule, one.severity) for one in found] == [(Rule.ENVOY_CIRCUIT_BREAKER, Severity.WARNING)]
+
+
+def test_an_override_that_the_list_leaves_out_is_an_error() -> None:
+    listed = "allow_mode_override: true\n              allowed_override_modes: [{response_header_mode: SKIP}]"
+    found = lint(TEXT.replace("allow_mode_override: true", listed))
+    assert {one.rule for one in found} == {Rule.ENVOY_OVERRIDE}
+    # The chain "headers" needs just that mode.
+    assert sorted(re.findall(r"route '(\w+)'", " ".join(one.reason for one in found))) == ["stream", "whole"]
+
+
+def test_tls_of_the_engine_has_to_be_in_the_cluster() -> None:
+    settings = Settings(tls=TlsSettings(cert=Path("/cert"), key=Path("/key")))
+    wanted = demands({"headers": [Headers]}, settings)
+    assert [one.rule for one in lint(render(bootstrap(wanted, Sample())), wanted)] == [Rule.ENVOY_CLUSTER]
+    assert lint(render(bootstrap(wanted, Sample(), EngineTls(Path("/ca")))), wanted) == []
+
+
+def test_routes_without_a_chain_are_warnings_where_they_pass() -> None:
+    wanted = demands({"headers": [Headers]}, Settings(unmapped_routes=UnmappedRoutes.PASS))
+    found = lint(render(bootstrap(wanted, Sample())).replace("name: headers", "name: other"), wanted)
+    assert {one.severity for one in found} == {Severity.WARNING}
+    assert "pass without policies" in " ".join(one.reason for one in found)
+
+
+def test_it_reads_what_envoy_reads() -> None:
+    """JSON, camelCase, numbers as text and enum numbers mean the same."""
+    text = yaml.safe_load(TEXT)
+
+    def camel(value: Any, *, keep: bool = False) -> Any:
+        if isinstance(value, dict):
+            return {
+                name if keep or name[0] == "@" else re.sub(r"_(\w)", lambda m: m[1].upper(), name): camel(
+                    one, keep=name in ("typed_per_filter_config", "typed_extension_protocol_options")
+                )
+                for name, one in value.items()
+            }
+        if isinstance(value, list):
+            return [camel(one) for one in value]
+        numbers = {"SEND": 1, "SKIP": 2, "NONE": 0, "BUFFERED": 2, "FULL_DUPLEX_STREAMED": 4}
+        if isinstance(value, str):
+            return numbers.get(value, value)
+        return value if isinstance(value, bool) or value < 10_000 else str(value)
+
+    assert lint(json.dumps(camel(text), indent="\t")) == []
+
+
+def test_an_unreadable_file_is_a_finding(tmp_path: Path) -> None:
+    (one,) = lint_file(tmp_path / "none.yaml", USUAL)
+    assert one.rule is Rule.UNREADABLE
+
+
+def test_a_discovered_route_configuration_is_said_to_be_unchecked() -> None:
+    config = bootstrap(USUAL, Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    del manager["route_config"]
+    manager["rds"] = {"route_config_name": "routes"}
+    (one,) = lint(render(config))
+    assert (one.rule, one.severity) == (Rule.ENVOY_ROUTE, Severity.WARNING)
+
+
+KEYS = st.text(min_size=1, max_size=20)
+SPECS = st.builds(
+    lambda one, timeout, mode, enabled: entry(one, timeout=timeout, failure_mode=mode, enabled=enabled),
+    st.sampled_from(CLASSES),
+    st.floats(0.001, 3600),
+    st.sampled_from(["open", "closed"]),
+    st.booleans(),
+)
+KEY_PLACES = st.sampled_from([RouteKeySettings(), RouteKeySettings(RouteKeySource.METADATA, "a.b", "the key")])
+SETTINGS = st.builds(
+    Settings,
+    body_limit=st.integers(0, 1 << 30),
+    route_key=KEY_PLACES,
+    listen=st.sampled_from([("127.0.0.1:9002",), ("unix:/run/e{worker}.sock", "[::]:9002"), ("engine.local:9",)]),
+    workers=st.integers(1, 8),
+)
+
+
+# No deadline: a shared machine stalls.
+@examples(deadline=None, max_examples=60)
+@given(st.dictionaries(KEYS, st.lists(SPECS, max_size=5), min_size=1, max_size=5), SETTINGS)
+def test_what_it_writes_passes_its_own_lint(chains: dict[str, list[Any]], settings: Settings) -> None:
+    wanted = demands(chains, settings)
+    config = bootstrap(wanted, Sample(), namespaces=("a",))
+    text = render(config, ("a header",))
+    assert yaml.safe_load(text) == config
+    assert lint(text, wanted) == []
+
+
+@examples(deadline=None)
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from([
+    "static_resources", "listeners", "filter_chains", "filters", "typed_config", "@type", "http_filters", "route_config",
+    "virtual_hosts", "routes", "clusters", "name", "typed_per_filter_config", "circuit_breakers", "thresholds"]), inner)))  # fmt: skip
+def test_whatever_the_shape_it_does_not_fail(value: Any) -> None:
+    document, _ = read_document("envoy.yaml", yaml.safe_dump(value).encode())
+    if document is not None:
+        assert lint_document(document, USUAL) is not None
+
+
+def test_every_field_is_one_that_envoy_has() -> None:
+    """Envoy refuses unknown fields; so does the strict reading of its own messages."""
+    tls = EngineTls(Path("/ca"), "engine.internal", Path("/cert"), Path("/key"))
+    config = bootstrap(USUAL, Sample(), tls, ("ours",))
+    read = json_format.ParseDict(config, bootstrap_pb2.Bootstrap())
+    (engine, _) = read.static_resources.clusters
+    context = tls_pb2.UpstreamTlsContext()
+    assert engine.transport_socket.typed_config.Unpack(context)
+    (name,) = context.common_tls_context.validation_context.match_typed_subject_alt_names
+    assert (context.sni, name.matcher.exact) == ("engine.internal", "engine.internal")
+
+
+def test_fragments_are_the_parts_of_the_bootstrap() -> None:
+    parts, whole = fragments(USUAL), bootstrap(USUAL, Sample())["static_resources"]
+    listener = whole["listeners"][0]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    assert parts["per_connection_buffer_limit_bytes"] == listener["per_connection_buffer_limit_bytes"]
+    assert parts["http_filters"][0] == manager["http_filters"][0]
+    assert parts["clusters"][0] == whole["clusters"][0]
+    for part, route in zip(parts["routes"], manager["route_config"]["virtual_hosts"][0]["routes"], strict=True):
+        assert part.items() <= route.items()

@@ -1,0 +1,102 @@
+"""The kernel's one shared object: the active routes, the options of every session, and counters over all streams.
+
+Sessions are local objects (no table of requests); all they share is here and is read-only to them but for counters.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from policy_engine.kernel.reply import immediate_reply
+from policy_engine.kernel.route_key import ROUTE_NAME
+from policy_engine.kernel.routes import RequestCounter, Routes
+from policy_engine.sdk import ImmediateResponse
+from policy_engine.worker.chains.closing import close_chains
+from policy_engine.worker.chains.compiled import Snapshot
+from policy_engine.worker.chains.compiler import retire
+from policy_engine.worker.chains.tracing import Tracing
+
+logger = logging.getLogger("policy_engine.kernel")
+
+_SHORTEST_HEADER = 5
+"""Bytes on the wire of a header with a name of one byte and no value: tag and length of both, and that byte."""
+
+
+PARTS = (
+    "request_headers",
+    "request_body",
+    "request_trailers",
+    "response_headers",
+    "response_body",
+    "response_trailers",
+)
+"""The messages of a stream by the names they have in `ProcessingRequest`."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """Settings of every session. `route_key` is the attribute that holds the key (R-07).
+
+    `body_limit` is in bytes and holds for decoded bodies too; `header_count` and `header_size` (bytes of names and
+    values) are for the headers of one request or response (R-09).
+    """
+
+    route_key: str = ROUTE_NAME
+    pass_unmapped: bool = False
+    body_limit: int = 10 * 1024 * 1024
+    header_count: int = 200
+    header_size: int = 128 * 1024
+
+
+@dataclass(slots=True)
+class KernelStatistics:
+    """Counters over all streams of this process (R-51)."""
+
+    streams: int = 0
+    active: int = 0
+    phases: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PARTS, 0))
+    immediate: int = 0
+    unmapped: int = 0
+    not_ready: int = 0
+    protocol_errors: int = 0
+    body_too_large: int = 0
+    headers_too_large: dict[str, int] = field(default_factory=dict)
+    broken_promises: int = 0
+    broken_response_promises: int = 0
+    doubted_responses: int = 0
+    swaps: int = 0
+
+
+class Kernel:
+    """Holds what all sessions of a process share; `activate` swaps the configuration by one assignment."""
+
+    __slots__ = ("_requests", "not_ready", "options", "routes", "short_headers", "statistics", "tracing", "unmapped")
+
+    def __init__(self, options: KernelOptions | None = None, tracing: Tracing | None = None) -> None:
+        self.options = options or KernelOptions()
+        self.short_headers = min(self.options.header_size, self.options.header_count * _SHORTEST_HEADER)
+        """Bytes of a message up to which its headers are within both limits, without a look at them."""
+        self.tracing = tracing
+        self.routes: Routes | None = None
+        self.statistics = KernelStatistics()
+        self._requests: dict[str, RequestCounter] = {}
+        self.not_ready = immediate_reply(ImmediateResponse(503, details="policy_engine:not_ready"))
+        self.unmapped = immediate_reply(ImmediateResponse(500, details="policy_engine:unmapped_route"))
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The active configuration, None before the first (R-50)."""
+        return self.routes.snapshot if self.routes is not None else None
+
+    def requests_by_route(self) -> dict[str, int]:
+        """Return how many requests each route key served, also for keys that are no longer configured."""
+        return {key: counter.value for key, counter in self._requests.items()}
+
+    def activate(self, snapshot: Snapshot) -> None:
+        """Serve new streams from `snapshot`; streams in flight finish on the chain they began with (R-20)."""
+        old = self.routes
+        self.routes = Routes(snapshot, self._requests, old)
+        self.statistics.swaps += 1
+        if old is not None:
+            close_chains(retire(old.snapshot.chains, snapshot.chains))

@@ -1,1 +1,0 @@
-"""Health, metrics, admin pages, supervision and drain."""

@@ -1,0 +1,1 @@
+"""The processes of an engine: the supervisor, its pool of worker processes, and what each of them runs."""

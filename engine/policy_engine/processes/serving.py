@@ -1,0 +1,262 @@
+"""A worker process: one event loop, one kernel, one transport, steered by the supervisor over a channel (R-55).
+
+It listens only once a configuration is active, so a worker that starts anew is never given a request it must refuse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from policy_engine.kernel.kernel import Kernel, KernelOptions
+from policy_engine.kernel.session import Session
+from policy_engine.processes.channel import Channel, Message, spec_from_message
+from policy_engine.telemetry.logs import configure_logging
+from policy_engine.telemetry.metrics import worker_samples
+from policy_engine.transport import listen
+from policy_engine.transport.counters import CountersSnapshot
+from policy_engine.transport.health import Health
+from policy_engine.transport.native.server import NativeServer
+from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
+from policy_engine.worker.chains.closing import close_chains
+from policy_engine.worker.chains.compiled import Snapshot
+from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.loop_watch import LoopWatch
+from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS, off_loop
+from policy_engine.worker.policies.loader import load_policies
+
+if TYPE_CHECKING:
+    from policy_engine.telemetry.spans import OpenTelemetryTracing
+
+logger = logging.getLogger("policy_engine.worker_process")
+
+_IDLE = CountersSnapshot(**dict.fromkeys(CountersSnapshot.__slots__, 0) | {"protocol_errors": {}})  # type: ignore[arg-type] # every field but one is an int
+
+
+class Transport(Protocol):
+    """What a worker needs of a transport; both have it."""
+
+    @property
+    def counters(self) -> CountersSnapshot:
+        """What was counted so far."""
+        ...
+
+    async def start(self) -> None:
+        """Listen and serve."""
+        ...
+
+    async def drain(self, seconds: float) -> object:
+        """Finish what is in flight."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
+
+    `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
+    """
+
+    number: int
+    bind: tuple[str, ...]
+    transport: str
+    policies: str
+    route_key: str
+    pass_unmapped: bool
+    body_limit: int
+    drain_seconds: float
+    blocking_threads: int
+    log_level: str
+    log_format: str
+    construction_seconds: float = CONSTRUCTION_SECONDS
+    reuse_port: bool = False
+    certificate_file: str = ""
+    key_file: str = ""
+    client_ca_file: str = ""
+    tracing_endpoint: str = ""
+    tracing_sample_ratio: float = 1.0
+    tracing_service_name: str = "policy-engine"
+    header_count: int = 200
+    header_size: int = 128 << 10
+    limits: dict[str, int] = field(default_factory=dict)
+    inherited: tuple[int, ...] = ()
+
+    @classmethod
+    def from_message(cls, message: Message) -> WorkerOptions:
+        """Return the options that the supervisor sent."""
+        return cls(**{**message, "bind": tuple(message["bind"]), "inherited": tuple(message["inherited"])})
+
+    def server(self) -> ServerOptions:
+        """Return the transport's part."""
+        tls = None
+        if self.certificate_file:
+            client_ca = Path(self.client_ca_file) if self.client_ca_file else None
+            tls = TlsOptions(Path(self.certificate_file), Path(self.key_file), client_ca)
+        return ServerOptions(bind=self.bind, tls=tls, limits=Limits(**self.limits), reuse_port=self.reuse_port)
+
+
+class WorkerProcess:
+    """Answers the supervisor's messages until it is drained or the supervisor is gone."""
+
+    def __init__(self, channel: Channel, options: WorkerOptions) -> None:
+        self._channel = channel
+        self._options = options
+        self._tracing = _tracing(options)
+        self._preparing: asyncio.Task[None] | None = None
+        self._kernel = Kernel(
+            KernelOptions(
+                route_key=options.route_key,
+                pass_unmapped=options.pass_unmapped,
+                body_limit=options.body_limit,
+                header_count=options.header_count,
+                header_size=options.header_size,
+            ),
+            self._tracing,
+        )
+        self._compiler = Compiler(
+            load_policies(Path(options.policies) if options.policies else None),
+            options.blocking_threads,
+            options.construction_seconds,
+            self._tracing,
+        )
+        self._health = Health()
+        self._watch = LoopWatch()
+        self._server: Transport | None = None
+        self._prepared: Snapshot | None = None
+
+    async def run(self) -> None:
+        """Serve until the end; returns after the drain."""
+        self._watch.start()
+        await self._channel.send({"ready": os.getpid()})
+        while (message := await self._channel.receive()) is not None:
+            if "prepare" in message:
+                # Beside the other messages: chains may take long to build.
+                await self._drop_prepared()
+                self._preparing = asyncio.ensure_future(self._prepare(message))
+            elif "commit" in message:
+                await self._commit(message)
+            elif "abort" in message:
+                await self._drop_prepared()
+            elif "samples" in message:
+                await self._channel.send({"samples": message["samples"], "values": self._samples()})
+            elif "drain" in message:
+                break
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Take no new streams and finish those in flight, within the configured time (R-54)."""
+        self._health.drain()
+        if self._server is not None:
+            await self._server.drain(self._options.drain_seconds)
+        self._watch.stop()
+        self._compiler.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
+
+    async def _prepare(self, message: Message) -> None:
+        """Compile, but change nothing; in a thread, so that streams in flight are not held up."""
+        try:
+            spec = spec_from_message(message["spec"])
+            self._prepared = await off_loop(self._compiler.compile, spec, self._kernel.snapshot)
+        except Exception as error:
+            await self._channel.send({"prepared": message["prepare"], "problem": f"{type(error).__name__}: {error}"})
+        else:
+            await self._channel.send({"prepared": message["prepare"]})
+
+    async def _commit(self, message: Message) -> None:
+        snapshot, self._prepared = self._prepared, None
+        problem = "nothing was prepared"
+        if snapshot is not None:
+            self._kernel.activate(snapshot)
+            problem = await self._listen()
+        await self._channel.send({"committed": message["commit"], **({"problem": problem} if problem else {})})
+
+    async def _listen(self) -> str:
+        """Start to serve with the first configuration; returns what went wrong, or nothing."""
+        if self._server is None:
+            try:
+                server = self._transport()
+                await server.start()
+            except (OSError, ValueError) as error:
+                return str(error)
+            self._server = server
+            # What is loaded now lives as long as the process: keep the collector from scanning it again and again.
+            gc.collect()
+            gc.freeze()
+        self._health.set_serving(True)
+        return ""
+
+    def _transport(self) -> Transport:
+        options, server = self._options, self._options.server()
+        if options.transport == "grpcio":
+            from policy_engine.transport.grpc_server import GrpcServer  # noqa: PLC0415 - grpcio costs 0.2 s to import
+
+            return GrpcServer(lambda peer: Session(self._kernel, peer), server, self._health)
+        sockets = [socket.socket(fileno=descriptor) for descriptor in options.inherited]
+        sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
+        return NativeServer(lambda peer: Session(self._kernel, peer), server, self._health, sockets=sockets)
+
+    async def _drop_prepared(self) -> None:
+        if self._preparing is not None:
+            await self._preparing
+        snapshot, self._prepared = self._prepared, None
+        if snapshot is not None:
+            active = self._kernel.snapshot
+            kept = set(map(id, active.chains.values())) if active is not None else set()
+            close_chains(chain for chain in snapshot.chains.values() if id(chain) not in kept)
+
+    def _samples(self) -> Any:
+        counters = self._server.counters if self._server is not None else _IDLE
+        return worker_samples(self._kernel, self._compiler, counters)
+
+
+def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | None:
+    if not options.tracing_endpoint:
+        return None
+    from policy_engine.telemetry.spans import OpenTelemetryTracing  # noqa: PLC0415 - costs 0.3 s to import
+
+    return OpenTelemetryTracing(
+        options.tracing_endpoint, options.tracing_sample_ratio, options.tracing_service_name, options.number
+    )
+
+
+async def _main(sock: socket.socket) -> int:
+    channel = await Channel.over(sock)
+    first = await channel.receive()
+    if first is None:
+        return 1
+    options = WorkerOptions.from_message(first["start"])
+    configure_logging(options.log_level, options.log_format, worker=options.number)
+    try:
+        worker = WorkerProcess(channel, options)
+    except Exception as error:
+        logger.exception("worker cannot start")
+        await channel.send({"failed": str(error)})
+        return 1
+    running = asyncio.ensure_future(worker.run())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+        return 0
+    await worker.drain()
+    return 0
+
+
+def main(descriptor: int) -> int:
+    """Run a worker whose channel is the inherited file `descriptor`."""
+    # Ctrl-C reaches the whole process group; the supervisor decides how its workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return asyncio.run(_main(socket.socket(fileno=descriptor)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

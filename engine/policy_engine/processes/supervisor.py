@@ -1,0 +1,241 @@
+"""The process that `policy-engine run` starts: decides the configuration once, keeps the workers, answers for all.
+
+It serves no ext_proc itself, so nothing a request does can take it down (R-50, R-54, R-55).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from policy_engine.processes.pool import WorkerPool
+from policy_engine.processes.serving import WorkerOptions
+from policy_engine.settings.loading import Settings, render_settings
+from policy_engine.settings.model import AUTO, LARGEST_HEADERS, ConfigurationSource, UnmappedRoutes
+from policy_engine.settings.route_key_place import route_key_place
+from policy_engine.sources.chain_reader import ChainReader
+from policy_engine.sources.file_source import FileSource, LoadReport
+from policy_engine.sources.validate import chain_reader
+from policy_engine.telemetry.admin import AdminServer, AdminSources
+from policy_engine.telemetry.build_info import build_info
+from policy_engine.telemetry.history import ConfigurationHistory
+from policy_engine.telemetry.metrics import Samples, xds_samples
+from policy_engine.worker.chains.spec import ChainsSpec
+from policy_engine.worker.policies.loader import load_policies
+from policy_engine.worker.policies.registry import Registry
+
+if TYPE_CHECKING:  # see _follow_management_server
+    from policy_engine.sources.xds.source import XdsStatus
+
+logger = logging.getLogger("policy_engine.supervisor")
+
+
+@dataclass(frozen=True, slots=True)
+class _Readiness:
+    ready: bool
+    reason: str
+
+
+class Supervisor:
+    """Everything of one running engine; `run` returns the exit code."""
+
+    def __init__(self, settings: Settings, registry: Registry | None = None) -> None:
+        self._settings = settings
+        self._policies = settings.policies.registry or settings.policies.directory
+        self._registry = registry if registry is not None else load_policies(self._policies)
+        self._count = worker_count(settings.workers)
+        self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._tell_readiness)
+        self._history = ConfigurationHistory()
+        self._told: _Readiness | None = None
+        self._draining = False
+        self._servers: list[AdminServer] = []
+        self._xds: XdsStatus | None = None
+
+    async def run(self) -> int:
+        """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        info = build_info(self._registry, self._policies)
+        logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
+        await self._open_pages(info)
+        await self._pool.start()
+        source = asyncio.ensure_future(self._follow_configuration())
+        stopping = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait((source, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if source.done():
+                source.result()
+        finally:
+            stopping.cancel()
+            source.cancel()
+            await self._close()
+        return 0
+
+    async def _follow_configuration(self) -> None:
+        reader = chain_reader(self._registry, self._settings)
+        if self._settings.configuration is ConfigurationSource.XDS:
+            await self._follow_management_server(reader)
+        source = FileSource(self._settings.chains, reader, self._apply, self._note_load)
+        loop = asyncio.get_running_loop()
+        reloads: set[asyncio.Task[LoadReport | None]] = set()
+
+        def reload() -> None:
+            task = asyncio.ensure_future(source.load(force=True))
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        await source.run()
+
+    async def _follow_management_server(self, reader: ChainReader) -> None:
+        from policy_engine.sources.xds.following import xds_source  # noqa: PLC0415 - file mode starts without gRPC
+
+        source = xds_source(self._settings.xds, reader, self._apply, self._note_load)
+        self._xds = source.status
+        # The signal would end the process; here it has nothing to do.
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: logger.info("SIGHUP: nothing to reload, the management server sends changes itself")
+        )
+        await source.run()
+
+    async def _apply(self, chains: ChainsSpec) -> None:
+        await self._pool.apply(chains)
+
+    def _note_load(self, report: LoadReport) -> None:
+        by_xds = self._settings.configuration is ConfigurationSource.XDS
+        source = f"xds {self._settings.xds.server}" if by_xds else str(self._settings.chains)
+        if report.accepted and report.chains is not None:
+            version = configuration_version(report.chains)
+            self._history.accept(report.chains, version, source)
+            logger.info(
+                "configuration %s is active in %d worker(s): %d routes from %s",
+                version,
+                self._pool.serving,
+                len(report.chains.routes),
+                source,
+                extra={"event": "configuration_active", "configuration": version, "source": source},
+            )
+        else:
+            problems = [str(one) for one in report.diagnostics]
+            self._history.reject(source, problems)
+            logger.error(
+                "configuration from %s refused, %s stays active:\n%s",
+                source,
+                self._history.version or "nothing",
+                "\n".join(problems),
+                extra={"event": "configuration_rejected", "source": source, "problems": problems},
+            )
+        self._tell_readiness()
+
+    def _readiness(self) -> _Readiness:
+        if self._draining:
+            return _Readiness(False, "not ready: draining")
+        if self._history.active is None:
+            return _Readiness(False, "not ready: no valid configuration yet")
+        if not self._pool.complete:
+            return _Readiness(False, f"not ready: {self._pool.serving} of {self._count} workers serve")
+        return _Readiness(True, "ready")
+
+    def _tell_readiness(self) -> None:
+        now = self._readiness()
+        if now != self._told:
+            self._told = now
+            logger.info(now.reason, extra={"event": "readiness"})
+
+    async def _samples(self) -> Samples:
+        samples = await self._pool.samples()
+        history = self._history
+        samples["policy_engine_workers"] = [({}, self._pool.serving)]
+        samples["policy_engine_worker_restarts"] = [({}, self._pool.restarts)]
+        samples["policy_engine_configuration_rejections"] = [({}, history.rejections)]
+        samples["policy_engine_configuration_swaps"] = [({}, history.accepted)]
+        if history.active is not None:
+            samples["policy_engine_configuration_info"] = [({"version": history.version}, 1)]
+            samples["policy_engine_configuration_active_since_seconds"] = [({}, history.since)]
+        if self._xds is not None:
+            samples |= xds_samples(self._xds)
+        return samples
+
+    async def _open_pages(self, info: dict[str, Any]) -> None:
+        def ready() -> tuple[bool, str]:
+            now = self._readiness()
+            return now.ready, now.reason
+
+        sources = AdminSources(
+            ready=ready,
+            samples=self._samples,
+            history=self._history,
+            build_info=info,
+            workers=lambda: {"wanted": self._count, "serving": self._pool.serving, "restarts": self._pool.restarts},
+            settings=lambda: json.loads(render_settings(self._settings, json=True)),
+            management_server=lambda: self._xds.as_document() if self._xds is not None else None,
+        )
+        for address, pages in ((self._settings.admin.listen, "all"), (self._settings.health.listen, "probes")):
+            if address is not None:
+                server = AdminServer(address, sources, probes_only=pages == "probes")
+                await server.start()
+                self._servers.append(server)
+                logger.info(
+                    "%s on http://%s", "admin pages" if pages == "all" else "health and metrics", server.address
+                )
+
+    async def _close(self) -> None:
+        logger.info("draining for up to %g s", self._settings.drain_timeout)
+        self._draining = True
+        self._tell_readiness()
+        await self._pool.drain(self._settings.drain_timeout)
+        for server in self._servers:
+            await server.close()
+
+
+def worker_count(workers: int | str) -> int:
+    """Return how many workers `workers` means; `auto` is one for each core this process may use."""
+    return len(os.sched_getaffinity(0)) if workers == AUTO else int(workers)
+
+
+def configuration_version(chains: ChainsSpec) -> str:
+    """Return the version shown to people: a hash over the chains, the same for the same content."""
+    content = "\n".join(sorted(f"{route.route_key}\0{route.content_hash()}" for route in chains.routes))
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
+    """Return the part of the settings that workers need, as they cross the channel."""
+    longest = max(settings.body_limit, LARGEST_HEADERS) + (1 << 20)
+    return WorkerOptions(
+        number=0,
+        bind=settings.listen,
+        transport=settings.transport.value,
+        policies=str(policies.absolute()) if policies is not None else "",
+        route_key=route_key_place(settings.route_key).attribute,
+        pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
+        body_limit=settings.body_limit,
+        drain_seconds=settings.drain_timeout,
+        construction_seconds=settings.construction_timeout,
+        blocking_threads=settings.limits.blocking_threads,
+        log_level=settings.log.level.value,
+        log_format=settings.log.format.value,
+        certificate_file=str(settings.tls.cert or ""),
+        key_file=str(settings.tls.key or ""),
+        client_ca_file=str(settings.tls.client_ca or ""),
+        tracing_endpoint=settings.tracing.endpoint or "",
+        tracing_sample_ratio=settings.tracing.sample_ratio,
+        tracing_service_name=settings.tracing.service_name,
+        header_count=settings.limits.header_count,
+        header_size=settings.limits.header_size,
+        limits={
+            "max_concurrent_streams": settings.limits.streams,
+            # What is over a limit must get its status from the session, not an error of the transport.
+            "max_message_bytes": longest,
+            "receive_buffer_bytes": max(256 << 20, 4 * longest),
+        },
+    )

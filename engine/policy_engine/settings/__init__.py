@@ -1,0 +1,1 @@
+"""The settings of an engine, and where each of them came from."""

@@ -1,0 +1,1 @@
+"""Where chains come from: chain files here, a management server in `xds`."""

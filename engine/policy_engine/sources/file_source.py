@@ -1,0 +1,113 @@
+"""File mode: chain files loaded, applied, and loaded again when they change, with the last good chains kept (R-20).
+
+It is its own room because it is the only place with the order of things: read once, check all, apply, and report; a
+refused change leaves everything as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from policy_engine.documents.diagnostics import Diagnostic, Rule
+from policy_engine.documents.secret_references import digest_secret_file
+from policy_engine.sources.chain_file import ChainFiles, load_chains, read_chain_files
+from policy_engine.sources.chain_reader import ChainReader, LoadedChains
+from policy_engine.sources.file_watch import watch
+from policy_engine.worker.chains.spec import ChainsSpec
+from policy_engine.worker.policies.construction import off_loop
+from policy_engine.worker.policies.trial import describe
+
+Apply = Callable[[ChainsSpec], Awaitable[None]]
+"""Puts chains into effect everywhere, or raises and leaves everywhere what was there before."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """The outcome of one load. `accepted` says that `chains` are now in effect.
+
+    `content_hash` names the files' content; `diagnostics` may hold warnings of an accepted load.
+    """
+
+    accepted: bool
+    content_hash: str
+    diagnostics: tuple[Diagnostic, ...]
+    chains: ChainsSpec | None
+
+
+Report = Callable[[LoadReport], None]
+
+
+@dataclass(slots=True)
+class FileSource:
+    """Keeps the chains in `path` (a file or a directory of files) in effect.
+
+    `reader` holds the registry. `apply` is called for every valid change, one at a time, and `report` after every
+    load, accepted or not. `active` are the chains in effect, `last` is the report of the latest load.
+    """
+
+    path: Path
+    reader: ChainReader
+    apply: Apply
+    report: Report
+    active: ChainsSpec | None = None
+    last: LoadReport | None = None
+    _secret_files: Mapping[Path, bytes] = field(default_factory=dict)
+    _content: str = ""
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def load(self, *, force: bool = False) -> LoadReport | None:
+        """Load once; None when the content is what was loaded last. `force` loads the same content again (SIGHUP)."""
+        async with self._lock:
+            files = await off_loop(read_chain_files, (self.path,))
+            if not force and self._content == await off_loop(self._content_hash, files):
+                return None
+            loaded = await off_loop(self._read, files)
+            self._secret_files = loaded.secret_files
+            self._content = _content_hash(files, loaded.secret_files)
+            self.last = await self._use(loaded)
+            self.report(self.last)
+            return self.last
+
+    async def run(self) -> None:
+        """Load, and load again after every settled change, until cancelled."""
+        async with aclosing(watch(self._watched)) as changes:
+            async for _ in changes:
+                await self.load()
+
+    def _read(self, files: ChainFiles) -> LoadedChains:
+        try:
+            return load_chains(files, self.reader)
+        except Exception as error:
+            # A fault of this engine's own must not end the watching: the file that shows it will be mended. The
+            # message is left out, as nobody knows what is in it.
+            reason = f"could not be read, for a fault in the engine: {describe(error, message=False)}"
+            return LoadedChains(None, (Diagnostic(str(self.path), reason, rule=Rule.UNREADABLE),), self._secret_files)
+
+    def _watched(self) -> tuple[Path, ...]:
+        return (self.path, *sorted(self._secret_files))
+
+    def _content_hash(self, files: ChainFiles) -> str:
+        return _content_hash(files, {path: digest_secret_file(path) for path in self._secret_files})
+
+    async def _use(self, loaded: LoadedChains) -> LoadReport:
+        if loaded.chains is None:
+            return LoadReport(False, self._content, loaded.diagnostics, None)
+        try:
+            await self.apply(loaded.chains)
+        except Exception as error:
+            found = Diagnostic(str(self.path), f"could not be put into effect: {describe(error)}", rule=Rule.APPLY)
+            return LoadReport(False, self._content, (*loaded.diagnostics, found), None)
+        self.active = loaded.chains
+        return LoadReport(True, self._content, loaded.diagnostics, loaded.chains)
+
+
+def _content_hash(files: ChainFiles, secret_files: Mapping[Path, bytes]) -> str:
+    content = hashlib.sha256(files.content_hash().encode())
+    for path, digest in sorted(secret_files.items()):
+        content.update(f"{path}\0".encode(errors="surrogateescape") + digest)
+    return content.hexdigest()

@@ -1,0 +1,67 @@
+"""Validation of configuration as a library: what engine, control plane, builder and `policy-engine validate` all call.
+
+It is its own room because "valid" has to mean the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from policy_engine.documents.diagnostics import Diagnostic, ordered
+from policy_engine.documents.secret_references import SecretSource
+from policy_engine.settings.model import Settings
+from policy_engine.sources.chain_file import load_chain_paths
+from policy_engine.sources.chain_reader import ChainReader
+from policy_engine.worker.conditions.condition import check_condition
+from policy_engine.worker.policies.loader import load_policy
+from policy_engine.worker.policies.manifest import MANIFEST_FILE
+from policy_engine.worker.policies.registry import Phase, Registry
+
+_REQUEST_PHASES = frozenset({Phase.REQUEST_HEADERS, Phase.REQUEST_BODY, Phase.REQUEST_TRAILERS})
+
+
+def check_chain_condition(text: str, phases: frozenset[Phase]) -> Sequence[object]:
+    """Return what is wrong with the condition of a policy that has these phases (R-10)."""
+    return check_condition(text, phase_has_response=not phases & _REQUEST_PHASES)
+
+
+def chain_reader(
+    registry: Registry, settings: Settings | None = None, secrets: Callable[[], SecretSource] | None = None
+) -> ChainReader:
+    """Return a reader that checks everything an engine with these settings would check."""
+    settings = settings or Settings()
+    directories = settings.secrets.directories
+    return ChainReader(
+        registry,
+        check_condition=check_chain_condition,
+        secrets=secrets or (lambda: SecretSource(directories=directories)),
+        default_timeout=settings.policy_timeout,
+        construction_seconds=settings.construction_timeout,
+    )
+
+
+def validate_paths(paths: Iterable[Path], registry: Registry, reader: ChainReader | None = None) -> list[Diagnostic]:
+    """Return everything wrong with chain files, directories of them, and policies (`policy.yaml` or its directory).
+
+    Chain files are taken together as one configuration, as an engine would. An empty list means valid.
+    """
+    chains: list[Path] = []
+    diagnostics: list[Diagnostic] = []
+    for path in paths:
+        if path.name == MANIFEST_FILE:
+            diagnostics += load_policy(path.parent)[1]
+        elif _is_policy(path):
+            diagnostics += load_policy(path)[1]
+        else:
+            chains.append(path)
+    if chains:
+        diagnostics += load_chain_paths(chains, reader or chain_reader(registry)).diagnostics
+    return list(ordered(diagnostics))
+
+
+def _is_policy(path: Path) -> bool:
+    try:
+        return (path / MANIFEST_FILE).is_file()
+    except OSError:  # no permission to look; reading the path will say so
+        return False

@@ -1,0 +1,191 @@
+"""The admin endpoint (R-50, R-51, R-53): probes, metrics, and what is active, for machines and for people.
+
+It runs in the supervisor, so that it answers whatever the workers do. It changes nothing and shows no secret.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from policy_engine.telemetry.exposition import exposition
+from policy_engine.telemetry.history import ConfigurationHistory
+from policy_engine.telemetry.metrics import Samples
+from policy_engine.transport.listen import bind, describe
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSources:
+    """Where the pages take their content from."""
+
+    ready: Callable[[], tuple[bool, str]]
+    samples: Callable[[], Awaitable[Samples]]
+    history: ConfigurationHistory
+    build_info: dict[str, Any]
+    workers: Callable[[], dict[str, Any]]
+    settings: Callable[[], list[dict[str, Any]]]
+    management_server: Callable[[], dict[str, Any] | None] = lambda: None
+
+
+class AdminServer:
+    """Serves the pages on one address (`host:port`, port 0 for any free one, or `unix:/path`).
+
+    With `probes_only` it has `/livez`, `/readyz` and `/metrics` alone, fit for an address others can reach.
+    """
+
+    def __init__(self, address: str, sources: AdminSources, *, probes_only: bool = False) -> None:
+        self._address = address
+        self._sources = sources
+        self._probes_only = probes_only
+        self._runner = web.AppRunner(self._application(), access_log=None)
+        self.address = ""
+
+    async def start(self) -> None:
+        """Listen; raises OSError naming the address."""
+        sock = bind(self._address)
+        await self._runner.setup()
+        await web.SockSite(self._runner, sock).start()
+        self.address = describe(sock)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        await self._runner.cleanup()
+
+    def _application(self) -> web.Application:
+        application = web.Application()
+        application.add_routes(
+            [
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+            ]
+        )
+        if self._probes_only:
+            return application
+        application.add_routes(
+            [
+                web.get("/", self._page),
+                web.get("/chains", self._chains),
+                web.get("/history", self._history),
+                web.get("/build-info", self._build_info),
+                web.get("/workers", self._workers),
+                web.get("/settings", self._settings),
+                web.get("/management-server", self._management_server),
+            ]
+        )
+        return application
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        ready, reason = self._sources.ready()
+        return web.Response(text=f"{reason}\n", status=200 if ready else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=exposition(await self._sources.samples()),
+            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _chains(self, _: web.Request) -> web.Response:
+        return _json(self._active())
+
+    async def _history(self, _: web.Request) -> web.Response:
+        history = self._sources.history
+        last = history.last_rejection
+        return _json(
+            {
+                "accepted": history.accepted,
+                "rejected": history.rejections,
+                "last_rejection": last.as_document() if last is not None else None,
+                "events": [event.as_document() for event in reversed(history.events)],
+            }
+        )
+
+    async def _build_info(self, _: web.Request) -> web.Response:
+        return _json(self._sources.build_info)
+
+    async def _workers(self, _: web.Request) -> web.Response:
+        return _json(self._sources.workers())
+
+    async def _settings(self, _: web.Request) -> web.Response:
+        return _json(self._sources.settings())
+
+    async def _management_server(self, _: web.Request) -> web.Response:
+        status = self._sources.management_server()
+        if status is None:
+            raise web.HTTPNotFound(text="this engine reads its chains from files\n")
+        return _json(status)
+
+    def _active(self) -> dict[str, Any]:
+        history = self._sources.history
+        routes = history.active.routes if history.active is not None else ()
+        return {"version": history.version, "routes": [route.as_document() for route in routes]}
+
+    async def _page(self, _: web.Request) -> web.Response:
+        ready, reason = self._sources.ready()
+        history, build = self._sources.history, self._sources.build_info
+        last = history.last_rejection
+        chains = [
+            (route["route_key"], " → ".join(f"{one['name']} {one['version']}" for one in route["policies"]) or "(pass)")
+            for route in self._active()["routes"]
+        ]
+        events = [
+            (event["time"], event["version"], event["source"], event["outcome"], "; ".join(event["problems"]))  # type: ignore[arg-type] # a list of str
+            for event in (one.as_document() for one in reversed(history.events))
+        ]
+        parts = [
+            f"<h1>Policy engine {html.escape(build['engine'])}</h1>",
+            f"<p class={'ok' if ready else 'bad'}>{html.escape(reason)}</p>",
+            f"<p>Configuration <code>{html.escape(history.version or 'none')}</code>, {len(chains)} routes.</p>",
+        ]
+        if last is not None:
+            parts.append(f"<h2>Last rejection</h2><pre>{html.escape(json.dumps(last.as_document(), indent=1))}</pre>")
+        parts += [
+            _table("Chains", ("route key", "policies in request order"), chains),
+            _table(
+                "Policies in this build",
+                ("name", "version", "digest"),
+                [(one["name"], one["version"], one["digest"]) for one in build["policies"]],
+            ),
+            _table(
+                "Dependencies in this build",
+                ("name", "version", "licence"),
+                [(one["name"], one["version"], one["licence"]) for one in build.get("dependencies", ())],
+            ),
+            _table("Configuration history", ("time", "version", "source", "outcome", "problems"), events),
+            "<p>"
+            + " ".join(
+                f'<a href="/{name}">/{name}</a>'
+                for name in ("chains", "history", "build-info", "workers", "settings", "metrics", "readyz", "livez")
+            )
+            + "</p>",
+        ]
+        text = _PAGE.replace("{body}", "\n".join(parts))
+        return web.Response(text=text, content_type="text/html", headers={"content-security-policy": _CSP})
+
+
+_CSP = "default-src 'none'; style-src 'unsafe-inline'"
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Policy engine</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}
+table{border-collapse:collapse;width:100%;margin-bottom:1.5rem}td,th{text-align:left;padding:.3rem .6rem;
+border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}th{color:#555;font-weight:600}
+.ok{color:#17642c}.bad{color:#a11}code,pre{font:13px ui-monospace,monospace}pre{background:#f6f6f6;padding:.6rem;
+overflow:auto}a{margin-right:.8rem}</style>{body}</html>"""
+
+
+def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    head = "".join(f"<th>{html.escape(one)}</th>" for one in heads)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(one))}</td>" for one in row) + "</tr>" for row in rows)
+    return f"<h2>{html.escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
+
+
+def _json(document: Any) -> web.Response:
+    return web.Response(text=json.dumps(document, indent=1) + "\n", content_type="application/json")

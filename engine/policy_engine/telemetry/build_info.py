@@ -1,0 +1,51 @@
+"""What is in this engine: its version, every policy with version and digest, and what they depend on (R-44, R-53)."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from policy_engine import __version__
+from policy_engine.worker.policies.registry import Registry
+
+DOCUMENT = "build-info.json"
+"""What the builder writes beside the policies of an image (builder/policy_builder/describe/generate.py)."""
+
+_OF_THE_IMAGE = {"dependencies": list, "libraries": list, "debian": dict}
+
+
+def build_info(registry: Registry, policies: Path | None = None) -> dict[str, Any]:
+    """Return the build information as JSON data, policies sorted by name and version.
+
+    `policies` is the registry file, or the directory, that they were loaded from. In an image, what the builder knew of
+    it lies there: distributions with version, licence and who needs them, shared libraries, Debian packages. Elsewhere
+    these keys are missing, since what a Python environment holds is not what was chosen.
+    """
+    return {
+        "engine": __version__,
+        "python": platform.python_version(),
+        "policies": [
+            {
+                "name": definition.name,
+                "version": str(definition.version),
+                "digest": definition.digest,
+                "description": definition.description,
+                "phases": sorted(phase.value for phase in definition.phases),
+            }
+            for definition in registry
+        ],
+    } | (_of_the_image(policies) if policies is not None else {})
+
+
+def _of_the_image(policies: Path) -> dict[str, Any]:
+    """Return what the builder wrote and the loaded policies do not tell; nothing when there is no such file."""
+    directory = policies if policies.is_dir() else policies.parent
+    try:
+        document = json.loads((directory / DOCUMENT).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(document, dict):
+        return {}
+    return {key: document[key] for key, kind in _OF_THE_IMAGE.items() if isinstance(document.get(key), kind)}

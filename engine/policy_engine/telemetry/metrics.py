@@ -1,0 +1,146 @@
+"""Metrics (R-51): what a worker counts, as plain samples, and their sum over all workers.
+
+Workers count in plain objects; nothing here runs while a request is served. The supervisor asks every worker for its
+samples when it is scraped and keeps those of workers that died, so that no counter ever falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from policy_engine.kernel.kernel import Kernel
+from policy_engine.transport.counters import CountersSnapshot
+from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.statistics import DURATION_BUCKETS
+
+if TYPE_CHECKING:  # workers import this module, and have no use for a gRPC client
+    from policy_engine.sources.xds.source import XdsStatus
+
+Samples = dict[str, list[tuple[dict[str, str], float]]]
+"""Metric name to its label sets and values; JSON-able, so that it can cross the channel."""
+
+METRICS: Mapping[str, tuple[str, str]] = {
+    "policy_engine_streams": ("counter", "ext_proc streams opened, one per HTTP request."),
+    "policy_engine_streams_active": ("gauge", "ext_proc streams in flight."),
+    "policy_engine_requests": ("counter", "Requests by route key."),
+    "policy_engine_phases": ("counter", "Messages from Envoy by phase."),
+    "policy_engine_immediate_responses": ("counter", "Requests answered by the engine instead of the upstream."),
+    "policy_engine_unmapped_requests": ("counter", "Requests whose route key has no chain."),
+    "policy_engine_not_ready_requests": ("counter", "Requests denied because no configuration was active yet."),
+    "policy_engine_protocol_errors": ("counter", "Streams ended because Envoy's messages broke the protocol."),
+    "policy_engine_bodies_too_large": ("counter", "Bodies refused for their size, as sent or decoded."),
+    "policy_engine_headers_too_large": ("counter", "Requests and responses refused for their headers, by phase."),
+    "policy_engine_broken_promises": (
+        "counter",
+        "Bodies that Envoy never sent although a policy needs them; of a response, perhaps because the client left.",
+    ),
+    "policy_engine_doubted_responses": ("counter", "Responses denied because Envoy may not send their bodies."),
+    "policy_engine_policy_short_circuits": ("counter", "Immediate responses by policy."),
+    "policy_engine_policy_skipped": ("counter", "Runs left out because the policy's condition was false."),
+    "policy_engine_policy_failures": ("counter", "Failures by policy and kind."),
+    "policy_engine_configuration_swaps": ("counter", "Configurations made active."),
+    "policy_engine_transport_connections_active": ("gauge", "Connections from Envoy."),
+    "policy_engine_transport_messages": ("counter", "gRPC messages by direction."),
+    "policy_engine_transport_bytes": ("counter", "Bytes on the wire by direction; 0 on the grpcio transport."),
+    "policy_engine_transport_resets": ("counter", "Streams reset, by the side that did it."),
+    "policy_engine_transport_protocol_errors": ("counter", "HTTP/2 violations by peers, by error code."),
+    "policy_engine_handler_errors": ("counter", "Errors of the engine itself on a stream; always a bug."),
+    "policy_engine_worker_restarts": ("counter", "Workers that died and were started again."),
+    "policy_engine_workers": ("gauge", "Workers that serve."),
+    "policy_engine_configuration_rejections": ("counter", "Configurations refused."),
+    "policy_engine_configuration_info": ("gauge", "1, with the version of the active configuration."),
+    "policy_engine_configuration_active_since_seconds": ("gauge", "When it became active, seconds since the epoch."),
+    "policy_engine_xds_connected": ("gauge", "1 while connected to the management server."),
+    "policy_engine_xds_disconnections": ("counter", "Connections to the management server that ended."),
+    "policy_engine_xds_responses": ("counter", "Responses of the management server, by the engine's answer."),
+    "policy_engine_xds_resources": ("gauge", "Chains in use from the management server."),
+}
+DURATION = "policy_engine_policy_duration_seconds"
+
+
+def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapshot) -> Samples:
+    """Return everything one worker counted."""
+    total = kernel.statistics
+    samples: Samples = {
+        "policy_engine_streams": [({}, total.streams)],
+        "policy_engine_streams_active": [({}, total.active)],
+        "policy_engine_requests": [({"route": route}, count) for route, count in kernel.requests_by_route().items()],
+        "policy_engine_phases": [({"phase": phase}, count) for phase, count in total.phases.items()],
+        "policy_engine_immediate_responses": [({}, total.immediate)],
+        "policy_engine_unmapped_requests": [({}, total.unmapped)],
+        "policy_engine_not_ready_requests": [({}, total.not_ready)],
+        "policy_engine_protocol_errors": [({}, total.protocol_errors)],
+        "policy_engine_bodies_too_large": [({}, total.body_too_large)],
+        "policy_engine_headers_too_large": [
+            ({"phase": phase}, count) for phase, count in total.headers_too_large.items()
+        ],
+        "policy_engine_broken_promises": [
+            ({"body": "request"}, total.broken_promises),
+            ({"body": "response"}, total.broken_response_promises),
+        ],
+        "policy_engine_doubted_responses": [({}, total.doubted_responses)],
+        "policy_engine_transport_connections_active": [({}, transport.connections_active)],
+        "policy_engine_transport_messages": [
+            ({"direction": "in"}, transport.messages_in),
+            ({"direction": "out"}, transport.messages_out),
+        ],
+        "policy_engine_transport_bytes": [
+            ({"direction": "in"}, transport.bytes_in),
+            ({"direction": "out"}, transport.bytes_out),
+        ],
+        "policy_engine_transport_resets": [
+            ({"by": "peer"}, transport.resets_received),
+            ({"by": "engine"}, transport.resets_sent),
+        ],
+        "policy_engine_transport_protocol_errors": [
+            ({"code": code}, count) for code, count in transport.protocol_errors.items()
+        ],
+        "policy_engine_handler_errors": [({}, transport.handler_errors)],
+    }
+    _add_policies(samples, compiler)
+    return samples
+
+
+def _add_policies(samples: Samples, compiler: Compiler) -> None:
+    bounds = (*(f"{bound:g}" for bound in DURATION_BUCKETS), "+Inf")
+    for one in compiler.statistics.values():
+        labels = {"route": one.route, "policy": one.policy, "version": one.version}
+        samples.setdefault("policy_engine_policy_short_circuits", []).append((labels, one.short_circuits))
+        samples.setdefault("policy_engine_policy_skipped", []).append((labels, one.skipped))
+        failures = samples.setdefault("policy_engine_policy_failures", [])
+        failures.extend((labels | {"kind": kind.value}, count) for kind, count in one.failures.items() if count)
+        seen = 0
+        for bound, count in zip(bounds, one.buckets, strict=True):
+            seen += count
+            samples.setdefault(DURATION + "_bucket", []).append((labels | {"le": bound}, seen))
+        samples.setdefault(DURATION + "_sum", []).append((labels, one.seconds))
+
+
+def xds_samples(status: XdsStatus) -> Samples:
+    """Return what the supervisor counted of the management server (R-21)."""
+    return {
+        "policy_engine_xds_connected": [({}, int(status.connected))],
+        "policy_engine_xds_disconnections": [({}, status.disconnections)],
+        "policy_engine_xds_responses": [({"answer": "ack"}, status.acks), ({"answer": "nack"}, status.nacks)],
+        "policy_engine_xds_resources": [({}, status.resources)],
+    }
+
+
+def add_samples(total: Samples, more: Samples, *, keep_gauges: bool = True) -> None:
+    """Add `more` to `total`, label set by label set; without `keep_gauges` only what counts (for dead workers)."""
+    for name, rows in more.items():
+        if not keep_gauges and METRICS.get(name, ("counter",))[0] == "gauge":
+            continue
+        sums = {label_key(labels): index for index, (labels, _) in enumerate(total.setdefault(name, []))}
+        for labels, value in rows:
+            index = sums.get(label_key(labels))
+            if index is None:
+                total[name].append((labels, value))
+            else:
+                total[name][index] = (labels, total[name][index][1] + value)
+
+
+def label_key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return the label set as a key that does not depend on the order of its labels."""
+    return tuple(sorted(labels.items()))

@@ -1,0 +1,1 @@
+"""Chains: what a configuration asks for, compiled, and run on a request."""

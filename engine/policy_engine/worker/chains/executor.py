@@ -1,0 +1,257 @@
+"""Runs the steps of one phase: the hot loop of the product, and the one place where a policy's failure is contained.
+
+A phase runs synchronously as long as no policy has to wait, and returns its outcome at once: no task, no future.
+Only when a hook returns an awaitable does `run` return a coroutine that finishes the phase.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from policy_engine.sdk import (
+    Chunk,
+    ChunkMutation,
+    ImmediateResponse,
+    Request,
+    RequestMutation,
+    Response,
+    ResponseMutation,
+    TrailerMutation,
+)
+from policy_engine.sdk.headers import HeaderEdit, apply_edit
+from policy_engine.worker.chains.action_check import InvalidAction, check_action
+from policy_engine.worker.chains.blocking import PoolFull
+from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
+from policy_engine.worker.chains.loop_watch import RUNNING, Watched
+from policy_engine.worker.chains.statistics import FailureKind
+from policy_engine.worker.conditions.condition import ConditionError
+
+logger = logging.getLogger("policy_engine.worker")
+
+
+class Exchange:
+    """One stream's request and response on one chain; lives from the first phase to the last."""
+
+    __slots__ = ("chain", "decisions", "request", "response")
+
+    def __init__(self, chain: CompiledChain, request: Request) -> None:
+        self.chain = chain
+        self.request = request
+        self.response: Response | None = None
+        self.decisions: dict[int, bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A hook that returned an awaitable, its place in the phase, and when it was called (`perf_counter` seconds)."""
+
+    position: int
+    result: Awaitable[Any]
+    began: float
+
+
+class Outcome:
+    """What a phase's policies asked for: mutations in the order they apply, and the answer that ended it, if any.
+
+    `edits` are the header parts of `actions`, one for each.
+    """
+
+    __slots__ = ("actions", "edits", "immediate")
+
+    def __init__(self) -> None:
+        self.actions: list[Any] = []
+        self.edits: list[HeaderEdit] = []
+        self.immediate: ImmediateResponse | None = None
+
+
+def run(
+    exchange: Exchange, steps: tuple[Step, ...], args: list[Any], outcome: Outcome, start: int = 0
+) -> Outcome | Coroutine[Any, Any, Outcome]:
+    """Run `steps` from `start` with `args` (the hook's arguments; the chunk in them is replaced as it changes).
+
+    Never raises for what a policy does: a failure becomes the step's failure response, or is skipped when its
+    failure mode is `open` (R-11).
+    """
+    running = RUNNING
+    for position in range(start, len(steps)):
+        step = steps[position]
+        statistics = step.statistics
+        if step.condition is not None:
+            try:
+                if not _decide(exchange, step, step.condition):
+                    statistics.skipped += 1
+                    continue
+            except Exception as error:
+                _remember(exchange, step, decision=False)
+                if _fail(exchange, step, error, outcome):
+                    return outcome
+                continue
+        began = running.since = perf_counter()
+        try:
+            running.step = step
+            result = step.hook(*args)
+            running.step = None
+        except BaseException as error:  # `sys.exit()` in a policy fails that policy, it does not end the worker
+            running.step = None
+            statistics.observe(perf_counter() - began)
+            if _fail(exchange, step, error, outcome):
+                return outcome
+            continue
+        if result is None:
+            statistics.observe(perf_counter() - began)
+            continue
+        if type(result) not in step.accepts and inspect.isawaitable(result):
+            return _finish(exchange, steps, args, outcome, _Waiting(position, result, began))
+        statistics.observe(perf_counter() - began)
+        if _settle(exchange, step, args, result, outcome):
+            return outcome
+    return outcome
+
+
+async def _finish(
+    exchange: Exchange,
+    steps: tuple[Step, ...],
+    args: list[Any],
+    outcome: Outcome,
+    waiting: _Waiting,
+) -> Outcome:
+    """Await the hook that waits, then run the rest of the phase."""
+    step, began = steps[waiting.position], waiting.began
+    try:
+        result = await _within(step, waiting.result)
+    except Exception as error:
+        step.statistics.observe(perf_counter() - began)
+        if _fail(exchange, step, error, outcome):
+            return outcome
+    else:
+        step.statistics.observe(perf_counter() - began)
+        if result is not None and _settle(exchange, step, args, result, outcome):
+            return outcome
+    rest = run(exchange, steps, args, outcome, waiting.position + 1)
+    return rest if isinstance(rest, Outcome) else await rest
+
+
+async def _within(step: Step, waiting: Awaitable[Any]) -> Any:
+    """Await what a hook returned for at most the step's timeout, in a task of its own.
+
+    `asyncio.timeout` would wait for a policy that swallows its cancellation; a stream must never hang on one (R-12).
+    """
+    task = asyncio.ensure_future(Watched(step, waiting))
+    try:
+        done, _ = await asyncio.wait((task,), timeout=step.timeout)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if not done:
+        task.cancel()
+        task.add_done_callback(_forget)
+        raise TimeoutError(f"no answer within {step.timeout:g} s")
+    if task.cancelled():
+        raise RuntimeError("the hook cancelled itself")
+    return task.result()
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # marks it as retrieved: the failure has been reported already
+
+
+def _decide(exchange: Exchange, step: Step, condition: Condition) -> bool:
+    decisions = exchange.decisions
+    if decisions is not None:
+        known = decisions.get(step.entry)
+        if known is not None:
+            return known
+    decision = condition.evaluate(exchange.request, exchange.response)
+    _remember(exchange, step, decision)
+    return decision
+
+
+def _remember(exchange: Exchange, step: Step, decision: bool) -> None:
+    if exchange.decisions is None:
+        exchange.decisions = {}
+    exchange.decisions[step.entry] = decision
+
+
+def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcome: Outcome) -> bool:
+    """Take a hook's result; returns True when the chain ends here."""
+    kind = type(action)
+    if action is step.checked:
+        edit = step.edit
+    else:
+        try:
+            if kind not in step.accepts:
+                raise InvalidAction(_wrong_type(step, action))
+            edit = check_action(action)
+        except InvalidAction as error:
+            return _fail(exchange, step, error, outcome)
+        step.checked, step.edit = action, edit
+    if kind is ImmediateResponse:
+        step.statistics.short_circuits += 1
+        outcome.immediate = action
+        return True
+    outcome.actions.append(action)
+    outcome.edits.append(edit)
+    if kind is RequestMutation:
+        apply_edit(exchange.request.headers, edit)
+        if action.body is not None:
+            exchange.request.body = action.body
+    elif kind is ResponseMutation and exchange.response is not None:
+        apply_edit(exchange.response.headers, edit)
+        if action.body is not None:
+            exchange.response.body = action.body
+    elif kind is ChunkMutation:
+        args[-1] = Chunk(action.data, action.end or args[-1].end)
+    elif kind is TrailerMutation:
+        apply_edit(args[-1], edit)
+    return False
+
+
+def _wrong_type(step: Step, action: Any) -> str:
+    allowed = ", ".join(sorted(kind.__name__ for kind in step.accepts))
+    return f"the hook returned {type(action).__name__}; it may return {allowed} or None"
+
+
+def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
+    """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
+    kind = _kind_of(error)
+    step.statistics.failures[kind] += 1
+    logger.warning(
+        "policy %s failed (%s), %s: %s",
+        step.label,
+        kind.value,
+        "skipped" if step.fails_open else "request denied",
+        f"{type(error).__name__}: {error}",
+        extra={
+            "event": "policy_failed",
+            "route": exchange.chain.route_key,
+            "policy": step.policy,
+            "policy_version": step.version,
+            "failure": kind.value,
+            "failure_mode": "open" if step.fails_open else "closed",
+            "request_id": exchange.request.id,
+        },
+        exc_info=error if kind is FailureKind.EXCEPTION else None,
+    )
+    if step.fails_open:
+        return False
+    outcome.immediate = step.failure_response
+    return True
+
+
+def _kind_of(error: BaseException) -> FailureKind:
+    if isinstance(error, ConditionError):
+        return FailureKind.CONDITION
+    if isinstance(error, InvalidAction):
+        return FailureKind.INVALID_ACTION
+    if isinstance(error, PoolFull):
+        return FailureKind.OVERLOADED
+    if isinstance(error, TimeoutError):
+        return FailureKind.TIMEOUT
+    return FailureKind.EXCEPTION

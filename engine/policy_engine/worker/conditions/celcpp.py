@@ -1,0 +1,123 @@
+"""Conditions on Google's C++ CEL (`cel-expr-python`): the engine of choice, 3 µs an evaluation, with a type checker."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# cel_expr_python ends the process when protobuf is not importable; this makes an ImportError of it.
+import google.protobuf.descriptor_pool  # noqa: F401
+from cel_expr_python import cel
+
+from policy_engine.worker.conditions.source import (
+    VARIABLES,
+    ConditionRefused,
+    EvaluationFailed,
+    Kind,
+    Problem,
+    Source,
+    unknown_function,
+    unknown_name,
+)
+
+NAME = "cel-expr-python"
+
+_STRING_MAP = cel.Type.Map(cel.Type.STRING, cel.Type.STRING)
+_TYPES: dict[Kind, Any] = {
+    "string": cel.Type.STRING,
+    "int": cel.Type.INT,
+    "string map": _STRING_MAP,
+    "dyn map": cel.Type.Map(cel.Type.STRING, cel.Type.DYN),
+}
+_ENVIRONMENT = cel.NewEnv(variables={name: _TYPES[kind] for name, kind in VARIABLES.items()})
+
+_REPORTED = re.compile(r"\bERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
+_UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
+_REASONS = (
+    ("Key not found", "no such key in a map"),
+    ("divide by zero", "division by zero"),
+    ("modulus by zero", "division by zero"),
+    ("No matching overload", "an operator or function does not fit the types it got"),
+    ("non-message type", "a field was asked of a value that has none"),
+    ("overflow", "integer overflow"),
+    ("Iteration budget", "a macro went through too many elements"),
+    ("Index error", "no such index in a list"),
+    ("regular expression", "invalid regular expression"),
+    ("onver", "a value cannot be converted"),
+)
+
+
+class Program:
+    """A compiled condition."""
+
+    __slots__ = ("_evaluate",)
+
+    def __init__(self, expression: Any) -> None:
+        self._evaluate = expression.eval
+
+    def evaluate(self, variables: dict[str, Any]) -> bool:
+        """Return the result for `variables`; raises EvaluationFailed."""
+        try:
+            # Positional, without an Activation: 2.7 µs; with keywords 3.7, with an Activation 4.1. An Activation or
+            # arena used twice is no way out: values stay what they were, and memory grows.
+            result = self._evaluate(None, variables)
+            value = result.value()
+        except Exception as error:
+            # The engine's own text is not passed on: it quotes keys and values of the request.
+            raise EvaluationFailed(_reason(str(error))) from None
+        if value is True or value is False:
+            return bool(value)
+        if result.type() == cel.Type.ERROR:
+            raise EvaluationFailed(_reason(str(value)))
+        raise EvaluationFailed(f"the result is not true or false but of type {result.type().name().lower()}")
+
+
+def compile_source(source: Source) -> Program:
+    """Parse and type-check; raises ConditionRefused with every problem."""
+    try:
+        expression = _ENVIRONMENT.compile(source.text)
+    except Exception as error:
+        raise ConditionRefused(_problems(source, str(error))) from None
+    kind = expression.return_type()
+    if kind not in (cel.Type.BOOL, cel.Type.DYN):
+        message = f"the condition must be true or false, but it is of type {kind.name().lower()}"
+        raise ConditionRefused([source.problem(message, 0)])
+    return Program(expression)
+
+
+def _reason(text: str) -> str:
+    return next((reason for part, reason in _REASONS if part in text), "the expression could not be evaluated")
+
+
+def _problems(source: Source, text: str) -> list[Problem]:
+    found = []
+    for line, column, reported in _REPORTED.findall(text):
+        if "<<nil>>" in reported:
+            continue  # the parser's follow-up of a syntax error
+        offset = source.offset(int(line), int(column)) if int(line) > 0 else 0
+        problem = _undeclared(source, reported, offset) or source.problem(_clearer(reported), offset)
+        if problem not in found:
+            found.append(problem)
+    if not found:
+        limit = "recursion" in text
+        found.append(source.problem("the expression is nested too deep" if limit else "not a CEL expression", 0))
+    return found
+
+
+def _undeclared(source: Source, reported: str, offset: int) -> Problem | None:
+    """Return the problem at the start of the name: the engine points at its last dot, or at the bracket of a call."""
+    undeclared = _UNDECLARED.search(reported)
+    if not undeclared:
+        return None
+    name = undeclared[1]
+    start = source.text.rfind(name, 0, offset + len(name))
+    called = source.text[offset : offset + 1] == "("
+    return source.problem(unknown_function(name) if called else unknown_name(name), start if start >= 0 else offset)
+
+
+def _clearer(message: str) -> str:
+    if "max recursion depth" in message:
+        return "the expression is nested too deep"
+    if len(message) > 300:
+        message = message[:300] + "…"
+    return message.replace(" (in container '')", "").replace("'<EOF>'", "the end").replace("<EOF>", "the end")

@@ -1,0 +1,170 @@
+"""Conditions on `cel-python`: the fallback where `cel-expr-python` has no wheel, and the second opinion in tests.
+
+It has no type checker. Names and functions are checked on the tokens, and a trial evaluation with empty values finds
+most type errors at load; the rest shows at the first request as a failed condition. An evaluation takes 250 µs or more.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import celpy
+from celpy import celtypes
+from celpy.celparser import CELParseError
+from celpy.evaluation import CELEvalError
+
+from policy_engine.worker.conditions.source import (
+    MACROS,
+    VARIABLES,
+    ConditionRefused,
+    EvaluationFailed,
+    Problem,
+    Source,
+    unknown_name,
+)
+
+NAME = "cel-python"
+
+# celpy logs the arguments of functions that fail, and those are the client's headers.
+logging.getLogger("celpy").setLevel(logging.CRITICAL + 1)
+
+# The interpreter, not the five times faster CompiledRunner: that one writes Python source from the expression, and
+# fails when an interpreter was made earlier in the same process.
+_ENVIRONMENT = celpy.Environment()
+
+MAX_ITERATIONS = 10_000
+"""Steps of all macros together; cel-python has no budget of its own."""
+_TYPE_NAMES = {"int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"}
+_WORDS = frozenset({"true", "false", "null", "in"} | _TYPE_NAMES)
+_SAMPLES = {"string": "", "int": 200, "string map": {}, "dyn map": {}}
+_SCALARS: dict[type, Any] = {
+    bool: celtypes.BoolType,
+    str: celtypes.StringType,
+    int: celtypes.IntType,
+    float: celtypes.DoubleType,
+}
+
+
+class Program:
+    """A compiled condition."""
+
+    __slots__ = ("_literals", "_macro_nesting", "_runner")
+
+    def __init__(self, source: Source, runner: celpy.Runner) -> None:
+        self._runner = runner
+        self._macro_nesting = source.macro_nesting
+        self._literals = sum(token.text == "," for token in source.tokens) + 1
+
+    def evaluate(self, variables: dict[str, Any]) -> bool:
+        """Return the result for `variables`; raises EvaluationFailed."""
+        context = {}
+        count = [self._literals]
+        for name, value in variables.items():
+            context[name] = _to_cel(value, count)
+        if count[0] ** self._macro_nesting > MAX_ITERATIONS:
+            raise EvaluationFailed("a macro went through too many elements")
+        try:
+            value = self._runner.evaluate(context)
+        except CELEvalError as error:
+            raise EvaluationFailed(_reason(error)) from None
+        except Exception:
+            raise EvaluationFailed("the expression could not be evaluated") from None
+        if isinstance(value, celtypes.BoolType):
+            return bool(value)
+        raise EvaluationFailed(f"the result is not true or false but of type {_type_name(value)}")
+
+
+def compile_source(source: Source) -> Program:
+    """Parse and check as far as possible without a type checker; raises ConditionRefused with every problem."""
+    problems = _unknown_names(source)
+    if problems:
+        raise ConditionRefused(problems)
+    try:
+        runner = _ENVIRONMENT.program(_ENVIRONMENT.compile(source.text))
+    except CELParseError as error:
+        at_end = not error.line or error.line < 0 or not error.column
+        offset = len(source.text) if at_end else source.offset(error.line or 1, error.column or 1)
+        raise ConditionRefused([source.problem("syntax error", offset)]) from None
+    except RecursionError:
+        raise ConditionRefused([source.problem("the expression is nested too deep", 0)]) from None
+    except Exception:
+        raise ConditionRefused([source.problem("not a CEL expression", 0)]) from None
+    _try(source, runner)
+    return Program(source, runner)
+
+
+def _unknown_names(source: Source) -> list[Problem]:
+    tokens = source.tokens
+    texts = ["", "", *(token.text for token in tokens), "", "", ""]
+    own = {
+        token.text
+        for index, token in enumerate(tokens, 2)
+        if token.kind == "name" and texts[index - 1] == "(" and texts[index - 2] in MACROS and texts[index + 1] == ","
+    }
+    problems = []
+    for index, token in enumerate(tokens, 2):
+        if token.kind != "name" or token.text in _WORDS or token.text in own or texts[index + 1] == "(":
+            continue
+        if texts[index - 1] == "." and index > 3 and texts[index - 2] not in {"", "(", "[", "{", ",", "&&", "||", "!"}:
+            continue
+        name = token.text
+        if name not in VARIABLES and texts[index + 1] == ".":
+            name = f"{name}.{texts[index + 2]}"
+        if name not in VARIABLES:
+            problems.append(source.problem(unknown_name(name), token.offset))
+    return problems
+
+
+def _try(source: Source, runner: celpy.Runner) -> None:
+    """Evaluate with empty values: a type error or a result that is no bool will not get better with real ones."""
+    context = {name: _to_cel(_SAMPLES[VARIABLES[name]], [0]) for name in source.variables}
+    try:
+        value = runner.evaluate(context)
+    except RecursionError:
+        raise ConditionRefused([source.problem("the expression is nested too deep", 0)]) from None
+    except CELEvalError as error:
+        # An operator on the error of a missing key or a division by zero raises TypeError too; that proves nothing.
+        if TypeError in error.args and "CELEvalError" not in repr(error.args):
+            known = error.line is not None and error.column is not None
+            offset = source.offset(error.line or 1, error.column or 1) if known else 0
+            message = "an operator or function does not fit the types it got"
+            raise ConditionRefused([source.problem(message, offset)]) from None
+        return
+    except Exception:
+        return
+    if not isinstance(value, celtypes.BoolType):
+        message = f"the condition must be true or false, but it is of type {_type_name(value)}"
+        raise ConditionRefused([source.problem(message, 0)])
+
+
+def _to_cel(value: Any, count: list[int]) -> Any:
+    """Return the CEL value of a plain one, adding the number of values to `count`."""
+    count[0] += 1
+    if isinstance(value, list):
+        return celtypes.ListType([_to_cel(one, count) for one in value])
+    if isinstance(value, dict):
+        return celtypes.MapType({celtypes.StringType(name): _to_cel(one, count) for name, one in value.items()})
+    convert = _SCALARS.get(type(value))
+    return convert(value) if convert else value
+
+
+def _type_name(value: Any) -> str:
+    if value is None:
+        return "null_type"
+    return type(value).__name__.removesuffix("Type").lower()
+
+
+def _reason(error: CELEvalError) -> str:
+    kinds = error.args
+    if KeyError in kinds:
+        return "no such key in a map"
+    if ZeroDivisionError in kinds:
+        return "division by zero"
+    if TypeError in kinds:
+        return "an operator or function does not fit the types it got"
+    if IndexError in kinds:
+        return "no such index in a list"
+    if "match error" in kinds:
+        return "invalid regular expression"
+    return "the expression could not be evaluated"

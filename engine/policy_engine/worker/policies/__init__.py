@@ -1,0 +1,1 @@
+"""What a policy is: its manifest, code, parameters and construction."""

@@ -1,0 +1,230 @@
+"""Policy directories loaded into definitions, and definitions gathered into the registry (R-13, R-30).
+
+It is its own room because it alone joins the two halves of a policy, its manifest and its code, and holds them to each
+other. A registry comes from the `registry.json` that the builder wrote, or from a directory tree during development.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity, has_errors, ordered, render_text
+from policy_engine.documents.fields import Fields
+from policy_engine.documents.yaml_document import read_document
+from policy_engine.sdk import Policy
+from policy_engine.worker.policies.importing import PolicyImportError, import_policy_module
+from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, read_manifest
+from policy_engine.worker.policies.registry import DuplicatePolicy, Phase, PolicyDefinition, Registry
+
+REGISTRY_KEYS = ("name", "version", "entrypoint", "directory", "digest")
+
+HOOKS: dict[Phase, tuple[str, ...]] = {
+    Phase.REQUEST_HEADERS: ("on_request_headers",),
+    Phase.REQUEST_BODY: ("on_request_body", "on_request_chunk"),
+    Phase.REQUEST_TRAILERS: ("on_request_trailers",),
+    Phase.RESPONSE_HEADERS: ("on_response_headers",),
+    Phase.RESPONSE_BODY: ("on_response_body", "on_response_chunk"),
+    Phase.RESPONSE_TRAILERS: ("on_response_trailers",),
+}
+"""The hooks that make a policy part of a phase; one of them is enough."""
+
+SHARED = "shared"
+"""Directory of a development tree that holds libraries several policies share."""
+
+_VERSION_DIRECTORY = re.compile(r"v\d+_\d+_\d+", re.ASCII)
+_UNHASHED = frozenset({"__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache"})
+
+
+def load_policy(directory: Path, digest: str | None = None) -> tuple[PolicyDefinition | None, list[Diagnostic]]:
+    """Load the policy in `directory` with everything wrong with it; None when something is.
+
+    `digest` is what the builder computed of its files; without it, it is computed here.
+    """
+    manifest, diagnostics = read_manifest(directory / MANIFEST_FILE)
+    if manifest is None:
+        return None, diagnostics
+    policy_class, found = import_policy_class(directory, manifest)
+    diagnostics += found
+    if policy_class is None or has_errors(found):
+        return None, diagnostics
+    definition = PolicyDefinition(
+        name=manifest.name,
+        version=manifest.version,
+        description=manifest.description,
+        entrypoint=manifest.entrypoint,
+        phases=manifest.phases,
+        parameters_schema=manifest.parameters_schema,
+        examples=manifest.examples,
+        policy_class=policy_class,
+        source=directory,
+        digest=digest if digest is not None else directory_digest(directory),
+        parameters=manifest.parameters,
+    )
+    return definition, diagnostics
+
+
+def import_policy_class(directory: Path, manifest: PolicyManifest) -> tuple[type[Policy] | None, list[Diagnostic]]:
+    """Import the class that the manifest names and hold it against the interface and the declared phases."""
+    try:
+        module = import_policy_module(directory, manifest.module, f"{manifest.name}_{manifest.version}")
+    except PolicyImportError as error:
+        reason = f"policy {manifest.name} {manifest.version} {error.reason}"
+        column = 1 if error.line is not None else None
+        return None, [Diagnostic(str(error.file), reason, error.line, column, rule=Rule.IMPORT)]
+    found = getattr(module, manifest.class_name, None)
+    document = manifest.document
+    if found is None:
+        classes = [name for name, one in vars(module).items() if _is_policy(one)]
+        reason = f"module {manifest.module} has no class {manifest.class_name!r}"
+        allowed = ", ".join(f"{manifest.module}:{name}" for name in classes)
+        return None, [document.diagnostic(("entrypoint",), reason, allowed=allowed, rule=Rule.INTERFACE)]
+    if not _is_policy(found):
+        reason = f"{manifest.entrypoint} is not a subclass of policy_engine.sdk.Policy"
+        return None, [document.diagnostic(("entrypoint",), reason, rule=Rule.INTERFACE)]
+    return found, list(_phase_findings(found, manifest))
+
+
+def _is_policy(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, Policy) and found is not Policy
+
+
+def _phase_findings(policy_class: type[Policy], manifest: PolicyManifest) -> Iterator[Diagnostic]:
+    """Compare declared phases with overridden hooks, both ways: a hook nobody declared would never run."""
+    declared = list(manifest.document.value["phases"])
+    for phase, hooks in HOOKS.items():
+        overridden = [hook for hook in hooks if getattr(policy_class, hook) is not getattr(Policy, hook)]
+        if phase in manifest.phases and not overridden:
+            reason = f"declares {phase}, but {policy_class.__name__} does not override {' or '.join(hooks)}"
+            place = ("phases", declared.index(phase))
+            yield manifest.document.diagnostic(place, reason, rule=Rule.PHASES)
+        elif overridden and phase not in manifest.phases:
+            reason = f"{policy_class.__name__} overrides {', '.join(overridden)}, which would never run"
+            yield manifest.document.diagnostic(
+                ("phases",), reason, allowed=f"add {phase} to phases, or remove the method", rule=Rule.PHASES
+            )
+    known = {name for name in dir(Policy) if name.startswith("on_")}
+    for name in sorted(set(dir(policy_class)) - known):
+        if name.startswith(("on_request", "on_response")):
+            yield manifest.document.diagnostic(
+                ("entrypoint",),
+                f"{policy_class.__name__}.{name} is not a hook the engine knows; it would never run",
+                allowed=", ".join(sorted(known)),
+                severity=Severity.WARNING,
+                rule=Rule.INTERFACE,
+            )
+
+
+def directory_digest(directory: Path) -> str:
+    """Return `sha256:…` over the names and contents of every file in `directory`, caches excepted."""
+    total = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and _UNHASHED.isdisjoint(path.parts) and path.suffix not in (".pyc", ".pyo"):
+            name = path.relative_to(directory).as_posix()
+            total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode(errors="surrogateescape"))
+    return f"sha256:{total.hexdigest()}"
+
+
+def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
+    """Load every policy that the builder's `registry.json` lists; its directories are relative to the file."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        return None, (Diagnostic(str(path), reason, rule=Rule.UNREADABLE),)
+    # JSON is read as YAML, which it is a part of, to have the line of each entry.
+    document, diagnostics = read_document(str(path), content)
+    if document is None:
+        return None, tuple(diagnostics)
+    if not isinstance(document.value, list):
+        reason = "a registry is a list of policies"
+        return None, (
+            *diagnostics,
+            document.diagnostic((), reason, allowed=f"a list of {{{', '.join(REGISTRY_KEYS)}}}"),
+        )
+    definitions = []
+    for index, _ in enumerate(document.value):
+        fields = Fields(document, (index,), REGISTRY_KEYS, diagnostics, "a registry entry")
+        wanted = {key: fields.text(key, required=True, longest=4096) for key in REGISTRY_KEYS}
+        if not fields.ok:
+            continue
+        directory = path.parent / str(wanted["directory"])
+        definition, found = load_policy(directory, wanted["digest"])
+        diagnostics += found
+        if definition is None:
+            continue
+        definitions.append(definition)
+        actual = {"name": definition.name, "version": str(definition.version), "entrypoint": definition.entrypoint}
+        for key, value in actual.items():
+            if wanted[key] != value:
+                reason = f"does not agree with {directory / MANIFEST_FILE}"
+                fields.error((key,), reason, value=wanted[key], allowed=value)
+    return _registry(definitions, diagnostics)
+
+
+def load_policy_tree(root: Path) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
+    """Load every policy in `root/<name>/<v1_0_0>/`; other directories there are passed over.
+
+    Libraries in `root/shared/` are importable, as they are in an image (there through the build).
+    """
+    if not root.is_dir():
+        reason = "is not a directory of policies (<name>/<v1_0_0>/policy.yaml)"
+        return None, (Diagnostic(str(root), reason, rule=Rule.UNREADABLE),)
+    definitions = []
+    diagnostics: list[Diagnostic] = []
+    shared = str((root / SHARED).absolute())
+    if Path(shared).is_dir() and shared not in sys.path:
+        sys.path.append(shared)
+    for directory in sorted(root.glob("*/*/")):
+        named = _VERSION_DIRECTORY.fullmatch(directory.name) is not None
+        if not named and not (directory / MANIFEST_FILE).exists():
+            continue
+        definition, found = load_policy(directory)
+        diagnostics += found
+        if definition is None:
+            continue
+        definitions.append(definition)
+        expected = f"{definition.name}/{str(definition.version).replace('.', '_')}"
+        if directory.parts[-2:] != tuple(expected.split("/")):
+            reason = f"policy {definition} belongs in the directory {expected}"
+            diagnostics.append(Diagnostic(str(directory / MANIFEST_FILE), reason, rule=Rule.INTERFACE))
+    return _registry(definitions, diagnostics)
+
+
+def _registry(
+    definitions: Iterable[PolicyDefinition], diagnostics: list[Diagnostic]
+) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
+    """Make the registry; a policy that is there twice is one more finding, and any finding leaves no registry."""
+    unique: dict[str, PolicyDefinition] = {}
+    for definition in definitions:
+        first = unique.setdefault(str(definition), definition)
+        if first is not definition:
+            file = str(Path(definition.source) / MANIFEST_FILE)
+            diagnostics.append(Diagnostic(file, str(DuplicatePolicy(first, definition)), rule=Rule.DUPLICATE_POLICY))
+    if has_errors(diagnostics):
+        return None, ordered(diagnostics)
+    return Registry(unique.values()), ordered(diagnostics)
+
+
+class PoliciesUnusable(ValueError):
+    """The policies of this engine cannot be loaded; `diagnostics` lists everything wrong with them."""
+
+    def __init__(self, diagnostics: tuple[Diagnostic, ...]) -> None:
+        self.diagnostics = diagnostics
+        super().__init__(render_text(diagnostics).rstrip())
+
+
+def load_policies(path: Path | None) -> Registry:
+    """Load the policies of a `registry.json` (a file) or of a development tree (a directory); none without a path.
+
+    Raises PoliciesUnusable with every finding at once.
+    """
+    if path is None:
+        return Registry()
+    registry, diagnostics = load_policy_tree(path) if path.is_dir() else load_registry_file(path)
+    if registry is None:
+        raise PoliciesUnusable(diagnostics)
+    return registry

@@ -1,0 +1,192 @@
+"""`policy.yaml`, the face of a policy: read and checked without importing the policy's code (R-30).
+
+It is its own room because the builder reads manifests of policies whose requirements are not installed where it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors
+from policy_engine.documents.fields import Fields, did_you_mean
+from policy_engine.documents.secret_references import holds_reference
+from policy_engine.documents.yaml_document import MAX_BYTES, Document, Path, read_document
+from policy_engine.worker.policies.parameters import ParameterSchema, SchemaError
+from policy_engine.worker.policies.registry import Example, Phase, Version
+from policy_engine.worker.policies.violations import Violation, plain_text_of
+
+MANIFEST_FILE = "policy.yaml"
+MANIFEST_KEYS = ("name", "version", "description", "entrypoint", "phases", "parameters", "examples")
+EXAMPLE_KEYS = ("description", "parameters")
+MAX_EXAMPLES = 100
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
+_LONGEST_NAME = 63
+_ENTRYPOINT = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
+_NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyManifest:
+    """A checked `policy.yaml`; `document` finds the line of a later finding about it."""
+
+    name: str
+    version: Version
+    description: str
+    module: str
+    class_name: str
+    phases: frozenset[Phase]
+    parameters_schema: Mapping[str, Any]
+    parameters: ParameterSchema = field(repr=False)
+    examples: tuple[Example, ...]
+    document: Document = field(repr=False, compare=False)
+
+    @property
+    def entrypoint(self) -> str:
+        """`module:Class`, as in the file."""
+        return f"{self.module}:{self.class_name}"
+
+
+def read_manifest(path: FilePath) -> tuple[PolicyManifest | None, list[Diagnostic]]:
+    """Return the manifest in the file `path` with everything wrong with it; None when something is."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}; every policy directory holds a {MANIFEST_FILE}"
+        return None, [Diagnostic(str(path), reason, rule=Rule.UNREADABLE)]
+    return parse_manifest(str(path), content)
+
+
+def parse_manifest(file: str, content: bytes) -> tuple[PolicyManifest | None, list[Diagnostic]]:
+    """Return the manifest in `content`, as `read_manifest` does; `file` is only named in findings."""
+    document, diagnostics = read_document(file, content)
+    if document is None:
+        return None, diagnostics
+    fields = Fields(document, (), MANIFEST_KEYS, diagnostics, "a policy manifest")
+    if not isinstance(document.value, dict):
+        return None, diagnostics
+    name = _name(fields)
+    version = _version(fields)
+    description = fields.text("description", required=True, longest=4096)
+    entrypoint = _entrypoint(fields)
+    phases = _phases(fields)
+    schema = document.value.get("parameters", _NO_PARAMETERS)
+    parameters = _parameters(schema, fields, document, diagnostics)
+    examples = _examples(fields, parameters, document, diagnostics)
+    if has_errors(diagnostics) or not (name and version and description and entrypoint and parameters):
+        return None, diagnostics
+    module, class_name = entrypoint
+    manifest = PolicyManifest(
+        name, version, description, module, class_name, phases, schema, parameters, examples, document
+    )
+    return manifest, diagnostics
+
+
+def _name(fields: Fields) -> str | None:
+    name = fields.text("name", required=True)
+    if name is None or (_NAME.fullmatch(name) and len(name) <= _LONGEST_NAME):
+        return name
+    allowed = f"kebab-case such as set-header (a-z, 0-9, single hyphens), at most {_LONGEST_NAME} characters"
+    fields.error(("name",), "is not in kebab-case", value=name, allowed=allowed)
+    return None
+
+
+def _version(fields: Fields) -> Version | None:
+    raw = fields.raw("version")
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        fields.error(("version",), "is a number", value=raw, allowed="v1.2.3", rule=Rule.WRONG_TYPE)
+        return None
+    text = fields.text("version", required=True)
+    if text is None:
+        return None
+    try:
+        return Version.parse(text)
+    except ValueError:
+        fields.error(("version",), "is not a version", value=text, allowed="v1.2.3 (major, minor and patch number)")
+        return None
+
+
+def _entrypoint(fields: Fields) -> tuple[str, str] | None:
+    text = fields.text("entrypoint", required=True)
+    if text is None:
+        return None
+    match = _ENTRYPOINT.fullmatch(text)
+    if match is None:
+        allowed = "module:Class, such as policy:SetHeader for class SetHeader in policy.py"
+        fields.error(("entrypoint",), "does not name a class", value=text, allowed=allowed)
+        return None
+    return match[1], match[2]
+
+
+def _phases(fields: Fields) -> frozenset[Phase]:
+    known = tuple(Phase)
+    phases: set[Phase] = set()
+    items = fields.items("phases", most=len(known))
+    if not items and fields.raw("phases") == []:
+        fields.error(("phases",), "names no phase", allowed=", ".join(known))
+    for index, item in enumerate(items):
+        place: Path = ("phases", index)
+        if not isinstance(item, str) or item not in known:
+            meant = did_you_mean(item, known) if isinstance(item, str) else ""
+            shown = None if isinstance(item, dict | list) else item
+            fields.error(place, f"is not a phase{meant}", value=shown, allowed=", ".join(known))
+        elif item in phases:
+            fields.error(place, "is listed twice", value=item)
+        else:
+            phases.add(Phase(item))
+    return frozenset(phases)
+
+
+def _parameters(
+    schema: Any, fields: Fields, document: Document, diagnostics: list[Diagnostic]
+) -> ParameterSchema | None:
+    if not isinstance(schema, dict) and schema is not _NO_PARAMETERS:
+        reason = f"must be a JSON Schema (an object), not {plain_text_of(schema)}; leave the key out for no parameters"
+        fields.error(("parameters",), reason, rule=Rule.SCHEMA)
+        return None
+    try:
+        return ParameterSchema(schema)
+    except SchemaError as error:
+        for one in error.violations:
+            diagnostics.append(_at(document, ("parameters",), one, Rule.SCHEMA))
+    return None
+
+
+def _examples(
+    fields: Fields, parameters: ParameterSchema | None, document: Document, diagnostics: list[Diagnostic]
+) -> tuple[Example, ...]:
+    examples = []
+    for index, item in enumerate(fields.items("examples", required=False, most=MAX_EXAMPLES)):
+        path: Path = ("examples", index)
+        example = Fields(document, path, EXAMPLE_KEYS, diagnostics, "an example")
+        if not isinstance(item, dict):
+            continue
+        description = example.text("description", required=True, longest=4096)
+        values = item.get("parameters", {})
+        if not isinstance(values, dict):
+            example.error(("parameters",), f"must be an object, not {plain_text_of(values)}", rule=Rule.WRONG_TYPE)
+            continue
+        for violation in parameters.check(values).violations if parameters is not None else ():
+            # A reference to a secret stands for a value that is not known before it is deployed.
+            if not holds_reference(violation.value):
+                diagnostics.append(_at(document, (*path, "parameters"), violation, Rule.EXAMPLE))
+        if description is not None:
+            examples.append(Example(description, values))
+    return tuple(examples)
+
+
+def _at(document: Document, path: Path, violation: Violation, rule: Rule) -> Diagnostic:
+    detail = f": {violation.detail}" if violation.detail else ""
+    return document.diagnostic(
+        (*path, *violation.path),
+        violation.reason + detail,
+        key=violation.at_key,
+        value=violation.value,
+        allowed=violation.allowed,
+        rule=rule,
+    )

@@ -1,0 +1,182 @@
+"""The policies this engine was built with, and how a chain's name and version find one of them (R-13).
+
+It is its own room because it decides what "available" means, for the engine, the validator and the control plane alike.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from policy_engine.sdk import Policy
+from policy_engine.worker.policies.parameters import ParameterSchema
+
+
+class Phase(StrEnum):
+    """A part of the exchange a policy can take part in, named as in `policy.yaml`."""
+
+    REQUEST_HEADERS = "request_headers"
+    REQUEST_BODY = "request_body"
+    REQUEST_TRAILERS = "request_trailers"
+    RESPONSE_HEADERS = "response_headers"
+    RESPONSE_BODY = "response_body"
+    RESPONSE_TRAILERS = "response_trailers"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Version:
+    """A policy version, written `v1.2.3`."""
+
+    major: int
+    minor: int
+    patch: int
+
+    _PATTERN: ClassVar[re.Pattern[str]] = re.compile(r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})", re.ASCII)
+
+    @classmethod
+    def parse(cls, text: str) -> Version:
+        """Return the version that `text` names; raises ValueError unless it has the form `v1.2.3`."""
+        match = cls._PATTERN.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a version of the form v1.2.3")
+        return cls(*(int(number) for number in match.groups()))
+
+    def __str__(self) -> str:
+        return f"v{self.major}.{self.minor}.{self.patch}"
+
+
+_MAJOR = re.compile(r"v(0|[1-9]\d{0,8})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A set of parameters from `policy.yaml` that shows how the policy is used."""
+
+    description: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDefinition:
+    """One version of one policy, loaded and checked.
+
+    `entrypoint` is `module:Class`, `source` where it was loaded from, `digest` the hash of its files. `parameters` is
+    `parameters_schema` compiled, kept here so that it is compiled once however many chains use the policy; it is made
+    from the schema unless given, which raises `SchemaError` for a wrong one.
+    """
+
+    name: str
+    version: Version
+    description: str
+    entrypoint: str
+    phases: frozenset[Phase]
+    parameters_schema: Mapping[str, Any]
+    examples: tuple[Example, ...]
+    policy_class: type[Policy]
+    source: Path | str
+    digest: str
+    parameters: ParameterSchema = field(default=None, repr=False, compare=False)  # type: ignore[assignment] # see below
+
+    def __post_init__(self) -> None:
+        # The default of None never survives construction, so users need not check for it.
+        if self.parameters is None:
+            object.__setattr__(self, "parameters", ParameterSchema(self.parameters_schema))
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+class UnknownPolicy(LookupError):
+    """No version of the named policy is in this engine; the message says what is, and `nearest` what was meant."""
+
+    def __init__(self, name: str, available: Sequence[str]) -> None:
+        close = difflib.get_close_matches(name, available, n=1)
+        self.name = name
+        self.available = tuple(available)
+        self.nearest = close[0] if close else None
+        meant = f"; did you mean {self.nearest!r}?" if self.nearest else ""
+        listing = ", ".join(available) if available else "none, it was built without policies"
+        super().__init__(f"policy {name!r} is not in this engine{meant} (available: {listing})")
+
+
+class UnknownVersion(LookupError):
+    """The policy is in this engine, but not in the wanted version; the message names the versions that are."""
+
+    def __init__(self, name: str, version: str, available: Sequence[Version], *, wrong_form: bool) -> None:
+        self.name = name
+        self.version = version
+        self.available = tuple(available)
+        listing = ", ".join(str(one) for one in available)
+        reason = (
+            f"version {version!r} of policy {name!r} is neither exact (v1.0.0) nor a major version (v1)"
+            if wrong_form
+            else f"policy {name!r} is not in this engine in version {version}"
+        )
+        super().__init__(f"{reason} (available: {listing})")
+
+
+class DuplicatePolicy(ValueError):
+    """Two definitions have the same name and version."""
+
+    def __init__(self, first: PolicyDefinition, second: PolicyDefinition) -> None:
+        self.first = first
+        self.second = second
+        super().__init__(f"policy {first} is defined twice: in {first.source} and in {second.source}")
+
+
+class Registry:
+    """An immutable set of policy definitions; raises DuplicatePolicy when two share name and version."""
+
+    __slots__ = ("_by_name",)
+
+    def __init__(self, definitions: Iterable[PolicyDefinition] = ()) -> None:
+        self._by_name: dict[str, dict[Version, PolicyDefinition]] = {}
+        for definition in sorted(definitions, key=lambda one: (one.name, one.version)):
+            versions = self._by_name.setdefault(definition.name, {})
+            if definition.version in versions:
+                raise DuplicatePolicy(versions[definition.version], definition)
+            versions[definition.version] = definition
+
+    def resolve(self, name: str, version: str) -> PolicyDefinition:
+        """Return the definition for `v1.0.0` (exact) or `v1` (newest of that major version).
+
+        Raises UnknownPolicy or UnknownVersion, whose messages name what is available (R-13).
+        """
+        versions = self._by_name.get(name)
+        if versions is None:
+            raise UnknownPolicy(name, tuple(self._by_name))
+        major = _MAJOR.fullmatch(version)
+        if major is not None:
+            matching = [one for one in versions if one.major == int(major[1])]
+            if matching:
+                return versions[matching[-1]]
+            raise UnknownVersion(name, version, tuple(versions), wrong_form=False)
+        try:
+            wanted = Version.parse(version)
+        except ValueError:
+            raise UnknownVersion(name, version, tuple(versions), wrong_form=True) from None
+        if wanted not in versions:
+            raise UnknownVersion(name, version, tuple(versions), wrong_form=False)
+        return versions[wanted]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the policy names, sorted."""
+        return tuple(self._by_name)
+
+    def versions(self, name: str) -> tuple[Version, ...]:
+        """Return the versions of `name`, oldest first; empty when it is unknown."""
+        return tuple(self._by_name.get(name, ()))
+
+    def __iter__(self) -> Iterator[PolicyDefinition]:
+        return (definition for versions in self._by_name.values() for definition in versions.values())
+
+    def __len__(self) -> int:
+        return sum(len(versions) for versions in self._by_name.values())
+
+    def __repr__(self) -> str:
+        return f"Registry({', '.join(str(definition) for definition in self)})"

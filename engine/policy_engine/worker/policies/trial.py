@@ -1,0 +1,95 @@
+"""Policies constructed on trial, so that parameters only a policy itself can judge are judged before activation.
+
+It is its own room because it runs authors' code while configuration is checked: as the engine will run it, bounded in
+time, and closed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from policy_engine.sdk import ParameterError, Policy
+from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS, Overrun, construct, within
+from policy_engine.worker.policies.registry import PolicyDefinition
+
+_CLOSE_TIMEOUT = 5.0
+_MOST_OVERRUNS = 3
+"""Policies of one trial that may hang before the rest is not tried any more: a load has to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A policy to construct with these parameters, which satisfy its schema."""
+
+    definition: PolicyDefinition
+    parameters: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a policy could not be constructed; `pointer` leads into its parameters, and may be empty.
+
+    `expected` is True when the policy refused its parameters, False when it failed in a way its author did not plan.
+    """
+
+    reason: str
+    pointer: str = ""
+    expected: bool = True
+
+
+def construct_on_trial(trials: Sequence[Trial], seconds: float = CONSTRUCTION_SECONDS) -> list[Refusal | None]:
+    """Construct and close each policy; return for each why it was refused, None where it was not.
+
+    A constructor may take `seconds`, as in the engine.
+    """
+    refusals: list[Refusal | None] = []
+    overruns = 0
+    for trial in trials:
+        if overruns >= _MOST_OVERRUNS:
+            refusals.append(Refusal(f"was not tried, because {overruns} others hang in their constructors"))
+            continue
+        try:
+            refusals.append(_construct(trial, seconds))
+        except Overrun as error:
+            overruns += 1
+            reason = f"its constructor {error}; it must not wait for what may never come (no loops, no network)"
+            refusals.append(Refusal(reason, expected=False))
+    return refusals
+
+
+def _construct(trial: Trial, seconds: float) -> Refusal | None:
+    policy_class = trial.definition.policy_class
+    try:
+        policy = construct(policy_class, deepcopy(dict(trial.parameters)), seconds)
+    except ParameterError as error:
+        return Refusal(error.message, error.path)
+    except Overrun:
+        raise
+    except (Exception, SystemExit) as error:
+        return Refusal(f"failed in its constructor with {describe(error)}", expected=False)
+    try:
+        within(_CLOSE_TIMEOUT, (policy_class, "close"), lambda: asyncio.run(_close(policy)))
+    except Overrun as error:
+        return Refusal(f"could be constructed but not closed: close {error}", expected=False)
+    except (Exception, SystemExit) as error:
+        return Refusal(f"could be constructed but not closed: {describe(error)}", expected=False)
+    return None
+
+
+async def _close(policy: Policy) -> None:
+    closing = policy.close()
+    if closing is not None:
+        await asyncio.wait_for(closing, _CLOSE_TIMEOUT)
+
+
+def describe(error: BaseException, *, message: bool = True) -> str:
+    """Return an exception as `Type: message (file:line)`, the place being the innermost one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    said = f": {error}" if message and str(error) else ""
+    return f"{type(error).__name__}{said}{place}"
