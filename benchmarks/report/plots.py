@@ -1,4 +1,4 @@
-"""The plots in PNG: bars for what is compared, lines for what grows. The only room that needs matplotlib."""
+"""The plots in PNG: bars for what is compared, lines for what grows. The only module that needs matplotlib."""
 
 from __future__ import annotations
 

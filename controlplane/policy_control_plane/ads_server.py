@@ -1,6 +1,6 @@
 """Serves the aggregated discovery service over gRPC: moves messages between streams and sockets.
 
-It is its own room because it is the only part that knows gRPC; what is said is decided in `ads_stream`.
+A separate module because it is the only part that knows gRPC; what is said is decided in `ads_stream`.
 """
 
 from __future__ import annotations

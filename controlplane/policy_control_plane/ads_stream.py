@@ -1,6 +1,6 @@
 """The server's side of one aggregated xDS stream, without any I/O: requests in, the next response out.
 
-It is its own room because the rules of the protocol and of make-before-break (Envoy's "xDS REST and gRPC protocol",
+A separate module because the rules of the protocol and of make-before-break (Envoy's "xDS REST and gRPC protocol",
 "Eventual consistency considerations") can then be tested message by message. Within one stream the order is: clusters,
 their endpoints, listeners, routes; the last two wait until the client has accepted what comes before. A cluster that is
 gone from the target stays with the client until it has accepted routes that do not need it. Chains depend on none of

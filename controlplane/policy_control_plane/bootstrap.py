@@ -1,6 +1,6 @@
 """The bootstrap of an Envoy that is told nothing but where the control plane is.
 
-It is its own room because it is the one piece of Envoy configuration that is not discovered, and an operator's to keep.
+A separate module because it is the one piece of Envoy configuration that is not discovered, and an operator's to keep.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a chain needs Envoy to send, from the policies' definitions (R-08).
 
-It is its own room because it is the one thing about chains that Envoy's configuration depends on: with the modes in the
+A separate module because it is the one thing about chains that Envoy's configuration depends on: with the modes in the
 route, Envoy does not ask for phases that nobody needs, and streaming can be switched on at all.
 """
 

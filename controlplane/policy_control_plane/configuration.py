@@ -1,6 +1,6 @@
 """Follows the configuration directory: what is valid is built and offered, what is not is refused and remembered.
 
-It is its own room because it is the only place with the order of things: read, check all, build, offer; and a refused
+A separate module because it is the only place with the order of things: read, check all, build, offer; and a refused
 directory leaves everything as it is.
 """
 

@@ -1,6 +1,6 @@
 """Envoy's clusters and their endpoints, written with `envoy-data-plane`'s types.
 
-It is its own room because clusters and endpoints are two resources of one thing: which hosts come and go is sent as
+A separate module because clusters and endpoints are two resources of one thing: which hosts come and go is sent as
 endpoints, so that the cluster, its connections and what it has learnt of its hosts stay.
 """
 

@@ -1,6 +1,6 @@
 """Envoy's listeners and the HTTP filters on them, written with `envoy-data-plane`'s types.
 
-It is its own room because a changed listener makes Envoy drain connections: what is in here should change seldom, so
+A separate module because a changed listener makes Envoy drain connections: what is in here should change seldom, so
 nothing of a single route or chain is.
 """
 

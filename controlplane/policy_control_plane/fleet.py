@@ -1,6 +1,6 @@
 """Who is connected, what all of them shall have, and where they stand with it.
 
-It is its own room because the server (which moves messages), the roll-out (which decides what comes next) and the
+A separate module because the server (which moves messages), the roll-out (which decides what comes next) and the
 status page all look at the same clients, and must not know each other.
 """
 

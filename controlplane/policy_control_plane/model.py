@@ -1,6 +1,6 @@
 """What an operator writes down: listeners, clusters, the engine and routes with their chains, as plain data.
 
-It is its own room because the reader makes it and the resource builders use it, and neither knows the other.
+A separate module because the reader makes it and the resource builders use it, and neither knows the other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads the YAML of listeners, clusters, engine and routes, and reports every mistake with its place.
 
-It is its own room because the form of the files is a promise to operators (controlplane/README.md), apart from what is
+A separate module because the form of the files is a promise to operators (controlplane/README.md), apart from what is
 made of them. Chains are read by the engine's own library, so that both mean the same by a chain.
 """
 

@@ -1,6 +1,6 @@
 """Named, versioned resources and the sets of them that clients shall have, by xDS type.
 
-It is its own room because everything in the control plane speaks it: what makes resources, what orders them, and what
+A separate module because everything in the control plane speaks it: what makes resources, what orders them, and what
 sends them. A version is a hash of content, so that replicas side by side, and one replica after a restart, agree.
 """
 

@@ -1,6 +1,6 @@
 """Brings a new snapshot to engines and Envoys in make-before-break order (R-22, R-54).
 
-It is its own room because the order is the promise: (1) engines get new and changed chains beside all that Envoys may
+A separate module because the order is the promise: (1) engines get new and changed chains beside all that Envoys may
 still use; (2) when they have them, Envoys get clusters, endpoints, listeners and routes; (3) when those have been in
 use for a while, engines lose the chains, and Envoys the clusters, that no route refers to. A change that an engine
 refuses goes no further and is taken back everywhere.

@@ -1,6 +1,6 @@
 """Makes one snapshot, everything Envoy and the engines shall have, from one model.
 
-It is its own room because here, and only here, the parts meet: a route and the chain under its name always come from
+A separate module because here, and only here, the parts meet: a route and the chain under its name always come from
 the same edit.
 """
 

@@ -1,6 +1,6 @@
 """What the control plane knows about itself and its clients, as a document, as text and over HTTP.
 
-It is its own room because it only looks: nothing here changes what is served.
+A separate module because it only looks: nothing here changes what is served.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What one client has asked for, been sent and answered, for one resource type of one stream.
 
-It is its own room because the two variants of the protocol differ in how they say these things, not in what they are.
+A separate module because the two variants of the protocol differ in how they say these things, not in what they are.
 """
 
 from __future__ import annotations

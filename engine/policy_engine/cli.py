@@ -1,4 +1,4 @@
-"""The command `policy-engine`: reads its arguments and hands over to the room that does the work.
+"""The command `policy-engine`: reads its arguments and hands over to the module that does the work.
 
 Exit codes: 0 done; 1 what was checked is not valid, or the engine ended with an error; 2 wrong use or settings.
 """

@@ -1,6 +1,6 @@
 """`policy-engine new-policy`: a directory with a policy that builds, validates and passes its own tests (R-46).
 
-It is its own room because it is for authors and takes no part in running an engine. Standard library and SDK only.
+A separate module because it is for authors and takes no part in running an engine. Standard library and SDK only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Test support: a management server that follows a script, however wrong, and an engine that records what it is given.
 
-It is its own room because the tests of the driver, of the file on disk and of TLS all need it.
+A separate module because the tests of the driver, of the file on disk and of TLS all need it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     bazel_tool REQUEST.json registry=PATH build_info=PATH sbom=PATH licences=PATH labels=PATH tags=PATH
 
-It is its own room because the request's form belongs to that rule. Checks and documents are those of
+A separate module because the request's form belongs to that rule. Checks and documents are those of
 `policy-builder`; only who gathers the files differs. All mistakes are in one report, nothing is written then (R-42).
 """
 

@@ -1,6 +1,6 @@
 """Makes the lock of a choice: engine and policies resolved together once, every wheel with its hash.
 
-It is its own room because it is the only part of the builder that solves, and so the only one whose result depends on
+A separate module because it is the only part of the builder that solves, and so the only one whose result depends on
 the day. It runs `uv`, as `tools/python/lock.sh` does for the whole repository.
 """
 

@@ -6,7 +6,7 @@
     oci_tool tarball LAYOUT OUT TAGS-FILE
     oci_tool push LAYOUT --repository HOST/NAME [--tag TAG]… [--tags-file FILE] [--insecure]
 
-It is its own room because its arguments belong to those rules and not to `policy-builder`.
+A separate module because its arguments belong to those rules and not to `policy-builder`.
 """
 
 from __future__ import annotations

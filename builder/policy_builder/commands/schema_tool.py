@@ -1,6 +1,6 @@
 """The command `schema-checker`: what a policy's class has of the author's interface, and what it lacks (R-46).
 
-It is its own room because it explains, where `policy-validator` only judges: each declared phase with its hook, and for
+A separate module because it explains, where `policy-validator` only judges: each declared phase with its hook, and for
 a missing one the line to write.
 """
 

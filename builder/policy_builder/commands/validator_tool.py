@@ -1,7 +1,7 @@
 """The command `policy-validator`: policies and chain files checked where they are written, before anything is built.
 
 Policies are read and never imported. Chain files name policies, so those in --policies are loaded, as an engine would.
-It is its own room because its arguments and its exit status are what people put into their CI.
+A separate module because its arguments and its exit status are what people put into their CI.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the builder writes about an image: the engine's registry, labels, build information, licences (R-40, R-44).
 
-It is its own room because these documents say the same things to different readers, from one set of facts.
+A separate module because these documents say the same things to different readers, from one set of facts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The image's bill of materials in CycloneDX 1.6 JSON, with the same bytes for the same content (R-44).
 
-It is its own room because the format and its library are used nowhere else.
+A separate module because the format and its library are used nowhere else.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """`policy-manifest.yaml`: which policies go into an image (R-43).
 
-It is its own room because `policy-builder` and the Bazel module extension must mean the same by one file.
+A separate module because `policy-builder` and the Bazel module extension must mean the same by one file.
 """
 
 from __future__ import annotations

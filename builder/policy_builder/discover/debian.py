@@ -1,6 +1,6 @@
 """The Debian packages of the base layer: fetched by URL and sha256 as the lock says, and their data archives.
 
-It is its own room because Bazel fetches the same packages itself (`tools/image/debian.bzl`); this is for building
+A separate module because Bazel fetches the same packages itself (`tools/image/debian.bzl`); this is for building
 without it.
 """
 

@@ -1,6 +1,6 @@
 """Installed distributions: what each brings into an image and what it needs in turn (PEP 566, PEP 427).
 
-It is its own room because wheels unpacked by `policy-builder` and wheels unpacked by Bazel are read here alike.
+A separate module because wheels unpacked by `policy-builder` and wheels unpacked by Bazel are read here alike.
 """
 
 from __future__ import annotations

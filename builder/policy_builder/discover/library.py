@@ -1,6 +1,6 @@
 """Libraries of the same repository that policies share, found by what a policy imports (R-40).
 
-It is its own room because such a library is neither a policy nor a distribution that anybody published. Only those that
+A separate module because such a library is neither a policy nor a distribution that anybody published. Only those that
 a chosen policy imports, directly or through another library, go into an image.
 """
 

@@ -1,6 +1,6 @@
 """Discovery: where the files of a chosen policy are, in a directory or inside a wheel (R-30, R-43).
 
-It is its own room because after it nothing asks any more where a policy came from. Nothing of a policy is imported.
+A separate module because after it nothing asks any more where a policy came from. Nothing of a policy is imported.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Requirements files, read strictly: exact pins, with hashes where the file is a lock (R-30).
 
-It is its own room because a policy's `requirements.txt` and the lock of a whole build are of one form and must be
+A separate module because a policy's `requirements.txt` and the lock of a whole build are of one form and must be
 understood alike. Only what can be built twice with the same result is accepted.
 """
 

@@ -1,6 +1,6 @@
 """Wheels of pinned requirements, fetched by hash into a cache and unpacked as an installer would.
 
-It is its own room because it is the only place of the builder that brings code onto the machine. Nothing fetched is
+A separate module because it is the only place of the builder that brings code onto the machine. Nothing fetched is
 ever run or imported; wheels only, since building a source distribution would run its code.
 """
 

@@ -1,6 +1,6 @@
 """Bytecode for images, compiled by the interpreter that images run, so that a process starts without compiling.
 
-It is its own room because it alone runs something of an image on the machine that builds it: Debian's Python with its C
+A separate module because it alone runs something of an image on the machine that builds it: Debian's Python with its C
 libraries, from the packages of the lock. So the bytes depend on the lock and the source, and not on the Python that
 happens to build; and they are those of another platform's image too, since bytecode is the same on every machine.
 

@@ -1,6 +1,6 @@
 """Packages a plan: layers, OCI layout, `docker load` tarball, documents, put into place all at once (R-40, R-44).
 
-It is its own room because the order of layers is decided here: what changes least lies lowest, so a changed line of one
+A separate module because the order of layers is decided here: what changes least lies lowest, so a changed line of one
 policy changes its own small layer and the last one, which describes the image.
 """
 

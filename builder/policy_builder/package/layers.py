@@ -4,7 +4,7 @@
     layers.py debs OUT.tar INTERPRETER DATA.tar…   Debian packages: the base of every image
     layers.py files OUT.tar INTERPRETER MANIFEST   JSON list of {"path", "source" | "content" | "link" | "directory"}
 
-It is its own room because Bazel and `policy-builder` make layers with the same code: that is why their bytes agree.
+A separate module because Bazel and `policy-builder` make layers with the same code: that is why their bytes agree.
 Entries are sorted, owned by root and dated 1970. The mode comes from the content: modes of input files are not part of
 Bazel's action key, so they would differ from machine to machine. Modules have their bytecode beside them. Tars stay
 uncompressed, since gzip's output depends on the version of zlib; a registry client compresses on its own.

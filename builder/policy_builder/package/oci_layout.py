@@ -1,6 +1,6 @@
 """OCI image layouts: written, described, and packed for `docker load` (OCI image specification 1.1).
 
-It is its own room because Bazel (through tools/offline's stand-in for rules_oci) and `policy-builder` write layouts
+A separate module because Bazel (through tools/offline's stand-in for rules_oci) and `policy-builder` write layouts
 with the same code: that is why their digests agree. Standard library only.
 """
 

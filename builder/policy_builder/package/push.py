@@ -1,6 +1,6 @@
 """Pushes an OCI layout to a registry: the push half of the OCI distribution specification 1.1.
 
-It is its own room because it is the one place of the builder that sends anything anywhere, and credentials with it.
+A separate module because it is the one place of the builder that sends anything anywhere, and credentials with it.
 Standard library only; used by `policy-builder push` and by `bazel run //:image.push` in offline mode.
 """
 

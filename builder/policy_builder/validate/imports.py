@@ -1,6 +1,6 @@
 """What a policy's code imports held against what it may: SDK, standard library, itself, its requirements (R-40).
 
-It is its own room, and works on syntax for the reasons that `interface` gives. A missing requirement is found here,
+Separate, and works on syntax for the reasons that `interface` gives. A missing requirement is found here,
 before an image is made that cannot load the policy.
 """
 

@@ -1,6 +1,6 @@
 """A policy's class held against the author's interface, from its source alone (R-42, R-46).
 
-It is its own room, and it reads the syntax tree and never imports the policy: the check then needs none of the policy's
+Separate: it reads the syntax tree and never imports the policy: the check then needs none of the policy's
 requirements, runs nobody's code on the builder's machine, gives the same result for every target platform, and knows
 the line of each method. What syntax cannot show (a base class from a library that is not at hand, hooks made at run
 time) is said to be unseen and left to the engine, which checks the imported class when it loads the registry.

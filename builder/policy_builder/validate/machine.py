@@ -1,6 +1,6 @@
 """For which machine the compiled files of an image are, so that one with another machine's code is never made.
 
-It is its own room because which wheels come is decided elsewhere, by `policy-builder` or by Bazel's rules; whatever
+A separate module because which wheels come is decided elsewhere, by `policy-builder` or by Bazel's rules; whatever
 they chose is looked at here once more.
 """
 

@@ -1,6 +1,6 @@
 """Everything wrong with a choice of policies in one report, grouped by policy, as text and as JSON (R-42).
 
-It is its own room because every check adds to it, and what is printed must not depend on the order of the checks.
+A separate module because every check adds to it, and what is printed must not depend on the order of the checks.
 """
 
 from __future__ import annotations

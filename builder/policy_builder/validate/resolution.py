@@ -1,6 +1,6 @@
 """Which distributions an image gets, and that they go together: one version of each, the engine's own untouched (R-42).
 
-It is its own room because this is where policies of different authors meet. No solver runs: every version is pinned
+A separate module because this is where policies of different authors meet. No solver runs: every version is pinned
 (by the policy, by the lock), so the same choice gives the same image or the same refusal, with names, on any day.
 """
 

@@ -1,6 +1,6 @@
 """Discover and validate: from a manifest to a plan that can be packaged, or to everything that is wrong (R-42).
 
-It is its own room because it alone decides the order of the checks: every check that can run does, so that one report
+A separate module because it alone decides the order of the checks: every check that can run does, so that one report
 has all findings, and nothing is written before the last.
 """
 

@@ -1,6 +1,6 @@
 """What is wrong with a piece of configuration, where, and what would be right; as text, JSON and SARIF.
 
-It is its own room because engine, control plane, validator and builder report alike, and because this is the one place
+A separate module because engine, control plane, validator and builder report alike, and because this is the one place
 that decides how an offending value is shown.
 """
 

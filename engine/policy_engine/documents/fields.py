@@ -1,6 +1,6 @@
 """The keys of an object in a configuration file, read as typed fields with every mistake reported.
 
-It is its own room because chain files, policy manifests and registries ask the same questions of their keys: is it
+A separate module because chain files, policy manifests and registries ask the same questions of their keys: is it
 known, is it there, is it of the right type.
 """
 

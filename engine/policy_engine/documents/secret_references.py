@@ -1,6 +1,6 @@
 """References to secrets in parameters, `${env:NAME}` and `${file:/path}`, resolved while a chain is loaded (R-24).
 
-It is its own room so that one place sees secrets in the clear, and remembers where they went and what must be struck
+Separate so that one place sees secrets in the clear, and remembers where they went and what must be struck
 out of any message.
 """
 

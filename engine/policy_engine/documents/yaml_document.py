@@ -1,6 +1,6 @@
 """YAML taken from outside, with the place of every key and value, by the YAML 1.2 core schema.
 
-It is its own room because a loader for configuration has to be stricter than a YAML library: duplicate keys, aliases
+A separate module because a loader for configuration has to be stricter than a YAML library: duplicate keys, aliases
 that explode, tags, deep nesting, YAML 1.1's `on` and `0123`. Values are plain JSON data when it is done.
 """
 

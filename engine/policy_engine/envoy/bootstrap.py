@@ -1,6 +1,6 @@
 """Writes a whole Envoy bootstrap with the engine in front of one upstream, as YAML that explains itself.
 
-It is its own room because it is a sample: everything in it that the engine needs comes from `filter_config`.
+A separate module because it is a sample: everything in it that the engine needs comes from `filter_config`.
 """
 
 from __future__ import annotations

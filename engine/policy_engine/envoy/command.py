@@ -1,6 +1,6 @@
 """What `policy-engine envoy-config` does with its options: read the chains, then write or lint.
 
-It is its own room so that the command line stays a list of commands.
+A separate module so that the command line stays a list of commands.
 """
 
 from __future__ import annotations

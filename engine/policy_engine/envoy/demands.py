@@ -1,6 +1,6 @@
 """What an engine's settings and chains demand of the Envoy in front of it.
 
-It is its own room because the generator writes these demands down and the lint looks for them: both must mean the same.
+A separate module because the generator writes these demands down and the lint looks for them: both must mean the same.
 The processing modes are the kernel's own decision, asked for here and made there.
 """
 

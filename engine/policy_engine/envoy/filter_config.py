@@ -1,6 +1,6 @@
 """Writes the ext_proc filter, the engine's cluster and the per-route overrides that a set of chains needs.
 
-It is its own room because these are the parts an operator pastes into an Envoy configuration of their own. Plain data
+A separate module because these are the parts an operator pastes into an Envoy configuration of their own. Plain data
 and not `envoy-data-plane`'s types: those are no dependency of the engine's image, and Envoy itself checks the result.
 """
 

@@ -1,6 +1,6 @@
 """Routes as the kernel serves them: a compiled chain plus every reply that is known before a request comes.
 
-Its own room because these bytes are made once per configuration and read by every session.
+A separate module because these bytes are made once per configuration and read by every session.
 """
 
 from __future__ import annotations

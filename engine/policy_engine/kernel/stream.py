@@ -1,6 +1,6 @@
 """The one interface between a transport and the kernel: bytes of a message in, bytes of its replies out.
 
-It is its own room so that several transports (native HTTP/2, grpcio) and their tests share it without knowing
+A separate module so that several transports (native HTTP/2, grpcio) and their tests share it without knowing
 what a session does with the bytes.
 """
 

@@ -1,6 +1,6 @@
 """Every runtime setting of the engine, typed, with its default, its meaning and how it is written (R-25).
 
-It is its own room so that there is one list: the settings file, the environment variables, the flags, `config show`
+Separate so that there is one list: the settings file, the environment variables, the flags, `config show`
 and the sample file are all derived from these classes. Reading them from their sources is `settings`.
 """
 

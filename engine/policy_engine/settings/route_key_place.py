@@ -1,6 +1,6 @@
 """Where in Envoy's route the route key stands, from the settings (R-07).
 
-It is its own room because the workers that look there and the Envoy configuration that sends it must mean the same.
+A separate module because the workers that look there and the Envoy configuration that sends it must mean the same.
 """
 
 from __future__ import annotations

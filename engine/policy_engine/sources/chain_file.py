@@ -1,6 +1,6 @@
 """Chain files: which files a path stands for, and their reading as one configuration (R-20).
 
-It is its own room because the file watcher, the validator and the control plane must mean the same files by a path.
+A separate module because the file watcher, the validator and the control plane must mean the same files by a path.
 """
 
 from __future__ import annotations

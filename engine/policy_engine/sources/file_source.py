@@ -1,6 +1,6 @@
 """File mode: chain files loaded, applied, and loaded again when they change, with the last good chains kept (R-20).
 
-It is its own room because it is the only place with the order of things: read once, check all, apply, and report; a
+A separate module because it is the only place with the order of things: read once, check all, apply, and report; a
 refused change leaves everything as it is.
 """
 

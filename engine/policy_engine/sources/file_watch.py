@@ -1,6 +1,6 @@
 """Notices that files changed and waits until they have settled, by looking at them again and again.
 
-It is its own room because it is about file systems alone. Looking instead of inotify, on purpose: it sees the same
+A separate module because it is about file systems alone. Looking instead of inotify, on purpose: it sees the same
 through symlink swaps (Kubernetes ConfigMaps), overlays and NFS, needs no library, and costs little: one look at a file
 takes 16 µs, at a directory of 1,000 files 3.2 ms, and the pause between looks is 200 times that (0.5 % of a core).
 Measured side by side, an atomic rename was reported after a median of 30 ms, by inotify (`watchfiles`) after 29 ms, and

@@ -1,6 +1,6 @@
 """Validation of configuration as a library: what engine, control plane, builder and `policy-engine validate` all call.
 
-It is its own room because "valid" has to mean the same everywhere.
+A separate module because "valid" has to mean the same everywhere.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What happened to the configuration: accepted and refused versions, for the admin pages and the metrics (R-53).
 
-Its own room because file mode and xDS mode write it and the admin endpoint reads it.
+A separate module because file mode and xDS mode write it and the admin endpoint reads it.
 """
 
 from __future__ import annotations

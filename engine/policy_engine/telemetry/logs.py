@@ -1,4 +1,4 @@
-"""Log lines as JSON (R-52), or plain for people; a room of its own so that nothing else knows the format.
+"""Log lines as JSON (R-52), or plain for people; a separate module so that nothing else knows the format.
 
 Records carry their facts in `extra`; this module alone decides which of them are written.
 """

@@ -1,6 +1,6 @@
 """Spans for OpenTelemetry: one for each stream, under the caller's `traceparent`, and one for each hook (R-52).
 
-A room of its own because only a worker with `tracing.endpoint` imports it: the SDK and its exporter cost 0.3 s to load.
+A separate module because only a worker with `tracing.endpoint` imports it: the SDK and its exporter cost 0.3 s to load.
 Spans are sent in batches by a thread of the exporter; when the collector is away they are dropped, never waited for.
 """
 

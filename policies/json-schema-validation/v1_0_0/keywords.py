@@ -1,6 +1,6 @@
 """JSON Schema keywords in linear time: RE2 in the place of Python's regular expressions, uniqueness by hashing.
 
-It is its own room because it replaces parts of `jsonschema`, whose own are exponential or quadratic on hostile bodies.
+A separate module because it replaces parts of `jsonschema`, whose own are exponential or quadratic on hostile bodies.
 The engine does the same for parameters (`worker/policies/schema_keywords.py`); a policy imports only the SDK of it.
 """
 

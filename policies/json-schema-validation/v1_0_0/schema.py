@@ -1,6 +1,6 @@
 """A schema of the parameters, checked once and made ready, and what a body has against it.
 
-It is its own room because the policy knows messages and this knows only JSON values.
+A separate module because the policy knows messages and this knows only JSON values.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Values that operations put into documents: constants, or parts of the request; nothing is ever evaluated.
 
-It is its own room because only this looks at requests; the operations see values.
+A separate module because only this looks at requests; the operations see values.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Guards an answer as it passes: text is held back by a window, so a find across events is seen before it goes.
 
-It is its own room because it holds the state of one stream.
+A separate module because it holds the state of one stream.
 """
 
 from __future__ import annotations

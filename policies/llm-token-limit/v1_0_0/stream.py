@@ -1,6 +1,6 @@
 """Reads an answer as it passes, counts, and ends a stream that went on too long; one object for each answer.
 
-It is its own room because it holds the state of one stream, and the policy must hold none.
+A separate module because it holds the state of one stream, and the policy must hold none.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What personal data looks like: each detector finds spans of text, in time linear in the text.
 
-It is its own room because the patterns are the policy's knowledge, and nothing here knows of messages or masks. A
+A separate module because the patterns are the policy's knowledge, and nothing here knows of messages or masks. A
 pattern only proposes; check digits and neighbours decide.
 """
 

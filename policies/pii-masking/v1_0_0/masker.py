@@ -1,6 +1,6 @@
 """Masks text, whole or as it streams; the same text gives the same result however it is cut.
 
-It is its own room because this promise is the hard part: text is masked in segments whose borders depend on the text
+A separate module because this promise is the hard part: text is masked in segments whose borders depend on the text
 alone, never on chunks. A segment ends at a line end; a line longer than the window is cut where no match is torn.
 """
 

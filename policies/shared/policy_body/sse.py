@@ -1,6 +1,6 @@
 """Server-sent events (HTML standard, 9.2) cut out of a stream of bytes, each with all its bytes.
 
-It is its own room because chunk borders lie anywhere, and two policies must agree on where an event ends.
+A separate module because chunk borders lie anywhere, and two policies must agree on where an event ends.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """JSON as RFC 8259 has it and nothing else: what two parsers could read in two ways is refused.
 
-It is its own room because every policy that looks into a body must see what the upstream will see.
+A separate module because every policy that looks into a body must see what the upstream will see.
 """
 
 from __future__ import annotations

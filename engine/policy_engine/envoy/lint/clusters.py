@@ -1,6 +1,6 @@
 """Checks clusters: HTTP/2 and TLS towards the engine, and limits that 10,000 requests in flight would meet (R-14).
 
-It is its own room because a cluster is checked once, however many filters and routes use it.
+A separate module because a cluster is checked once, however many filters and routes use it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Checks the ext_proc filter itself, and how much of a body Envoy holds for it.
 
-It is its own room because these findings are about one filter, whatever routes it serves.
+A separate module because these findings are about one filter, whatever routes it serves.
 """
 
 from __future__ import annotations

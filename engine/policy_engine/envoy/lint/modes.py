@@ -1,6 +1,6 @@
 """Which processing modes are in effect on a route, from the filter's and the route's own.
 
-It is its own room because filter and route checks read modes alike.
+A separate module because filter and route checks read modes alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reads an Envoy configuration as Envoy does: protobuf's JSON mapping, with the place of every value kept.
 
-It is its own room because of the mapping's freedoms: `snake_case` or `camelCase` keys, numbers as text, enums as
+A separate module because of the mapping's freedoms: `snake_case` or `camelCase` keys, numbers as text, enums as
 numbers, durations as text (protobuf documentation, "ProtoJSON Format").
 """
 

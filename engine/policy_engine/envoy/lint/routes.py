@@ -1,6 +1,6 @@
 """Checks the routes of a listener against the chains: each route has one, and Envoy sends what it needs.
 
-It is its own room because it is the only check that needs to know both, route by route.
+A separate module because it is the only check that needs to know both, route by route.
 """
 
 from __future__ import annotations

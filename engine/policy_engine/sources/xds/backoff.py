@@ -1,6 +1,6 @@
 """How long to wait before the next attempt to reach the management server.
 
-It is its own room because the bounds are a promise to whoever runs the server: however many engines lose it at once,
+A separate module because the bounds are a promise to whoever runs the server: however many engines lose it at once,
 they come back spread out.
 """
 

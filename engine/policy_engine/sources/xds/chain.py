@@ -1,6 +1,6 @@
 """The wire form of a chain, the message `policyengine.v1.PolicyChain`, and its translation from and to chain-file keys.
 
-It is its own room because engine and control plane both need it and nothing else of each other. The message is
+A separate module because engine and control plane both need it and nothing else of each other. The message is
 described here in Python rather than generated, so that a plain `pip install` needs no protobuf compiler; a test
 compiles `protos/policy_engine/v1/chain.proto`, the contract for other languages, and holds the two equal.
 """

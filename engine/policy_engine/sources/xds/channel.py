@@ -1,6 +1,6 @@
 """Where the management server is and how a gRPC channel to it is made: addresses, TLS files, keepalive, limits.
 
-It is its own room because it is all that operators set, and all that knows about gRPC options.
+A separate module because it is all that operators set, and all that knows about gRPC options.
 """
 
 from __future__ import annotations

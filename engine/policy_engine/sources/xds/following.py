@@ -1,6 +1,6 @@
 """From the settings of an engine to a running xDS client.
 
-It is its own room because the client itself should know neither the settings file nor how chains are validated.
+A separate module because the client itself should know neither the settings file nor how chains are validated.
 """
 
 from __future__ import annotations

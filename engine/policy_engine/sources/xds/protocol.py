@@ -1,6 +1,6 @@
 """The client's side of the xDS transport protocol for one resource type, without any I/O.
 
-It is its own room because the rules (what a response means, what must be answered, what a reconnect says) can then be
+A separate module because the rules (what a response means, what must be answered, what a reconnect says) can then be
 tested message by message, and the driver has only to move messages. Rules are those of Envoy's "xDS REST and gRPC
 protocol" page; the words in quotes below are its section titles.
 

@@ -1,6 +1,6 @@
 """The last known good configuration on disk, for an engine that restarts while its management server is away (R-21).
 
-It is its own room because what is read back is input like any other: it is checked before a byte of it is used. The
+A separate module because what is read back is input like any other: it is checked before a byte of it is used. The
 file holds resources as the server sent them, so a secret in it is still a reference (R-24).
 """
 

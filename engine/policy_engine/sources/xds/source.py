@@ -1,6 +1,6 @@
 """Follows a management server over gRPC and applies what it sends (R-21).
 
-It is its own room because it is the only part of the xDS client that waits: connections, back-off, the disk. What the
+A separate module because it is the only part of the xDS client that waits: connections, back-off, the disk. What the
 messages mean is decided in `xds_protocol`.
 """
 

@@ -1,4 +1,4 @@
-"""Bounded thread pools for policies that block; a room of its own so that a hung policy stalls nobody but itself.
+"""Bounded thread pools for policies that block; a separate module so that a hung policy stalls nobody but itself.
 
 A timed-out thread cannot be killed, it goes on until its call returns. Each policy version therefore has its own
 pool with a fixed number of threads and a bounded queue; when both are full a call is refused at once (R-12).

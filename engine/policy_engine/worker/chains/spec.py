@@ -1,6 +1,6 @@
 """What a configuration asks for, as plain data: routes, their policies and how each may fail.
 
-It is its own room because the chain file, the xDS client, the compiler and the admin pages all speak it, and none of
+A separate module because the chain file, the xDS client, the compiler and the admin pages all speak it, and none of
 them should have to import another.
 """
 

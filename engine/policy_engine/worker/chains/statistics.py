@@ -1,4 +1,4 @@
-"""Plain counters that execution feeds and `operations` reads; the request path imports no metrics library."""
+"""Plain counters that execution feeds and `telemetry` reads; the request path imports no metrics library."""
 
 from __future__ import annotations
 

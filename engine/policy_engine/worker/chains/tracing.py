@@ -1,6 +1,6 @@
 """What tracing is to the request path: one object that is there or not, so that without it nothing is paid (R-52).
 
-A room of its own so that neither the worker nor the kernel knows OpenTelemetry; `operations.spans` is what does.
+A separate module so that neither the worker nor the kernel knows OpenTelemetry; `telemetry.spans` is what does.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Authors' code and slow checks run on threads that may be left behind, so that none of it can hold up the engine.
 
-It is its own room because Python cannot end a thread: whoever waits for one has to be able to go on without it, and the
+A separate module because Python cannot end a thread: whoever waits for one has to be able to go on without it, and the
 threads that were left have to be counted.
 """
 

@@ -1,6 +1,6 @@
 """A policy's code imported as a package of its own, so that versions of one policy never share a module (R-13).
 
-It is its own room because it is the only place that touches the interpreter's module table.
+A separate module because it is the only place that touches the interpreter's module table.
 """
 
 from __future__ import annotations

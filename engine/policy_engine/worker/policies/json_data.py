@@ -1,6 +1,6 @@
 """Plain JSON-like data taken from outside: copied, bounded in size and depth, and free of what JSON cannot hold.
 
-It is its own room because parameters reach the engine from YAML, from xDS and from defaults in schemas, and no later
+A separate module because parameters reach the engine from YAML, from xDS and from defaults in schemas, and no later
 step should have to ask again whether they are too big or too deep.
 """
 

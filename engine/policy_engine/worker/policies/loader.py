@@ -1,6 +1,6 @@
 """Policy directories loaded into definitions, and definitions gathered into the registry (R-13, R-30).
 
-It is its own room because it alone joins the two halves of a policy, its manifest and its code, and holds them to each
+A separate module because it alone joins the two halves of a policy, its manifest and its code, and holds them to each
 other. A registry comes from the `registry.json` that the builder wrote, or from a directory tree during development.
 """
 

@@ -1,6 +1,6 @@
 """`policy.yaml`, the face of a policy: read and checked without importing the policy's code (R-30).
 
-It is its own room because the builder reads manifests of policies whose requirements are not installed where it runs.
+A separate module because the builder reads manifests of policies whose requirements are not installed where it runs.
 """
 
 from __future__ import annotations

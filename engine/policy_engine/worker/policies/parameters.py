@@ -1,6 +1,6 @@
 """Parameters of a policy held against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
 
-It is its own room because parameters come from outside: everything that bounds them (sizes, depth, linear-time
+A separate module because parameters come from outside: everything that bounds them (sizes, depth, linear-time
 regular expressions, no remote schemas) is here and nowhere else.
 """
 

@@ -1,6 +1,6 @@
 """The policies this engine was built with, and how a chain's name and version find one of them (R-13).
 
-It is its own room because it decides what "available" means, for the engine, the validator and the control plane alike.
+A separate module because it decides what "available" means, for the engine, the validator and the control plane alike.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """JSON Schema keywords and formats as this engine evaluates them: linear-time regular expressions, exact paths.
 
-They are their own room because they replace parts of `jsonschema`: its regular expressions are Python's (exponential
+A separate module because they replace parts of `jsonschema`: its regular expressions are Python's (exponential
 on hostile input), its uniqueness test is quadratic, and its errors for keys point at the object instead of the key.
 """
 

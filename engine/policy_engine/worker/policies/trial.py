@@ -1,6 +1,6 @@
 """Policies constructed on trial, so that parameters only a policy itself can judge are judged before activation.
 
-It is its own room because it runs authors' code while configuration is checked: as the engine will run it, bounded in
+A separate module because it runs authors' code while configuration is checked: as the engine will run it, bounded in
 time, and closed again.
 """
 

@@ -1,6 +1,6 @@
 """Schema errors said in words an operator can act on: where, what is wrong, what is allowed.
 
-It is its own room because `jsonschema`'s own messages repeat the offending value, which may be a secret (R-24), and
+A separate module because `jsonschema`'s own messages repeat the offending value, which may be a secret (R-24), and
 name whole objects where one key is at fault.
 """
 
