@@ -21,8 +21,7 @@ from policy_builder.discover.workspace import enter_working_directory
 from policy_builder.validate.interface import ClassView, check_interface, class_view, signature
 from policy_builder.validate.report import Report
 from policy_engine.documents.diagnostics import ordered
-from policy_engine.worker.policies.loader import HOOKS
-from policy_engine.worker.policies.registry import Phase
+from policy_engine.sdk.hooks import Phase, names_of
 
 _OTHER_HOOKS = ("on_stream_end", "close")
 
@@ -95,10 +94,11 @@ def explain(policy: PolicySource, view: ClassView) -> tuple[PhaseView, ...]:
     declared = policy.manifest.phases if policy.manifest is not None else frozenset()
     phases = []
     for phase in Phase:
-        members = [view.members[hook] for hook in HOOKS[phase] if hook in view.members]
+        hooks = names_of(phase)
+        members = [view.members[hook] for hook in hooks if hook in view.members]
         if phase in declared or members:
             shown = tuple(f"{one.name} ({one.file}:{one.line})" for one in members)
-            phases.append(PhaseView(phase, phase in declared, shown, tuple(signature(hook) for hook in HOOKS[phase])))
+            phases.append(PhaseView(phase, phase in declared, shown, tuple(signature(hook) for hook in hooks)))
     return tuple(phases)
 
 

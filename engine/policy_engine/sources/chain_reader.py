@@ -17,9 +17,10 @@ from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooM
 from policy_engine.documents.fields import Fields, value_at
 from policy_engine.documents.secret_references import Resolution, SecretSource, resolve_secrets
 from policy_engine.documents.yaml_document import Document, Path
+from policy_engine.sdk.hooks import Phase
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS
-from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
+from policy_engine.worker.policies.registry import PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation, plain_text_of
 

@@ -15,8 +15,9 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors
 from policy_engine.documents.fields import Fields, did_you_mean
 from policy_engine.documents.secret_references import holds_reference
 from policy_engine.documents.yaml_document import MAX_BYTES, Document, Path, read_document
+from policy_engine.sdk.hooks import Phase
 from policy_engine.worker.policies.parameters import ParameterSchema, SchemaError
-from policy_engine.worker.policies.registry import Example, Phase, Version
+from policy_engine.worker.policies.registry import Example, Version
 from policy_engine.worker.policies.violations import Violation, plain_text_of
 
 MANIFEST_FILE = "policy.yaml"
