@@ -19,6 +19,7 @@ from referencing import Registry as SchemaRegistry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
+from policy_engine.sdk import ParameterError
 from policy_engine.worker.chains.spec import escape
 from policy_engine.worker.policies.json_data import bounded_copy
 from policy_engine.worker.policies.schema_keywords import (
@@ -59,6 +60,18 @@ class SchemaError(ValueError):
     def __init__(self, violations: tuple[Violation, ...]) -> None:
         self.violations = violations
         super().__init__("; ".join(f"{violation.pointer or '/'}: {violation.reason}" for violation in violations))
+
+
+class ParametersInvalid(ParameterError):
+    """Parameters that a policy's schema does not allow; `violations` lists every one, `path` leads to the first."""
+
+    def __init__(self, policy: str, violations: tuple[Violation, ...]) -> None:
+        self.violations = violations
+        reasons = [
+            f"{one.pointer or '/'} {one.reason}{f' (allowed: {one.allowed})' if one.allowed else ''}"
+            for one in violations
+        ]
+        super().__init__(f"parameters of {policy}: {'; '.join(reasons)}", violations[0].pointer)
 
 
 @dataclass(frozen=True, slots=True)
