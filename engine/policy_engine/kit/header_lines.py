@@ -3,8 +3,8 @@
 A separate module because a policy that reads only the first line of a header has to meet in its tests what it meets
 behind Envoy. Envoy keeps one line of each header it knows ("inline" headers, envoy/http/header_map.h and the
 `RegisterCustomInlineHeader` of its filters) and joins more with a comma; HTTP/2 joins the crumbs of `cookie` with "; "
-(RFC 9113, 8.2.3); any other header stays as many lines as were sent. `integration/runtime_header_lines_test.py` holds these
-lists to what Envoy does.
+(RFC 9113, 8.2.3); any other header stays as many lines as were sent. These lists are held to what Envoy does by
+`integration/runtime_header_lines_test.py`.
 """
 
 from __future__ import annotations
