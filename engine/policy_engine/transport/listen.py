@@ -43,7 +43,7 @@ def bind(text: str, *, reuse_port: bool = False, backlog: int = 1024) -> socket.
     return sock
 
 
-def describe(sock: socket.socket) -> str:
+def bound_address(sock: socket.socket) -> str:
     """Return the bound address in the form `bind` takes, with the port that was really given."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:

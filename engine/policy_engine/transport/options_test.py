@@ -62,7 +62,7 @@ def test_stale_unix_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> 
     stale.bind(f"{tmp_path}/x.sock")
     stale.close()
     live = listen.bind(address)
-    assert listen.describe(live) == address
+    assert listen.bound_address(live) == address
     with pytest.raises(OSError, match=r"x\.sock"):
         listen.bind(address)
     live.close()

@@ -13,11 +13,13 @@ from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors
 from policy_engine.documents.fields import Fields, did_you_mean
+from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import holds_reference
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, Path, read_document
+from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.sdk.json_pointer import Path
 from policy_engine.worker.policies.parameters import ParameterSchema, SchemaError
 from policy_engine.worker.policies.registry import Example, Phase, Version
-from policy_engine.worker.policies.violations import Violation, plain_text_of
+from policy_engine.worker.policies.violations import Violation
 
 MANIFEST_FILE = "policy.yaml"
 MANIFEST_KEYS = ("name", "version", "description", "entrypoint", "phases", "parameters", "examples")
@@ -146,7 +148,7 @@ def _parameters(
     schema: Any, fields: Fields, document: Document, diagnostics: list[Diagnostic]
 ) -> ParameterSchema | None:
     if not isinstance(schema, dict) and schema is not _NO_PARAMETERS:
-        reason = f"must be a JSON Schema (an object), not {plain_text_of(schema)}; leave the key out for no parameters"
+        reason = f"must be a JSON Schema (an object), not {type_in_words(schema)}; leave the key out for no parameters"
         fields.error(("parameters",), reason, rule=Rule.SCHEMA)
         return None
     try:
@@ -169,7 +171,7 @@ def _examples(
         description = example.text("description", required=True, longest=4096)
         values = item.get("parameters", {})
         if not isinstance(values, dict):
-            example.error(("parameters",), f"must be an object, not {plain_text_of(values)}", rule=Rule.WRONG_TYPE)
+            example.error(("parameters",), f"must be an object, not {type_in_words(values)}", rule=Rule.WRONG_TYPE)
             continue
         for violation in parameters.check(values).violations if parameters is not None else ():
             # A reference to a secret stands for a value that is not known before it is deployed.
