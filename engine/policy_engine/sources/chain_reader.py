@@ -18,9 +18,9 @@ from policy_engine.documents.fields import Fields
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import Resolution, SecretSource, resolve_secrets
 from policy_engine.documents.yaml_document import Document
+from policy_engine.limits import CONSTRUCTION_SECONDS, LONGEST_POLICY_TIMEOUT, POLICY_TIMEOUT
 from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
-from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS
 from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
@@ -34,7 +34,6 @@ POLICY_KEYS = ("name", "version", "enabled", "condition", "failure_mode", "timeo
 
 MAX_ROUTES = 100_000
 MAX_POLICIES = 200
-MAX_TIMEOUT = 3600.0
 MAX_ROUTE_KEY = 1024
 MAX_CONDITION = 16 << 10
 
@@ -92,7 +91,7 @@ class ChainReader:
         *,
         check_condition: ConditionCheck | None = None,
         secrets: Callable[[], SecretSource] = SecretSource,
-        default_timeout: float = 1.0,
+        default_timeout: float = POLICY_TIMEOUT,
         construction_seconds: float = CONSTRUCTION_SECONDS,
     ) -> None:
         self.registry = registry
@@ -169,7 +168,7 @@ class ChainReader:
                 fields.error(("condition",), problem, rule=Rule.CONDITION)
         enabled = fields.boolean("enabled", default=True)
         mode = fields.choice("failure_mode", tuple(FailureMode), default=FailureMode.CLOSED)
-        timeout = fields.duration("timeout", default=self._default_timeout, longest=MAX_TIMEOUT)
+        timeout = fields.duration("timeout", default=self._default_timeout, longest=LONGEST_POLICY_TIMEOUT)
         parameters = fields.raw("parameters") if "parameters" in fields else {}
         if not isinstance(parameters, dict):
             reason = f"must be an object, not {type_in_words(parameters)} (write {{}} for none)"

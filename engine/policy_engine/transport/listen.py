@@ -8,6 +8,8 @@ import socket
 import stat
 from pathlib import Path
 
+from policy_engine.limits import ACCEPT_BACKLOG
+
 UNIX_PREFIX = "unix:"
 
 
@@ -28,7 +30,7 @@ def parse_address(text: str) -> tuple[str, int] | Path:
     return host, int(port)
 
 
-def bind(text: str, *, reuse_port: bool = False, backlog: int = 1024) -> socket.socket:
+def bind(text: str, *, reuse_port: bool = False, backlog: int = ACCEPT_BACKLOG) -> socket.socket:
     """Bind and listen, non-blocking; raises OSError with the address in its text, or ValueError for a wrong address.
 
     A Unix socket left by a dead process is replaced; a path that is not a socket, or one that still answers, is not.

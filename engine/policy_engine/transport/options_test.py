@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from policy_engine.limits import MIB
 from policy_engine.transport import listen
 from policy_engine.transport.counters import Counters
 from policy_engine.transport.health import EXT_PROC_SERVICE, Health, ServingStatus
-from policy_engine.transport.options import MIB, Limits
+from policy_engine.transport.options import Limits
 
 
 @pytest.mark.parametrize(

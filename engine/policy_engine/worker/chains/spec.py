@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from policy_engine.documents.redaction import REDACTED
+from policy_engine.limits import POLICY_TIMEOUT
 from policy_engine.sdk.json_pointer import format_pointer
 
 _SECRET_HASH_KEY = random_source.token_bytes(32)
@@ -41,7 +42,7 @@ class PolicySpec:
     enabled: bool = True
     condition: str | None = None
     failure_mode: FailureMode = FailureMode.CLOSED
-    timeout: float = 1.0
+    timeout: float = POLICY_TIMEOUT
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
     secrets: frozenset[str] = frozenset()
 

@@ -26,8 +26,10 @@ MANIFEST_KEYS = ("name", "version", "description", "entrypoint", "phases", "para
 EXAMPLE_KEYS = ("description", "parameters")
 MAX_EXAMPLES = 100
 
+LONGEST_NAME = 63
+"""Characters of a policy's name."""
+
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
-_LONGEST_NAME = 63
 _ENTRYPOINT = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
 
@@ -89,11 +91,16 @@ def parse_manifest(file: str, content: bytes) -> tuple[PolicyManifest | None, li
     return manifest, diagnostics
 
 
+def is_policy_name(text: str) -> bool:
+    """Return whether a policy may be called `text`: in kebab-case, and not too long."""
+    return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None
+
+
 def _name(fields: Fields) -> str | None:
     name = fields.text("name", required=True)
-    if name is None or (_NAME.fullmatch(name) and len(name) <= _LONGEST_NAME):
+    if name is None or is_policy_name(name):
         return name
-    allowed = f"kebab-case such as set-header (a-z, 0-9, single hyphens), at most {_LONGEST_NAME} characters"
+    allowed = f"kebab-case such as set-header (a-z, 0-9, single hyphens), at most {LONGEST_NAME} characters"
     fields.error(("name",), "is not in kebab-case", value=name, allowed=allowed)
     return None
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from policy_engine.documents.error_text import error_text
+from policy_engine.limits import CONSTRUCTION_SECONDS
 from policy_engine.sdk import ParameterError, Policy
-from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS, Overrun, construct, within
+from policy_engine.worker.policies.construction import Overrun, construct, within
 from policy_engine.worker.policies.registry import PolicyDefinition
 
 _CLOSE_TIMEOUT = 5.0
