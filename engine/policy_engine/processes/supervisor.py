@@ -22,7 +22,8 @@ from policy_engine.settings.loading import Settings, render_settings
 from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes
 from policy_engine.settings.route_key_place import route_key_place
 from policy_engine.sources.chain_reader import ChainReader
-from policy_engine.sources.file_source import FileSource, LoadReport
+from policy_engine.sources.file_source import FileSource
+from policy_engine.sources.source import LoadReport
 from policy_engine.sources.validate import chain_reader
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info

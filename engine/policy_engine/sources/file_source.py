@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,27 +19,9 @@ from policy_engine.documents.secret_references import digest_secret_file
 from policy_engine.sources.chain_file import ChainFiles, load_chains, read_chain_files
 from policy_engine.sources.chain_reader import ChainReader, LoadedChains
 from policy_engine.sources.file_watch import watch
+from policy_engine.sources.source import Apply, LoadReport, Report
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.construction import off_loop
-
-Apply = Callable[[ChainsSpec], Awaitable[None]]
-"""Puts chains into effect everywhere, or raises and leaves everywhere what was there before."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """The outcome of one load. `accepted` says that `chains` are now in effect.
-
-    `content_hash` names the files' content; `diagnostics` may hold warnings of an accepted load.
-    """
-
-    accepted: bool
-    content_hash: str
-    diagnostics: tuple[Diagnostic, ...]
-    chains: ChainsSpec | None
-
-
-Report = Callable[[LoadReport], None]
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.error_text import error_text
 from policy_engine.documents.redaction import REDACTED
 from policy_engine.sdk.json_pointer import find, parse_pointer
-from policy_engine.sources.file_source import Apply, LoadReport, Report
+from policy_engine.sources.source import Apply, LoadReport, Report
 from policy_engine.sources.xds.backoff import Backoff
 from policy_engine.sources.xds.chain import TYPE_URL, ChainError, decode
 from policy_engine.sources.xds.channel import XdsConnection, open_channel
