@@ -20,7 +20,7 @@ from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.settings.loading import Settings, render_settings
 from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes
-from policy_engine.settings.route_key_place import route_key_place
+from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
 from policy_engine.sources.source import LoadReport

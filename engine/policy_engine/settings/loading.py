@@ -1,6 +1,6 @@
 """Settings gathered from flags, environment, file and defaults, in this order of precedence (R-25).
 
-A separate module because `settings_model` says what there is, and this module where it comes from and how it is shown.
+A separate module because `model` says what there is, and this module where it comes from and how it is shown.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every runtime setting of the engine, typed, with its default, its meaning and how it is written (R-25).
 
 Separate so that there is one list: the settings file, the environment variables, the flags, `config show`
-and the sample file are all derived from these classes. Reading them from their sources is `settings`.
+and the sample file are all derived from these classes. Reading them from their sources is `loading`.
 """
 
 # ruff: noqa: RUF009 - setting() makes a dataclass field, so nothing is shared between instances

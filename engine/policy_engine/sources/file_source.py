@@ -19,7 +19,7 @@ from policy_engine.documents.secret_references import digest_secret_file
 from policy_engine.sources.chain_file import ChainFiles, load_chains, read_chain_files
 from policy_engine.sources.chain_reader import ChainReader, LoadedChains
 from policy_engine.sources.file_watch import watch
-from policy_engine.sources.source import Apply, LoadReport, Report
+from policy_engine.sources.source import Apply, LoadReport, Report, why_not_applied
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.construction import off_loop
 
@@ -82,7 +82,7 @@ class FileSource:
         try:
             await self.apply(loaded.chains)
         except Exception as error:
-            found = Diagnostic(str(self.path), f"could not be put into effect: {error_text(error)}", rule=Rule.APPLY)
+            found = Diagnostic(str(self.path), why_not_applied(error, loaded.chains), rule=Rule.APPLY)
             return LoadReport(False, self._content, (*loaded.diagnostics, found), None)
         self.active = loaded.chains
         return LoadReport(True, self._content, loaded.diagnostics, loaded.chains)

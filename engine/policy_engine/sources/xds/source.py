@@ -1,7 +1,7 @@
 """Follows a management server over gRPC and applies what it sends (R-21).
 
 A separate module because it is the only part of the xDS client that waits: connections, back-off, the disk. What the
-messages mean is decided in `xds_protocol`.
+messages mean is decided in `protocol`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from google.protobuf.message import DecodeError
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.error_text import error_text
-from policy_engine.documents.redaction import REDACTED
-from policy_engine.sdk.json_pointer import find, parse_pointer
-from policy_engine.sources.source import Apply, LoadReport, Report
+from policy_engine.sources.source import Apply, LoadReport, Report, why_not_applied
 from policy_engine.sources.xds.backoff import Backoff
 from policy_engine.sources.xds.chain import TYPE_URL, ChainError, decode
 from policy_engine.sources.xds.channel import XdsConnection, open_channel
@@ -217,7 +215,7 @@ class XdsSource:
         try:
             await self._apply(chains)
         except Exception as error:
-            return _without_secrets(f"could not be put into effect: {error_text(error)}", chains)
+            return why_not_applied(error, chains)
         return None
 
     def _note(self, proposal: Proposal[RouteSpec]) -> None:
@@ -323,16 +321,6 @@ def _read_resource(wire: bytes, read_route: ReadRoute) -> tuple[str, RouteSpec]:
 
 def _chains(resources: Mapping[str, Resource[RouteSpec]]) -> ChainsSpec:
     return ChainsSpec(tuple(resources[name].content for name in sorted(resources)))
-
-
-def _without_secrets(message: str, chains: ChainsSpec) -> str:
-    """Return `message` fit to be sent to the management server: an error of a policy may quote its parameters."""
-    for route in chains.routes:
-        for policy in route.policies:
-            for pointer in policy.secrets:
-                secret = str(find(policy.parameters, parse_pointer(pointer)))
-                message = message.replace(secret, REDACTED) if secret else message
-    return message
 
 
 def _reason(error: BaseException) -> str:
