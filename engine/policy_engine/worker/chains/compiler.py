@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from policy_engine.limits import BLOCKING_THREADS, CONSTRUCTION_SECONDS, POLICY_TIMEOUT
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -45,7 +46,7 @@ from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
 from policy_engine.worker.conditions.condition import compile_condition
 from policy_engine.worker.policies.closing import give_up
-from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS, Overrun, construct
+from policy_engine.worker.policies.construction import Overrun, construct
 from policy_engine.worker.policies.registry import Registry
 
 
@@ -68,7 +69,7 @@ class Entry:
     phases: frozenset[Phase]
     statistics: PolicyStatistics
     condition: Condition | None = None
-    timeout: float = 1.0
+    timeout: float = POLICY_TIMEOUT
     fails_open: bool = False
     on_failure: Callable[[Step, BaseException], None] | None = None
 
@@ -81,7 +82,7 @@ class Compiler:
     """
 
     registry: Registry
-    threads_per_blocking_policy: int = 8
+    threads_per_blocking_policy: int = BLOCKING_THREADS
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
