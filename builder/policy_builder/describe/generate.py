@@ -13,8 +13,8 @@ from typing import Any
 
 from policy_builder.describe.digests import files_digest
 from policy_builder.discover.debian import DebianLock
-from policy_builder.discover.platform import PYTHON
 from policy_builder.discover.policy_source import PolicySource
+from policy_builder.recipe import PYTHON, policy_directory
 from policy_builder.validate.resolution import Resolution
 
 TITLE = "policy-engine"
@@ -36,11 +36,6 @@ class Facts:
         return {str(policy): files_digest(policy.files) for policy in self.policies}
 
 
-def policy_directory(policy: PolicySource) -> str:
-    """Return where a policy lies, relative to the registry."""
-    return f"{policy.name}/{policy.version}"
-
-
 def registry(facts: Facts) -> str:
     """Return registry.json, which `policy_engine.worker.policies.loader` reads."""
     digests = facts.digests()
@@ -50,7 +45,7 @@ def registry(facts: Facts) -> str:
                 "name": policy.name,
                 "version": policy.version,
                 "entrypoint": policy.manifest.entrypoint,
-                "directory": policy_directory(policy),
+                "directory": policy_directory(policy.name, policy.version),
                 "digest": digests[str(policy)],
             }
             for policy in facts.policies

@@ -6,9 +6,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+
+from policy_builder.recipe import belongs_in_image
 
 PACKAGE = "policy_engine"
 _VERSION = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
@@ -54,14 +56,6 @@ def engine_version(source: Path) -> str:
 
 
 def package_files(root: Path, package: str) -> dict[str, Path]:
-    """Return the files of the package `package` below `root` that are installed: no tests, caches, hidden files."""
-    found = {}
-    for path in sorted((root / package).rglob("*")):
-        name = path.relative_to(root).as_posix()
-        parts = PurePosixPath(name).parts
-        if not path.is_file() or path.suffix in (".pyc", ".pyo") or any(part.startswith(".") for part in parts):
-            continue
-        if path.name.endswith("_test.py") or path.name in ("conftest.py", "BUILD.bazel") or "__pycache__" in parts:
-            continue
-        found[name] = path
-    return found
+    """Return the files of the package `package` below `root` that belong in an image, by their names below `root`."""
+    paths = {path.relative_to(root).as_posix(): path for path in sorted((root / package).rglob("*")) if path.is_file()}
+    return {name: path for name, path in paths.items() if belongs_in_image(name)}
