@@ -27,7 +27,7 @@ class LockError(Exception):
     """There is no uv, or it could not reach a registry."""
 
 
-def write_lock(manifest: Path, engine: Path, out: Path, platform: Platform) -> Report:
+def write_lock(manifest: Path, engine: Path | None, out: Path, platform: Platform) -> Report:
     """Write the lock for `manifest` to `out`; requirements that no versions satisfy are findings in the report.
 
     Raises EngineError and LockError.
