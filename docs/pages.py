@@ -21,7 +21,7 @@ TOP = frozenset(entry.name for entry in WORKSPACE.iterdir() if not entry.name.st
 
 _FENCE = re.compile(r"^( *)```(\w*)$")
 _KIND = re.compile(r"<!-- (\w+): (.+) -->")
-_ASSIGNMENT = re.compile(r"[A-Z][A-Z_]*=.*")
+_ASSIGNMENT = re.compile(r"\w+=.*")
 _PROMPT = "$ "
 
 
@@ -119,6 +119,7 @@ def commands(block: Block) -> Iterator[Command]:
 
 
 def _commands(line: str) -> Iterator[tuple[str, ...]]:
+    line = re.sub(r"^(\w+)=\$\((.*?)\)", r"\2", line)  # what is run to set a variable is a command, too
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     lexer.commenters = "#"

@@ -1,4 +1,4 @@
-"""The command `schema-checker`: what a policy's class has of the author's interface, and what it lacks (R-46).
+"""The command `schema-checker`: what a policy's class has of the author's interface, and what it lacks.
 
 A separate module because it explains, where `policy-validator` only judges: each declared phase with its hook, and for
 a missing one the line to write.
