@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib
 import re
 import runpy
@@ -81,6 +82,11 @@ def _registry(page: Path) -> Registry:
         definition, found = load_policy(page.parent)
         assert definition is not None, _text(found)
         return Registry([definition])
+    return _policies()
+
+
+@functools.cache
+def _policies() -> Registry:
     return load_policies(WORKSPACE / "policies")
 
 
@@ -109,7 +115,7 @@ def _settings(block: Block, directory: Path) -> str:
 
 def _control_plane(block: Block, directory: Path) -> str:
     files = ChainFiles({directory / "edge.yaml": block.text.encode()}, ())
-    return _text(model_reader(load_policies(WORKSPACE / "policies")).read(files).diagnostics)
+    return _text(model_reader(_policies()).read(files).diagnostics)
 
 
 def _envoy_routes(block: Block, directory: Path) -> str:
@@ -271,6 +277,18 @@ def test_commands_are_accepted(
     command: Command, module: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _accepts(module, arguments, monkeypatch), command
+
+
+@pytest.mark.parametrize("module", sorted({*_PRODUCT.values(), *_TARGETS.values()}))
+def test_examples_of_help_are_accepted(
+    module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _accepts(module, ["--help"], monkeypatch)
+    lines = [line.strip() for line in capsys.readouterr().out.split("\n") if line.startswith("  ")]
+    block = Block(WORKSPACE / "README.md", 1, "indented", "\n".join(re.sub(r" {2,}.*", "", line) for line in lines))
+    for command in commands(block):
+        if (ours := _ours(command)) is not None and command.words[0] != "check":
+            assert _accepts(*ours, monkeypatch), command.words
 
 
 @pytest.mark.parametrize(

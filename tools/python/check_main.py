@@ -117,8 +117,7 @@ def jobs(workspace: Path, parts: Sequence[str], processes: int) -> list[Job]:
 def run(job: Job, workspace: Path) -> Outcome:
     """Run a job to its end."""
     begin = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(workspace), "PYTHONUNBUFFERED": "1"}
-    environment.pop("PYTEST_ADDOPTS", None)
+    environment = {**os.environ, "PYTHONPATH": str(workspace), "PYTEST_ADDOPTS": "--disable-warnings"}
     done = subprocess.run(
         job.command,
         cwd=workspace,
