@@ -24,6 +24,7 @@ FOR_CONTRIBUTORS = (
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`]+)`")
 _ID = re.compile(r"\b[RK]-?\d{1,2}\b")
+_WORKER = re.compile(r"\b[Ww]orkers?\b(?!\s(?:process|thread)|-)")
 _CELL = re.compile(r"(?<!\\)\|")
 
 
@@ -72,6 +73,15 @@ def test_cells_of_tables_are_no_lists_of_tests(page: Path) -> None:
     for number, line in prose(page):
         if line.startswith("|"):
             assert all(cell.count("`test_") <= MOST_TESTS for cell in _CELL.split(line)), f"line {number}"
+
+
+@every_page
+def test_worker_is_the_name_of_a_layer(page: Path) -> None:
+    """docs/architecture.md, "Glossary": processes are "worker processes", always both words."""
+    if page.is_relative_to(WORKSPACE / "benchmarks/results"):  # written by a run
+        return
+    text = _CODE.sub("", "\n".join(line for _, line in prose(page) if "the layer" not in line))
+    assert [text[match.start() - 40 : match.end() + 20] for match in _WORKER.finditer(text)] == []
 
 
 @every_page
