@@ -1,4 +1,4 @@
-"""What a change has to pass, without Bazel: ruff, mypy and the fast tests, as many at once as there are processors.
+"""What a change has to pass, without Bazel: ruff, layers, mypy and the fast tests, one job for each processor at a time.
 
 Run it as `tools/check`, from anywhere. It needs neither Envoy nor containers; `./bazelw test //...` runs the rest.
 """
@@ -31,7 +31,7 @@ SLOW = {
 }
 """Directories whose tests need more than Python and redis-server, or minutes; every other test is fast."""
 
-PARTS = ("ruff", "mypy", "tests")
+PARTS = ("ruff", "layers", "mypy", "tests")
 LOCK = "requirements_lock.txt"
 OLDEST_PYTHON = (3, 11)
 
@@ -108,6 +108,8 @@ def jobs(workspace: Path, parts: Sequence[str], processes: int) -> list[Job]:
         for hand in range(hands):
             command = (python, "tools/python/pytest_main.py", *files[hand::hands])
             chosen.append(Job(f"tests {hand + 1}/{hands}", command))
+    if "layers" in parts:
+        chosen.insert(0, Job("layers", (python, "tools/python/layers_main.py", "pyproject.toml")))
     if "ruff" in parts:
         ruff = shutil.which("ruff", path=f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}") or "ruff"
         chosen.insert(0, Job("ruff", (python, "tools/python/ruff_main.py", ruff, "pyproject.toml")))

@@ -71,7 +71,7 @@ def test_parts_that_are_not_there_are_refused(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit) as ended:
         main(["lint"])
     assert ended.value.code == 2
-    assert "ruff, mypy, tests" in capsys.readouterr().err
+    assert "ruff, layers, mypy, tests" in capsys.readouterr().err
 
 
 def test_the_command_runs_from_anywhere(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from policy_builder.discover.engine_source import package_files
+from policy_builder.discover.imported_modules import imported_modules
 from policy_builder.discover.requirements_file import Requirements, read_requirements
-from policy_builder.validate.imports import imported_modules
 
 REQUIREMENTS_FILE = "requirements.txt"
 _LEFT_OUT = frozenset({"README.md", REQUIREMENTS_FILE, "testing.py"})
