@@ -1,4 +1,4 @@
-"""What a change has to pass, without Bazel: ruff, layers, mypy and the fast tests, one job for each processor at a time.
+"""What a change has to pass, without Bazel: ruff, layers, mypy and the fast tests, as many jobs at once as processors.
 
 Run it as `tools/check`, from anywhere. It needs neither Envoy nor containers; `./bazelw test //...` runs the rest.
 """
