@@ -87,7 +87,7 @@ def shown(body: bytes, names: set[str]) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("part", [Part.REQUEST_HEADERS, Part.RESPONSE_HEADERS])
 def test_repeated_headers_come_as_the_kit_sends_them(runtime: Runtime, part: Part) -> None:
-    disagree = {}
+    disagree: dict[str, list[str]] = {}
     for first in range(0, len(_NAMES), 20):
         names = _NAMES[first : first + 20]
         lines = [(name, value) for value in ("1", "", "2") for name in names]

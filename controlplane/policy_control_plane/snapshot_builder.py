@@ -1,4 +1,4 @@
-"""Makes one snapshot, everything Envoy and the engines shall have, from one model.
+"""Makes one snapshot, all that Envoy and the engines are to have, from one model.
 
 A separate module because here, and only here, the parts meet: a route and the chain under its name always come from
 the same edit.

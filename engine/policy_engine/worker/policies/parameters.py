@@ -1,4 +1,4 @@
-"""Parameters of a policy held against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
+"""Parameters of a policy checked against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
 
 A separate module because parameters come from outside: everything that bounds them (sizes, depth, linear-time
 regular expressions, no remote schemas) is here and nowhere else.
