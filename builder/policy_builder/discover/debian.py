@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from policy_builder.discover.made_once import made_once
 from policy_builder.package.bytecode import machine_architecture, unpack
 from policy_builder.recipe import PYTHON_PACKAGES
 
@@ -100,17 +101,7 @@ def compiling_python(path: Path, cache: Path) -> Path:
     packages = tuple(package for package in lock.packages if package.name in PYTHON_PACKAGES)
     archives = data_archives(replace(lock, packages=packages), cache)
     content = hashlib.sha256(" ".join(package.sha256 for package in packages).encode()).hexdigest()
-    target = cache / "python" / content
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            unpack(archives.values(), Path(scratch, "python"))
-            try:
-                Path(scratch, "python").rename(target)
-            except OSError:  # another build was faster
-                if not target.is_dir():
-                    raise
-    return target
+    return made_once(cache / "python" / content, lambda directory: unpack(archives.values(), directory))
 
 
 def _data_archive(package: DebianPackage, mirrors: list[str], cache: Path) -> Path:
