@@ -1,4 +1,4 @@
-"""Makes one snapshot, everything Envoy and the engines shall have, from one model.
+"""Makes one snapshot, all that Envoy and the engines are to have, from one model.
 
 A separate module because here, and only here, the parts meet: a route and the chain under its name always come from
 the same edit.
@@ -27,12 +27,9 @@ from policy_control_plane.resources import (
     by_name,
     resource,
 )
-from policy_engine.settings.model import Settings
+from policy_engine.limits import BODY_LIMIT, POLICY_TIMEOUT
 from policy_engine.sources.xds import chain as xds_chain
 from policy_engine.worker.policies.registry import Registry
-
-DEFAULT_BODY_LIMIT = Settings().body_limit
-DEFAULT_POLICY_TIMEOUT = Settings().policy_timeout
 
 _Key = TypeVar("_Key", bound=Hashable)
 
@@ -68,9 +65,9 @@ class SnapshotBuilder:
     def __init__(
         self,
         registry: Registry | None = None,
-        body_limit: int = DEFAULT_BODY_LIMIT,
+        body_limit: int = BODY_LIMIT,
         metadata_namespaces: tuple[str, ...] = (),
-        policy_timeout: float = DEFAULT_POLICY_TIMEOUT,
+        policy_timeout: float = POLICY_TIMEOUT,
     ) -> None:
         self._registry = registry
         self._body_limit = body_limit

@@ -21,7 +21,7 @@ from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
 from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.sdk import Policy
-from policy_engine.settings.route_key_place import RouteKeyPlace
+from policy_engine.settings.route_key import RouteKeyPlace
 from policy_engine.sources.xds import chain as xds_chain
 from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, Version
 

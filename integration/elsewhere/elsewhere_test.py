@@ -7,8 +7,8 @@ import runpy
 import shutil
 from pathlib import Path
 
-from policy_builder.describe.digests import files_digest
 from policy_builder.discover.choice import read_choice
+from policy_builder.discover.digests import files_digest
 from policy_builder.discover.distributions import read_distribution
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import PolicySource, discover_directory, discover_package

@@ -1,4 +1,4 @@
-"""Macros for tests and checks: pytest_test, pytest_tests, mypy_test, ruff_test, buildifier_test."""
+"""Macros for tests and checks: pytest_test, pytest_tests, buildifier_test, layers_test, mypy_test, ruff_test."""
 
 load("@rules_python//python:py_binary.bzl", "py_binary")
 load("@rules_python//python:py_test.bzl", "py_test")
@@ -44,6 +44,23 @@ def pytest_tests(srcs, common = [], **kwargs):
 
 # The checks look at the workspace itself, so Bazel cannot know when their result is out of date: "external" runs them always.
 _WORKSPACE_CHECK = ["external", "local"]
+
+def layers_test(name, **kwargs):
+    """Every import of the workspace points from a higher layer to a lower one.
+
+    Args:
+      name: of the test.
+      **kwargs: as for py_test.
+    """
+    py_test(
+        name = name,
+        srcs = ["//tools/python:layers_main.py"],
+        main = "//tools/python:layers_main.py",
+        args = ["$(rootpath //:pyproject.toml)"],
+        data = ["//:pyproject.toml"],
+        tags = _WORKSPACE_CHECK,
+        **kwargs
+    )
 
 def mypy_test(name, deps, **kwargs):
     """`mypy --strict` over all Python files of the workspace.

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from policy_builder import recipe
-from policy_builder.describe.digests import files_digest
+from policy_builder.discover.digests import files_digest
 from policy_builder.discover.engine_source import read_engine
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.requirements_file import read_requirements
@@ -176,7 +176,7 @@ def test_every_policy_finds_its_requirements_in_its_extra() -> None:
 
 INSTALLED = """
 import json
-from policy_builder.describe.digests import files_digest
+from policy_builder.discover.digests import files_digest
 from policy_builder.discover.engine_source import read_engine
 from policy_builder.discover.workspace import find_workspace
 workspace = find_workspace()

@@ -18,7 +18,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from policy_builder.describe.documents import documents
-from policy_builder.describe.generate import Facts, labels
+from policy_builder.describe.generate import labels
 from policy_builder.discover.choice import ChosenPolicy
 from policy_builder.discover.debian import read_lock
 from policy_builder.discover.distributions import Distribution, DistributionError, read_distribution
@@ -27,6 +27,7 @@ from policy_builder.discover.library import Library
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import PolicySource, read_source
 from policy_builder.discover.requirements_file import Requirements
+from policy_builder.validate.facts import Facts
 from policy_builder.validate.machine import machine_findings
 from policy_builder.validate.report import Report
 from policy_builder.validate.resolution import Needs, Pinned, Resolution, installed_findings

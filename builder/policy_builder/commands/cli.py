@@ -1,4 +1,4 @@
-"""The command `policy-builder`: validate, build, lock and push, with the exit status telling whose turn it is."""
+"""The command `policy-builder`: validate, build, lock and push, with an exit status that says who has to act."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="policy-builder", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="policy-builder",
+        description="Makes one image of exactly the chosen policies.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("validate", help="report everything that is wrong with the chosen policies")

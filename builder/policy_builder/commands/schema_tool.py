@@ -1,4 +1,4 @@
-"""The command `schema-checker`: what a policy's class has of the author's interface, and what it lacks (R-46).
+"""The command `schema-checker`: what a policy's class has of the author's interface, and what it lacks.
 
 A separate module because it explains, where `policy-validator` only judges: each declared phase with its hook, and for
 a missing one the line to write.
@@ -26,6 +26,11 @@ from policy_engine.worker.policies.registry import Phase
 
 _OTHER_HOOKS = ("on_stream_end", "close")
 
+_DESCRIPTION = """\
+Explains what a policy's class has of the author's interface and what it lacks: each declared phase with its hook, and
+for a missing one the line to write.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class PhaseView:
@@ -48,7 +53,7 @@ class PhaseView:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 complete, 1 something is missing, 2 wrong use."""
     parser = argparse.ArgumentParser(
-        prog="schema-checker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="schema-checker", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directory of a policy, or its policy.yaml")
     parser.add_argument("--json", action="store_true", help="the explanation as JSON")

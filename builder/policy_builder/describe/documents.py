@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from policy_builder.describe.generate import Facts, build_info, licences, registry
+from policy_builder.describe.generate import build_info, licences, registry
 from policy_builder.describe.sbom import sbom
+from policy_builder.validate.facts import Facts
 
 
 def documents(facts: Facts) -> dict[str, str]:

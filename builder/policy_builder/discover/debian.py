@@ -14,12 +14,8 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-from policy_builder.discover.made_once import made_once
-from policy_builder.package.bytecode import machine_architecture, unpack
-from policy_builder.recipe import PYTHON_PACKAGES
 
 TIMEOUT = 300.0
 _AR_MAGIC = b"!<arch>\n"
@@ -90,18 +86,6 @@ def data_archives(lock: DebianLock, cache: Path) -> dict[str, Path]:
     """Return the data archive of every package by its name, each in a directory named after it. Raises DebianError."""
     mirrors = [*_mirrors(), lock.snapshot]
     return {package.name: _data_archive(package, mirrors, cache / "debian") for package in lock.packages}
-
-
-def compiling_python(path: Path, cache: Path) -> Path:
-    """Return the directory with the Python of images, for the machine that builds, as `bytecode.Interpreter` takes it.
-
-    Raises DebianError and BytecodeError.
-    """
-    lock = read_lock(path, machine_architecture())
-    packages = tuple(package for package in lock.packages if package.name in PYTHON_PACKAGES)
-    archives = data_archives(replace(lock, packages=packages), cache)
-    content = hashlib.sha256(" ".join(package.sha256 for package in packages).encode()).hexdigest()
-    return made_once(cache / "python" / content, lambda directory: unpack(archives.values(), directory))
 
 
 def _data_archive(package: DebianPackage, mirrors: list[str], cache: Path) -> Path:

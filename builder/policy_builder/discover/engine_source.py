@@ -1,4 +1,4 @@
-"""The engine's own files and requirements, as they go into every image; apart, since no policy has a say in them."""
+"""The engine's own files and requirements, which go into every image whatever its policies are."""
 
 from __future__ import annotations
 

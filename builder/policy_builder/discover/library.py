@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from policy_builder.discover.engine_source import package_files
+from policy_builder.discover.imported_modules import imported_modules
 from policy_builder.discover.requirements_file import Requirements, read_requirements
 from policy_builder.recipe import library_belongs_in_image
-from policy_builder.validate.imports import imported_modules
 
 REQUIREMENTS_FILE = "requirements.txt"
 

@@ -1,4 +1,4 @@
-"""The machine an image is made for, which decides on wheels; apart, since it need not be the one that builds."""
+"""The machine an image is made for, which decides on wheels; it need not be the one that builds."""
 
 from __future__ import annotations
 

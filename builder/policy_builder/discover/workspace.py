@@ -1,4 +1,4 @@
-"""Where the builder finds engine, lock, Debian packages and cache; apart, so that only one place guesses."""
+"""Where the builder finds engine, lock, Debian packages and cache; a separate module so that only one place guesses."""
 
 from __future__ import annotations
 

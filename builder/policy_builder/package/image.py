@@ -16,11 +16,12 @@ from typing import Any
 from policy_builder import recipe
 from policy_builder.describe.documents import documents
 from policy_builder.describe.generate import labels
-from policy_builder.discover.debian import compiling_python, data_archives
+from policy_builder.discover.debian import data_archives
 from policy_builder.discover.policy_source import PolicySource
 from policy_builder.discover.workspace import Workspace
 from policy_builder.package import layers
 from policy_builder.package.bytecode import Interpreter
+from policy_builder.package.compiling_python import compiling_python
 from policy_builder.package.oci_layout import LAYER_TYPE, ImageConfig, blobs, write_docker_archive, write_image
 from policy_builder.validate.validation import Plan
 

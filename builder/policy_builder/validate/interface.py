@@ -1,4 +1,4 @@
-"""A policy's class held against the author's interface, from its source alone (R-42, R-46).
+"""A policy's class checked against the author's interface, from its source alone (R-42, R-46).
 
 Separate: it reads the syntax tree and never imports the policy: the check then needs none of the policy's
 requirements, runs nobody's code on the builder's machine, gives the same result for every target platform, and knows

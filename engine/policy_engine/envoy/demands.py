@@ -14,7 +14,7 @@ from typing import Any
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes
-from policy_engine.settings.route_key_place import RouteKeyPlace, route_key_place
+from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
 from policy_engine.worker.chains.compiled import CompiledChain, Step
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, RouteSpec

@@ -1,4 +1,4 @@
-"""HTTP header maps as policies see them; apart from the views because trailers, requests and responses share it.
+"""HTTP header maps as policies see them; a separate module because trailers, requests and responses share it.
 
 A map is decoded only when somebody looks: most policies never read a header, and decoding one request's
 headers costs more than running the policy (see `docs/` on measurements).

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from policy_engine.limits import BLOCKING_THREADS, CONSTRUCTION_SECONDS
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -28,7 +29,7 @@ from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
 from policy_engine.worker.conditions.condition import compile_condition
-from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS, Overrun, construct
+from policy_engine.worker.policies.construction import Overrun, construct
 from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry
 
 _REQUEST = frozenset({RequestMutation, ImmediateResponse})
@@ -70,7 +71,7 @@ class Compiler:
     """
 
     registry: Registry
-    threads_per_blocking_policy: int = 8
+    threads_per_blocking_policy: int = BLOCKING_THREADS
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
