@@ -19,6 +19,7 @@ from pathlib import Path
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from policy_builder.discover.made_once import made_once
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.requirements_file import Pin
 from policy_builder.recipe import PYTHON, wheel_belongs_in_image
@@ -94,16 +95,8 @@ class WheelStore:
         Scripts, headers and data are left out: nothing in an image starts them. Raises FetchError for a file that is no
         wheel.
         """
-        target = self._unpacked / f"{wheel.stem}-{_sha256(wheel)[:16]}"
-        if not target.is_dir():
-            self._unpacked.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._unpacked) as scratch:
-                _extract(wheel, Path(scratch, "site-packages"))
-                try:
-                    Path(scratch, "site-packages").rename(target)
-                except OSError:  # another build was faster
-                    if not target.is_dir():
-                        raise
+        place = self._unpacked / f"{wheel.stem}-{_sha256(wheel)[:16]}"
+        target = made_once(place, lambda directory: _extract(wheel, directory))
         files = {path.relative_to(target).as_posix(): path for path in sorted(target.rglob("*")) if path.is_file()}
         return {name: path for name, path in files.items() if wheel_belongs_in_image(name)}
 
