@@ -80,9 +80,13 @@ def _parser() -> argparse.ArgumentParser:
 def _choice_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="policy-manifest.yaml")
     command.add_argument("--platform", type=_platform, default=Platform(), help="default: linux/amd64")
-    command.add_argument("--engine", type=Path, metavar="DIR", help="the engine's source; default: this checkout's")
-    command.add_argument("--lock", type=Path, metavar="FILE", help="default: this checkout's requirements_lock.txt")
-    command.add_argument("--debian-lock", type=Path, metavar="FILE", help="default: this checkout's")
+    command.add_argument(
+        "--engine", type=Path, metavar="DIR", help="the engine's source; default: this checkout's, or what is installed"
+    )
+    command.add_argument(
+        "--lock", type=Path, metavar="FILE", help="default: this checkout's requirements_lock.txt, or the builder's own"
+    )
+    command.add_argument("--debian-lock", type=Path, metavar="FILE", help="default: as for --lock")
     command.add_argument("--cache", type=Path, metavar="DIR", help="default: ~/.cache/policy-builder")
     command.add_argument("--json", action="store_true", help="the report as JSON on standard output")
 

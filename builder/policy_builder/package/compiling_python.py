@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from policy_builder.discover.debian import data_archives, read_lock
-from policy_builder.package.bytecode import PACKAGES, machine_architecture, unpack
+from policy_builder.package.bytecode import machine_architecture, unpack
+from policy_builder.recipe import PYTHON_PACKAGES
 
 
 def compiling_python(path: Path, cache: Path) -> Path:
@@ -20,7 +21,7 @@ def compiling_python(path: Path, cache: Path) -> Path:
     Raises DebianError and BytecodeError.
     """
     lock = read_lock(path, machine_architecture())
-    packages = tuple(package for package in lock.packages if package.name in PACKAGES)
+    packages = tuple(package for package in lock.packages if package.name in PYTHON_PACKAGES)
     archives = data_archives(replace(lock, packages=packages), cache)
     content = hashlib.sha256(" ".join(package.sha256 for package in packages).encode()).hexdigest()
     target = cache / "python" / content
