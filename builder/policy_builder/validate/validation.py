@@ -79,9 +79,19 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
     for policy in policies:
         report.add(str(policy), policy.diagnostics)
     libraries = {str(one): find_libraries(one.files, choice.libraries, environment) for one in policies}
+    for directory in choice.others:
+        source = discover_directory(None, directory, environment)
+        report.add(source.where, [*source.diagnostics, *source_findings(source)])
     for library in {library.name: library for many in libraries.values() for library in many}.values():
         report.add(f"library {library.name}", library.requirements.diagnostics)
-    resolution = _resolve(engine, policies, libraries, lock=lock, store=store, environment=environment, report=report)
+    try:
+        resolution = _resolve(
+            engine, policies, libraries, lock=lock, store=store, environment=environment, report=report
+        )
+    except FetchError:  # what does not depend on what could not be fetched is told all the same
+        for policy in policies:
+            report.add(str(policy), source_findings(policy))
+        raise
     _add(report, machine_findings(resolution, platform))
     for policy in policies:
         needs = resolution.policies[str(policy)]
@@ -90,6 +100,14 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
         return None
     facts = Facts(engine.version, engine.files, policies, resolution, debian)
     return Plan(choice, engine, policies, resolution, facts, platform)
+
+
+def source_findings(policy: PolicySource) -> list[Diagnostic]:
+    """Return what is wrong with a policy's code whatever its requirements bring."""
+    findings = check_imports(policy.where, policy.files, None)
+    if policy.manifest is not None:
+        findings += check_interface(policy.manifest, policy.where, policy.files)
+    return findings
 
 
 def code_findings(policy: PolicySource, needs: Needs, engine: Needs) -> list[Diagnostic]:

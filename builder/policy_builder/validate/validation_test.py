@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from policy_builder.discover.platform import Platform
 from policy_builder.discover.wheels import FetchError
 from policy_builder.testworld import CODE, MANIFEST, World, make_wheel, sha256
 from policy_builder.validate.report import Report
+from policy_builder.validate.validation import validate
 
 
 def test_two_policies_that_pin_different_versions_are_both_named_with_the_way_out(world: World) -> None:
@@ -366,3 +369,67 @@ def test_an_unreachable_registry_is_not_the_policys_fault(world: World, monkeypa
 def test_reports_do_not_depend_on_the_order_of_checks() -> None:
     assert Report().render_text() == "0 errors\n"
     assert not Report().failed
+
+
+MISTAKE = "import nowhere\n" + CODE.replace("on_request_headers", "on_request_header")
+FOUND = ("did you mean 'on_request_headers'?", "lib is not pinned")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("name: one, version: v1.0.0", "policy one v1.0.0 is chosen twice; first as entry 1"),
+        ("name: one, version: v1.0.0, path: twin", "policy one v1.0.0 is chosen twice"),
+        ("name: twin, version: v1, path: twin", 'is not an exact version (got "v1")'),
+        ("name: twin, version: latest", 'is not an exact version (got "latest")'),
+        ("version: v1.0.0, path: twin", "lacks the required key 'name'"),
+        ("name: twin, path: twin", "lacks the required key 'version'"),
+        ("name: twin, version: v1.0.0, package: x>=1", "is not pinned to one version"),
+        ("name: twin, version: v1.0.0, pth: twin", "'pth' is not a key of a chosen policy"),
+        ("name: twin, version: v1.0.0, path: twin, package: x==1", "from a path or from a package, not from both"),
+    ],
+)
+def test_a_wrong_entry_of_the_manifest_hides_nothing(world: World, entry: str, expected: str) -> None:
+    world.policy("one", code=MISTAKE, requirements="lib>=1\n")
+    world.choose(entry)
+    twin = world.policy("other", code=MISTAKE, requirements="lib>=1\n")
+    shutil.copytree(twin, world.root / "twin")
+    report = world.report()
+    assert expected in report
+    places = ["policies/one/v1_0_0", "policies/other/v1_0_0"] + (
+        ["twin"] if "path: twin" in entry and "package" not in entry else []
+    )
+    for place in places:
+        for finding in FOUND:
+            assert any(f"{place}/" in line and finding in line for line in report.splitlines()), (place, report)
+    assert "imports nowhere" in report
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("repository: Wrong/Name\n", "is not the name of an image"),
+        ("libraries: [none]\n", "is no directory beside the manifest"),
+        ("configuration: [none.yaml]\n", "is no file beside the manifest"),
+        ("more: 1\n", "'more' is not a key of a manifest of policies"),
+    ],
+)
+def test_a_wrong_setting_of_the_manifest_hides_nothing(world: World, settings: str, expected: str) -> None:
+    world.settings += settings
+    world.policy("one", code=MISTAKE, requirements="lib>=1\n")
+    report = world.report()
+    for finding in (expected, *FOUND):
+        assert finding in report
+
+
+def test_a_registry_that_cannot_be_asked_hides_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise FetchError("pip could not download")
+
+    monkeypatch.setattr("policy_builder.discover.wheels.WheelStore.fetch", unreachable)
+    world.policy("one", code=MISTAKE, requirements="lib>=1\n")
+    report = Report()
+    with pytest.raises(FetchError):
+        validate(world.manifest, world.workspace(), Platform(), report)
+    for finding in FOUND:
+        assert finding in report.render_text()
