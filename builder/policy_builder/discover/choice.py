@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from policy_builder.discover.file_kinds import CONFIGURATION_TAKEN, unfit_configuration
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import Fields
 from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
@@ -99,6 +100,10 @@ def _paths(fields: Fields, name: str, base: Path, *, directories: bool) -> tuple
             fields.error(
                 (name, index), f"is no {'directory' if directories else 'file'} beside the manifest", value=item
             )
+            continue
+        wrong = "" if directories else unfit_configuration(path, base)
+        if wrong:
+            fields.error((name, index), wrong, value=item, allowed=CONFIGURATION_TAKEN)
             continue
         paths.append(path)
     names = [path.name for path in paths]

@@ -20,6 +20,7 @@ from policy_builder.discover.library import Library, find_libraries
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import PolicySource, discover_directory, discover_package
 from policy_builder.discover.requirements_file import Pin, Requirements, read_requirements
+from policy_builder.discover.wheel_archive import WheelError
 from policy_builder.discover.wheels import FetchError, WheelStore
 from policy_builder.discover.workspace import Workspace
 from policy_builder.validate.facts import Facts
@@ -83,7 +84,7 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
         source = discover_directory(None, directory, environment)
         report.add(source.where, [*source.diagnostics, *source_findings(source)])
     for library in {library.name: library for many in libraries.values() for library in many}.values():
-        report.add(f"library {library.name}", library.requirements.diagnostics)
+        report.add(f"library {library.name}", library.diagnostics)
     try:
         resolution = _resolve(
             engine, policies, libraries, lock=lock, store=store, environment=environment, report=report
@@ -138,7 +139,7 @@ def _discover(
         try:
             distribution = read_distribution(store.unpack(wheel))
             return discover_package(chosen, distribution, choice.document, environment)
-        except DistributionError as error:
+        except (DistributionError, WheelError) as error:
             reason = f"{wheel}: {error}"
     reason = (
         reason or f"package {name}=={version} is neither in the lock {lock.file} nor in the directories in `wheels`"
@@ -160,7 +161,13 @@ def _resolve(
 ) -> Resolution:
     def fetch(pins: Sequence[Pin]) -> tuple[dict[str, Distribution], dict[str, str]]:
         wheels, failed = store.fetch(pins)
-        return {name: read_distribution(store.unpack(wheel)) for name, wheel in wheels.items()}, failed
+        found: dict[str, Distribution] = {}
+        for name, wheel in wheels.items():
+            try:
+                found[name] = read_distribution(store.unpack(wheel))
+            except (DistributionError, WheelError) as error:
+                failed[name] = f"{wheel}: {error}"
+        return found, failed
 
     users = [Pinned(str(one), str(one), one.requirements) for one in policies]
     users += [
