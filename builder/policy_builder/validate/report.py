@@ -69,9 +69,14 @@ class Report:
 
     def render_json(self) -> str:
         """Return `as_document` as JSON text."""
-        return _printable(json.dumps(self.as_document(), indent=2, ensure_ascii=False) + "\n")
+        return as_json(self.as_document())
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """Return a report, or what is built around one, as JSON text."""
+    return _printable(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def _printable(text: str) -> str:
-    """Return `text` with what no encoding has (bytes in names of files, lone surrogates) as escapes, which JSON has too."""
+    """Return `text` with what no encoding has (bytes in names, lone surrogates) as escapes, as JSON has them."""
     return text.encode(errors="backslashreplace").decode()
