@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from policy_body import NotJson, dump, is_compressed, media_type_of, parse, problem
+from policy_body import is_compressed, media_type_of, problem
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -20,11 +20,10 @@ from policy_engine.sdk import (
 )
 
 from .stream import Answer, EventAnswer, JsonAnswer
-from .tokens import prompt_size
+from .tokens import Bounds, Measured, measure
 
 _log = logging.getLogger("policy.llm-token-limit")
 _NAMESPACE = "policy.llm_token_limit"
-_CAPPED = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _IDENTITY = RequestMutation(set_headers={"accept-encoding": "identity"})
 
 
@@ -33,14 +32,18 @@ class LlmTokenLimit(Policy):
 
     def __init__(self, parameters: Parameters) -> None:
         self._prompt_limit = parameters.get("max_prompt_tokens")
-        self._cap = parameters.get("max_completion_tokens")
         self._stream_limit = parameters.get("max_stream_tokens")
-        self._per_token = parameters.get("characters_per_token", 4)
-        self._image_tokens = parameters.get("image_tokens", 1000)
-        self._field = parameters.get("cap_field", "max_tokens")
-        self._asks_usage = parameters.get("ask_for_usage", False)
+        self._bounds = Bounds(
+            cap=parameters.get("max_completion_tokens"),
+            cap_field=parameters.get("cap_field", "max_tokens"),
+            asks_usage=parameters.get("ask_for_usage", False),
+            characters_per_token=parameters.get("characters_per_token", 4),
+            image_tokens=parameters.get("image_tokens", 1000),
+        )
         self._refuses = parameters.get("not_json", "refuse") == "refuse"
-        if self._cap is not None and self._stream_limit is not None and self._stream_limit < self._cap:
+        self._refuses_unknown = parameters.get("unknown_shape", "pass") == "deny"
+        cap = self._bounds.cap
+        if cap is not None and self._stream_limit is not None and self._stream_limit < cap:
             raise ParameterError("a stream may not be shorter than max_completion_tokens", "/max_stream_tokens")
         self._answers: dict[int, Answer | None] = {}  # by id(request), until the end of the stream
 
@@ -52,21 +55,7 @@ class LlmTokenLimit(Policy):
         """Estimate the prompt, cap what is asked for."""
         if not request.body:
             return None
-        try:
-            document = parse(request.body)
-        except NotJson as error:
-            return self._not_json(f"The body is not valid JSON: {error}.")
-        if not isinstance(document, dict):
-            return self._not_json("The body is not a JSON object.")
-        characters, tokens = prompt_size(document, self._image_tokens)
-        estimate = tokens + int(characters / self._per_token + 0.999999)
-        request.metadata["llm_usage"] = {"prompt_tokens_estimate": estimate}
-        if self._prompt_limit is not None and estimate > self._prompt_limit:
-            return self._too_long(estimate)
-        return RequestMutation(
-            body=dump(document) if self._capped(document) else None,
-            dynamic_metadata={_NAMESPACE: {"prompt_tokens_estimate": estimate}},
-        )
+        return self._judged(request, measure(self._bounds, request.body))
 
     def on_response_body(self, request: Request, response: Response) -> ResponseMutation | None:
         """Read a whole answer, and cut one of events that is too long."""
@@ -106,37 +95,34 @@ class LlmTokenLimit(Policy):
         extra = {"event": "llm_usage", "request_id": request.id or None, "route": request.route, "fields": usage}
         _log.info("tokens of an answer", extra=extra)
 
+    def _judged(self, request: Request, measured: Measured) -> RequestMutation | ImmediateResponse | None:
+        if measured.fault:
+            return self._not_json(measured.fault)
+        request.metadata["llm_usage"] = {"prompt_tokens_estimate": measured.estimate}
+        if self._prompt_limit is not None and measured.estimate > self._prompt_limit:
+            return self._too_long(measured.estimate)
+        return RequestMutation(
+            body=measured.body,
+            dynamic_metadata={_NAMESPACE: {"prompt_tokens_estimate": measured.estimate}},
+        )
+
     def _answer(self, response: Response) -> Answer | None:
         media_type = media_type_of(response.headers)
+        per_token = self._bounds.characters_per_token
         if media_type == "text/event-stream":
-            return EventAnswer(self._per_token, self._stream_limit)
-        return JsonAnswer(self._per_token, None) if media_type == "application/json" else None
+            return EventAnswer(per_token, self._stream_limit, refuses_unknown=self._refuses_unknown)
+        return JsonAnswer(per_token) if media_type == "application/json" else None
 
     def _publish(self, request: Request, answer: Answer) -> dict[str, Any]:
         usage: dict[str, Any] = dict(request.metadata.get("llm_usage", {}))
         usage["completion_tokens_estimate"] = answer.estimate
-        usage.update(answer.usage or {})
+        usage.update(answer.usage)
+        if answer.unknown:
+            usage["unknown"] = answer.unknown
         if answer.ended:
             usage["ended"] = answer.ended
         request.metadata["llm_usage"] = usage
         return usage
-
-    def _capped(self, document: dict[str, Any]) -> bool:
-        """Cap the members that say how long the answer may be; tell whether anything changed."""
-        changed = False
-        if self._cap is not None:
-            names = [name for name in _CAPPED if document.get(name) is not None] or [self._field]
-            for name in names:
-                asked = document.get(name)
-                if not isinstance(asked, int) or isinstance(asked, bool) or not 0 <= asked <= self._cap:
-                    document[name] = self._cap
-                    changed = True
-        if self._asks_usage and document.get("stream") is True:
-            options = document.get("stream_options")
-            wanted = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-            changed |= wanted != options
-            document["stream_options"] = wanted
-        return changed
 
     def _not_json(self, detail: str) -> ImmediateResponse | None:
         return problem(400, "Bad Request", detail, reason="llm_body_not_json") if self._refuses else None

@@ -1,22 +1,23 @@
-"""Bodies for policies: strict JSON, JSON Pointers, media types, problem documents, server-sent events.
+"""Bodies for policies: strict and lenient JSON, JSON Pointers, media types, problem documents, server-sent events.
 
 A plain library of the standard library and the SDK; several policies share it, it is no policy itself. See its README.
 """
 
+from policy_body.lenient_json import LenientReading, read_leniently, write_leniently
 from policy_body.media import charset_of, is_compressed, matches_media, media_type_of
 from policy_body.pointer import MISSING, PointerError, find, format_pointer, parse_pointer
 from policy_body.problem import problem
-from policy_body.sse import EventSplitter, EventTooLarge, data_of, event_of
+from policy_body.sse import Event, EventSplitter, event_of
 from policy_body.strict_json import NotJson, dump, parse
 
 __all__ = [
+    "Event",
     "EventSplitter",
-    "EventTooLarge",
+    "LenientReading",
     "MISSING",
     "NotJson",
     "PointerError",
     "charset_of",
-    "data_of",
     "dump",
     "event_of",
     "find",
@@ -27,4 +28,6 @@ __all__ = [
     "parse",
     "parse_pointer",
     "problem",
+    "read_leniently",
+    "write_leniently",
 ]
