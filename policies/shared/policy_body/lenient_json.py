@@ -23,8 +23,9 @@ _MOST_LEVELS = 256
 class LenientReading:
     """A value, and whether every parser reads the same out of the bytes.
 
-    When `exact` is false (a name twice, NaN, odd escapes, no UTF-8), what goes on must be written anew by `write_leniently`, or a client
-    may see what was not looked at. Of a name that occurs twice the last value is kept, as most parsers have it.
+    When `exact` is false (a name twice, NaN, odd escapes, no UTF-8), what goes on must be written anew by
+    `write_leniently`, or a client may see what was not looked at. Of a name that occurs twice the last value is kept, as
+    most parsers have it.
     """
 
     value: Any
@@ -49,7 +50,7 @@ def read_leniently(data: bytes) -> LenientReading:
 
 
 def write_leniently(value: Any) -> bytes:
-    """Return a value of `read_leniently` as compact JSON; halves of surrogate pairs go out as the escapes that they came as."""
+    """Return a value of `read_leniently` as compact JSON; halves of surrogate pairs as the escapes that they were."""
     try:
         return dump(value)
     except ValueError:  # NaN, Infinity, or half of a surrogate pair

@@ -27,15 +27,15 @@ class Event:
 
     def with_data(self, data: bytes) -> bytes:
         """Return the event with other data; all other lines, and how lines end, stay as they are."""
-        kept: list[bytes] = []
-        written = False
-        for line, end in _lines(self.raw):
-            if _field(line)[0] != b"data":
-                kept.append(line + end)
-            elif not written:
-                written = True
-                kept += [b"data: " + one + (end or b"\n") for one in data.split(b"\n")]
-        return b"".join(kept)
+        lines = _lines(self.raw)
+        last = max((at for at, (line, _) in enumerate(lines) if _is_data(line)), default=-1)
+        out: list[bytes] = []
+        for at, (line, end) in enumerate(lines):
+            if at == last:  # here, and with its line end: the CR of another one could become one end with an LF after it
+                out += [b"data: " + one + (end or b"\n") for one in data.split(b"\n")]
+            elif not _is_data(line):
+                out.append(line + end)
+        return b"".join(out)
 
     def completed(self) -> Event:
         """Return the event with the empty line that an unfinished last one lacks."""
@@ -46,12 +46,12 @@ class Event:
 class EventSplitter:
     """Takes chunks, gives whole events; what is left over waits for the next chunk, up to `limit` bytes.
 
-    An event is given with the first byte that ends its empty line: an LF that belongs to a CR before it comes by itself,
-    so that nothing waits for what may never come. However a stream is cut, the events with data are the same, and all
-    that is given, joined, is the stream. The cost is linear in the stream.
+    An event is given with the first byte that ends its empty line: an LF that belongs to a CR before it comes by
+    itself, so that nothing waits for what may never come. However a stream is cut, the events with data are the same,
+    and all that is given, joined, is the stream. The cost is linear in the stream.
 
-    `too_large` tells that an event has no end within the limit. Nothing is read from there on; what came of it and after
-    it is kept for `finish`, so whoever goes on without reading calls that and passes the rest by itself.
+    `too_large` tells that an event has no end within the limit. Nothing is read from there on; what came of it and
+    after it is kept for `finish`, so whoever goes on without reading calls that and passes the rest by itself.
     """
 
     __slots__ = ("_begun", "_limit", "_rest", "_seen", "too_large")
@@ -117,6 +117,10 @@ def event_of(data: bytes, *, name: str = "") -> bytes:
 def _lines(text: bytes) -> list[tuple[bytes, bytes]]:
     """Return the lines of `text`, each with what ends it; the last has no end when the text stops there."""
     return [(line, end) for line, end in _LINE.findall(text) if line or end]
+
+
+def _is_data(line: bytes) -> bool:
+    return _field(line)[0] == b"data"
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:

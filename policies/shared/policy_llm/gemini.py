@@ -1,4 +1,4 @@
-"""Answers of Gemini's generateContent (https://ai.google.dev/api/generate-content), each piece of a stream one of them."""
+"""Answers of Gemini's generateContent (https://ai.google.dev/api/generate-content); each piece of a stream is one."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A text and where it stands. It goes on with its key's text, or it is that text from beginning to end (`whole`)."""
+    """A text and where it stands. It goes on with its key's text, or it is all of that text (`whole`)."""
 
     key: Key
     holder: Any
@@ -154,8 +154,8 @@ def texts(holder: Any, name: str | int, key: Key, *, whole: bool) -> Iterator[Pi
 
 def others(document: dict[str, Any], known: frozenset[str], key: Key) -> Iterator[Piece]:
     """Yield the texts of members that are not `known`: whatever an upstream adds is looked at as it is."""
-    for name in document:
-        if name not in known and (name not in _NO_TEXT or _is_deep(document[name])):
+    for name, value in document.items():
+        if name not in known and (name not in _NO_TEXT or _is_deep(value)):
             yield from texts(document, name, (*key, name), whole=True)
 
 

@@ -86,9 +86,9 @@ def is_prompt(document: dict[str, Any]) -> bool:
 def places(document: dict[str, Any]) -> Iterator[Place]:
     """Yield all texts that a model may read, in order: of known members and of all others, at any depth.
 
-    Not among them: roles that are known, plain words that name things to the API (types, ids, the model), addresses, and
-    bytes of images and files. Names of members are among them where clients make them up, and wherever they are no plain
-    words. `role` is that of the message, `system` for instructions, empty where there is none.
+    Not among them: roles that are known, plain words that name things to the API (types, ids, the model), addresses,
+    and bytes of images and files. Names of members are among them where clients make them up, and wherever they are no
+    plain words. `role` is that of the message, `system` for instructions, empty where there is none.
     """
     stack: list[tuple[Any, str | int, str, bool]] = [
         (document, name, "system" if name in _SYSTEM else "", False)

@@ -143,7 +143,8 @@ def _origin(change: _Change, at: int, *, last: bool = False) -> int:
 
 def _folded(special: str) -> str:
     if len(special) == 1 and special not in _SHOWING_NOTHING and not special.isspace():
-        return unicodedata.normalize("NFKC", special)
+        plain = unicodedata.normalize("NFKC", special)
+        return special if " " in plain else plain  # an accent that stands alone is no space
     return " " if any(map(str.isspace, special)) else ""
 
 
