@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from policy_engine.sdk import (
@@ -28,6 +29,9 @@ from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
 from policy_engine.worker.conditions.condition import compile_condition
+from policy_engine.worker.offload.binding import Away
+from policy_engine.worker.offload.helpers import Helpers
+from policy_engine.worker.offload.job import Recipe
 from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS, Overrun, construct
 from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry
 
@@ -74,6 +78,7 @@ class Compiler:
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
+    helpers: Helpers = field(default_factory=Helpers)
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
 
     def compile(self, spec: ChainsSpec, previous: Snapshot | None = None) -> Snapshot:
@@ -101,7 +106,8 @@ class Compiler:
         return Snapshot(version=total.hexdigest()[:16], chains=chains)
 
     def close(self) -> None:
-        """Stop the thread pools."""
+        """Stop the thread pools and the helper processes."""
+        self.helpers.close()
         for pool in self._pools.values():
             pool.close()
 
@@ -151,6 +157,7 @@ class Compiler:
                 else None
             )
             instance = construct(definition.policy_class, spec.parameters, self.construction_seconds)
+            self._bind(instance, definition, spec)
         except Overrun as error:
             raise CompileError(f"{where}: its constructor {error}") from None
         except (Exception, SystemExit) as error:
@@ -160,6 +167,13 @@ class Compiler:
             (route.route_key, name, version), PolicyStatistics(route.route_key, name, version)
         )
         return _Entry(index, definition, instance, spec, condition, statistics)
+
+    def _bind(self, instance: Policy, definition: PolicyDefinition, spec: PolicySpec) -> None:
+        """Let the instance offload work; one whose class came from no directory cannot be made again elsewhere."""
+        if isinstance(definition.source, Path):
+            label = f"{definition.name}_{definition.version}"
+            recipe = Recipe.of(str(definition.source), definition.entrypoint, label, spec.parameters)
+            instance._away = Away(self.helpers, recipe, instance, spec.timeout)
 
     def _steps(self, entries: list[_Entry], phase: Phase, hook: str, accepts: frozenset[type]) -> tuple[Step, ...]:
         return tuple(
