@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from policy_body import Event, EventSplitter, LenientReading, NotJson, event_of, read_leniently, write_leniently
+from policy_body import Event, LenientReading, NotJson, event_of, events_of, read_leniently, write_leniently
 from policy_llm import AnswerReader, Key, Message, Piece, Reading, Reason
 
 from .held_text import HeldText
 from .rules import RuleTexts, compiled, redacted
 
-_LARGEST = 1 << 20  # bytes of an event or of a JSON answer
 _MOST_TEXTS = 10_000  # that are held back in one answer
 _DONE = b"[DONE]"
 
@@ -30,10 +29,11 @@ class AnswerRules:
 
 
 class Answer:
-    """Takes the pieces of an answer and gives what goes to the client.
+    """Takes what is whole of an answer and gives what goes to the client.
 
     `stopped` tells that it ended by a find, `fault` why it cannot be looked at and ends here; in both cases what `feed`
-    returned is the last of it. `unknown` counts what passed without a look, as the operator lets it.
+    returned is the last of it. `unknown` counts what passed without a look, as the operator lets it; `passes` tells
+    that all the rest does. The state is small and can be pickled: much to look at is looked at in another process.
     """
 
     def __init__(self, rules: AnswerRules) -> None:
@@ -42,10 +42,26 @@ class Answer:
         self.stopped = False
         self.fault = ""
         self.unknown = 0
+        self.passes = False
 
-    def feed(self, data: bytes, *, end: bool) -> bytes:
-        """Return what goes out now."""
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
+        """Return what goes out now, given what is whole and, at the end, what is left."""
         raise NotImplementedError
+
+    def give_up(self, whole: bytes, rest: bytes, fault: str) -> bytes:
+        """Return what goes out when what comes after `whole` is too large to be looked at."""
+        out = self.feed(whole, b"", end=False)
+        if self.over:
+            return out
+        self._cannot_read(fault)
+        self.passes = not self.fault
+        closed = self._closed() if self.fault else self._flushed()
+        return out + closed + (rest if self.passes and not self.stopped else b"")
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer ends here."""
+        return self.stopped or bool(self.fault)
 
     def _cannot_read(self, fault: str) -> None:
         if self._rules.passes_unknown:
@@ -53,17 +69,18 @@ class Answer:
         else:
             self.fault = fault
 
+    def _flushed(self) -> bytes:
+        """Return what was held back and may go."""
+        return b""
 
-class UnreadableAnswer(Answer):
-    """An answer in a coding or of a media type that cannot be looked at."""
+    def _closed(self) -> bytes:
+        """Return what ends the answer before its own end."""
+        return b""
 
-    def __init__(self, rules: AnswerRules, fault: str) -> None:
-        super().__init__(rules)
-        self._cannot_read(fault)
 
-    def feed(self, data: bytes, *, end: bool) -> bytes:
-        """Pass it on when it may go, else nothing."""
-        return b"" if self.fault else data
+def fed(answer: Answer, whole: bytes, rest: bytes, end: bool) -> tuple[bytes, Answer]:
+    """Return what `answer.feed` does, and the answer as it then is: for where it is a copy."""
+    return answer.feed(whole, rest, end=end), answer
 
 
 class EventAnswer(Answer):
@@ -71,36 +88,21 @@ class EventAnswer(Answer):
 
     def __init__(self, rules: AnswerRules) -> None:
         super().__init__(rules)
-        self._events = EventSplitter(_LARGEST)
         self._texts: dict[Key, HeldText] = {}
+        self._begun = False
 
-    def feed(self, data: bytes, *, end: bool) -> bytes:
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
         """Pass events on with the text that may go."""
         out: list[bytes] = []
-        was_too_large = self._events.too_large
-        for event in self._events.feed(data):
+        for event in events_of(whole, first=not self._begun):
             out.append(self._event(event))
-            if self._over:
+            if self.over:
                 return b"".join((*out, self._closed()))
-        if self._events.too_large:
-            out.append(self._unread(first=not was_too_large))
-        elif end:
-            rest = self._events.finish()
-            out.append(self._last(rest) if rest is not None else b"")
-            out.append(b"" if self._over else self._flushed())
-        return b"".join((*out, self._closed() if self._over else b""))
-
-    @property
-    def _over(self) -> bool:
-        return self.stopped or bool(self.fault)
-
-    def _unread(self, *, first: bool) -> bytes:
-        """Return what passes from an event on that has no end: nothing, or all when the operator lets it."""
-        if first:
-            self._cannot_read("event_too_large")
-        flushed = b"" if self._over else self._flushed()
-        rest = self._events.finish()
-        return flushed if self._over or rest is None else flushed + rest.raw
+        self._begun |= bool(whole)
+        if end:
+            out += [self._last(event) for event in events_of(rest, first=not self._begun)]
+            out.append(b"" if self.over else self._flushed())
+        return b"".join((*out, self._closed() if self.over else b""))
 
     def _last(self, rest: Event) -> bytes:
         """Return an event without its empty line at the end of a stream, with that line when others may follow."""
@@ -153,11 +155,11 @@ class EventAnswer(Answer):
         """Return what of a piece may go."""
         rules = self._rules
         if piece.whole:
-            text = HeldText(compiled(rules.texts), rules.window, rules.label)
+            text = HeldText(rules.texts, rules.window, rules.label)
             out = text.feed(piece.text, end=True)
         else:
             if piece.key not in self._texts:
-                self._texts[piece.key] = HeldText(compiled(rules.texts), rules.window, rules.label)
+                self._texts[piece.key] = HeldText(rules.texts, rules.window, rules.label)
             text = self._texts[piece.key]
             out = text.feed(piece.text, end=end)
             if end:
@@ -189,35 +191,17 @@ class EventAnswer(Answer):
 
 
 class JsonAnswer(Answer):
-    """An answer as one JSON document, which is held back until it is whole."""
+    """An answer as one JSON document, which is looked at when it is whole."""
 
-    def __init__(self, rules: AnswerRules) -> None:
-        super().__init__(rules)
-        self._held = bytearray()
-        self._passes = False
-
-    def feed(self, data: bytes, *, end: bool) -> bytes:
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
         """Return nothing until the end, then the document."""
-        if self._passes:
-            return data
-        self._held += data
-        if len(self._held) > _LARGEST:
-            self._cannot_read("answer_too_large")
-            self._passes = True
-            return self._given_up()
-        return self._judged(bytes(self._held)) if end and self._held else b""
-
-    def _given_up(self) -> bytes:
-        held = bytes(self._held)
-        self._held.clear()
-        return b"" if self.fault else held
-
-    def _judged(self, raw: bytes) -> bytes:
+        if not rest:
+            return b""
         try:
-            read = read_leniently(raw)
+            read = read_leniently(rest)
         except NotJson:
             self._cannot_read("answer_not_json")
-            return self._given_up()
+            return b"" if self.fault else rest
         documents = read.value if isinstance(read.value, list) else [read.value]
         readings = [self._reader.read(one) for one in documents]
         known = [one for one in readings if one is not None]
@@ -229,7 +213,7 @@ class JsonAnswer(Answer):
         if changed:
             for reading in known:
                 reading.empty_repeats()
-        return raw if read.exact and not changed else write_leniently(read.value)
+        return rest if read.exact and not changed else write_leniently(read.value)
 
     def _guard(self, documents: list[Any], readings: list[Reading | None]) -> bool:
         """Look at each text as a whole, over all the pieces that it has; tell whether any changed."""

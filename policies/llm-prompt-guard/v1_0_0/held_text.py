@@ -5,9 +5,11 @@ A separate module because it holds the state of one text and knows nothing of ev
 
 from __future__ import annotations
 
+from typing import Any
+
 from policy_patterns import Folded
 
-from .rules import Rules, Span, redacted
+from .rules import RuleTexts, Span, compiled, redacted
 
 _MOST_UNSEEN = 16
 """So many times the window are held back at most, however much of it shows nothing."""
@@ -16,12 +18,13 @@ _TAIL = 64  # characters in which the last one that shows anything is looked for
 
 
 class HeldText:
-    """One text: what is held back, and what may go."""
+    """One text: what is held back, and what may go. It can be pickled: the rules go as texts."""
 
-    __slots__ = ("_before", "_held", "_label", "_rules", "_window", "stopped")
+    __slots__ = ("_before", "_held", "_label", "_rules", "_texts", "_window", "stopped")
 
-    def __init__(self, rules: Rules, window: int, label: str | None) -> None:
-        self._rules = rules
+    def __init__(self, texts: RuleTexts, window: int, label: str | None) -> None:
+        self._texts = texts
+        self._rules = compiled(texts)
         self._window = window
         self._label = label
         self._before = ""  # the last character that went out, as it may be part of a word
@@ -47,6 +50,13 @@ class HeldText:
         self._before = Folded(self._held[max(0, cut - _TAIL) : cut]).text[-1:] or self._before
         self._held = self._held[cut:]
         return out
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._texts, self._window, self._label, self._before, self._held, self.stopped
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._texts, self._window, self._label, self._before, self._held, self.stopped = state
+        self._rules = compiled(self._texts)
 
     def _behind_window(self) -> int:
         """Return how much lies behind the window, which counts only what shows."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from policy_body import NotJson, dump, parse
-from policy_llm import Place, is_prompt, places
-from policy_patterns import has_unshown, normal_form
+from policy_llm import is_prompt, places
 
-from .rules import Rules, RuleTexts, compiled, redacted
+from .rules import Rules, RuleTexts, compiled, readings, redacted
+
+_MOST_SUSPECTS = 10_000
+"""Texts of one request that are looked at one by one; one with more of them is denied."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,10 @@ def judge(rules: PromptRules, body: bytes) -> Verdict:
     found = [place for place in places(document) if not place.role or place.role in rules.roles]
     if rules.longest is not None and sum(len(place.text) for place in found if not place.is_name) > rules.longest:
         return Verdict("llm_prompt_too_long", f"The prompt is longer than {rules.longest} characters.", unknown=unknown)
-    denied = [place for place in found if _is_denied(compiled(rules.texts), place.text)]
+    suspects = [found[at] for at in compiled(rules.texts).suspects([place.text for place in found])]
+    if len(suspects) > _MOST_SUSPECTS:
+        return Verdict("llm_prompt_denied", "The prompt is not allowed.", len(suspects), unknown)
+    denied = [place for place in suspects if _is_denied(compiled(rules.texts), place.text)]
     if not denied:
         return Verdict(unknown=unknown)
     if not rules.redacts or any(place.is_name for place in denied):  # a member of another name would be another member
@@ -60,19 +63,12 @@ def judge(rules: PromptRules, body: bytes) -> Verdict:
     return Verdict(denied=len(denied), unknown=unknown, body=dump(document))
 
 
-def _readings(text: str) -> Iterator[str]:
-    """Yield what a model may take a text for: what shows nothing may be nothing, or part two words."""
-    yield normal_form(text)
-    if has_unshown(text):
-        yield normal_form(text, " ")
-
-
 def _is_denied(rules: Rules, text: str) -> bool:
-    return any(map(rules.denies, _readings(text)))
+    return any(map(rules.denies, readings(text)))
 
 
 def _redacted(rules: Rules, text: str, label: str) -> str:
-    for reading in _readings(text):
+    for reading in readings(text):
         spans = rules.spans(reading)
         if spans:
             return redacted(reading, spans, label)

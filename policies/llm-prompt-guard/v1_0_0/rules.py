@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,12 +11,21 @@ from typing import Any
 import re2
 
 from policy_engine.sdk import ParameterError
-from policy_patterns import Folded, compile_pattern, normal_form, searchable
+from policy_patterns import Folded, any_of, compile_pattern, has_unshown, normal_form, searchable
 
 Span = tuple[int, int]
 _MOST_FINDS = 10_000
 """Finds of one pattern in one text that are told apart. What follows is denied: a text with so many is no accident, and
 an expression like `a.*b|a` may look at the whole rest for each of them."""
+
+_MARK = "\0"
+_MARK_BYTES = b"\0"
+_APART = f"\n{_MARK}\n"
+_FOLDED_APART = f" {_MARK} "
+"""Between texts that are searched at once: no text holds the mark, and `.` does not go over a line's end."""
+
+_OF_THE_WHOLE = re.compile(r"\\[Az]|\(\?[a-zA-Z]*-[a-zA-Z]*m")
+"""What in an expression is about the beginning and the end of a text, and not also true of a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +55,34 @@ class Rules:
 
     def __init__(self, texts: RuleTexts) -> None:
         self._deny = _compiled(texts.patterns, f"{texts.where}deny_patterns")
-        self._words: Any = None
-        if texts.words:
-            self._words = _compiled_words(texts.words, f"{texts.where}deny_words")
+        words = _word_pattern(texts.words, f"{texts.where}deny_words")
+        self._words: Any = compile_pattern(words, f"{texts.where}deny_words", ignore_case=True) if words else None
+        every = [*texts.patterns, *([words] if words else [])]
+        self._any = any_of(every, ignore_case=True)
+        self._lines = None if _OF_THE_WHOLE.search("|".join(every)) else _in_lines(every)
         self._allow = _compiled(texts.allowed, f"{texts.where}allow_patterns")
+
+    def suspects(self, texts: Sequence[str]) -> list[int]:
+        """Return which of many texts may hold what is denied, by their places in order; surely not all others.
+
+        A body has as many texts as a client likes: all are searched at once, and each on its own only when it must be.
+        """
+        if self._lines is None:
+            return list(range(len(texts)))
+        joined = _APART.join([text.replace(_MARK, "") if _MARK in text else text for text in texts])
+        found: set[int] = set()
+        for reading in readings(joined, kept=_MARK):
+            folded = Folded(reading)
+            for form in {reading, folded.text.replace(_FOLDED_APART, _APART)}:
+                data = searchable(form).encode()
+                for pattern in self._lines:
+                    found.update(_touched(pattern, data, len(texts)))
+        return sorted(found)
 
     def denies(self, text: str) -> bool:
         """Tell whether `spans` would return any."""
         if self._allow:
             return bool(self.spans(text))
-        # Most texts hold nothing: one search for each rule tells so without a list of finds.
         return any(next(self._finds(data), None) for data in {searchable(one).encode() for one in _forms(text)})
 
     def spans(self, text: str) -> list[Span]:
@@ -87,6 +115,8 @@ class Rules:
         return found, [_characters(data, list(_some(_matches(pattern, data)))) for pattern in self._allow]
 
     def _finds(self, data: bytes) -> Iterator[Span]:
+        if self._any is not None and not self._any.search(data):
+            return  # one search for all of them, as most texts hold nothing
         for pattern in self._deny:
             yield from _or_all_the_rest(_matches(pattern, data), len(data))
         if self._words is not None:
@@ -97,6 +127,13 @@ class Rules:
         while one := self._words.search(data, at):
             yield one.span(1)
             at = max(one.end(1), at + 1)  # the character behind one word may be the edge of the next
+
+
+def readings(text: str, *, kept: str = "") -> Iterator[str]:
+    """Yield what a model may take a text for: what shows nothing may be nothing, or part two words."""
+    yield normal_form(text, kept=kept)
+    if has_unshown(text):
+        yield normal_form(text, " ", kept=kept)
 
 
 def redacted(text: str, spans: Sequence[Span], label: str) -> str:
@@ -114,12 +151,28 @@ def _compiled(texts: Sequence[str], where: str) -> list[Any]:
     return [compile_pattern(text, f"{where}/{at}", ignore_case=True) for at, text in enumerate(texts)]
 
 
-def _compiled_words(words: Sequence[str], where: str) -> Any:
+def _in_lines(patterns: Sequence[str]) -> list[Any]:
+    """Return expressions that match wherever these do in one of many lines, as few as can be."""
+    lines = [f"(?m:{pattern})" for pattern in patterns]
+    joined = any_of(lines, ignore_case=True)
+    return [any_of([line], ignore_case=True) for line in lines] if joined is None else [joined]
+
+
+def _touched(pattern: Any, data: bytes, count: int) -> Iterator[int]:
+    """Yield the places of the texts that a match touches; all that follow when the matches are too many."""
+    at = before = 0
+    for start, end in _or_all_the_rest(_matches(pattern, data), len(data)):
+        before += data.count(_MARK_BYTES, at, start)
+        at = start
+        yield from range(before, min(count, before + data.count(_MARK_BYTES, start, end) + 1))
+
+
+def _word_pattern(words: Sequence[str], where: str) -> str:
+    """Return an expression whose group 1 is one of `words`; what a client sends has the same form."""
     spelled = [Folded(normal_form(word)).text.strip() for word in words]
     if "" in spelled:
         raise ParameterError("a word that shows something is expected", f"{where}/{spelled.index('')}")
-    edged = rf"(?:^|[^\pL\pN_])({'|'.join(map(re2.escape, spelled))})(?:$|[^\pL\pN_])"
-    return compile_pattern(edged, where, ignore_case=True)
+    return rf"(?:^|[^\pL\pN_])({'|'.join(map(re2.escape, spelled))})(?:$|[^\pL\pN_])" if spelled else ""
 
 
 def _forms(text: str) -> tuple[str, ...]:

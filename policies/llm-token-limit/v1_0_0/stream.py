@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from policy_body import Event, EventSplitter, NotJson, event_of, read_leniently, write_leniently
+from policy_body import Event, NotJson, event_of, events_of, read_leniently, write_leniently
 from policy_llm import AnswerReader, Key, Reason
 
 from .tokens import tokens_of
 
-_LARGEST = 1 << 20  # bytes of an event, or of a JSON answer whose usage is read
 _MOST_TEXTS = 10_000  # that are told apart in one answer
 _DONE = b"[DONE]"
 
 
 class Answer:
-    """What is known of an answer so far."""
+    """What is known of an answer so far.
+
+    `ended` says why it ends here, else nothing; `unknown` counts what was not of a known shape; `passes` tells that no
+    more is read. The state is small and can be pickled: much to read is read in another process.
+    """
 
     def __init__(self, characters_per_token: float, most: int | None, *, refuses_unknown: bool = False) -> None:
         self._per_token = characters_per_token
@@ -31,14 +34,19 @@ class Answer:
         self.usage: dict[str, int] = {}
         self.unknown = 0
         self.ended = ""
+        self.passes = False
 
     @property
     def estimate(self) -> int:
         """Tokens of the answer by its characters."""
         return tokens_of(self.characters, self._per_token)
 
-    def feed(self, data: bytes, *, end: bool) -> bytes:
-        """Take a piece and return what goes on to the client."""
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
+        """Take what is whole, and at the end what is left; return what goes on to the client."""
+        raise NotImplementedError
+
+    def give_up(self, whole: bytes, rest: bytes) -> bytes:
+        """Return what goes on when what comes after `whole` is too large to be read."""
         raise NotImplementedError
 
     def _read(self, data: bytes) -> None:
@@ -87,38 +95,39 @@ class Answer:
         return max(self.estimate, self.usage.get("completion_tokens", 0)) > self._most
 
 
+def fed(answer: Answer, whole: bytes, rest: bytes, end: bool) -> tuple[bytes, Answer]:
+    """Return what `answer.feed` does, and the answer as it then is: for where it is a copy."""
+    return answer.feed(whole, rest, end=end), answer
+
+
 class EventAnswer(Answer):
     """An answer as server-sent events; each goes on as soon as it is whole."""
 
     def __init__(self, characters_per_token: float, most: int | None, *, refuses_unknown: bool = False) -> None:
         super().__init__(characters_per_token, most, refuses_unknown=refuses_unknown)
-        self._events = EventSplitter(_LARGEST)
-        self._passes = False  # as nothing more can be read
+        self._begun = False
 
-    def feed(self, data: bytes, *, end: bool) -> bytes:
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
         """Pass whole events on; the one that goes over the limit is replaced by the end of the stream."""
-        if self.ended:
-            return b""
-        if self._passes:
-            return data
         passed: list[bytes] = []
-        events = self._events.feed(data)
-        if self._events.too_large:
-            self.unknown += 1
-            self._passes = self._most is None and not self._refuses_unknown
-        rest = self._events.finish() if end or self._passes else None
-        for event in events:
+        for event in [*events_of(whole, first=not self._begun), *events_of(rest, first=not self._begun and not whole)]:
             if self._goes_over(event):
                 return b"".join((*passed, self._end()))
             passed.append(event.raw)
-        if self._events.too_large and not self._passes:
-            self.ended = "event_too_large"
-            return b"".join((*passed, self._end()))
-        if rest is not None:
-            if not self._passes and self._goes_over(rest):
-                return b"".join((*passed, self._end()))
-            passed.append(rest.raw)
+        self._begun |= bool(whole)
         return b"".join(passed)
+
+    def give_up(self, whole: bytes, rest: bytes) -> bytes:
+        """End the stream where there is a limit that could be got round, else pass the rest on."""
+        passed = self.feed(whole, b"", end=False)
+        if self.ended:
+            return passed
+        self.unknown += 1
+        if self._most is None and not self._refuses_unknown:
+            self.passes = True
+            return passed + rest
+        self.ended = "event_too_large"
+        return passed + self._end()
 
     def _goes_over(self, event: Event) -> bool:
         data = event.data
@@ -129,7 +138,7 @@ class EventAnswer(Answer):
         return bool(self.ended)
 
     def _end(self) -> bytes:
-        """Return the events that say `length` in the API's own way, or an error where it is not known or was the cause."""
+        """Return the events that say `length` in the API's own way, an error where that is not known or not so."""
         messages = self._reader.end(Reason.LENGTH) if self.ended == "token_limit" else []
         if messages:
             ends = [event_of(write_leniently(one.document), name=one.event) for one in messages]
@@ -140,25 +149,19 @@ class EventAnswer(Answer):
 
 
 class JsonAnswer(Answer):
-    """An answer as one JSON document: it passes untouched, a bounded copy is read at the end."""
+    """An answer as one JSON document: it passes untouched, a copy is read at the end."""
 
     def __init__(self, characters_per_token: float) -> None:
         super().__init__(characters_per_token, None)
-        self._copy: bytearray | None = bytearray()
 
-    def feed(self, data: bytes, *, end: bool) -> bytes:
-        """Return `data` itself."""
-        if self._copy is not None:
-            self._copy += data
-            if len(self._copy) > _LARGEST:
-                self._copy = None
-                self.unknown += 1
-        if end:
-            self.read()
-        return data
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
+        """Read the copy."""
+        if rest:
+            self._read(rest)
+        return rest
 
-    def read(self) -> None:
-        """Read what has passed, once."""
-        copy, self._copy = self._copy, None
-        if copy:
-            self._read(bytes(copy))
+    def give_up(self, whole: bytes, rest: bytes) -> bytes:
+        """Read nothing."""
+        self.unknown += 1
+        self.passes = True
+        return rest

@@ -3,16 +3,18 @@
 A plain library of the standard library and the SDK; several policies share it, it is no policy itself. See its README.
 """
 
+from policy_body.buffer import BodyBuffer
 from policy_body.lenient_json import LenientReading, read_leniently, write_leniently
 from policy_body.media import charset_of, is_compressed, matches_media, media_type_of
 from policy_body.pointer import MISSING, PointerError, find, format_pointer, parse_pointer
 from policy_body.problem import problem
-from policy_body.sse import Event, EventSplitter, event_of
+from policy_body.sse import Event, EventBuffer, event_of, events_of
 from policy_body.strict_json import NotJson, dump, parse
 
 __all__ = [
+    "BodyBuffer",
     "Event",
-    "EventSplitter",
+    "EventBuffer",
     "LenientReading",
     "MISSING",
     "NotJson",
@@ -20,6 +22,7 @@ __all__ = [
     "charset_of",
     "dump",
     "event_of",
+    "events_of",
     "find",
     "format_pointer",
     "is_compressed",

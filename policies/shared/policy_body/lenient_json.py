@@ -24,8 +24,8 @@ class LenientReading:
     """A value, and whether every parser reads the same out of the bytes.
 
     When `exact` is false (a name twice, NaN, odd escapes, no UTF-8), what goes on must be written anew by
-    `write_leniently`, or a client may see what was not looked at. Of a name that occurs twice the last value is kept, as
-    most parsers have it.
+    `write_leniently`, or a client may see what was not looked at. Of a name that occurs twice the last value is kept,
+    as most parsers have it.
     """
 
     value: Any

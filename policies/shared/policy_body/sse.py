@@ -31,7 +31,9 @@ class Event:
         last = max((at for at, (line, _) in enumerate(lines) if _is_data(line)), default=-1)
         out: list[bytes] = []
         for at, (line, end) in enumerate(lines):
-            if at == last:  # here, and with its line end: the CR of another one could become one end with an LF after it
+            if (
+                at == last
+            ):  # here, and with its line end: the CR of another one could become one end with an LF after it
                 out += [b"data: " + one + (end or b"\n") for one in data.split(b"\n")]
             elif not _is_data(line):
                 out.append(line + end)
@@ -43,75 +45,90 @@ class Event:
         return Event(self.raw + (b"\n" if line_ended else b"\n\n"), self.data)
 
 
-class EventSplitter:
-    """Takes chunks, gives whole events; what is left over waits for the next chunk, up to `limit` bytes.
+class EventBuffer:
+    """Takes chunks, gives the bytes of whole events; what is left over waits for the next chunk, up to `limit` bytes.
 
     An event is given with the first byte that ends its empty line: an LF that belongs to a CR before it comes by
-    itself, so that nothing waits for what may never come. However a stream is cut, the events with data are the same,
-    and all that is given, joined, is the stream. The cost is linear in the stream.
+    itself, so that nothing waits for what may never come. All that is given, joined, is the stream, and `events_of`
+    finds the same events in it however the stream was cut. The cost is linear in the stream.
 
-    `too_large` tells that an event has no end within the limit. Nothing is read from there on; what came of it and
+    `too_large` tells that an event has no end within the limit. No more is given from there on; what came of it and
     after it is kept for `finish`, so whoever goes on without reading calls that and passes the rest by itself.
     """
 
-    __slots__ = ("_begun", "_limit", "_rest", "_seen", "too_large")
+    __slots__ = ("_limit", "_rest", "_seen", "too_large")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._rest = bytearray()
         self._seen = 0
-        self._begun = False
         self.too_large = False
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> bytes:
         """Return what is whole now."""
-        self._rest += data
-        if self.too_large:
-            return []
         rest = self._rest
-        events: list[Event] = []
-        at = self._pass_line_ends(0, events)
+        rest += data
+        if self.too_large:
+            return b""
+        at = _behind_line_ends(rest, 0)
         start = max(at, self._seen - 2)  # what was seen holds no empty line, but one may begin in its last two bytes
         while found := _EMPTY_LINE.search(rest, start):
             if found.end() - at > self._limit + 1:
                 break
-            events.append(self._event(bytes(rest[at : found.end()])))
-            at = start = self._pass_line_ends(found.end(), events)
+            at = start = _behind_line_ends(rest, found.end())
+        whole = bytes(rest[:at])
         del rest[:at]
         self._seen = len(rest)
         self.too_large = self._seen > self._limit
-        return events
+        return whole
 
-    def finish(self) -> Event | None:
-        """Return what is left at the end of the stream, an event without its empty line; None when there is nothing.
+    def finish(self) -> bytes:
+        """Return what is left at the end of the stream: an event without its empty line, or nothing.
 
         A client by the standard discards it; others read it, so who limits or guards reads it too.
         """
         rest = bytes(self._rest)
         self._rest.clear()
         self._seen = 0
-        return self._event(rest) if rest else None
+        return rest
 
-    def _pass_line_ends(self, at: int, events: list[Event]) -> int:
-        """Give the line ends at `at`, where a line begins, at once; return where they end."""
-        found = _LINE_ENDS.match(self._rest, at)
-        if found is None:
-            return at
-        self._begun = True
-        events.append(Event(found[0], None))
-        return found.end()
 
-    def _event(self, raw: bytes) -> Event:
-        text = raw if self._begun else raw.removeprefix(_BOM)  # one at the very beginning is none of the stream
-        self._begun = True
-        values = [value for name, value in map(_field, (line for line, _ in _lines(text))) if name == b"data"]
-        return Event(raw, b"\n".join(values) if values else None)
+def events_of(data: bytes, *, first: bool = False) -> list[Event]:
+    """Return the events in `data`, which begins where one does and may end within one.
+
+    Joined, they are `data`. A byte order mark at the beginning of a stream (`first`) is none of its first event.
+    """
+    events: list[Event] = []
+    at = 0
+    if first and data.startswith(_BOM):
+        at = len(_BOM)
+        events.append(Event(_BOM, None))
+    while at < len(data):
+        end = _behind_line_ends(data, at)
+        if end > at:
+            events.append(Event(data[at:end], None))
+        else:
+            found = _EMPTY_LINE.search(data, at)
+            end = found.end() if found is not None else len(data)
+            events.append(Event(data[at:end], _data_in(data[at:end])))
+        at = end
+    return events
 
 
 def event_of(data: bytes, *, name: str = "") -> bytes:
     """Return an event with this data, and of this type unless it is empty."""
     head = b"event: " + name.encode() + b"\n" if name else b""
     return head + b"".join(b"data: " + line + b"\n" for line in data.split(b"\n")) + b"\n"
+
+
+def _behind_line_ends(data: bytes | bytearray, at: int) -> int:
+    found = _LINE_ENDS.match(data, at)
+    return at if found is None else found.end()
+
+
+def _data_in(raw: bytes) -> bytes | None:
+    values = [value for name, value in map(_field, (line for line, _ in _lines(raw))) if name == b"data"]
+    return b"\n".join(values) if values else None
 
 
 def _lines(text: bytes) -> list[tuple[bytes, bytes]]:

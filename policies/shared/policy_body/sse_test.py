@@ -8,18 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policy_body import Event, EventSplitter, dump, event_of, parse
+from policy_body import Event, EventBuffer, dump, event_of, events_of, parse
 
 BOM = b"\xef\xbb\xbf"
 
 
 def split(pieces: list[bytes], limit: int = 1000) -> tuple[list[bytes], bytes | None, bytes]:
     """Return the data of the whole events, of what is left at the end, and all bytes that were given."""
-    splitter = EventSplitter(limit)
-    events = [event for piece in pieces for event in splitter.feed(piece)]
-    rest = splitter.finish()
-    given_back = b"".join(event.raw for event in (*events, *([rest] if rest else [])))
-    return [event.data for event in events if event.data is not None], rest and rest.data, given_back
+    buffer = EventBuffer(limit)
+    events: list[Event] = []
+    for piece in pieces:
+        whole = buffer.feed(piece)
+        events += events_of(whole, first=bool(whole) and not events)
+    left = buffer.finish()
+    rest = events_of(left, first=not events)
+    given_back = b"".join(event.raw for event in (*events, *rest))
+    return [event.data for event in events if event.data is not None], rest[-1].data if rest else None, given_back
 
 
 @pytest.mark.parametrize(
@@ -45,27 +49,38 @@ def test_events_are_what_the_standard_says(stream: bytes, data: list[bytes]) -> 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\r", b"\r\n\r", b"\n\r"])
 def test_an_event_is_given_with_the_byte_that_ends_it(end: bytes) -> None:
-    splitter = EventSplitter(1000)
-    assert splitter.feed(b"data: a" + end[:-1]) == []
-    assert [event.data for event in splitter.feed(end[-1:])] == [b"a"]
-    assert splitter.feed(b"\n") == [Event(b"\n", None)]
+    buffer = EventBuffer(1000)
+    assert buffer.feed(b"data: a" + end[:-1]) == b""
+    assert buffer.feed(end[-1:]) == b"data: a" + end
+    assert buffer.feed(b"\n") == b"\n"
 
 
 @pytest.mark.parametrize(("rest", "data"), [(b"data: a", b"a"), (b"data: a\n", b"a"), (b"id: 1\r", None), (b":", None)])
 def test_what_is_left_at_the_end_is_read_too(rest: bytes, data: bytes | None) -> None:
     assert split([b"data: 1\n\n" + rest]) == ([b"1"], data, b"data: 1\n\n" + rest)
-    left = EventSplitter(9)
-    left.feed(rest)
-    found = left.finish()
-    assert found is not None
-    assert split([found.completed().raw])[1] is None
-    assert left.finish() is None
+    [found] = events_of(rest)
+    assert split([found.completed().raw]) == ([data] if data else [], None, found.completed().raw)
 
 
 STREAMS = st.lists(
     st.sampled_from(
-        [b"data: a", b"data:b", b"data", b": c", b"id: 1", "data: é\u2028".encode(), BOM, b"\xff", b"x"]
-        + [b"\n", b"\r\n", b"\r", b"\n\n", b"\r\r", b"\r\n\r\n"]
+        [
+            b"data: a",
+            b"data:b",
+            b"data",
+            b": c",
+            b"id: 1",
+            "data: é\u2028".encode(),
+            BOM,
+            b"\xff",
+            b"x",
+            b"\n",
+            b"\r\n",
+            b"\r",
+            b"\n\n",
+            b"\r\r",
+            b"\r\n\r\n",
+        ]
     )
 ).map(b"".join)
 
@@ -80,9 +95,7 @@ def test_events_are_the_same_however_the_stream_is_cut(stream: bytes, cuts: list
 
 @given(STREAMS, st.binary(max_size=20).filter(lambda data: b"\r" not in data))
 def test_other_data_takes_the_place_of_the_old_and_nothing_else_changes(stream: bytes, data: bytes) -> None:
-    splitter = EventSplitter(1000)
-    splitter.feed(b"\n")  # so that a byte order mark is not at the beginning of the stream
-    for event in splitter.feed(stream + b"\n\n"):
+    for event in events_of(stream + b"\n\n"):
         if event.data is not None:
             assert split([b"\n", event.with_data(data)])[0] == [data]
 
@@ -99,15 +112,13 @@ def test_an_event_of_several_lines_comes_back() -> None:
 
 
 def test_an_event_without_end_is_not_kept_for_ever() -> None:
-    splitter = EventSplitter(100)
-    assert splitter.feed(b"data: a\n\n" + b"x" * 100) == [Event(b"data: a\n\n", b"a")]
-    assert not splitter.too_large
-    assert splitter.feed(b"x") == []
-    assert splitter.too_large
-    assert splitter.feed(b"\n\ndata: b\n\n") == []
-    rest = splitter.finish()
-    assert rest is not None
-    assert rest.raw == b"x" * 101 + b"\n\ndata: b\n\n"
+    buffer = EventBuffer(100)
+    assert buffer.feed(b"data: a\n\n" + b"x" * 100) == b"data: a\n\n"
+    assert not buffer.too_large
+    assert buffer.feed(b"x") == b""
+    assert buffer.too_large
+    assert buffer.feed(b"\n\ndata: b\n\n") == b""
+    assert buffer.finish() == b"x" * 101 + b"\n\ndata: b\n\n"
 
 
 @pytest.mark.parametrize("piece", [b"data: a\n\n", b"\n", b"\r", b"\r\n", b"x", b": c\n", b"data:\n", b"data: a\r\r"])
@@ -115,10 +126,10 @@ def test_the_cost_is_linear(piece: bytes) -> None:
     def cost(size: int) -> float:
         stream = piece * (size // len(piece))
         begin = time.perf_counter()
-        splitter = EventSplitter(10 * size)
+        buffer = EventBuffer(10 * size)
         for at in range(0, len(stream), 4096):
-            splitter.feed(stream[at : at + 4096])
-        splitter.finish()
+            events_of(buffer.feed(stream[at : at + 4096]))
+        events_of(buffer.finish())
         return time.perf_counter() - begin
 
     costs = [min(cost(size) for _ in range(3)) for size in (200_000, 400_000, 800_000)]

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """The roles of chat completions; Gemini's `model` counts as assistant."""
@@ -58,8 +57,7 @@ _BASE64 = re.compile(r"[\w+/=-]*", re.ASCII)
 _ADDRESS = re.compile(r"(?:data|https?|gs|s3|file):\S*", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """One text of a request and where it stands. `is_name`: it is the name of a member, and cannot be replaced."""
 
     holder: Any
@@ -95,7 +93,8 @@ def places(document: dict[str, Any]) -> Iterator[Place]:
         for name in reversed(document)
         if name not in _UNREAD
     ]
-    yield from (Place(document, name, is_name=True) for name in document if not _WORD.fullmatch(name))
+    names: set[str] = set()  # that were looked at: most objects have the same ones
+    yield from _names(document, names, free=False)
     while stack:
         holder, key, role, free = stack.pop()
         value = holder[key]
@@ -107,9 +106,16 @@ def places(document: dict[str, Any]) -> Iterator[Place]:
         elif isinstance(value, dict):
             free = free or key in _FREE or (key == "input" and holder is not document)
             named = free or key in _NAMED
-            yield from (Place(value, name, role, is_name=True) for name in value if named or not _WORD.fullmatch(name))
+            yield from _names(value, names, free=named)
             own = role or ("" if free else _role(value))
             stack += [(value, name, own, free) for name in reversed(value)]
+
+
+def _names(holder: dict[str, Any], seen: set[str], *, free: bool) -> Iterator[Place]:
+    for name in holder:
+        if name not in seen and (free or not _WORD.fullmatch(name)):
+            seen.add(name)
+            yield Place(holder, name, is_name=True)
 
 
 def _role(message: dict[str, Any]) -> str:

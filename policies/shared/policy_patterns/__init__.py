@@ -5,6 +5,7 @@ A plain library, apart from `policy_body` because it needs `google-re2` and only
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import re2
@@ -12,9 +13,18 @@ import re2
 from policy_engine.sdk import ParameterError
 from policy_patterns.plain_text import Folded, has_unshown, normal_form, searchable
 
-__all__ = ["Folded", "compile_pattern", "has_unshown", "normal_form", "searchable"]
+__all__ = ["Folded", "any_of", "compile_pattern", "has_unshown", "normal_form", "searchable"]
 
 _MAX_LENGTH = 8192
+
+
+def any_of(texts: Sequence[str], *, ignore_case: bool = False) -> Any:
+    """Return one expression that matches where any of these does, to ask once; None when they do not fit into one."""
+    joined = "|".join(f"(?:{text})" for text in texts)
+    try:
+        return compile_pattern(joined, "", ignore_case=ignore_case)
+    except ParameterError:
+        return None
 
 
 def compile_pattern(text: str, where: str, *, ignore_case: bool = False) -> Any:

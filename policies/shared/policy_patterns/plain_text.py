@@ -39,6 +39,7 @@ _CLASS = "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in _RANGES)
 _SHOWING_NOTHING = frozenset(chr(code) for first, last in _RANGES for code in range(first, last + 1))
 _UNSHOWN = ("Cc", "Cf", "Cn")  # control, format, unassigned
 _LINE_AND_SPACE = frozenset("\t\n\v\f\r\x85")
+_ASCII_UNSHOWN = [code for code in (*range(32), 127) if chr(code) not in _LINE_AND_SPACE]
 _LONGEST_RUN = 30  # of combining marks: UAX #15, 13, Stream-Safe Text Format
 _MARKS = re2.compile(rf"\pM{{{_LONGEST_RUN}}}")
 _JOINER = "\u034f"  # COMBINING GRAPHEME JOINER, which the Stream-Safe Text Process puts between
@@ -61,17 +62,19 @@ def searchable(text: str) -> str:
     return text
 
 
-def normal_form(text: str, unshown: str = "") -> str:
-    """Return `text` in NFKC, each character that shows nothing as `unshown`; white space and line ends stay.
+def normal_form(text: str, unshown: str = "", *, kept: str = "") -> str:
+    """Return `text` in NFKC, each character that shows nothing, but for those `kept`, as `unshown`.
 
-    Runs of combining marks are parted after 30 as UAX #15 has it: the work to order one grows with its square.
+    White space and line ends stay. Runs of combining marks are parted after 30 as UAX #15 has it: the work to order one
+    grows with its square.
     """
-    if text.isascii() and text.isprintable():
-        return text
-    text = _shown(searchable(text).replace("\r\n", "\n"), unshown)
     if text.isascii():
-        return text
-    return _shown(unicodedata.normalize("NFKC", _stream_safe(text)), unshown)
+        if text.isprintable():
+            return text
+        table = {code: unshown for code in _ASCII_UNSHOWN if chr(code) not in kept}
+        return text.replace("\r\n", "\n").translate(table)
+    text = _shown(searchable(text).replace("\r\n", "\n"), unshown, kept)
+    return _shown(unicodedata.normalize("NFKC", _stream_safe(text)), unshown, kept)
 
 
 def has_unshown(text: str) -> bool:
@@ -148,9 +151,9 @@ def _folded(special: str) -> str:
     return " " if any(map(str.isspace, special)) else ""
 
 
-def _shown(text: str, unshown: str) -> str:
+def _shown(text: str, unshown: str, kept: str) -> str:
     used = set(text)
-    shown = {char for char in used if _shows(char)}
+    shown = {char for char in used if char in kept or _shows(char)}
     if len(shown) == len(used):
         return text
     if not unshown:
