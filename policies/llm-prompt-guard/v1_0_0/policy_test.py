@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -146,7 +147,7 @@ def test_redacting_keeps_the_white_space_around() -> None:
     assert json.loads(outcome.request.body or b"") == say("a\n\n  b,  [redacted];\n\tc")
 
 
-BODIES = {
+BODIES: dict[str, Callable[[int], dict[str, Any]]] = {
     "many finds that are allowed": lambda n: {"input": "not bad " * n},
     "many texts": lambda n: {"input": ["a"] * n},
     "many texts with allowed finds": lambda n: {"input": ["not bad"] * n},
