@@ -166,9 +166,9 @@ def test_the_cost_of_a_prompt_is_linear(shape: str) -> None:
 
     def cost(size: int) -> float:
         raw = json.dumps(BODIES[shape](size)).encode()
-        begin = time.perf_counter()
+        begin = time.process_time()
         assert ask(subject, raw).status in (200, 403)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     costs = [min(cost(size) for _ in range(2)) for size in (1_000, 2_000, 4_000)]
     assert costs[2] < 10 * max(costs[0], 0.02), costs

@@ -59,7 +59,7 @@ class Rules:
         self._words: Any = compile_pattern(words, f"{texts.where}deny_words", ignore_case=True) if words else None
         every = [*texts.patterns, *([words] if words else [])]
         self._any = any_of(every, ignore_case=True)
-        self._lines = None if _OF_THE_WHOLE.search("|".join(every)) else _in_lines(every)
+        self._lines = _Lines.of(every)
         self._allow = _compiled(texts.allowed, f"{texts.where}allow_patterns")
 
     def suspects(self, texts: Sequence[str]) -> list[int]:
@@ -75,8 +75,7 @@ class Rules:
             folded = Folded(reading)
             for form in {reading, folded.text.replace(_FOLDED_APART, _APART)}:
                 data = searchable(form).encode()
-                for pattern in self._lines:
-                    found.update(_touched(pattern, data, len(texts)))
+                found.update(self._lines.touched(data, len(texts)))
         return sorted(found)
 
     def denies(self, text: str) -> bool:
@@ -151,11 +150,31 @@ def _compiled(texts: Sequence[str], where: str) -> list[Any]:
     return [compile_pattern(text, f"{where}/{at}", ignore_case=True) for at, text in enumerate(texts)]
 
 
-def _in_lines(patterns: Sequence[str]) -> list[Any]:
-    """Return expressions that match wherever these do in one of many lines, as few as can be."""
-    lines = [f"(?m:{pattern})" for pattern in patterns]
-    joined = any_of(lines, ignore_case=True)
-    return [any_of([line], ignore_case=True) for line in lines] if joined is None else [joined]
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """Expressions that match wherever the given ones do in one of many lines.
+
+    `any` is all of them in one, None when they do not fit: it tells in one pass that there is nothing, which is most
+    often so. Finds come from `each`: a search for several goes on as long as one of them may still match.
+    """
+
+    any: Any
+    each: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, patterns: Sequence[str]) -> _Lines | None:
+        """Return them, None where some say of a whole text what is not true of a line, or are too long."""
+        if _OF_THE_WHOLE.search("|".join(patterns)):
+            return None
+        lines = [f"(?m:{pattern})" for pattern in patterns]
+        each = tuple(any_of([line], ignore_case=True) for line in lines)
+        return None if None in each else cls(any_of(lines, ignore_case=True), each)
+
+    def touched(self, data: bytes, count: int) -> Iterator[int]:
+        """Yield the places of the texts that a find touches."""
+        if self.any is None or self.any.search(data):
+            for pattern in self.each:
+                yield from _touched(pattern, data, count)
 
 
 def _touched(pattern: Any, data: bytes, count: int) -> Iterator[int]:
