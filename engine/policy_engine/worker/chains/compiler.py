@@ -39,7 +39,6 @@ from policy_engine.sdk.hooks import (
     phases_of,
 )
 from policy_engine.worker.chains.action_check import WrongKind, check_action
-from policy_engine.worker.chains.blocking import BlockingPool
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step
 from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
@@ -47,6 +46,7 @@ from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
 from policy_engine.worker.conditions.condition import compile_condition
 from policy_engine.worker.offload.binding import Away
+from policy_engine.worker.offload.blocking import BlockingPool
 from policy_engine.worker.offload.helpers import Helpers
 from policy_engine.worker.offload.job import Recipe
 from policy_engine.worker.policies.closing import give_up

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from policy_engine.worker.chains.blocking import PoolFull
 from policy_engine.worker.offload import frames
+from policy_engine.worker.offload.blocking import PoolFull
 from policy_engine.worker.offload.job import Recipe, Report
 
 logger = logging.getLogger("policy_engine.worker")

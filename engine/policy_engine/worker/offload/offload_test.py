@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from policy_engine.sdk import Policy
-from policy_engine.worker.chains.blocking import PoolFull
 from policy_engine.worker.offload.binding import Away
+from policy_engine.worker.offload.blocking import PoolFull
 from policy_engine.worker.offload.helpers import HelperLost, Helpers
 from policy_engine.worker.offload.job import CannotOffload, Recipe
 from policy_engine.worker.policies.importing import import_policy_module
