@@ -1,1 +1,1 @@
-"""Work that must not hold the event loop: calls that block in threads, work that grows with a body in helper processes."""
+"""Work that must not hold the event loop: blocking calls in threads, work that grows with a body in helpers."""
