@@ -31,6 +31,7 @@ from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.conditions.condition import ConditionError
+from policy_engine.worker.offload.helpers import HelpersFull
 
 logger = logging.getLogger("policy_engine.worker")
 
@@ -250,7 +251,7 @@ def _kind_of(error: BaseException) -> FailureKind:
         return FailureKind.CONDITION
     if isinstance(error, InvalidAction):
         return FailureKind.INVALID_ACTION
-    if isinstance(error, PoolFull):
+    if isinstance(error, PoolFull | HelpersFull):
         return FailureKind.OVERLOADED
     if isinstance(error, TimeoutError):
         return FailureKind.TIMEOUT

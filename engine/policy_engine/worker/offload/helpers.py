@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from policy_engine.worker.chains.blocking import PoolFull
 from policy_engine.worker.offload import frames
 from policy_engine.worker.offload.job import Recipe, Report
 
@@ -45,7 +44,7 @@ _LATE_SECONDS = 0.5
 """After the deadline, before the helper's own timer ends it: the worker process comes first, and says why."""
 
 
-class HelpersFull(PoolFull):
+class HelpersFull(Exception):
     """Every helper is busy and as many calls wait as may."""
 
 
