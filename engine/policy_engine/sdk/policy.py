@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, overload
 
 from policy_engine.sdk.actions import (
     Chunk,
@@ -19,6 +19,7 @@ from policy_engine.sdk.headers import Headers
 Parameters = Mapping[str, Any]
 
 _Result = TypeVar("_Result")
+_Action = TypeVar("_Action")
 
 
 class ParameterError(ValueError):
@@ -82,15 +83,28 @@ class Policy:
         result: _Result = await self._away(function, arguments)
         return result
 
-    def offload_large(self, function: Callable[..., _Result], /, *arguments: Any) -> _Result | Awaitable[_Result]:
+    @overload
+    def offload_large(self, function: Callable[..., _Result], /, *arguments: Any) -> _Result | Awaitable[_Result]: ...
+
+    @overload
+    def offload_large(
+        self, function: Callable[..., _Result], /, *arguments: Any, then: Callable[[_Result], _Action]
+    ) -> _Action | Awaitable[_Action]: ...
+
+    def offload_large(
+        self, function: Callable[..., Any], /, *arguments: Any, then: Callable[[Any], Any] | None = None
+    ) -> Any:
         """Return `function(*arguments)` at once for small arguments, else what `offload` returns, to be awaited.
 
         For the last line of a plain hook, which then costs nothing more than a call where bodies are small:
-        `return self.offload_large(self._check, request.body)`.
+        `return self.offload_large(self._check, request.body)`. `then` makes the action of what was found; it runs on
+        the event loop, and may use the request, the log and `self`.
         """
         if self._away is None or size_of(arguments) <= self.offload_above:
-            return function(*arguments)
-        return self._away(function, arguments)
+            found = function(*arguments)
+            return found if then is None else then(found)
+        away = self._away(function, arguments)
+        return away if then is None else _followed(away, then)
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Run before the request goes upstream; the body has not been read."""
@@ -133,6 +147,10 @@ class Policy:
 
     def close(self) -> Awaitable[None] | None:
         """Release what the instance holds; called once, after its last request."""
+
+
+async def _followed(found: Awaitable[Any], then: Callable[[Any], Any]) -> Any:
+    return then(await found)
 
 
 def size_of(arguments: tuple[Any, ...]) -> int:
