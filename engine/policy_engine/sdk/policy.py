@@ -65,7 +65,7 @@ class Policy:
     def __init__(self, parameters: Parameters) -> None:
         """Keep or compile `parameters`; they satisfy the schema and have its defaults filled in (R-23)."""
 
-    async def offload(self, function: Callable[..., _Result], /, *arguments: Any) -> _Result:
+    async def offload(self, function: Callable[..., _Result], /, *arguments: Any, size: int | None = None) -> _Result:
         """Return `function(*arguments)`, computed where it holds up no other request when the arguments are large.
 
         For work that grows with a body: parsing, matching, hashing. Large means more than `offload_above` bytes of
@@ -77,22 +77,36 @@ class Policy:
         body and what is needed of the request, not the request. It must depend on nothing else and change nothing:
         what it stores on `self` stays in the helper. Keep results small, or return bytes: taking a large structure
         apart holds the event loop too.
+
+        `size` is given where bytes say little about the work: an estimate of it in bytes of ordinary arguments.
         """
-        if self._away is None or size_of(arguments) <= self.offload_above:
+        if self._away is None or (size_of(arguments) if size is None else size) <= self.offload_above:
             return function(*arguments)
         result: _Result = await self._away(function, arguments)
         return result
 
     @overload
-    def offload_large(self, function: Callable[..., _Result], /, *arguments: Any) -> _Result | Awaitable[_Result]: ...
+    def offload_large(
+        self, function: Callable[..., _Result], /, *arguments: Any, size: int | None = None
+    ) -> _Result | Awaitable[_Result]: ...
 
     @overload
     def offload_large(
-        self, function: Callable[..., _Result], /, *arguments: Any, then: Callable[[_Result], _Action]
+        self,
+        function: Callable[..., _Result],
+        /,
+        *arguments: Any,
+        then: Callable[[_Result], _Action],
+        size: int | None = None,
     ) -> _Action | Awaitable[_Action]: ...
 
     def offload_large(
-        self, function: Callable[..., Any], /, *arguments: Any, then: Callable[[Any], Any] | None = None
+        self,
+        function: Callable[..., Any],
+        /,
+        *arguments: Any,
+        then: Callable[[Any], Any] | None = None,
+        size: int | None = None,
     ) -> Any:
         """Return `function(*arguments)` at once for small arguments, else what `offload` returns, to be awaited.
 
@@ -100,7 +114,7 @@ class Policy:
         `return self.offload_large(self._check, request.body)`. `then` makes the action of what was found; it runs on
         the event loop, and may use the request, the log and `self`.
         """
-        if self._away is None or size_of(arguments) <= self.offload_above:
+        if self._away is None or (size_of(arguments) if size is None else size) <= self.offload_above:
             found = function(*arguments)
             return found if then is None else then(found)
         away = self._away(function, arguments)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from policy_patterns import searchable
 
-from .detectors import Detector
+from .detectors import BUILT_IN, MARK, SHORTEST, Detector
 
 Style = Callable[[str, str], str]
 LONGEST_MATCH = 1024
@@ -26,7 +26,10 @@ class Masker:
     """What to find and how it looks afterwards; holds no state of a message."""
 
     def __init__(self, detectors: Sequence[tuple[str, Detector]], style: Style) -> None:
-        self._detectors = detectors
+        # A custom pattern may find anything: nothing is too short for it, and nothing is without a mark.
+        self._detectors = [
+            (name, SHORTEST[name] if BUILT_IN.get(name) is detector else 0, detector) for name, detector in detectors
+        ]
         self._style = style
 
     def mask(self, text: str) -> str:
@@ -76,7 +79,13 @@ class Masker:
     def spans(self, text: str) -> list[tuple[int, int, str]]:
         """Return what is to be masked in order, without overlaps: what begins first, and of those the longest, wins."""
         plain = searchable(text)
-        found = [(start, -end, name) for name, detector in self._detectors for start, end in detector(plain)]
+        size = len(text) if MARK.search(text) else 0
+        found = [
+            (start, -end, name)
+            for name, shortest, detector in self._detectors
+            if size >= shortest
+            for start, end in detector(plain)
+        ]
         found.sort()
         kept: list[tuple[int, int, str]] = []
         done = 0
