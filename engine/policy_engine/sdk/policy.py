@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, overload
 
 from policy_engine.sdk.actions import (
     Chunk,
@@ -19,6 +19,7 @@ from policy_engine.sdk.headers import Headers
 Parameters = Mapping[str, Any]
 
 _Result = TypeVar("_Result")
+_Action = TypeVar("_Action")
 
 
 class ParameterError(ValueError):
@@ -64,7 +65,7 @@ class Policy:
     def __init__(self, parameters: Parameters) -> None:
         """Keep or compile `parameters`; they satisfy the schema and have its defaults filled in (R-23)."""
 
-    async def offload(self, function: Callable[..., _Result], /, *arguments: Any) -> _Result:
+    async def offload(self, function: Callable[..., _Result], /, *arguments: Any, size: int | None = None) -> _Result:
         """Return `function(*arguments)`, computed where it holds up no other request when the arguments are large.
 
         For work that grows with a body: parsing, matching, hashing. Large means more than `offload_above` bytes of
@@ -76,21 +77,48 @@ class Policy:
         body and what is needed of the request, not the request. It must depend on nothing else and change nothing:
         what it stores on `self` stays in the helper. Keep results small, or return bytes: taking a large structure
         apart holds the event loop too.
+
+        `size` is given where bytes say little about the work: an estimate of it in bytes of ordinary arguments.
         """
-        if self._away is None or size_of(arguments) <= self.offload_above:
+        if self._away is None or (size_of(arguments) if size is None else size) <= self.offload_above:
             return function(*arguments)
         result: _Result = await self._away(function, arguments)
         return result
 
-    def offload_large(self, function: Callable[..., _Result], /, *arguments: Any) -> _Result | Awaitable[_Result]:
+    @overload
+    def offload_large(
+        self, function: Callable[..., _Result], /, *arguments: Any, size: int | None = None
+    ) -> _Result | Awaitable[_Result]: ...
+
+    @overload
+    def offload_large(
+        self,
+        function: Callable[..., _Result],
+        /,
+        *arguments: Any,
+        then: Callable[[_Result], _Action],
+        size: int | None = None,
+    ) -> _Action | Awaitable[_Action]: ...
+
+    def offload_large(
+        self,
+        function: Callable[..., Any],
+        /,
+        *arguments: Any,
+        then: Callable[[Any], Any] | None = None,
+        size: int | None = None,
+    ) -> Any:
         """Return `function(*arguments)` at once for small arguments, else what `offload` returns, to be awaited.
 
         For the last line of a plain hook, which then costs nothing more than a call where bodies are small:
-        `return self.offload_large(self._check, request.body)`.
+        `return self.offload_large(self._check, request.body)`. `then` makes the action of what was found; it runs on
+        the event loop, and may use the request, the log and `self`.
         """
-        if self._away is None or size_of(arguments) <= self.offload_above:
-            return function(*arguments)
-        return self._away(function, arguments)
+        if self._away is None or (size_of(arguments) if size is None else size) <= self.offload_above:
+            found = function(*arguments)
+            return found if then is None else then(found)
+        away = self._away(function, arguments)
+        return away if then is None else _followed(away, then)
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Run before the request goes upstream; the body has not been read."""
@@ -133,6 +161,10 @@ class Policy:
 
     def close(self) -> Awaitable[None] | None:
         """Release what the instance holds; called once, after its last request."""
+
+
+async def _followed(found: Awaitable[Any], then: Callable[[Any], Any]) -> Any:
+    return then(await found)
 
 
 def size_of(arguments: tuple[Any, ...]) -> int:

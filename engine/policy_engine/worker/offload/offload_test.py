@@ -19,8 +19,7 @@ import pytest
 
 from policy_engine.sdk import Policy
 from policy_engine.worker.offload.binding import Away
-from policy_engine.worker.offload.blocking import PoolFull
-from policy_engine.worker.offload.helpers import HelperLost, Helpers
+from policy_engine.worker.offload.helpers import HelperLost, Helpers, HelpersFull
 from policy_engine.worker.offload.job import CannotOffload, Recipe
 from policy_engine.worker.policies.importing import import_policy_module
 
@@ -237,7 +236,7 @@ def test_more_calls_than_may_wait_are_refused_at_once(directory: Path) -> None:
         policy = bound.policy()
         calls = [asyncio.ensure_future(policy.offload(policy.sleep, LARGE, 0.2)) for _ in range(5)]
         await asyncio.sleep(0)
-        with pytest.raises(PoolFull):
+        with pytest.raises(HelpersFull):
             await policy.offload(policy.who, LARGE)
         assert len(set(await asyncio.gather(*calls))) == 2
         assert bound.helpers.running == 2
