@@ -6,6 +6,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from policy_engine.sdk.header_fields import host_of
 from policy_engine.sdk.headers import Headers
 
 
@@ -82,11 +83,8 @@ class Request:
 
     @property
     def host(self) -> str:
-        """`authority` without the port, lower case."""
-        host = self.authority.lower()
-        if host.startswith("["):
-            return host.partition("]")[0] + "]"
-        return host.partition(":")[0]
+        """The host of `authority`, the same for all spellings of it: `api.example.com` for `API.example.com.:80`."""
+        return host_of(self.authority)
 
     @property
     def scheme(self) -> str:

@@ -89,7 +89,7 @@ class Cache(Policy):
     def on_response_body(self, request: Request, response: Response) -> Awaitable[None] | None:
         """Store the response to a GET if it may be."""
         state = request.metadata.get(self._slot)
-        if state is None or state.get("method") != "GET":
+        if state is None or not state.get("storable"):
             return None
         storable = self._responses.entry(
             response,
@@ -117,7 +117,7 @@ class Cache(Policy):
             return self._not_cached
         state: dict[str, Any] = {
             "key": asked.key,
-            "method": request.method,
+            "storable": asked.storable and request.method == "GET",
             "at": now,
             "authenticated": asked.authenticated,
             "seen": digests(request.headers),

@@ -90,6 +90,18 @@ def test_head_is_answered_from_a_get_but_fills_nothing() -> None:
     assert hit(subject, method="HEAD")
 
 
+@pytest.mark.parametrize(
+    "value", ["example.test.", "EXAMPLE.test.:443", "example.test:443", "example.test:", "example.test:0443"]
+)
+def test_spellings_of_a_host_are_one_host(value: str) -> None:
+    subject = policy()
+    fetch(subject, authority=value)
+    assert not hit(subject, authority="example.test"), "what the upstream made of another spelling is not for all"
+    assert hit(subject, authority=value)
+    fetch(subject, method="POST", authority=value)
+    assert not hit(subject, authority="example.test"), "a change is one, whichever way the host is written"
+
+
 @pytest.mark.parametrize("value", ["example.test", "EXAMPLE.test"])
 def test_authority_in_any_case(value: str) -> None:
     subject = policy()
@@ -172,6 +184,9 @@ def test_stored(says: dict[str, Any]) -> None:
         {"cache-control": None, "expires": STALE_BY},
         {"cache-control": None, "expires": "0"},
         {"cache-control": None, "expires": [FRESH_BY, FRESH_BY]},
+        {"cache-control": None, "expires": f"{FRESH_BY},{FRESH_BY}"},
+        {"cache-control": "max-age=60,private"},
+        {"cache-control": "max-age=60,max-age=0"},
         {"cache-control": "max-age=0", "expires": FRESH_BY},
         {"set-cookie": "a=1"},
         {"vary": "*"},
@@ -183,6 +198,8 @@ def test_stored(says: dict[str, Any]) -> None:
         {"age": "60"},
         {"age": "99999999999999999999"},
         {"date": formatdate(NOW - 60, usegmt=True)},
+        {"date": f"{formatdate(NOW - 60, usegmt=True)},{formatdate(NOW - 60, usegmt=True)}"},
+        {"age": "1,60"},
         {"content-range": "bytes 0-1/2"},
         {"content-type": None},
         {"content-encoding": "gzip", "cache-control": "max-age=60, no-transform"},

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policy_body import NotJson, matches_media, media_type_of, parse, problem
+from policy_body import NotJson, matches_media, parse, problem
 from policy_engine.sdk import (
     Headers,
     ImmediateResponse,
@@ -19,6 +19,8 @@ from policy_engine.sdk import (
     RequestAction,
     Response,
     ResponseAction,
+    UnreadableHeader,
+    media_type,
 )
 
 from .schema import BodySchema, Violation
@@ -105,8 +107,10 @@ class JsonSchemaValidation(Policy):
         return problem(502, "Bad Gateway", detail, reason=f"response_{found.reason}")
 
     def _finding(self, side: str, headers: Headers, body: bytes, schema: BodySchema | None) -> _Finding | None:
-        if body and not matches_media(media_type_of(headers), self._media):
-            if self._others_pass[side]:
+        essence = _essence(headers)
+        if body and not matches_media(essence or "", self._media):
+            # An unreadable type is not another type: who reads the body may see JSON in it.
+            if self._others_pass[side] and essence is not None:
                 return None
             return _Finding(415, "Unsupported Media Type", f"{_NOT_JSON_TYPE}.".capitalize(), "body_not_json_type")
         try:
@@ -128,6 +132,15 @@ class JsonSchemaValidation(Policy):
         if self._values and one.value is not None:
             error["value"] = one.value
         return error
+
+
+def _essence(headers: Headers) -> str | None:
+    """Return the media type without parameters, empty when there is none, None when it is unreadable."""
+    try:
+        found = media_type(headers)
+    except UnreadableHeader:
+        return None
+    return "" if found is None else found.essence
 
 
 def _now_or_in_thread(size: int, check: Callable[[], _Answer]) -> _Answer | Awaitable[_Answer]:

@@ -118,6 +118,21 @@ def test_content_types() -> None:
     assert post(policy(content_types=["text/*"]), {"item": "A"}, {"content-type": "text/plain"}).status == 422
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["application/json,text/plain", "text/plain,application/json", "application/json charset", 'a/b;x="', "json"],
+)
+def test_a_type_that_cannot_be_read_does_not_pass_as_another_type(kind: str) -> None:
+    subject = policy(at={"other_content_types": "pass"})
+    assert post(subject, {"item": "A"}, {"content-type": kind}).status == 415
+    assert post(subject, {"item": "a"}, {"content-type": kind}).status == 415
+
+
+def test_a_repeated_json_type_is_checked() -> None:
+    subject = policy(at={"other_content_types": "pass"})
+    assert post(subject, {"item": "A"}, {"content-type": "application/json, application/json"}).status == 422
+
+
 def test_status_400_for_violations() -> None:
     assert post(policy(at={"invalid_status": 400}), {}).status == 400
 

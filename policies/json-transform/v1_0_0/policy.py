@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from policy_body import NotJson, dump, matches_media, media_type_of, parse, problem
+from policy_body import NotJson, dump, matches_media, parse, problem
 from policy_engine.sdk import (
     Headers,
     ImmediateResponse,
@@ -17,6 +17,8 @@ from policy_engine.sdk import (
     RequestMutation,
     Response,
     ResponseMutation,
+    UnreadableHeader,
+    media_type,
 )
 
 from .operations import Change, Missing, operation
@@ -70,7 +72,12 @@ class JsonTransform(Policy):
     def _changed(self, side: str, headers: Headers, body: bytes, request: Request) -> bytes | None:
         if not body:
             return None
-        if not matches_media(media_type_of(headers), self._media):
+        try:
+            found = media_type(headers)
+        except UnreadableHeader:
+            # Not "another type": the upstream or the client may read JSON in it that was to be changed.
+            raise _Refusal("The content type cannot be read.", "not_json") from None
+        if found is None or not matches_media(found.essence, self._media):
             self._not_json("The content type is not JSON.")
             return None
         try:

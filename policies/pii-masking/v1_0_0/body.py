@@ -6,13 +6,17 @@ import codecs
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from policy_body import NotJson, charset_of, dump, is_compressed, matches_media, media_type_of, parse
-from policy_engine.sdk import Headers
+from policy_body import NotJson, dump, is_compressed, matches_media, parse
+from policy_engine.sdk import Headers, UnreadableHeader, media_type
 
 from .masker import Masker, Stream
 
 # Charsets in which masks (ASCII) can be written, by the codec that keeps every byte.
-_CODECS = {"": "utf-8", "utf-8": "utf-8", "us-ascii": "utf-8", "iso-8859-1": "latin-1", "windows-1252": "latin-1"}
+_CODECS = {
+    **dict.fromkeys(("", "utf-8", "utf8", "us-ascii", "ascii"), "utf-8"),
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "windows-1252", "cp1252"), "latin-1"),
+}
+_UTF_16_MARKS = (b"\xfe\xff", b"\xff\xfe")  # the second one begins UTF-32 too
 
 
 class Unmaskable(Exception):
@@ -39,15 +43,30 @@ class BodyMasker:
 
 
 class TextBody(BodyMasker):
-    """Text, line by line."""
+    """Text, line by line, in a charset of which ASCII is a part.
+
+    What holds NUL or begins with the mark of UTF-16 is in another one, whatever the headers say or leave out: what is
+    to be masked would stand there in a form that no detector knows.
+    """
 
     def __init__(self, settings: Settings, codec: str) -> None:
         self._codec = codec
         self._decoder = codecs.getincrementaldecoder(codec)("surrogateescape")
         self._stream = Stream(settings.masker)
+        self._start: bytes | None = b""
 
     def feed(self, data: bytes, *, end: bool) -> bytes:
         """Return the lines that are whole now, and at the end the rest."""
+        if self._start is not None:
+            data = self._start + data
+            if len(data) < 2 and not end:
+                self._start = data  # half of a mark
+                return b""
+            self._start = None
+            if data.startswith(_UTF_16_MARKS):
+                raise Unmaskable("charset")
+        if b"\0" in data:
+            raise Unmaskable("charset")
         text = self._stream.feed(self._decoder.decode(data, end))
         if end:
             text += self._stream.finish()
@@ -82,17 +101,22 @@ class JsonBody(BodyMasker):
 def body_masker(settings: Settings, headers: Headers, *, decoded: bool) -> BodyMasker | None:
     """Return what masks the body of a message, None when its type is not one to look at; raises Unmaskable.
 
-    `decoded` says that the engine has undone a content coding.
+    A type that cannot be read is not another type. `decoded` says that the engine has undone a content coding.
     """
-    media_type = media_type_of(headers)
-    is_json = matches_media(media_type, settings.json_types)
-    if not is_json and not matches_media(media_type, settings.text_types):
+    try:
+        found = media_type(headers)
+    except UnreadableHeader:
+        raise Unmaskable("content_type") from None
+    if found is None:
+        return None
+    is_json = matches_media(found.essence, settings.json_types)
+    if not is_json and not matches_media(found.essence, settings.text_types):
         return None
     if not decoded and is_compressed(headers):
         raise Unmaskable("compressed")
     if is_json:
         return JsonBody(settings)
-    codec = _CODECS.get(charset_of(headers))
+    codec = _CODECS.get(found.charset)
     if codec is None:
         raise Unmaskable("charset")
     return TextBody(settings, codec)

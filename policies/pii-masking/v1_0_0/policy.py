@@ -123,8 +123,10 @@ class PiiMasking(Policy):
             return self._given_up(request, "response", chunk) or ChunkMutation(b"", end=True)
 
     def _whole(self, headers: Headers, body: bytes) -> bytes | None:
+        if not body:
+            return None
         work = body_masker(self._settings, headers, decoded=True)
-        if work is None or not body:
+        if work is None:
             return None
         new = work.feed(body, end=True)
         return None if new == body else new

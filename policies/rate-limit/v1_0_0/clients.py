@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-from policy_engine.sdk import ParameterError, Parameters, Request, header_name
+from policy_engine.sdk import ParameterError, Parameters, Request, digest_key, header_name, list_members
 
 Part = Callable[[Request], str | None]
 """Gives one part of the key, None when the request lacks it."""
+
+_WITH_COMMAS = frozenset(("cookie", "user-agent", "forwarded", "via", "x-forwarded-for"))
+"""Headers whose one value may hold commas, or that are lists, beside all that begin with `accept`."""
 
 _ADDRESS: Sequence[Parameters] = [{"source": "client_address"}]
 
@@ -36,9 +38,8 @@ class ClientKey:
         return self._digest(request, None)
 
     def _digest(self, request: Request, parts: Sequence[str | None] | None) -> str:
-        # JSON, so that ("a", "b") and ("ab", "") differ.
-        text = json.dumps([request.route if self._counter is None else self._counter, parts])
-        return hashlib.sha256(text.encode()).hexdigest()
+        counter = request.route if self._counter is None else self._counter
+        return digest_key(counter) if parts is None else digest_key(counter, *parts)
 
 
 def _client_address(entry: Parameters, _: str) -> Part:
@@ -79,7 +80,11 @@ def _header(entry: Parameters, where: str) -> Part:
 
     def part(request: Request) -> str | None:
         values = request.headers.get_all(name)
-        return json.dumps(values) if any(values) else None
+        if name in _WITH_COMMAS or name.startswith("accept"):
+            return json.dumps(list_members(values)) if any(values) else None
+        # Who sends "a,b", or two lines, would be a client of its own here and a known one for the upstream.
+        members = set(list_members(values))
+        return members.pop() if len(members) == 1 else None
 
     return part
 

@@ -3,7 +3,7 @@
 A plain library of the standard library and the SDK; several policies share it, it is no policy itself. See its README.
 """
 
-from policy_body.media import charset_of, is_compressed, matches_media, media_type_of
+from policy_body.media import is_compressed, matches_media, media_type_of
 from policy_body.pointer import MISSING, PointerError, find, format_pointer, parse_pointer
 from policy_body.problem import problem
 from policy_body.sse import EventSplitter, EventTooLarge, data_of, event_of
@@ -15,7 +15,6 @@ __all__ = [
     "MISSING",
     "NotJson",
     "PointerError",
-    "charset_of",
     "data_of",
     "dump",
     "event_of",
