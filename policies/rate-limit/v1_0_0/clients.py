@@ -22,11 +22,11 @@ class ClientKey:
     """The digest of all parts of the key, of one counter; raises ParameterError."""
 
     def __init__(self, parameters: Parameters) -> None:
-        self._parts = [
-            _SOURCES[entry["source"]](entry, f"/key/{index}")
-            for index, entry in enumerate(parameters.get("key", _ADDRESS))
-        ]
+        entries = parameters.get("key", _ADDRESS)
+        self._parts = [_SOURCES[entry["source"]](entry, f"/key/{index}") for index, entry in enumerate(entries)]
         self._counter = parameters.get("counter")
+        self.identity = json.dumps([_plain(entry) for entry in entries], sort_keys=True)
+        """Says who is counted: equal for policies that tell clients apart by the same."""
 
     def of(self, request: Request) -> str | None:
         """Return the digest; None when a part is missing."""
@@ -37,9 +37,17 @@ class ClientKey:
         """Return the digest that all requests without a whole key share; no client can have it."""
         return self._digest(request, None)
 
+    def counter(self, request: Request) -> str:
+        """Return what the counters of all clients of this policy have in common: a name, or else the route."""
+        return request.route if self._counter is None else self._counter
+
     def _digest(self, request: Request, parts: Sequence[str | None] | None) -> str:
-        counter = request.route if self._counter is None else self._counter
+        counter = self.counter(request)
         return digest_key(counter) if parts is None else digest_key(counter, *parts)
+
+
+def _plain(entry: Parameters) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, list | tuple) else value for name, value in entry.items()}
 
 
 def _client_address(entry: Parameters, _: str) -> Part:

@@ -50,7 +50,7 @@ class RateLimit(Policy):
             redis = parameters["redis"]
             prefix = redis.get("prefix", "rate-limit")
             self._redis = RedisCounter(self._strategy, self._limits, redis_from(redis), prefix)
-        self._local = LocalCounter(self._strategy, self._limits, self._max_entries)
+        self._local = LocalCounter(self._strategy, self._limits, self._client.identity, self._max_entries)
         self._no_key = _refusal(400, "rate_limit_key_missing", {})
         self._no_store = _refusal(503, "rate_limit_store_unavailable", {"retry-after": "1"}, grpc_status=_UNAVAILABLE)
 
@@ -64,7 +64,7 @@ class RateLimit(Policy):
                 return None
             key = self._client.missing(request)
         if self._redis is None:
-            return self._decide(request, self._local.hit(key, self._cost, report=self._report))
+            return self._decide(request, self._count_here(request, key))
         return self._ask(request, self._redis, key)
 
     def on_response_headers(self, request: Request, response: Response) -> ResponseMutation | None:
@@ -88,8 +88,11 @@ class RateLimit(Policy):
                 return self._no_store
             if self._on_store_error == "allow":
                 return None
-            verdict = self._local.hit(key, self._cost, report=self._report)
+            verdict = self._count_here(request, key)
         return self._decide(request, verdict)
+
+    def _count_here(self, request: Request, key: str) -> Verdict:
+        return self._local.hit(self._client.counter(request), key, self._cost, report=self._report)
 
     def _decide(self, request: Request, verdict: Verdict) -> ImmediateResponse | None:
         pairs = told(self._convention, verdict.windows)
