@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 from limits import RateLimitItem
 from limits.aio import strategies as asynchronous
-from limits.aio.storage import RedisStorage
 
 from policy_redis import RedisLink
 
 from . import memory
+from .linked import LinkedStorage, steady_time
 from .memory import Counters, Limit, shared_partitions
 
-_ASYNCHRONOUS: Mapping[str, Callable[[RedisStorage], asynchronous.RateLimiter]] = asynchronous.STRATEGIES
+_ASYNCHRONOUS: Mapping[str, Callable[[LinkedStorage], asynchronous.RateLimiter]] = asynchronous.STRATEGIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class LocalCounter:
     def hit(self, name: str, key: str, cost: int, *, report: bool) -> Verdict:
         """Charge all limits when all have room, else none."""
         counters, at = self.counters(name), memory.now()
-        allowed = all([one.standing(key, at)[0] >= cost for one in counters])
+        allowed = all(one.standing(key, at)[0] >= cost for one in counters)
         if allowed:
             for one in counters:
                 one.charge(key, cost, at)
@@ -83,8 +82,9 @@ class RedisCounter:
     def __init__(self, strategy: str, limits: Sequence[RateLimitItem], link: RedisLink, prefix: str) -> None:
         self._link = link
         # The strategy is part of the name as each keeps values of its own kind.
-        options: dict[str, Any] = {"connection_pool": link.pool}  # documented, but not in the types of `limits`
-        storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=f"{prefix}:{strategy}", **options)
+        # `limits` itself reads the time of day for this one when it says when there is more.
+        self._clock = time.time if strategy == "sliding-window-counter" else steady_time
+        storage = LinkedStorage(link.client, f"{prefix}:{strategy}")
         self._limiter = _ASYNCHRONOUS[strategy](storage)
         self._limits = limits
 
@@ -110,12 +110,13 @@ class RedisCounter:
         if allowed and not report:
             return Verdict(True)
         stats = await asyncio.gather(*(limiter.get_window_stats(limit, key) for limit in limits))
-        return Verdict(allowed, tuple(map(_stats, limits, stats)))
+        now = self._clock()
+        return Verdict(allowed, tuple(_stats(limit, one, now) for limit, one in zip(limits, stats, strict=True)))
 
 
-def _stats(limit: RateLimitItem, stats: tuple[float, int]) -> Window:
+def _stats(limit: RateLimitItem, stats: tuple[float, int], now: float) -> Window:
     reset, remaining = stats
-    return _window(limit.amount, limit.get_expiry(), remaining, reset - time.time())
+    return _window(limit.amount, limit.get_expiry(), remaining, reset - now)
 
 
 def _window(amount: int, seconds: int, remaining: int, more_in: float) -> Window:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from itertools import count
 
 from limits import RateLimitItem, parse
 
 from policy_engine.sdk import (
+    DynamicMetadata,
     ImmediateResponse,
     ParameterError,
     Parameters,
     Policy,
     Request,
     RequestAction,
+    RequestMutation,
     Response,
     ResponseMutation,
 )
@@ -25,6 +28,9 @@ from .headers import told
 
 _RESOURCE_EXHAUSTED = 8  # gRPC status codes
 _UNAVAILABLE = 14
+# In Envoy's access log: this request was decided without the store.
+_STORE_AWAY: DynamicMetadata = {"policy_engine.rate_limit": {"store": "unavailable"}}
+_UNCOUNTED = RequestMutation(dynamic_metadata=_STORE_AWAY)
 _instances = count()
 
 
@@ -52,7 +58,8 @@ class RateLimit(Policy):
             self._redis = RedisCounter(self._strategy, self._limits, redis_from(redis), prefix)
         self._local = LocalCounter(self._strategy, self._limits, self._client.identity, self._max_entries)
         self._no_key = _refusal(400, "rate_limit_key_missing", {})
-        self._no_store = _refusal(503, "rate_limit_store_unavailable", {"retry-after": "1"}, grpc_status=_UNAVAILABLE)
+        refused = _refusal(503, "rate_limit_store_unavailable", {"retry-after": "1"}, grpc_status=_UNAVAILABLE)
+        self._no_store = replace(refused, dynamic_metadata=_STORE_AWAY)
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Count the request; an awaitable only when Redis is asked."""
@@ -87,8 +94,9 @@ class RateLimit(Policy):
             if self._on_store_error == "deny":
                 return self._no_store
             if self._on_store_error == "allow":
-                return None
+                return _UNCOUNTED
             verdict = self._count_here(request, key)
+            return self._decide(request, verdict) or _UNCOUNTED
         return self._decide(request, verdict)
 
     def _count_here(self, request: Request, key: str) -> Verdict:

@@ -106,8 +106,8 @@ def key_from_pem(pem: str, kid: str | None = None) -> Key:
 def key_set_from_jwks(document: object, *, inline: bool) -> KeySet:
     """Return the keys of a JWK set (RFC 7517, 5); raises KeyProblem when there is none to be used.
 
-    Of a fetched set, keys for other purposes, of kinds that this library does not know, and entries that are no keys are
-    left out, as the RFC asks, and symmetric keys too: a published secret is none. Whatever one entry is, the others
+    Of a fetched set, keys for other purposes, of kinds that this library does not know, and entries that are no keys
+    are left out, as the RFC asks, and symmetric keys too: a published secret is none. Whatever one entry is, the others
     serve. An inline set may hold symmetric keys, and every key must do.
     """
     entries = document.get("keys") if isinstance(document, dict) else None
