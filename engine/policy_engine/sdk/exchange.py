@@ -17,7 +17,7 @@ class Request:
     all policies of this request in both phases (R-04); last writer wins.
     """
 
-    __slots__ = ("_client_address", "_id", "body", "headers", "metadata", "route", "trace")
+    __slots__ = ("_client_address", "_id", "_states", "body", "headers", "metadata", "route", "trace")
 
     def __init__(
         self,
@@ -35,8 +35,16 @@ class Request:
         self._client_address = client_address
         self.body = body
         self.metadata: MutableMapping[str, Any] = {} if metadata is None else metadata
+        self._states: dict[int, dict[str, Any]] | None = None
         self.trace: Any = None
         """The engine's: the span of this stream, None when it is not traced."""
+
+    def state_of(self, owner: object) -> dict[str, Any]:
+        """Return what `owner` alone keeps for this request; it goes with the request. See `Policy.state`."""
+        states = self._states
+        if states is None:
+            states = self._states = {}
+        return states.setdefault(id(owner), {})
 
     @property
     def id(self) -> str:

@@ -30,6 +30,7 @@ from .masker import Masker, Style, full, hashed, keep_last
 
 _log = logging.getLogger("policy.pii-masking")
 _LARGE = 32 * 1024  # bytes: masking more takes milliseconds, which belong into a thread
+_Streams = dict[str, tuple[BodyMasker | None, bytearray]]  # what is under way, by side
 _IDENTITY = {"accept-encoding": "identity"}
 
 
@@ -53,7 +54,6 @@ class PiiMasking(Policy):
         include = places(pointers.get("include", ()), "/json_pointers/include")
         exclude = places(pointers.get("exclude", ()), "/json_pointers/exclude")
         self._masker = masker
-        self._streams: dict[int, dict[str, tuple[BodyMasker | None, bytearray]]] = {}  # by id(request), until its end
         self._settings = Settings(
             masker,
             lambda value: masked(value, masker.mask, include, exclude),
@@ -132,7 +132,7 @@ class PiiMasking(Policy):
         return None if new == body else new
 
     def _piece(self, request: Request, side: str, headers: Headers, chunk: Chunk) -> ChunkMutation | None:
-        state = self._streams.setdefault(id(request), {})
+        state: _Streams = self.state(request)
         if side not in state:
             state[side] = (None, bytearray())
             state[side] = (body_masker(self._settings, headers, decoded=False), bytearray())
@@ -150,14 +150,10 @@ class PiiMasking(Policy):
         """Return what was held back, when the operator lets such bodies pass, and look no further."""
         if not self._passes:
             return None
-        state = self._streams[id(request)]
+        state: _Streams = self.state(request)
         held = bytes(state[side][1]) or chunk.data
         state[side] = (None, bytearray())
         return ChunkMutation(held)
-
-    def on_stream_end(self, request: Request) -> None:
-        """Drop what is held back."""
-        self._streams.pop(id(request), None)
 
     def _changed(self, headers: Headers, side: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
         """Return the headers to set and, for those with several values, to append."""

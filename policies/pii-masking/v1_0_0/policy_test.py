@@ -201,10 +201,12 @@ def test_a_line_goes_on_as_soon_as_it_is_whole() -> None:
     assert outcome.response_chunks == [b"*** one\n", b"two\n", b"***"]
 
 
-def test_state_of_a_stream_is_dropped_at_its_end() -> None:
-    subject: Any = policy()
-    streamed(subject, [b"abc", b"def"])
-    assert subject._streams == {}
+def test_two_in_one_chain_keep_their_streams_apart() -> None:
+    first, second = policy(detect=["email"]), policy(detect=["ipv4"])
+    outcome = run(
+        [first, second], request(), response(headers=TEXT), response_chunks=[b"a@b.exam", b"ple 192.0.", b"2.1"]
+    )
+    assert b"".join(outcome.response_chunks) == b"*** ***"
 
 
 PIECES = st.sampled_from(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import replace
-from itertools import count
 
 from limits import RateLimitItem, parse
 
@@ -31,7 +30,6 @@ _UNAVAILABLE = 14
 # In Envoy's access log: this request was decided without the store.
 _STORE_AWAY: DynamicMetadata = {"policy_engine.rate_limit": {"store": "unavailable"}}
 _UNCOUNTED = RequestMutation(dynamic_metadata=_STORE_AWAY)
-_instances = count()
 
 
 class RateLimit(Policy):
@@ -49,8 +47,6 @@ class RateLimit(Policy):
         self._report = parameters.get("headers_on_allowed", False) and self._convention != "none"
         if not self._report:
             self.idle_phases = ("response_headers",)
-        # A chain may hold several of this policy: each keeps what it told in a place of its own.
-        self._slot = f"rate_limit/{next(_instances)}"
         self._redis: RedisCounter | None = None
         if "redis" in parameters:
             redis = parameters["redis"]
@@ -76,7 +72,7 @@ class RateLimit(Policy):
 
     def on_response_headers(self, request: Request, response: Response) -> ResponseMutation | None:
         """Tell how the limits stand, beside what others tell."""
-        pairs = request.metadata.get(self._slot)
+        pairs = self.state(request).get("told")
         if not pairs:
             return None
         if self._convention == "draft":
@@ -106,7 +102,7 @@ class RateLimit(Policy):
         pairs = told(self._convention, verdict.windows)
         if verdict.allowed:
             if pairs:
-                request.metadata[self._slot] = pairs
+                self.state(request)["told"] = pairs
             return None
         retry = {"retry-after": str(verdict.retry_after(self._cost))}
         return _refusal(429, "rate_limited", {**dict(pairs), **retry}, grpc_status=_RESOURCE_EXHAUSTED)
