@@ -11,7 +11,7 @@ def joined_key(*parts: KeyPart) -> bytes:
     """Return bytes that no other sequence of parts gives: each part with its kind and its length before it.
 
     `("ab", "c")`, `("a", "bc")`, `("abc",)`, `("ab\\0", "c")` all differ, and so do "1", 1, b"1" and a part that is
-    None. Text is taken as UTF-8; bytes of a header that were none survive (`surrogateescape`).
+    None. Every text has a key, also one with lone surrogates.
     """
     return b"".join(map(_framed, parts))
 
@@ -25,7 +25,7 @@ def _framed(part: KeyPart) -> bytes:
     if part is None:
         return b"n0:"
     if isinstance(part, str):
-        kind, raw = b"s", part.encode("utf-8", "surrogateescape")
+        kind, raw = b"s", part.encode("utf-8", "surrogatepass")
     elif isinstance(part, bytes):
         kind, raw = b"b", part
     else:

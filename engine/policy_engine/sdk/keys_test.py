@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from policy_engine.sdk import digest_key, joined_key
 
-PART = st.one_of(st.none(), st.integers(), st.binary(max_size=4), st.text(alphabet="a:0s1\0,\udc80", max_size=4))
+PART = st.one_of(
+    st.none(), st.integers(), st.binary(max_size=4), st.text(alphabet="a:0s1\0,\udc80\ud800\xe9", max_size=4)
+)
 
 
 @given(st.lists(PART, max_size=4), st.lists(PART, max_size=4))

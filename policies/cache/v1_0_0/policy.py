@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable
 from inspect import isawaitable
 
@@ -17,6 +16,7 @@ from policy_engine.sdk import (
     ResponseAction,
     ResponseMutation,
     header_name,
+    steady_clock,
 )
 from policy_redis import redis_from, seconds
 
@@ -90,7 +90,7 @@ class Cache(Policy):
             response,
             authenticated=state["authenticated"] or self._requests.known(request),
             requested=state["at"],
-            received=time.time(),
+            received=steady_clock.steady_time(),
         )
         if storable is None:
             return None
@@ -105,7 +105,7 @@ class Cache(Policy):
         return self._found(request, asked, await found)
 
     def _found(self, request: Request, asked: Asked, entry: Entry | None) -> RequestAction | None:
-        now = time.time()
+        now = steady_clock.steady_time()
         if entry is not None and usable(entry, asked.directives, now):
             return answer(request, entry, now, self._status_header)
         if "only-if-cached" in asked.directives:

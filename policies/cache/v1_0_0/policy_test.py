@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_engine.sdk import Headers, ImmediateResponse, ParameterError, Policy, RequestMutation, ResponseMutation
+from policy_engine.sdk import (
+    Headers,
+    ImmediateResponse,
+    ParameterError,
+    Policy,
+    RequestMutation,
+    ResponseMutation,
+    steady_clock,
+)
 from policy_engine.sdk.testing import Outcome, load_policy, policy_class, request, response, run
 
 NOW = 1_700_000_000.0
@@ -27,7 +35,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(time, "time", made)
+    monkeypatch.setattr(steady_clock, "steady_time", made)
     return made
 
 
@@ -80,6 +88,17 @@ def test_it_is_fetched_anew_when_it_is_stale(clock: Clock) -> None:
     clock.now += 0.1
     assert fetch(subject, body=b"two").body == b"two"
     assert fetch(subject).body == b"two"
+
+
+def test_a_step_of_the_time_of_day_makes_nothing_younger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real clocks
+    subject = policy()
+    fetch(subject, says={"cache-control": "max-age=60", "age": "59"})
+    now, monotonic = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    assert hit(subject)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic + 2)
+    assert not hit(subject)
 
 
 def test_head_is_answered_from_a_get_but_fills_nothing() -> None:

@@ -110,7 +110,7 @@ def _metadata(entry: Parameters, _: str) -> Part:
             return None
         try:
             return json.dumps(found, sort_keys=True)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return None  # not data: nothing that names a client
 
     return part

@@ -11,10 +11,11 @@ from math import ceil
 from limits import RateLimitItem
 from limits.aio import strategies as asynchronous
 
+from policy_engine.sdk.steady_clock import steady_time
 from policy_redis import RedisLink
 
 from . import memory
-from .linked import LinkedStorage, steady_time
+from .linked import LinkedStorage
 from .memory import Counters, Limit, shared_partitions
 
 _ASYNCHRONOUS: Mapping[str, Callable[[LinkedStorage], asynchronous.RateLimiter]] = asynchronous.STRATEGIES

@@ -6,21 +6,12 @@ cluster or Sentinels with our connections, and its moving window reads the time 
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from limits.aio.storage import RedisStorage
 from limits.aio.storage.redis.redispy import RedispyBridge
 
-_OFFSET = time.time() - time.monotonic()
-
-
-def steady_time() -> float:
-    """Return seconds since 1970 as the clock of this machine said at the start, plus the time that has passed since.
-
-    Engines compare these times with each other in Redis; a clock that steps in between must not close a window.
-    """
-    return _OFFSET + time.monotonic()
+from policy_engine.sdk.steady_clock import steady_time
 
 
 class _Bridge(RedispyBridge):
