@@ -179,13 +179,14 @@ class ChainReader:
         resolved, secrets = checked
         return PolicySpec(
             name=definition.name,
-            version=str(fields.raw("version")),
+            version=str(definition.version),
             enabled=enabled,
             condition=condition,
             failure_mode=FailureMode(mode or FailureMode.CLOSED),
             timeout=timeout,
             parameters=resolved,
             secrets=secrets,
+            requested_version=str(fields.raw("version")),
         )
 
     def _definition(self, fields: Fields) -> PolicyDefinition | None:
