@@ -14,8 +14,10 @@ from typing import Any
 import grpc
 import pytest
 
-from policy_engine.processes import pool as worker_pool
-from policy_engine.processes.pool import WorkerFailed, WorkerPool
+from policy_engine.processes import child as worker_child
+from policy_engine.processes.channel import Message
+from policy_engine.processes.child import WorkerFailed
+from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.telemetry.exposition import exposition
 from policy_engine.telemetry.metrics import Samples, add_samples
@@ -241,17 +243,17 @@ def test_a_worker_that_dies_over_its_configuration_is_started_one_at_a_time(tmp_
 def test_a_worker_that_does_not_take_the_configuration_over_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_pool, "COMMIT_SECONDS", 0.5)
+    monkeypatch.setattr(worker_child, "COMMIT_SECONDS", 0.5)
 
     async def run() -> None:
         async with pool_of(tmp_path, 2) as pool:
             await pool.apply(spec("one"))
-            worker = pool._workers[0]
+            worker = pool._children[0]
             commit = worker.commit
 
-            async def stopped(turn: int) -> None:
+            async def stopped(turn: int, spec: Message) -> None:
                 worker.process.send_signal(signal.SIGSTOP)
-                await commit(turn)
+                await commit(turn, spec)
 
             worker.commit = stopped  # type: ignore[method-assign] # from outside, the moment would be a matter of luck
             await pool.apply(spec("two"))

@@ -29,6 +29,8 @@ from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS
 AUTO = "auto"
 WORKER_PLACE = "{worker}"
 OFF = "off"
+WORKER_SECONDS = 5.0
+"""Default of `worker_timeout`."""
 LARGEST_HEADERS = 8 << 20
 """Bytes; the most that Envoy itself can be told to take (`max_request_headers_kb`)."""
 
@@ -370,6 +372,11 @@ class Settings:
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
     transport: Transport = setting(_choice(Transport), Transport.NATIVE, "server that carries ext_proc")
     workers: int | str = setting(Form(_workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
+    worker_timeout: float = setting(
+        _duration(0.5, 3600),
+        WORKER_SECONDS,
+        "time without a sign of life after which a worker process is killed and replaced",
+    )
     configuration: ConfigurationSource = setting(
         _choice(ConfigurationSource), ConfigurationSource.FILE, "where chains come from"
     )
