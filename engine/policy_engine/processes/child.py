@@ -138,7 +138,7 @@ class Child:
 
     def kill(self) -> None:
         """End it at once."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, AttributeError):  # it may not even be started
             self.process.kill()
 
     async def last_seen(self) -> LastSeen:

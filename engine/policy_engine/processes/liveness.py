@@ -23,11 +23,11 @@ class Liveness:
     """`hangs` counts the worker processes that were ended for their silence.
 
     One is `quiet`, and does not count as serving, after half of `timeout` (seconds) without a sign of life; after all
-    of it, it is killed. `changed` is called when one becomes quiet, or no longer is.
+    of it, it is killed. `changed` is called with one that becomes quiet, or no longer is.
     """
 
     def __init__(
-        self, timeout: float, children: Callable[[], Iterable[Child]], policies: str, changed: Callable[[], None]
+        self, timeout: float, children: Callable[[], Iterable[Child]], policies: str, changed: Callable[[Child], None]
     ) -> None:
         self._timeout = timeout
         self._children = children
@@ -38,7 +38,7 @@ class Liveness:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        interval = sign_of_life_interval(self._timeout)
+        interval = sign_of_life_interval(self._timeout) / 2
         looked = time.monotonic()
         while True:
             await asyncio.sleep(interval)
@@ -60,7 +60,7 @@ class Liveness:
                 )
             else:
                 logger.info("worker process %d gives signs of life again", number, extra=_about(child))
-            self._changed()
+            self._changed(child)
         if child.silence > self._timeout and not child.hung and child.alive:
             child.hung = True
             task = asyncio.ensure_future(self._end(child))

@@ -57,7 +57,8 @@ class WorkerPool:
         self._departed: Samples = {}
         self._delays: dict[int, float] = {}
         self._changed = changed
-        self._liveness = Liveness(options.worker_timeout, self._children.values, options.policies, changed)
+        self._spares: dict[int, asyncio.Task[Child]] = {}
+        self._liveness = Liveness(options.worker_timeout, self._children.values, options.policies, self._quiet_or_not)
         self.restarts = 0
 
     def _numbered(self, options: WorkerOptions, number: int, count: int) -> WorkerOptions:
@@ -295,19 +296,43 @@ class WorkerPool:
         await _still_running(waiting, 5.0 if late else 0.0)
         for task in self._tasks:
             task.cancel()
+        for number in tuple(self._spares):
+            self._drop_spare(number)
         self._release_sockets()
 
     async def _start_one(self, number: int) -> Child:
-        child = Child(self._options[number])
-        try:
-            await child.start()
-        except BaseException:
-            child.close()
-            raise
+        """Start a worker process, or take the spare one; raises WorkerFailed or OSError."""
+        spare = self._spares.pop(number, None)
+        child = await (spare if spare is not None else self._new(number))
         self._children[number] = child
         self._arrived.set()
         self._keep(self._watch(number, child))
         return child
+
+    async def _new(self, number: int) -> Child:
+        child = Child(self._options[number])
+        try:
+            await child.start()
+        except BaseException:
+            child.kill()
+            child.close()
+            raise
+        return child
+
+    def _quiet_or_not(self, child: Child) -> None:
+        """Have a spare process ready for one that will have to be replaced, as to start takes a while."""
+        number = child.options.number
+        if child.quiet and number not in self._spares and not self._draining:
+            self._spares[number] = asyncio.ensure_future(self._new(number))
+        elif not child.quiet:
+            self._drop_spare(number)
+        self._changed()
+
+    def _drop_spare(self, number: int) -> None:
+        spare = self._spares.pop(number, None)
+        if spare is not None and not spare.cancel() and not spare.cancelled() and spare.exception() is None:
+            spare.result().kill()
+            spare.result().close()
 
     def _keep(self, work: Coroutine[object, object, None]) -> None:
         """Run `work` beside everything else, until the drain."""
@@ -329,8 +354,10 @@ class WorkerPool:
         while not self._draining:
             delay = self._delays.get(number, FIRST_RETRY_SECONDS)
             self._delays[number] = min(delay * 2, LONGEST_RETRY_SECONDS)
-            logger.error("worker process %d ended %s, restart in %.1f s", number, how, delay, extra={"worker": number})
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            when = "its successor is there" if number in self._spares else f"restart in {delay:.1f} s"
+            logger.error("worker process %d ended %s, %s", number, how, when, extra={"worker": number})
+            if number not in self._spares:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             self.restarts += 1
             try:
                 successor = await self._start_one(number)

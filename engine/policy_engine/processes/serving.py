@@ -46,7 +46,7 @@ _IDLE = CountersSnapshot(**dict.fromkeys(CountersSnapshot.__slots__, 0) | {"prot
 
 def sign_of_life_interval(timeout: float) -> float:
     """Return how many seconds pass between signs of life, for a worker process that is replaced after `timeout`."""
-    return min(1.0, timeout / 5)
+    return min(0.5, timeout / 8)
 
 
 class Transport(Protocol):
