@@ -29,7 +29,7 @@ MANY = 10 * REQUESTS_IN_FLIGHT
 RETRY_ON = frozenset({"connect-failure", "refused-stream", "reset-before-request"})
 """What shows that an engine cannot have seen a request, so that another may be asked."""
 
-CHECK_INTERVAL, CHECK_TIMEOUT = 0.2, 0.3
+CHECK_INTERVAL, CHECK_TIMEOUT = 0.2, 0.25
 """Seconds. What is sent to a worker process that hangs fails until a check finds it out: half a second at most, as one
 failed check is enough."""
 

@@ -299,9 +299,9 @@ def service_links(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _is_service_link(name: str, value: str) -> bool:
-    if _SERVICE_PORT.fullmatch(name):
-        return _SERVICE_ADDRESS.fullmatch(value) is not None
-    return _SERVICE_LINK.fullmatch(name) is not None
+    if _SERVICE_LINK.fullmatch(name):
+        return True
+    return _SERVICE_PORT.fullmatch(name) is not None and _SERVICE_ADDRESS.fullmatch(value) is not None
 
 
 def _from_flags(

@@ -71,6 +71,7 @@ class LoopWatch:
         """Install the handlers and begin to look."""
         signal.signal(SIGNAL, self._break_off)
         signal.signal(ALARM, self._ring)
+        _ring_in(ALARM_SECONDS)
         self._thread.start()
 
     def stop(self) -> None:
@@ -83,7 +84,7 @@ class LoopWatch:
 
     def _look(self) -> None:
         while not self._stop.wait(LOOK_SECONDS):
-            signal.setitimer(signal.ITIMER_REAL, ALARM_SECONDS)
+            _ring_in(ALARM_SECONDS)
             step, since = RUNNING.step, RUNNING.since
             if step is not None and perf_counter() - since > step.timeout:
                 signal.pthread_kill(self._main, SIGNAL)
@@ -95,7 +96,7 @@ class LoopWatch:
             return
         left = since + step.timeout - perf_counter()
         if left > 0:
-            signal.setitimer(signal.ITIMER_REAL, left + LOOK_SECONDS)
+            _ring_in(left + LOOK_SECONDS)
         else:
             self._break_off(number, frame)
 
@@ -110,6 +111,11 @@ class LoopWatch:
                 f"held the event loop for {held:.2f} s (timeout {step.timeout:g} s); a policy that blocks must set "
                 f"`blocking = True`"
             )
+
+
+def _ring_in(seconds: float) -> None:
+    """Set the alarm, to ring again and again from then on, unless it is set anew."""
+    signal.setitimer(signal.ITIMER_REAL, seconds, ALARM_SECONDS)
 
 
 class Watched:
