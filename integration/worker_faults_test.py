@@ -21,15 +21,16 @@ from integration.harness import client
 from integration.harness.chain_file import ChainFile, Document, chain, chains, policy
 from integration.harness.engine import EngineProcess
 from integration.harness.envoy import Envoy
+from integration.harness.generated_envoy import envoy_for
 from integration.harness.steady_load import SteadyLoad
 from integration.harness.upstream_process import UpstreamProcess
-from integration.rolling_restart_test import envoy_for
 from integration.runtime_stack import TEST_POLICIES
 
 RATE = 150.0
 MOST_FAILED = int(0.01 * 30 * RATE)
 """One percent of what is sent in 30 s."""
-REPLACED_S = 8.0
+LATEST_S = 20.0
+"""Wide, for busy machines: on an idle one it takes five to six seconds."""
 
 
 def routes(*more: str, how: str = "characters") -> Document:
@@ -87,7 +88,7 @@ def site(transport: str, how: str = "characters", **env: str) -> Iterator[Site]:
             engine.ready()
             with UpstreamProcess(directory) as upstream:
                 addresses = [directory / f"w{number}.sock" for number in (0, 1)]
-                with envoy_for(directory, addresses, upstream.ready()) as envoy:
+                with envoy_for(directory, addresses, upstream.ready(), TEST_POLICIES) as envoy:
                     running = Site(engine, envoy, file)
                     running.until(lambda: client.send(envoy.port, target="/r/x").status == 200, "serving")
                     healthy = "cluster.policy-engine.membership_healthy"
@@ -109,7 +110,7 @@ def test_a_stopped_worker_process_is_replaced_and_costs_little(transport: str, n
             time.sleep(2)
         print(f"stopped: {load.summary(began)}, replaced after {replaced:.1f} s")
         assert len(load.failed) <= MOST_FAILED, load.summary(began)
-        assert replaced < REPLACED_S
+        assert replaced < LATEST_S
         assert running.count("policy_engine_worker_hangs_total") == 1
         assert victim not in running.workers()
         assert "stopped from outside" in running.engine.log()
@@ -126,7 +127,7 @@ def test_a_worker_process_that_hangs_in_c_code_is_replaced_and_named(transport: 
             time.sleep(2)
         print(f"hung: {load.summary(began)}, replaced after {replaced:.1f} s")
         assert len(load.failed) <= MOST_FAILED, load.summary(began)
-        assert replaced < REPLACED_S
+        assert replaced < LATEST_S
         log = running.engine.log()
         assert "holding/v1_0_0/policy.py, line 25, in on_request_headers" in log
         assert "route 'h'" in log
@@ -156,7 +157,7 @@ def test_a_change_reaches_those_that_live_while_one_hangs(transport: str) -> Non
         active = running.until(lambda: _has(running, "new"), "active")
         running.until(running.engine.admin.is_ready, "ready again")
         print(f"change while one is stopped: active after {active:.1f} s, all after {time.monotonic() - began:.1f} s")
-        assert active < REPLACED_S
+        assert active < LATEST_S
         assert running.engine.admin.history()["rejected"] == 0
 
 

@@ -96,7 +96,7 @@ class WorkerPool:
                     self._sockets.append(bind(address))
                     break
                 except OSError as error:
-                    delay = await self._wait_to_listen(None, str(error), delay)
+                    delay = await self._wait_to_listen(None, error.strerror or str(error), delay)
             self._not_listening.pop(None, None)
         inherited = tuple(sock.fileno() for sock in self._sockets)
         self._options = [replace(one, inherited=inherited) for one in self._options]

@@ -208,7 +208,9 @@ class WorkerProcess:
             try:
                 server = self._transport()
                 await server.start()
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                return error.strerror or str(error)
+            except ValueError as error:
                 return str(error)
             self._server = server
             # What is loaded now lives as long as the process: keep the collector from scanning it again and again.

@@ -177,7 +177,7 @@ class Supervisor:
         if self._draining:
             return _Readiness(False, "not ready: draining")
         if self._history.active is None:
-            return _Readiness(False, "not ready: no valid configuration yet")
+            return _Readiness(False, "not ready: no valid configuration yet", self._pool.trouble)
         if not self._pool.complete:
             serving = f"not ready: {self._pool.serving} of {self._count} worker processes serve"
             return _Readiness(False, serving, self._pool.trouble)
