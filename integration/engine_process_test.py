@@ -38,7 +38,7 @@ def transport(request: pytest.FixtureRequest) -> str:
     return chosen
 
 
-def engine_in(directory: Path, policies: Path = TEST_POLICIES, *, tcp: bool = False, **env: str) -> EngineProcess:
+def engine_in(directory: Path, policies: Path = TEST_POLICIES, *, tcp: bool = False, **env: Any) -> EngineProcess:
     variables = {f"POLICY_ENGINE_{name}": value for name, value in env.items()}
     return EngineProcess(directory, chains=directory / "chains.yaml", policies=policies, env=variables, tcp=tcp)
 
@@ -77,7 +77,7 @@ def test_an_ext_proc_address_in_use_is_waited_for(directory: Path, workers: str)
     with engine_in(directory, tcp=True, WORKERS=workers) as engine:
         pass
     with socket.create_server(("127.0.0.1", int(str(engine.address)))):
-        env = {"WORKERS": workers, "LISTEN": f"127.0.0.1:{engine.address}"}
+        env: dict[str, Any] = {"WORKERS": workers, "LISTEN": f"127.0.0.1:{engine.address}"}
         with engine_in(directory, **env) as second:
             until(lambda: "trying again" in second.log(), second.log)
             until(lambda: "cannot listen" in send(second.admin.port, target="/readyz").body.decode(), second.log)
@@ -90,7 +90,7 @@ def test_an_ext_proc_address_in_use_is_waited_for(directory: Path, workers: str)
 
 def test_an_engine_begins_to_serve_when_its_address_is_free(directory: Path, transport: str) -> None:
     blocking = socket.create_server(("127.0.0.1", 0))
-    env = {"LISTEN": f"127.0.0.1:{blocking.getsockname()[1]}", "TRANSPORT": transport}
+    env: dict[str, Any] = {"LISTEN": f"127.0.0.1:{blocking.getsockname()[1]}", "TRANSPORT": transport}
     with engine_in(directory, **env) as engine:
         until(lambda: "trying again" in engine.log(), engine.log)
         blocking.close()
@@ -103,7 +103,7 @@ def test_an_engine_begins_to_serve_when_its_address_is_free(directory: Path, tra
 def test_a_page_address_in_use_ends_the_engine_with_the_reason(directory: Path, setting: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        env = {setting.replace(".", "_").upper(): address}
+        env: dict[str, Any] = {setting.replace(".", "_").upper(): address}
         with engine_in(directory, **env) as engine:
             assert engine.wait(20) == 1
             assert f"policy-engine: {setting}: cannot listen on {address}" in engine.log()
@@ -117,7 +117,7 @@ def test_a_certificate_that_is_not_there_ends_the_engine_and_is_not_blamed_on_th
 
 
 def test_links_of_kubernetes_are_ignored_and_a_typo_is_not(directory: Path) -> None:
-    links = {"METRICS_SERVICE_HOST": "10.0.0.7", "METRICS_PORT": "tcp://10.0.0.7:9001"}
+    links: dict[str, Any] = {"METRICS_SERVICE_HOST": "10.0.0.7", "METRICS_PORT": "tcp://10.0.0.7:9001"}
     with engine_in(directory, LOG_LEVEL="debug", **links) as engine:
         engine.ready()
         ignored = [one for one in lines(engine) if "Kubernetes" in one["message"]]
