@@ -7,7 +7,6 @@ endpoints, so that the cluster, its connections and what it has learnt of its ho
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Final
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
@@ -43,8 +42,7 @@ from envoy_data_plane.google.protobuf import Any
 from policy_control_plane.envoy_listeners import over_ads
 from policy_control_plane.model import ClusterModel, Endpoint
 from policy_engine.envoy.filter_config import CHECK_INTERVAL, CHECK_TIMEOUT, HTTP_OPTIONS, MANY, PANIC_PERCENT
-
-_STREAMS_PER_CONNECTION: Final = 16_384
+from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 
 
 def cluster_body(cluster: ClusterModel) -> bytes:
@@ -103,7 +101,7 @@ def http2_options() -> HttpProtocolOptions:
     return HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
             http2_protocol_options=Http2ProtocolOptions(
-                max_concurrent_streams=_STREAMS_PER_CONNECTION,
+                max_concurrent_streams=ENVOY_STREAMS_PER_CONNECTION,
                 max_outbound_frames=MANY,
                 max_outbound_control_frames=MANY,
             )

@@ -14,6 +14,7 @@ from typing import Any
 
 from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, ChainDemand, Demands
 from policy_engine.kernel.route_key import SOURCE_ADDRESS
+from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 from policy_engine.transport.listen import parse_address
 
 Config = dict[str, Any]
@@ -37,7 +38,6 @@ PANIC_PERCENT = 1
 """When fewer engines are healthy, which means none, all are tried: a moment in which all are slow is not an outage. It
 lets nothing through: an engine without a configuration does not listen, and one that is gone fails the request."""
 
-_STREAMS_PER_CONNECTION = 16_384
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - what is dialled for it
 
 
@@ -173,7 +173,7 @@ def _http2() -> Config:
         "@type": f"{TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {
             "http2_protocol_options": {
-                "max_concurrent_streams": _STREAMS_PER_CONNECTION,
+                "max_concurrent_streams": ENVOY_STREAMS_PER_CONNECTION,
                 "max_outbound_frames": MANY,
                 "max_outbound_control_frames": MANY,
             }

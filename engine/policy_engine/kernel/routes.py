@@ -8,14 +8,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import is_
 from typing import Any
 
-from policy_engine.kernel.reply import ProcessingMode, headers_reply, mode_override
-from policy_engine.worker.chains.compiled import BodyMode, CompiledChain, Snapshot, Step
+from policy_engine.kernel.reply import ProcessingMode, mode_override
+from policy_engine.kernel.sides import Side, first_closed, request_side, response_side
+from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
+from policy_engine.worker.chains.needs import BodyMode, Needs
 
 _FULL_DUPLEX = ProcessingMode.FULL_DUPLEX_STREAMED
-_STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)
+STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)
 
 StaticModes = tuple[int, int]
 """Body modes of request and response in Envoy's own configuration, from `ProtocolConfiguration`."""
@@ -24,36 +25,15 @@ STREAMING_ALLOWED: StaticModes = (_FULL_DUPLEX, _FULL_DUPLEX)
 """What Envoy's configuration has to say for every chain that can stream to be streamed."""
 
 
-@dataclass(slots=True, eq=False)
-class CachedReply:
-    """The last reply of one phase and the very action objects it was made of.
-
-    Constant actions make the same reply again and again: comparing identities costs 50 ns, serialising 3 µs.
-    """
-
-    actions: list[Any] = field(default_factory=list)
-    reply: bytes = b""
-
-    def matches(self, actions: list[Any]) -> bool:
-        """Return whether `actions` are the same objects, in the same order."""
-        mine = self.actions
-        return len(mine) == len(actions) and all(map(is_, mine, actions))
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Modes:
     """What one chain asks of Envoy under one static configuration, and how its bodies will arrive.
 
-    `request_by_override` and `response_by_override`: only the override makes Envoy send that body. `guard` is the first
-    policy of the response body that fails closed, `probe` what is asked in doubt; see `promises`.
+    `guard` is the first policy of the response body that fails closed, `probe` what is asked in doubt; see `promises`.
     """
 
-    request_body: int
-    response_body: int
-    override: bytes
-    pass_reply: bytes
-    request_by_override: bool
-    response_by_override: bool
+    request: Side
+    response: Side
     skips_response_headers: bool
     guard: Step | None = None
     probe: Modes | None = None
@@ -73,8 +53,6 @@ class Route:
     chain: CompiledChain
     requests: RequestCounter
     modes: dict[StaticModes, Modes] = field(default_factory=dict)
-    request_headers: CachedReply = field(default_factory=CachedReply)
-    response_headers: CachedReply = field(default_factory=CachedReply)
     ends_without_body: int = 0
     warned: set[str] = field(default_factory=set)
 
@@ -87,47 +65,37 @@ class Route:
 
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
-    mode = processing_mode(chain, static)
-    modes = _asking(mode, static)
-    if not modes.response_by_override:
+    mode = processing_mode(chain.needs, static)
+    modes = _asking(chain, mode, static)
+    if not modes.response.by_override:
         return modes
-    modes = replace(modes, guard=next((step for step in chain.response_body if not step.fails_open), None))
+    modes = replace(modes, guard=first_closed(chain.response_body))
     if modes.guard is None or chain.response_headers:
         return modes
     mode.response_header_mode = ProcessingMode.SKIP
-    return replace(modes, probe=replace(_asking(mode, static), guard=modes.guard))
+    return replace(modes, probe=replace(_asking(chain, mode, static), guard=modes.guard))
 
 
-def _asking(mode: Any, static: StaticModes) -> Modes:
-    override = mode_override(mode)
+def _asking(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:
     return Modes(
-        mode.request_body_mode,
-        mode.response_body_mode,
-        override,
-        headers_reply("request_headers") + override,
-        request_by_override=bool(mode.request_body_mode) and not static[0],
-        response_by_override=bool(mode.response_body_mode) and not static[1],
+        request_side(chain, mode.request_body_mode, static[0], mode_override(mode)),
+        response_side(chain, mode.response_body_mode, static[1]),
         skips_response_headers=mode.response_header_mode == ProcessingMode.SKIP,
     )
 
 
-def processing_mode(chain: CompiledChain, static: StaticModes) -> Any:
-    """Return the `ProcessingMode` that `chain` needs under the `static` body modes of Envoy's configuration (R-08).
+def processing_mode(needs: Needs, static: StaticModes) -> Any:
+    """Return the `ProcessingMode` for a chain with these needs under the `static` body modes of Envoy's configuration.
 
-    With `STREAMING_ALLOWED` it is what Envoy's configuration for the chain's route should be.
+    With `STREAMING_ALLOWED` it is what Envoy's configuration for the chain's route should be (R-08).
     """
-    request_body = _body_mode(chain.request_body_mode, static[0])
-    response_body = _body_mode(chain.response_body_mode, static[1])
-    wants_response = bool(chain.response_headers or response_body or chain.response_trailers)
     return ProcessingMode(
         request_header_mode=ProcessingMode.SEND,
-        response_header_mode=_send(wants_response),
-        request_body_mode=request_body,
-        response_body_mode=response_body,
-        # Also for bodies: a message of headers and trailers has no body message, and what reads bodies must not be
-        # passed by with it; full duplex needs trailers besides.
-        request_trailer_mode=_send(bool(chain.request_trailers or request_body)),
-        response_trailer_mode=_send(bool(chain.response_trailers or response_body)),
+        response_header_mode=_send(needs.response_headers),
+        request_body_mode=_body_mode(needs.request_body, static[0]),
+        response_body_mode=_body_mode(needs.response_body, static[1]),
+        request_trailer_mode=_send(needs.request_trailers),
+        response_trailer_mode=_send(needs.response_trailers),
     )
 
 
@@ -135,7 +103,7 @@ def _body_mode(needed: BodyMode, static: int) -> Any:
     """Return the mode Envoy shall use. Streaming cannot be switched on by an override, only used where it is set."""
     if needed is BodyMode.NONE:
         return ProcessingMode.NONE
-    if needed is BodyMode.STREAMED and static in _STREAMING:
+    if needed is BodyMode.STREAMED and static in STREAMING:
         return static
     return ProcessingMode.BUFFERED
 

@@ -13,13 +13,16 @@ from typing import Any
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.message import DecodeError
 
+from policy_engine.kernel.body_phase import body
 from policy_engine.kernel.header_limits import refusal
 from policy_engine.kernel.header_view import headers_of
+from policy_engine.kernel.headers_phase import request_headers, response_headers
 from policy_engine.kernel.kernel import Kernel
-from policy_engine.kernel.phases import PASS_RESPONSE_HEADERS, Phases, Result
+from policy_engine.kernel.phases import Phases, Result
 from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
 from policy_engine.kernel.route_key import attribute, client_address
 from policy_engine.kernel.stream import Peer, StreamError
+from policy_engine.kernel.trailers_phase import trailers
 from policy_engine.sdk import Request
 
 logger = logging.getLogger("policy_engine.kernel")
@@ -27,6 +30,7 @@ logger = logging.getLogger("policy_engine.kernel")
 _INVALID_ARGUMENT = 3
 _parse = ext_proc.ProcessingRequest.FromString
 _PASS_REQUEST_HEADERS = headers_reply("request_headers")
+_PASS_RESPONSE_HEADERS = headers_reply("response_headers")
 
 # Where a message may stand: each part's rank must not fall, and headers come once per direction.
 _REQUEST, _RESPONSE = 1, 2
@@ -93,7 +97,7 @@ class Session:
         if part == "response_headers":
             # Envoy answered by itself before the request reached this filter (a local reply): no chain to run.
             self._side = _RESPONSE
-            return PASS_RESPONSE_HEADERS
+            return _PASS_RESPONSE_HEADERS
         if part != "request_headers":
             raise self._refuse(f"{part} as the first message of a stream")
         self._side = _REQUEST
@@ -110,7 +114,7 @@ class Session:
         config = message.protocol_config
         modes = route.modes_for((config.request_body_mode, config.response_body_mode))
         if not route.chain.policies:
-            return modes.pass_reply
+            return modes.request.pass_reply
         headers = message.request_headers
         header_map = headers.headers
         if size > kernel.short_headers and (refused := refusal(kernel, route, part, header_map, size)) is not None:
@@ -118,7 +122,7 @@ class Session:
             return refused
         request = Request(headers_of(header_map), route=key, client_address=lambda: client_address(message))
         self._phases = Phases(kernel, route, modes, request, self._peer)
-        return self._phases.request_headers(bodiless=headers.end_of_stream)
+        return request_headers(self._phases, bodiless=headers.end_of_stream)
 
     def _unmapped(self, key: str) -> Result:
         kernel = self._kernel
@@ -143,17 +147,17 @@ class Session:
 
 
 _PHASES: dict[str, Callable[[Phases, Any], Result]] = {
-    "request_body": Phases.request_body,
-    "request_trailers": Phases.request_trailers,
-    "response_headers": Phases.response_headers,
-    "response_body": Phases.response_body,
-    "response_trailers": Phases.response_trailers,
+    "request_body": lambda phases, message: body(phases, phases.modes.request, message),
+    "request_trailers": lambda phases, message: trailers(phases, phases.modes.request, message),
+    "response_headers": response_headers,
+    "response_body": lambda phases, message: body(phases, phases.modes.response, message),
+    "response_trailers": lambda phases, message: trailers(phases, phases.modes.response, message),
 }
 
 _PASS: dict[str, bytes] = {
     "request_body": chunk_reply("request_body", None),
     "request_trailers": trailers_reply("request_trailers"),
-    "response_headers": PASS_RESPONSE_HEADERS,
+    "response_headers": _PASS_RESPONSE_HEADERS,
     "response_body": chunk_reply("response_body", None),
     "response_trailers": trailers_reply("response_trailers"),
 }

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.session import Session
+from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE, WORKER_SECONDS
 from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import keep_record
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
-from policy_engine.settings.model import WORKER_SECONDS
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
@@ -33,7 +33,7 @@ from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import Snapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.loop_watch import LoopWatch
-from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS, off_loop
+from policy_engine.worker.policies.construction import off_loop
 from policy_engine.worker.policies.loader import load_policies
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class WorkerOptions:
     tracing_endpoint: str = ""
     tracing_sample_ratio: float = 1.0
     tracing_service_name: str = "policy-engine"
-    header_count: int = 200
-    header_size: int = 128 << 10
+    header_count: int = HEADER_COUNT
+    header_size: int = HEADER_SIZE
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS

@@ -1,4 +1,4 @@
-"""The process that `policy-engine run` starts: decides the configuration once, keeps the workers, answers for all.
+"""The process that `policy-engine run` starts: decides the configuration once, looks after the worker processes.
 
 It serves no ext_proc itself, so nothing a request does can take it down (R-50, R-54, R-55).
 """
@@ -15,15 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFFER
 from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import AUTO, LARGEST_HEADERS, ConfigurationSource, UnmappedRoutes
-from policy_engine.settings.route_key_place import route_key_place
+from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes
+from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_reader import ChainReader
-from policy_engine.sources.file_source import FileSource, LoadReport
+from policy_engine.sources.file_source import FileSource
+from policy_engine.sources.source import LoadReport
 from policy_engine.sources.validate import chain_reader
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
@@ -273,7 +275,7 @@ def configuration_version(chains: ChainsSpec) -> str:
 
 def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
     """Return the part of the settings that workers need, as they cross the channel."""
-    longest = max(settings.body_limit, LARGEST_HEADERS) + (1 << 20)
+    longest = max(settings.body_limit, LARGEST_HEADERS) + MESSAGE_OVERHEAD
     return WorkerOptions(
         number=0,
         bind=settings.listen,
@@ -300,6 +302,6 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
             "max_concurrent_streams": settings.limits.streams,
             # What is over a limit must get its status from the session, not an error of the transport.
             "max_message_bytes": longest,
-            "receive_buffer_bytes": max(256 << 20, 4 * longest),
+            "receive_buffer_bytes": max(RECEIVE_BUFFER, 4 * longest),
         },
     )

@@ -16,6 +16,7 @@ from policy_engine.sdk.actions import (
 from policy_engine.sdk.exchange import Request, Response
 from policy_engine.sdk.header_rules import header_name, header_value
 from policy_engine.sdk.headers import Headers, HeaderValue
+from policy_engine.sdk.json_pointer import MISSING, PointerError, find, format_pointer, parse_pointer
 from policy_engine.sdk.policy import ParameterError, Parameters, Policy
 
 __all__ = [
@@ -39,4 +40,9 @@ __all__ = [
     "TrailerMutation",
     "DynamicMetadata",
     "Json",
+    "MISSING",
+    "PointerError",
+    "find",
+    "format_pointer",
+    "parse_pointer",
 ]

@@ -1,6 +1,6 @@
 """Settings gathered from flags, environment, file and defaults, in this order of precedence (R-25).
 
-A separate module because `settings_model` says what there is, and this module where it comes from and how it is shown.
+A separate module because `model` says what there is, and this module where it comes from and how it is shown.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, ordered, render_text
 from policy_engine.documents.fields import did_you_mean
+from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.sdk.json_pointer import format_pointer
 from policy_engine.settings.model import Form, Settings, contradictions
-from policy_engine.worker.policies.violations import plain_text_of
 
 ENVIRONMENT_PREFIX = "POLICY_ENGINE_"
 CONFIG_VARIABLE = "POLICY_ENGINE_CONFIG"
@@ -211,7 +212,7 @@ def _from_file(path: Path, known: Mapping[str, KnownSetting], diagnostics: list[
     if document is None or document.value is None:
         return given
     if not isinstance(document.value, dict):
-        reason = f"the settings file must be an object, not {plain_text_of(document.value)}"
+        reason = f"the settings file must be an object, not {type_in_words(document.value)}"
         diagnostics.append(document.diagnostic((), reason, rule=Rule.WRONG_TYPE))
         return given
     for names, value in _leaves(document.value, (), known):
@@ -222,7 +223,7 @@ def _from_file(path: Path, known: Mapping[str, KnownSetting], diagnostics: list[
         text = _as_text(value, known[name])
         place = document.diagnostic(names, "")
         if text is None:
-            reason = f"must not be {plain_text_of(value)}"
+            reason = f"must not be {type_in_words(value)}"
             allowed = known[name].form.allowed
             diagnostics.append(replace(place, reason=reason, allowed=allowed, rule=Rule.WRONG_TYPE))
             continue
@@ -322,7 +323,7 @@ def _from_flags(
 
 
 def _pointer(name: str) -> str:
-    return "/" + name.replace(".", "/")
+    return format_pointer(name.split("."))
 
 
 def _absolute(value: Any, base: Path | None) -> Any:

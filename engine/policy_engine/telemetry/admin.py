@@ -16,7 +16,7 @@ from aiohttp import web
 from policy_engine.telemetry.exposition import exposition
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.metrics import Samples
-from policy_engine.transport.listen import bind, describe
+from policy_engine.transport.listen import bind, bound_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class AdminServer:
         sock = bind(self._address)
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
-        self.address = describe(sock)
+        self.address = bound_address(sock)
 
     async def close(self) -> None:
         """Stop listening."""

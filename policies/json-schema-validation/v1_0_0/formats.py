@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from jsonschema import FormatChecker
 
+from policy_engine.sdk import PointerError, parse_pointer
+
 from .keywords import compiled
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -27,7 +29,6 @@ _PATTERNS = {
     "uri": rf"[A-Za-z][A-Za-z0-9+.-]*:{_URI_TEXT}",
     "uri-reference": _URI_TEXT,
     "uuid": r"[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}",
-    "json-pointer": r"(?:/(?:[^/~]|~[01])*)*",
 }
 
 
@@ -59,6 +60,14 @@ def _is_ipv6(text: str) -> bool:
     return "%" not in text and _is_address(ipaddress.IPv6Address, text)
 
 
+def _is_json_pointer(text: str) -> bool:
+    try:
+        parse_pointer(text)
+    except PointerError:
+        return False
+    return True
+
+
 def _is_address(kind: Callable[[str], object], text: str) -> bool:
     try:
         kind(text)
@@ -76,6 +85,7 @@ CHECKS: dict[str, Callable[[str], bool]] = {
     "date-time": _is_date_time,
     "ipv4": _is_ipv4,
     "ipv6": _is_ipv6,
+    "json-pointer": _is_json_pointer,
 }
 """The formats that are checked, by name."""
 

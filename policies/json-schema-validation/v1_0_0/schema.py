@@ -16,8 +16,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from policy_body import format_pointer
-from policy_engine.sdk import ParameterError
+from policy_engine.sdk import ParameterError, format_pointer
 
 from .formats import CHECKS, checker
 from .keywords import BodyValidator, compiled

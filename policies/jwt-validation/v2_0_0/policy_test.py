@@ -100,10 +100,19 @@ def test_all_rules_must_be_met() -> None:
 
 
 def test_names_with_dots_and_slashes_by_json_pointer() -> None:
-    claims: dict[str, Any] = {NAMESPACED: "t1", "a.b": {"c~d": "t2"}}
+    claims: dict[str, Any] = {NAMESPACED: "t1", "a.b": {"c~d": "t2"}, "roles": ["r0", "r1"]}
     assert send(policy(**rule("equals", "t1", "/https:~1~1example.com~1tenant")), token(**claims)).status == 200
     assert send(policy(**rule("equals", "t2", "/a.b/c~0d")), token(**claims)).status == 200
     assert send(policy(**rule("equals", "t2", "a.b")), token(**claims)).status == 403
+    for claim, role in (("/roles/1", "r1"), ("roles.0", "r0")):
+        assert send(policy(**rule("equals", role, claim)), token(**claims)).status == 200
+    for claim in ("/roles/2", "/roles/01", "/roles/-"):
+        assert send(policy(**rule("equals", "r1", claim)), token(**claims)).status == 403
+
+
+def test_a_pointer_with_a_wrong_escape_is_refused_when_the_chain_is_loaded() -> None:
+    with pytest.raises(ParameterError, match="RFC 6901"):
+        policy(**rule("equals", "t2", "/a.b/c~d"))
 
 
 HEADERS = {

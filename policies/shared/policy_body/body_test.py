@@ -10,22 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_body import (
-    MISSING,
     EventSplitter,
     EventTooLarge,
     NotJson,
-    PointerError,
     charset_of,
     data_of,
     dump,
     event_of,
-    find,
-    format_pointer,
     is_compressed,
     matches_media,
     media_type_of,
     parse,
-    parse_pointer,
 )
 from policy_engine.sdk import Headers
 
@@ -75,22 +70,6 @@ def test_depth_counts_containers() -> None:
     assert parse(b"[[1]]", 2) == [[1]]
     with pytest.raises(NotJson):
         parse(b"[[[]]]", 2)
-
-
-@given(st.lists(st.text(max_size=5), max_size=5))
-def test_pointers_come_back(tokens: list[str]) -> None:
-    assert list(parse_pointer(format_pointer(tokens))) == tokens
-
-
-def test_pointer_finds_as_rfc_6901_has_it() -> None:
-    document = {"foo": ["bar", "baz"], "": 0, "a/b": 1, "m~n": 8}
-    for text, value in [("", document), ("/foo/0", "bar"), ("/", 0), ("/a~1b", 1), ("/m~0n", 8)]:
-        assert find(document, parse_pointer(text)) == value
-    for text in ("/foo/2", "/foo/01", "/foo/-1", "/foo/x", "/foo/0/0", "/none"):
-        assert find(document, parse_pointer(text)) is MISSING
-    for text in ("foo", "/~", "/~2"):
-        with pytest.raises(PointerError):
-            parse_pointer(text)
 
 
 def test_media_types() -> None:

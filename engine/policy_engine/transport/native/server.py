@@ -64,7 +64,7 @@ class NativeServer:
                     bound.append(sock)
                     if sock.family == socket.AF_UNIX:
                         self._own_paths.append(Path(sock.getsockname()))
-            self._addresses = tuple(map(listen.describe, bound))
+            self._addresses = tuple(map(listen.bound_address, bound))
             for sock in bound:
                 self._acceptors.append(self._listen(loop, sock, self._dispatcher))
         except BaseException:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-REDACTED = "***"
-"""What is shown in the place of a secret (R-24)."""
+from policy_engine.documents.redaction import REDACTED
+from policy_engine.limits import POLICY_TIMEOUT
+from policy_engine.sdk.json_pointer import format_pointer
 
 _SECRET_HASH_KEY = random_source.token_bytes(32)
 
@@ -43,7 +44,7 @@ class PolicySpec:
     enabled: bool = True
     condition: str | None = None
     failure_mode: FailureMode = FailureMode.CLOSED
-    timeout: float = 1.0
+    timeout: float = POLICY_TIMEOUT
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
     secrets: frozenset[str] = frozenset()
     requested_version: str = ""
@@ -55,7 +56,7 @@ class PolicySpec:
 
     def redacted_parameters(self) -> dict[str, Any]:
         """Return a copy of the parameters fit for logs and admin pages: every secret is `***`."""
-        return {name: _redact(value, f"/{escape(name)}", self.secrets) for name, value in self.parameters.items()}
+        return {name: _redact(value, format_pointer((name,)), self.secrets) for name, value in self.parameters.items()}
 
     def as_document(self) -> dict[str, Any]:
         """Return the entry as plain JSON-able data without secrets, for admin pages."""
@@ -107,16 +108,11 @@ class ChainsSpec:
     routes: tuple[RouteSpec, ...] = ()
 
 
-def escape(name: str | int) -> str:
-    """Return one reference token of a JSON Pointer (RFC 6901, 3)."""
-    return str(name).replace("~", "~0").replace("/", "~1")
-
-
 def _redact(value: Any, pointer: str, secrets: frozenset[str]) -> Any:
     if pointer in secrets:
         return REDACTED
     if isinstance(value, Mapping):
-        return {name: _redact(item, f"{pointer}/{escape(name)}", secrets) for name, item in value.items()}
+        return {name: _redact(item, pointer + format_pointer((name,)), secrets) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_redact(item, f"{pointer}/{index}", secrets) for index, item in enumerate(value)]
     return value

@@ -1,4 +1,4 @@
-"""Parameters of a policy held against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
+"""Parameters of a policy checked against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
 
 A separate module because parameters come from outside: everything that bounds them (sizes, depth, linear-time
 regular expressions, no remote schemas) is here and nowhere else.
@@ -19,7 +19,9 @@ from referencing import Registry as SchemaRegistry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from policy_engine.worker.chains.spec import escape
+from policy_engine.documents.json_types import type_in_words
+from policy_engine.sdk import ParameterError
+from policy_engine.sdk.json_pointer import Path, format_pointer
 from policy_engine.worker.policies.json_data import bounded_copy
 from policy_engine.worker.policies.schema_keywords import (
     FORMATS,
@@ -29,7 +31,7 @@ from policy_engine.worker.policies.schema_keywords import (
     SchemaValidator,
     compile_pattern,
 )
-from policy_engine.worker.policies.violations import Path, Violation, plain_text_of, violations_of
+from policy_engine.worker.policies.violations import Violation, violations_of
 
 _MAX_DEFAULT_DEPTH = 16
 _REMEMBERED = 10_000
@@ -59,6 +61,18 @@ class SchemaError(ValueError):
     def __init__(self, violations: tuple[Violation, ...]) -> None:
         self.violations = violations
         super().__init__("; ".join(f"{violation.pointer or '/'}: {violation.reason}" for violation in violations))
+
+
+class ParametersInvalid(ParameterError):
+    """Parameters that a policy's schema does not allow; `violations` lists every one, `path` leads to the first."""
+
+    def __init__(self, policy: str, violations: tuple[Violation, ...]) -> None:
+        self.violations = violations
+        reasons = [
+            f"{one.pointer or '/'} {one.reason}{f' (allowed: {one.allowed})' if one.allowed else ''}"
+            for one in violations
+        ]
+        super().__init__(f"parameters of {policy}: {'; '.join(reasons)}", violations[0].pointer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +166,7 @@ class ParameterSchema:
         except RecursionError:
             found = (Violation((), "is nested too deeply for the schema's own recursion"),)
         if not isinstance(copied, dict):
-            found = found or (Violation((), f"must be an object, not {plain_text_of(copied)}"),)
+            found = found or (Violation((), f"must be an object, not {type_in_words(copied)}"),)
             copied = {}
         return Checked(copied, found, frozenset(notes.secrets))
 
@@ -238,7 +252,7 @@ class ParameterSchema:
             return
         seen = seen | {id(schema)}
         if schema.get("writeOnly") is True:
-            notes.secrets.add("".join(f"/{escape(token)}" for token in path))
+            notes.secrets.add(format_pointer(path))
         for applied in self._in_place(value, schema):
             self._annotate(value, path, applied, notes, seen)
         if isinstance(value, dict):
@@ -293,7 +307,7 @@ class ParameterSchema:
 
 def _metaschema_violations(schema: Any) -> tuple[Violation, ...]:
     if not isinstance(schema, dict):
-        return (Violation((), f"a parameter schema is an object, not {plain_text_of(schema)}"),)
+        return (Violation((), f"a parameter schema is an object, not {type_in_words(schema)}"),)
     return violations_of(_metaschema().iter_errors(schema))
 
 

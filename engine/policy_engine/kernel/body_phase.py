@@ -1,0 +1,104 @@
+"""What happens when a body comes: whole and decoded for policies of bodies, or chunk by chunk for those of chunks."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from policy_engine.kernel.content_coding import BodyTooLarge, UndecodableBody, codings_of, decode, encode
+from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.promises import honour, name_body_in_pieces
+from policy_engine.kernel.reply import ProcessingMode, body_reply, chunk_reply, dropped_reply, piece_reply
+from policy_engine.kernel.sides import Side, first_closed
+from policy_engine.kernel.stream import Replies
+from policy_engine.sdk import Chunk, ImmediateResponse, Request, Response
+from policy_engine.worker.chains.executor import Outcome, run
+
+logger = logging.getLogger("policy_engine.kernel")
+
+
+def body(phases: Phases, side: Side, message: Any) -> Result:
+    """Run the body of `side`, or one chunk of it, as the mode has it; `message` is Envoy's `HttpBody`."""
+    phases.no_longer_awaited(side)
+    if side.by_override:
+        honour(phases.peer, phases.route)
+    view = phases.view(side)
+    if view is None:
+        return _unguarded(phases, side)
+    over = side in phases.over
+    if side.body_mode != ProcessingMode.BUFFERED:
+        return dropped_reply(side.body, side.body_mode) if over else _chunk(phases, side, message)
+    if over:
+        return _in_pieces(phases, side)
+    phases.over += (side,)
+    return _buffered(phases, side, view, message)
+
+
+def _chunk(phases: Phases, side: Side, message: Any) -> Result:
+    chunk = Chunk(message.body, message.end_of_stream)
+    arguments = phases.arguments(side, chunk)
+
+    def done(outcome: Outcome) -> Replies:
+        if outcome.immediate is not None:
+            return phases.answer(outcome)
+        if arguments[-1].end:
+            phases.over += (side,)
+        return piece_reply(side.body, side.body_mode, chunk, arguments[-1])
+
+    return then(run(phases.exchange, side.on_chunk, arguments, Outcome()), done)
+
+
+def _buffered(phases: Phases, side: Side, view: Request | Response, message: Any) -> Result:
+    codings = codings_of(view.headers.get("content-encoding"))
+    try:
+        view.body = decode(message.body, codings, phases.kernel.options.body_limit)
+    except BodyTooLarge:
+        return phases.too_large(side)
+    except UndecodableBody as error:
+        return _undecodable(phases, side, error)
+
+    def done(outcome: Outcome) -> Replies:
+        if outcome.immediate is not None:
+            return phases.answer(outcome)
+        replaced = any(action.body is not None for action in outcome.actions)
+        return body_reply(
+            side.body,
+            outcome.edits,
+            outcome.actions,
+            body=encode(view.body or b"", codings) if replaced else None,
+            had_content_length="content-length" in view.headers,
+        )
+
+    return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), done)
+
+
+def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Replies:
+    """No policy can read this body: the failure modes of those that need it decide (R-11)."""
+    closed = first_closed(side.on_body)
+    logger.warning(
+        "%s of route %s cannot be decoded (%s), %s",
+        side.body,
+        phases.route.chain.route_key,
+        error,
+        "policies that read it are skipped" if closed is None else f"denied for {closed.label}",
+        extra={"event": "undecodable_body", "route": phases.route.chain.route_key},
+    )
+    if closed is None:
+        return chunk_reply(side.body, None)
+    return phases.end(ImmediateResponse(side.undecodable, details="policy_engine:undecodable_body"))
+
+
+def _in_pieces(phases: Phases, side: Side) -> Replies:
+    """More of a body that was to come whole: Envoy streams it as its own configuration says, policies saw part."""
+    closed = first_closed(side.on_body)
+    name_body_in_pieces(phases.route, side.body, side.on_body, closed)
+    return chunk_reply(side.body, None) if closed is None else phases.end(closed.failure_response)
+
+
+def _unguarded(phases: Phases, side: Side) -> Replies:
+    """A body without the headers it belongs to, which are with the client: the probe has done its work."""
+    guard = phases.modes.guard
+    if guard is None:
+        return chunk_reply(side.body, None)
+    phases.kernel.statistics.doubted_responses += 1
+    return phases.end(guard.failure_response)

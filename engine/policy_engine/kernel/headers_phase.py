@@ -1,0 +1,148 @@
+"""What happens when headers come: the policies of headers run, and those of the body where no body message follows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from policy_engine.kernel.content_coding import CODINGS, codings_of, encode
+from policy_engine.kernel.header_view import headers_of
+from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.promises import doubt, name_unsent_request_body, name_unsent_response_body
+from policy_engine.kernel.reply import ProcessingMode, headers_reply
+from policy_engine.kernel.sides import Side, first_closed
+from policy_engine.kernel.stream import Replies
+from policy_engine.sdk import Headers, Request, Response
+from policy_engine.sdk.headers import HeaderEdit
+from policy_engine.worker.chains.executor import Outcome, run
+
+_NO_BODY_STATUSES = (204, 304)
+_LENGTH_DIGITS = 15
+_IDENTITY = HeaderEdit(("content-encoding",))
+
+
+def request_headers(phases: Phases, *, bodiless: bool) -> Result:
+    """Run the request's headers; `bodiless` when they end the request."""
+    if phases.modes.response.by_override and phases.peer.doubted:
+        _probe(phases, bodiless=bodiless)
+    side, request = phases.modes.request, phases.request
+    if bodiless:
+        return _headers(phases, side, request, [request], comes=False, empty=bool(side.on_body))
+    return _headers(phases, side, request, [request], comes=bool(side.body_mode), empty=False)
+
+
+def response_headers(phases: Phases, message: Any) -> Result:
+    """Run the response's headers, unless a body that policies need did not come or will not."""
+    modes, request = phases.modes, phases.request
+    if phases.awaited and phases.no_longer_awaited(modes.request):
+        if modes.request.by_override:
+            doubt(phases.peer)
+        refusal = _body_never_came(phases)
+        if refusal is not None:
+            return refusal
+    response = phases.exchange.response = Response(headers_of(message.headers))
+    if modes.skips_response_headers:
+        doubt(phases.peer)
+    side = modes.response
+    comes = empty = False
+    if side.body_mode and _can_have_body(request, response):
+        comes = not message.end_of_stream
+        empty = not comes and bool(side.on_body)
+        if comes and side.by_override and phases.peer.doubted and modes.guard is not None:
+            name_unsent_response_body(phases.route, modes)
+            phases.kernel.statistics.doubted_responses += 1
+            return phases.end(modes.guard.failure_response)
+    return _headers(phases, side, response, [request, response], comes=comes, empty=empty)
+
+
+def _headers(
+    phases: Phases, side: Side, view: Request | Response, arguments: list[Any], *, comes: bool, empty: bool
+) -> Result:
+    """Run the headers of `side`. Its body `comes` in messages of its own, or is `empty` and policies still read it.
+
+    Envoy sends no body message for a message without one; a policy that reads bodies must not be skipped.
+    """
+    if comes:
+        phases.awaited += (side,)
+        if _announces_too_much(side, view.headers, phases.kernel.options.body_limit):
+            return phases.too_large(side)
+    if empty:
+        view.body = b""
+    elif not side.on_headers:
+        return side.pass_reply
+    outcome = run(phases.exchange, side.on_headers, arguments, Outcome())
+    if isinstance(outcome, Outcome):
+        return _headers_done(phases, side, view, outcome, arguments, empty=empty)
+    return then(outcome, lambda done: _headers_done(phases, side, view, done, arguments, empty=empty))
+
+
+def _headers_done(
+    phases: Phases, side: Side, view: Request | Response, outcome: Outcome, arguments: list[Any], *, empty: bool
+) -> Result:
+    if outcome.immediate is not None:
+        return phases.answer(outcome)
+    replaced = view.body != (b"" if empty else None)
+    if not side.on_body or not (replaced or empty):
+        return _reply(phases, side, view, outcome, replaced=replaced)
+    return then(
+        run(phases.exchange, side.on_body, arguments, outcome),
+        lambda done: _reply(phases, side, view, done, replaced=replaced),
+    )
+
+
+def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcome, *, replaced: bool) -> Replies:
+    if outcome.immediate is not None:
+        return phases.answer(outcome)
+    if replaced or view.body:
+        phases.no_longer_awaited(side)
+        return _replaced(side, outcome, view)
+    actions = outcome.actions
+    if not actions:
+        return side.pass_reply
+    cached = side.cached
+    if not cached.matches(actions):
+        # Serialised anew only when an action is another object than before.
+        cached.actions, cached.reply = actions, headers_reply(side.headers, outcome.edits, actions) + side.override
+    return cached.reply
+
+
+def _replaced(side: Side, outcome: Outcome, view: Request | Response) -> bytes:
+    """Return the headers reply with a new body, encoded as its `content-encoding` says, or without that header."""
+    codings, edits = codings_of(view.headers.get("content-encoding")), outcome.edits
+    if not CODINGS.issuperset(codings):
+        codings, edits = (), [*edits, _IDENTITY]
+    body = encode(view.body or b"", codings)
+    return headers_reply(side.headers, edits, outcome.actions, body=body) + side.override
+
+
+def _announces_too_much(side: Side, headers: Headers, limit: int) -> bool:
+    """Tell whether a body to be buffered will exceed the limit, by its `content-length`.
+
+    Waiting for it would be a trap: when more than Envoy's own buffer holds arrives before our reply to the headers,
+    Envoy stops reading and the request hangs until its idle timeout (1.36.2, shown by `runtime_limits_test`).
+    """
+    if side.body_mode != ProcessingMode.BUFFERED:
+        return False
+    length = headers.get("content-length") or ""
+    # The digits are counted first: int() of a number without end is slow.
+    return length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > limit)
+
+
+def _can_have_body(request: Request, response: Response) -> bool:
+    return request.method != "HEAD" and response.status not in _NO_BODY_STATUSES and response.status >= 200
+
+
+def _probe(phases: Phases, *, bodiless: bool) -> None:
+    """Ask what shows whether Envoy takes overrides, unless the request's own body will show it."""
+    modes = phases.modes
+    if modes.probe is not None and (bodiless or not modes.request.by_override):
+        phases.modes, phases.probing = modes.probe, True
+
+
+def _body_never_came(phases: Phases) -> Replies:
+    """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
+    side = phases.modes.request
+    phases.kernel.statistics.broken_promises += 1
+    steps = side.on_body or side.on_chunk
+    closed = first_closed(steps)
+    name_unsent_request_body(phases.route, steps, closed)
+    return None if closed is None else phases.end(closed.failure_response)
