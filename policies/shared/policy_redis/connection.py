@@ -54,7 +54,7 @@ class RedisLink:
                 logger.warning("Redis at %s fails (%s); it is tried now and then", self._where, kind)
             raise StoreUnavailable(f"Redis at {self._where} fails ({kind})") from None
         if self._circuit.succeeded():
-            logger.warning("Redis at %s answers again", self._where)
+            logger.info("Redis at %s answers again", self._where)
         return answer
 
     async def close(self) -> None:
