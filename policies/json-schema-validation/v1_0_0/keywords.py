@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
+from jsonschema._utils import find_evaluated_item_indexes_by_schema, find_evaluated_property_keys_by_schema
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
@@ -77,6 +78,24 @@ def _normal(value: Any) -> Any:
     return [_normal(item) for item in value] if isinstance(value, list) else value
 
 
+def _unevaluated_items(validator: Any, applied: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not isinstance(instance, list):
+        return
+    # jsonschema finds them as a list, and looks each index up in it.
+    evaluated = set(find_evaluated_item_indexes_by_schema(validator, instance, schema))
+    if any(index not in evaluated for index in range(len(instance))):
+        yield ValidationError("unevaluated")
+
+
+def _unevaluated_properties(validator: Any, applied: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not isinstance(instance, dict):
+        return
+    evaluated = set(find_evaluated_property_keys_by_schema(validator, instance, schema))
+    left = (name for name in instance if name not in evaluated)
+    if any(next(validator.descend(instance[name], applied), None) is not None for name in left):
+        yield ValidationError("unevaluated")
+
+
 BodyValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's own gap
     Draft202012Validator,
     {
@@ -84,6 +103,8 @@ BodyValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's own
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
+        "unevaluatedItems": _unevaluated_items,
+        "unevaluatedProperties": _unevaluated_properties,
     },
 )
 """`jsonschema`'s draft 2020-12 validator with the keywords above in the place of its own."""

@@ -26,12 +26,12 @@ from policy_engine.sdk import (
 )
 from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
-from policy_engine.worker.chains.blocking import PoolFull
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.mark import MARK_BYTES
 from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.conditions.condition import ConditionError
+from policy_engine.worker.offload.blocking import PoolFull
 
 logger = logging.getLogger("policy_engine.worker")
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, RequestMutation
-from policy_engine.worker.chains.blocking import BlockingPool, PoolFull
 from policy_engine.worker.chains.loop_watch import LoopWatch
 from policy_engine.worker.chains.statistics import FailureKind
+from policy_engine.worker.offload.blocking import BlockingPool, PoolFull
 from testsupport.chains import Engine, engine, entry
 from testsupport.envoy_messages import parse, request_headers
 
