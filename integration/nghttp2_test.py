@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from policy_engine.kernel.stream import Peer, Replies
+from policy_engine.limits import MIB
 from policy_engine.transport.native.flow_control import TIGHT_WINDOW
 from policy_engine.transport.native.server import NativeServer
-from policy_engine.transport.options import MIB, Limits, ServerOptions, TlsOptions
+from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from testsupport.http2_peer import grpc_message
 from testsupport.transport import PROCESS, Recorder, make_certificates, scripted
 

@@ -9,19 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from policy_engine.sdk import Policy
+from policy_engine.sdk.hooks import phases_of
 from policy_engine.sdk.testing import policy_class
 from policy_engine.worker.policies.parameters import ParameterSchema
 
 ROOT = Path(__file__).parent
 DIRECTORIES = sorted(path.parent for path in ROOT.glob("*/v*/policy.yaml"))
 KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", "examples"]
-HOOKS = {
-    "request_headers": ["on_request_headers"],
-    "request_body": ["on_request_body", "on_request_chunk"],
-    "response_headers": ["on_response_headers"],
-    "response_body": ["on_response_body", "on_response_chunk"],
-}
+AUTHENTICATE = ("api-key-validation", "basic-auth", "ip-allow", "jwt-validation")
 
 
 def document(directory: Path) -> dict[str, Any]:
@@ -71,19 +66,14 @@ def schema_default(schema: Mapping[str, Any], path: str) -> Any:
 @pytest.mark.parametrize("directory", DIRECTORIES, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_the_directory_is_whole(directory: Path) -> None:
     found = document(directory)
-    assert list(found) == KEYS
+    assert [key for key in found if key != "authenticates"] == KEYS
+    assert found.get("authenticates", False) is (found["name"] in AUTHENTICATE)
     assert directory.parent.name == found["name"]
     assert directory.name == found["version"].replace(".", "_")
     for name in ("README.md", "policy.py"):
         assert (directory / name).is_file(), name
     assert found["name"] in (directory / "README.md").read_text().splitlines()[0]
-    chosen = policy_class(directory)
-    overridden = {
-        phase
-        for phase, hooks in HOOKS.items()
-        if any(getattr(chosen, hook) is not getattr(Policy, hook) for hook in hooks)
-    }
-    assert overridden == set(found["phases"])
+    assert phases_of(policy_class(directory)) == set(found["phases"])
 
 
 @pytest.mark.parametrize(("directory", "parameters"), list(examples()))

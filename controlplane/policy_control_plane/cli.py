@@ -21,10 +21,11 @@ from policy_control_plane.ads_server import AdsServer, ServerTls
 from policy_control_plane.configuration import Configuration, model_reader
 from policy_control_plane.fleet import Fleet
 from policy_control_plane.rollout import Rollout, Waits
-from policy_control_plane.snapshot_builder import DEFAULT_BODY_LIMIT, DEFAULT_POLICY_TIMEOUT, SnapshotBuilder
+from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_control_plane.status import Overview, StatusServer, converged, render
 from policy_engine.documents.diagnostics import has_errors, render_json, render_text
 from policy_engine.documents.quantities import parse_duration, parse_size
+from policy_engine.limits import BODY_LIMIT, POLICY_TIMEOUT
 from policy_engine.sources.chain_file import read_chain_files
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
 from policy_engine.worker.policies.registry import Registry
@@ -64,9 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; without it, plain text")
     serve.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM")
     serve.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="require client certificates of this CA")
-    serve.add_argument("--body-limit", type=_size, default=DEFAULT_BODY_LIMIT, help="the engines' body_limit (10MiB)")
+    serve.add_argument("--body-limit", type=_size, default=BODY_LIMIT, help="the engines' body_limit (10MiB)")
     serve.add_argument(
-        "--policy-timeout", type=_duration, default=DEFAULT_POLICY_TIMEOUT, help="the engines' policy_timeout (1s)"
+        "--policy-timeout", type=_duration, default=POLICY_TIMEOUT, help="the engines' policy_timeout (1s)"
     )
     serve.add_argument(
         "--metadata-namespace", action="append", default=[], metavar="NAME", help="dynamic metadata policies may write"

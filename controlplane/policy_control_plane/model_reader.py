@@ -17,9 +17,10 @@ import re2
 
 from policy_control_plane.model import ClusterModel, Endpoint, HeaderMatch, ListenerModel, MatchKind, Model, RouteModel
 from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooManyFindings, has_errors, ordered
-from policy_engine.documents.fields import Fields, did_you_mean, value_at
-from policy_engine.documents.yaml_document import Document, Path, read_document
+from policy_engine.documents.fields import Fields, did_you_mean
+from policy_engine.documents.yaml_document import Document, read_document
 from policy_engine.envoy.filter_config import ENGINE_CLUSTER
+from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.sources.chain_file import ChainFiles
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.xds import chain as xds_chain
@@ -114,7 +115,7 @@ class ModelReader:
 
     def _route(self, document: Document, path: Path, load: _Load) -> None:
         fields = Fields(document, path, ROUTE_KEYS, load.diagnostics, "a route")
-        if not isinstance(value_at(document, path), dict):
+        if not isinstance(find(document.value, path), dict):
             return
         name = _name(fields, document, path, "route", load)
         match = _match(document, (*path, "match"), load) if "match" in fields else None
@@ -152,7 +153,7 @@ class ModelReader:
         for found in read.diagnostics:
             if found.rule in self._left_to_engines:
                 continue
-            within = _within_chain(found.path, chain)
+            within = _within_chain(chain, found.path)
             load.diagnostics.append(
                 document.diagnostic(
                     (*path, "chain", *within),
@@ -169,7 +170,7 @@ class ModelReader:
         try:
             xds_chain.encode({"route_key": name or "unnamed", "policies": chain})
         except xds_chain.ChainError as error:
-            within = _within_chain(error.path, chain)
+            within = _within_chain(chain, error.path)
             load.diagnostics.append(document.diagnostic((*path, "chain", *within), error.reason, rule=Rule.PARAMETERS))
             return ()
         if not read.diagnostics:
@@ -177,21 +178,9 @@ class ModelReader:
         return tuple(chain)
 
 
-def _within_chain(pointer: str, chain: Any) -> Path:
-    """Return the JSON Pointer of a finding about `/policies/...` as a path into `chain`."""
-    if not pointer.startswith("/policies"):
-        return ()
-    path: list[str | int] = []
-    value = chain
-    for escaped in pointer.split("/")[2:]:
-        token = escaped.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, list) and token.isdecimal() and int(token) < len(value):
-            path.append(int(token))
-            value = value[int(token)]
-        else:
-            path.append(token)
-            value = value.get(token) if isinstance(value, dict) else None
-    return tuple(path)
+def _within_chain(chain: Any, pointer: str) -> Path:
+    """Return the JSON Pointer of a finding about a resource, whose chain is at `/policies`, as a path into `chain`."""
+    return path_within({"policies": chain}, pointer)[1:]
 
 
 def _name(fields: Fields, document: Document, path: Path, what: str, load: _Load) -> str | None:
@@ -211,7 +200,7 @@ def _name(fields: Fields, document: Document, path: Path, what: str, load: _Load
 
 def _listener(document: Document, path: Path, load: _Load) -> None:
     fields = Fields(document, path, LISTENER_KEYS, load.diagnostics, "a listener")
-    if not isinstance(value_at(document, path), dict):
+    if not isinstance(find(document.value, path), dict):
         return
     name = _name(fields, document, path, "listener", load)
     address = fields.text("address", required=True)
@@ -228,7 +217,7 @@ def _listener(document: Document, path: Path, load: _Load) -> None:
 
 def _cluster(document: Document, path: Path, load: _Load) -> None:
     fields = Fields(document, path, CLUSTER_KEYS, load.diagnostics, "a cluster")
-    if not isinstance(value_at(document, path), dict):
+    if not isinstance(find(document.value, path), dict):
         return
     name = _name(fields, document, path, "cluster", load)
     if name == ENGINE_CLUSTER:
@@ -278,7 +267,7 @@ def _endpoint(text: str) -> Endpoint | None:
 
 def _match(document: Document, path: Path, load: _Load) -> tuple[MatchKind, str, tuple[HeaderMatch, ...]] | None:
     fields = Fields(document, path, MATCH_KEYS, load.diagnostics, "a match")
-    if not isinstance(value_at(document, path), dict):
+    if not isinstance(find(document.value, path), dict):
         return None
     given = [key for key in PATH_KEYS if key in fields]
     if len(given) != 1:
@@ -304,7 +293,7 @@ def _match(document: Document, path: Path, load: _Load) -> tuple[MatchKind, str,
 
 def _header(document: Document, path: Path, load: _Load) -> HeaderMatch | None:
     fields = Fields(document, path, HEADER_KEYS, load.diagnostics, "a header match")
-    if not isinstance(value_at(document, path), dict):
+    if not isinstance(find(document.value, path), dict):
         return None
     name = fields.text("name", required=True)
     if name is not None and not _HEADER.fullmatch(name):

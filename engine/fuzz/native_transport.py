@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from policy_engine.limits import KIB
 from policy_engine.transport.native.frames import PREFACE
-from policy_engine.transport.options import KIB, Limits
+from policy_engine.transport.options import Limits
 from testsupport import http2_peer
 
 LIMITS = Limits(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
-_VERSION = re.compile(r"v(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})", re.ASCII)
+from policy_engine.worker.policies.manifest import LONGEST_NAME, is_policy_name
+from policy_engine.worker.policies.registry import Version
+
 _ENGINE_MODULE = re.compile(r'^module\([^)]*name\s*=\s*"policy_engine"', re.MULTILINE)
-_LONGEST_NAME = 63
 
 _MANIFEST = """\
 name: {name}
@@ -127,10 +127,12 @@ def scaffold(name: str, directory: Path, version: str = "v1.0.0") -> tuple[Path,
     Raises ScaffoldError for a name that is not in kebab-case, a version that is not of the form v1.2.3 and a directory
     that exists, and OSError.
     """
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise ScaffoldError(f"{name!r} is not in kebab-case, such as add-tenant (at most {_LONGEST_NAME} characters)")
-    if not _VERSION.fullmatch(version):
-        raise ScaffoldError(f"{version!r} is not a version of the form v1.2.3")
+    if not is_policy_name(name):
+        raise ScaffoldError(f"{name!r} is not in kebab-case, such as add-tenant (at most {LONGEST_NAME} characters)")
+    try:
+        Version.parse(version)
+    except ValueError as error:
+        raise ScaffoldError(str(error)) from None
     target = directory / name / version.replace(".", "_")
     if target.exists():
         raise ScaffoldError(f"{target} exists; a new version gets a directory of its own (--version)")

@@ -15,7 +15,7 @@ import grpc
 from envoy.service.discovery.v3 import discovery_pb2
 from google.protobuf import any_pb2
 
-from policy_engine.sources.file_source import LoadReport
+from policy_engine.sources.source import LoadReport
 from policy_engine.sources.xds import chain as xds_chain
 from policy_engine.sources.xds.channel import XdsConnection
 from policy_engine.sources.xds.protocol import DeltaClient, SotwClient, Variant

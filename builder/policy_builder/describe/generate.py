@@ -6,39 +6,15 @@ A separate module because these documents say the same things to different reade
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from policy_builder.describe.digests import files_digest
-from policy_builder.discover.debian import DebianLock
-from policy_builder.discover.platform import PYTHON
-from policy_builder.discover.policy_source import PolicySource
-from policy_builder.validate.resolution import Resolution
+from policy_builder.discover.digests import files_digest
+from policy_builder.recipe import PYTHON, policy_directory
+from policy_builder.validate.facts import Facts
 
 TITLE = "policy-engine"
 LICENCE = "Apache-2.0"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Everything the documents are made from; `policies` are sorted by name and version, and have a manifest."""
-
-    engine_version: str
-    engine_files: Mapping[str, Path] = field(repr=False)
-    policies: tuple[PolicySource, ...]
-    resolution: Resolution
-    debian: DebianLock
-
-    def digests(self) -> dict[str, str]:
-        """Return the digest of every policy by `name version`."""
-        return {str(policy): files_digest(policy.files) for policy in self.policies}
-
-
-def policy_directory(policy: PolicySource) -> str:
-    """Return where a policy lies, relative to the registry."""
-    return f"{policy.name}/{policy.version}"
 
 
 def registry(facts: Facts) -> str:
@@ -50,7 +26,7 @@ def registry(facts: Facts) -> str:
                 "name": policy.name,
                 "version": policy.version,
                 "entrypoint": policy.manifest.entrypoint,
-                "directory": policy_directory(policy),
+                "directory": policy_directory(policy.name, policy.version),
                 "digest": digests[str(policy)],
             }
             for policy in facts.policies

@@ -18,8 +18,9 @@ from cyclonedx.schema import OutputFormat, SchemaVersion
 from license_expression import ExpressionError, get_spdx_licensing
 from packageurl import PackageURL
 
-from policy_builder.describe.digests import files_digest
-from policy_builder.describe.generate import LICENCE, TITLE, Facts
+from policy_builder.describe.generate import LICENCE, TITLE
+from policy_builder.discover.digests import files_digest
+from policy_builder.validate.facts import Facts
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:policy-engine:sbom")
 _SPDX = get_spdx_licensing()

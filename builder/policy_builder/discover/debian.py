@@ -14,10 +14,8 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-from policy_builder.package.bytecode import PACKAGES, machine_architecture, unpack
 
 TIMEOUT = 300.0
 _AR_MAGIC = b"!<arch>\n"
@@ -88,28 +86,6 @@ def data_archives(lock: DebianLock, cache: Path) -> dict[str, Path]:
     """Return the data archive of every package by its name, each in a directory named after it. Raises DebianError."""
     mirrors = [*_mirrors(), lock.snapshot]
     return {package.name: _data_archive(package, mirrors, cache / "debian") for package in lock.packages}
-
-
-def compiling_python(path: Path, cache: Path) -> Path:
-    """Return the directory with the Python of images, for the machine that builds, as `bytecode.Interpreter` takes it.
-
-    Raises DebianError and BytecodeError.
-    """
-    lock = read_lock(path, machine_architecture())
-    packages = tuple(package for package in lock.packages if package.name in PACKAGES)
-    archives = data_archives(replace(lock, packages=packages), cache)
-    content = hashlib.sha256(" ".join(package.sha256 for package in packages).encode()).hexdigest()
-    target = cache / "python" / content
-    if not target.is_dir():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            unpack(archives.values(), Path(scratch, "python"))
-            try:
-                Path(scratch, "python").rename(target)
-            except OSError:  # another build was faster
-                if not target.is_dir():
-                    raise
-    return target
 
 
 def _data_archive(package: DebianPackage, mirrors: list[str], cache: Path) -> Path:

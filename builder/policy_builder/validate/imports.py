@@ -1,4 +1,4 @@
-"""What a policy's code imports held against what it may: SDK, standard library, itself, its requirements (R-40).
+"""What a policy's code imports, checked against the SDK, the standard library, itself and its requirements (R-40).
 
 Separate, and works on syntax for the reasons that `interface` gives. A missing requirement is found here,
 before an image is made that cannot load the policy.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from policy_builder.discover.imported_modules import imports_of
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 
 SDK = "policy_engine.sdk"
@@ -39,7 +40,7 @@ def check_imports(
             diagnostics.append(Diagnostic(f"{where}/{name}", reason, line, column, rule=Rule.IMPORT))
             continue
         depth = name.count("/")
-        for node in _imports(tree):
+        for node in imports_of(tree):
             for reason, allowed in _wrong(node, depth, siblings, own, engines or {}):
                 diagnostics.append(
                     Diagnostic(
@@ -47,21 +48,6 @@ def check_imports(
                     )
                 )
     return diagnostics
-
-
-def imported_modules(path: Path) -> set[str]:
-    """Return the top-level modules that the Python file `path` imports absolutely; none when it cannot be parsed."""
-    try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError, RecursionError):
-        return set()
-    modules: set[str] = set()
-    for node in _imports(tree):
-        if isinstance(node, ast.Import):
-            modules |= {alias.name.partition(".")[0] for alias in node.names}
-        elif not node.level and node.module:
-            modules.add(node.module.partition(".")[0])
-    return modules
 
 
 def _wrong(
@@ -104,23 +90,3 @@ def _wrong_engine_import(module: str) -> Iterator[tuple[str, str]]:
         yield "imports the test kit, which is for tests (*_test.py) only", SDK
     elif module != SDK and not module.startswith(f"{SDK}."):
         yield f"imports {module}, which is the engine's inside and may change any day", SDK
-
-
-def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
-        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            waiting.extend(node.orelse)
-        elif isinstance(node, ast.Try) and any(_handles_import_error(handler) for handler in node.handlers):
-            waiting.extend([*node.handlers, *node.orelse, *node.finalbody])
-        else:
-            waiting.extend(ast.iter_child_nodes(node))
-
-
-def _handles_import_error(handler: ast.ExceptHandler) -> bool:
-    return handler.type is not None and any(
-        isinstance(one, ast.Name) and one.id in ("ImportError", "ModuleNotFoundError") for one in ast.walk(handler.type)
-    )

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from policy_builder.describe.generate import Facts
 from policy_builder.discover.choice import Choice, ChosenPolicy, read_choice
 from policy_builder.discover.debian import read_lock
 from policy_builder.discover.distributions import Distribution, DistributionError, read_distribution
@@ -23,6 +22,7 @@ from policy_builder.discover.policy_source import PolicySource, discover_directo
 from policy_builder.discover.requirements_file import Pin, Requirements, read_requirements
 from policy_builder.discover.wheels import FetchError, WheelStore
 from policy_builder.discover.workspace import Workspace
+from policy_builder.validate.facts import Facts
 from policy_builder.validate.imports import check_imports
 from policy_builder.validate.interface import check_interface
 from policy_builder.validate.machine import machine_findings

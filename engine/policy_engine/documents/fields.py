@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
+from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.quantities import DURATION_FORM, parse_duration
-from policy_engine.documents.yaml_document import Document, Path
-from policy_engine.worker.policies.violations import plain_text_of, sounds_secret
+from policy_engine.documents.redaction import sounds_secret
+from policy_engine.documents.yaml_document import Document
+from policy_engine.sdk.json_pointer import Path, find
 
 _YAML_1_1_BOOLEANS = {"yes": True, "on": True, "y": True, "no": False, "off": False, "n": False}
 
@@ -34,12 +36,12 @@ class Fields:
         self._diagnostics = diagnostics
         self._meant: set[str] = set()
         self.ok = True
-        value = value_at(document, path)
+        value = find(document.value, path)
         self._values: Mapping[str, Any] = {}
         if isinstance(value, dict):
             self._values = value
         else:
-            reason = "is empty" if value is None and not path else f"must be an object, not {plain_text_of(value)}"
+            reason = "is empty" if value is None and not path else f"must be an object, not {type_in_words(value)}"
             self.error((), f"{what} {reason}", rule=Rule.WRONG_TYPE, allowed=f"an object with {', '.join(known)}")
         for name in self._values:
             if name not in known:
@@ -149,16 +151,8 @@ class Fields:
 
     def _wrong_type(self, name: str, expected: str, value: Any, *, hint: str = "", allowed: str = "") -> None:
         shown = None if sounds_secret(name) else _scalar(value)
-        reason = f"must be {expected}, not {plain_text_of(value)}{hint}"
+        reason = f"must be {expected}, not {type_in_words(value)}{hint}"
         self.error((name,), reason, value=shown, allowed=allowed, rule=Rule.WRONG_TYPE)
-
-
-def value_at(document: Document, path: Path) -> Any:
-    """Return what stands at `path`, which exists."""
-    value = document.value
-    for token in path:
-        value = value[token]
-    return value
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -16,15 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-from policy_engine.worker.chains.spec import REDACTED, escape
+from policy_engine.documents.redaction import REDACTED
+from policy_engine.sdk.json_pointer import Path, format_pointer
 
 MAX_SECRET_BYTES = 64 << 10
 """Largest secret file: keys and certificates fit, a device or a log does not."""
 
 MAX_SECRETS_LENGTH = 1 << 20
 """Longest all secrets of one policy may be together, in characters: repeating a reference must not fill memory."""
-
-Path = tuple[str | int, ...]
 
 _REFERENCE = re.compile(r"(\$?)\$\{(env|file):([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
@@ -166,7 +165,7 @@ class Resolution:
 
         resolved = _REFERENCE.sub(replace, value)
         if found:
-            self.pointers.add("".join(f"/{escape(token)}" for token in path))
+            self.pointers.add(format_pointer(path))
             self._secrets.update(_forms(resolved))
         return resolved
 

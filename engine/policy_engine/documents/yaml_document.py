@@ -23,8 +23,8 @@ from yaml.events import (
 )
 
 from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooManyFindings
-from policy_engine.worker.chains.spec import escape
-from policy_engine.worker.policies.violations import sounds_secret
+from policy_engine.documents.redaction import sounds_secret
+from policy_engine.sdk.json_pointer import Path, format_pointer
 
 MAX_BYTES = 16 << 20
 MAX_NODES = 1_000_000
@@ -32,7 +32,6 @@ MAX_NODES = 1_000_000
 MAX_DEPTH = 64
 MAX_INTEGER = 2**63
 
-Path = tuple[str | int, ...]
 _Mark = tuple[int, int, Any]  # line, column, children: {key: (line, column, _Mark)} or [_Mark]; tuples are the cheapest
 
 _STRING_TAGS = frozenset({None, "!", "tag:yaml.org,2002:str"})
@@ -91,7 +90,7 @@ class Document:
         """Return a finding about the value (or the key) at `path`; `details` are further fields of Diagnostic."""
         place = self.locate(path, key=key)
         line, column = (place.line, place.column) if place else (None, None)
-        pointer = "".join(f"/{escape(token)}" for token in path)
+        pointer = format_pointer(path)
         return Diagnostic(self.file, reason, line, column, pointer, **details)
 
 
@@ -222,7 +221,7 @@ class _Composer:
                     f"the key {name!r} is here for the second time; the first is in line {first[0] + 1}",
                     place[0] + 1,
                     place[1] + 1,
-                    "".join(f"/{escape(token)}" for token in (*frame.path, name)),
+                    format_pointer((*frame.path, name)),
                     rule=Rule.DUPLICATE_KEY,
                 )
             )
@@ -352,7 +351,7 @@ class _Composer:
                 path = (*path, len(frame.value))
             elif not frame.expects_key and frame.key is not None:
                 path = (*path, frame.key)
-        pointer = "".join(f"/{escape(token)}" for token in path)
+        pointer = format_pointer(path)
         if path and sounds_secret(str(path[-1])):
             value = None
         self.diagnostics.append(

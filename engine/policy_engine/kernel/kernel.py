@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from policy_engine.kernel.reply import immediate_reply
 from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.kernel.routes import RequestCounter, Routes
+from policy_engine.limits import BODY_LIMIT, HEADER_COUNT, HEADER_SIZE
 from policy_engine.sdk import ImmediateResponse
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import Snapshot
@@ -44,9 +45,9 @@ class KernelOptions:
 
     route_key: str = ROUTE_NAME
     pass_unmapped: bool = False
-    body_limit: int = 10 * 1024 * 1024
-    header_count: int = 200
-    header_size: int = 128 * 1024
+    body_limit: int = BODY_LIMIT
+    header_count: int = HEADER_COUNT
+    header_size: int = HEADER_SIZE
 
 
 @dataclass(slots=True)

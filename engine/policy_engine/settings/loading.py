@@ -1,6 +1,6 @@
 """Settings gathered from flags, environment, file and defaults, in this order of precedence (R-25).
 
-A separate module because `settings_model` says what there is, and this module where it comes from and how it is shown.
+A separate module because `model` says what there is, and this module where it comes from and how it is shown.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, ordered, render_text
 from policy_engine.documents.fields import did_you_mean
+from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.sdk.json_pointer import format_pointer
 from policy_engine.settings.model import Form, Settings, contradictions
-from policy_engine.worker.policies.violations import plain_text_of
 
 ENVIRONMENT_PREFIX = "POLICY_ENGINE_"
 CONFIG_VARIABLE = "POLICY_ENGINE_CONFIG"
@@ -34,10 +35,17 @@ __all__ = [
     "load_settings",
     "render_settings",
     "sample_file",
+    "service_links",
 ]
 
-# What Kubernetes sets in every pod for a Service that is called policy-engine (docker link variables).
-_SERVICE_LINK = re.compile(r"POLICY_ENGINE_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+# What Kubernetes sets in every pod for each Service of its namespace (its documentation, "Discovering services"), here
+# for those whose names begin with policy-engine. Of these only {NAME}_PORT could be meant as a setting: it is a link
+# when its value is one, as in tcp://10.0.0.11:6379.
+_SERVICE_LINK = re.compile(
+    r"POLICY_ENGINE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+)
+_SERVICE_PORT = re.compile(r"POLICY_ENGINE_(\w+_)?PORT", re.ASCII)
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+", re.ASCII)
 
 
 class SettingsError(ValueError):
@@ -204,7 +212,7 @@ def _from_file(path: Path, known: Mapping[str, KnownSetting], diagnostics: list[
     if document is None or document.value is None:
         return given
     if not isinstance(document.value, dict):
-        reason = f"the settings file must be an object, not {plain_text_of(document.value)}"
+        reason = f"the settings file must be an object, not {type_in_words(document.value)}"
         diagnostics.append(document.diagnostic((), reason, rule=Rule.WRONG_TYPE))
         return given
     for names, value in _leaves(document.value, (), known):
@@ -215,7 +223,7 @@ def _from_file(path: Path, known: Mapping[str, KnownSetting], diagnostics: list[
         text = _as_text(value, known[name])
         place = document.diagnostic(names, "")
         if text is None:
-            reason = f"must not be {plain_text_of(value)}"
+            reason = f"must not be {type_in_words(value)}"
             allowed = known[name].form.allowed
             diagnostics.append(replace(place, reason=reason, allowed=allowed, rule=Rule.WRONG_TYPE))
             continue
@@ -280,10 +288,21 @@ def _from_environment(
         if name is not None:
             origin = f"environment variable {variable}"
             given[name] = _Given(text, origin, Diagnostic(origin, "", path=_pointer(name)))
-        elif not _SERVICE_LINK.fullmatch(variable):
+        elif not _is_service_link(variable, text):
             reason = f"is not the variable of a setting{did_you_mean(variable, variables)}"
             diagnostics.append(Diagnostic(f"environment variable {variable}", reason, rule=Rule.UNKNOWN_KEY))
     return given
+
+
+def service_links(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables that look like settings, and are what Kubernetes sets for Services (they are ignored)."""
+    return tuple(sorted(name for name, value in environ.items() if _is_service_link(name, value)))
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    if _SERVICE_LINK.fullmatch(name):
+        return True
+    return _SERVICE_PORT.fullmatch(name) is not None and _SERVICE_ADDRESS.fullmatch(value) is not None
 
 
 def _from_flags(
@@ -304,7 +323,7 @@ def _from_flags(
 
 
 def _pointer(name: str) -> str:
-    return "/" + name.replace(".", "/")
+    return format_pointer(name.split("."))
 
 
 def _absolute(value: Any, base: Path | None) -> Any:

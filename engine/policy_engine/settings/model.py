@@ -1,7 +1,7 @@
 """Every runtime setting of the engine, typed, with its default, its meaning and how it is written (R-25).
 
 Separate so that there is one list: the settings file, the environment variables, the flags, `config show`
-and the sample file are all derived from these classes. Reading them from their sources is `settings`.
+and the sample file are all derived from these classes. Reading them from their sources is `loading`.
 """
 
 # ruff: noqa: RUF009 - setting() makes a dataclass field, so nothing is shared between instances
@@ -24,13 +24,22 @@ from policy_engine.documents.quantities import (
     parse_duration,
     parse_size,
 )
-from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS
+from policy_engine.limits import (
+    BLOCKING_THREADS,
+    BODY_LIMIT,
+    CONSTRUCTION_SECONDS,
+    HEADER_COUNT,
+    HEADER_SIZE,
+    LARGEST_HEADERS,
+    LONGEST_POLICY_TIMEOUT,
+    POLICY_TIMEOUT,
+    STREAMS,
+    WORKER_SECONDS,
+)
 
 AUTO = "auto"
 WORKER_PLACE = "{worker}"
 OFF = "off"
-LARGEST_HEADERS = 8 << 20
-"""Bytes; the most that Envoy itself can be told to take (`max_request_headers_kb`)."""
 
 _Number = TypeVar("_Number", int, float)
 
@@ -352,11 +361,13 @@ class TracingSettings:
 class LimitSettings:
     """What peers may make the engine hold (R-09, R-14)."""
 
-    streams: int = setting(_whole_number(1, 1_000_000), 20_000, "streams open at once in one worker process")
-    blocking_threads: int = setting(_whole_number(1, 1024), 8, "threads for each blocking policy version")
-    header_count: int = setting(_whole_number(1, 10_000), 200, "headers of one request or response")
+    streams: int = setting(_whole_number(1, 1_000_000), STREAMS, "streams open at once in one worker process")
+    blocking_threads: int = setting(
+        _whole_number(1, 1024), BLOCKING_THREADS, "threads for each blocking policy version"
+    )
+    header_count: int = setting(_whole_number(1, 10_000), HEADER_COUNT, "headers of one request or response")
     header_size: int = setting(
-        _size(1024, LARGEST_HEADERS), 128 << 10, "bytes of all headers of one request or response"
+        _size(1024, LARGEST_HEADERS), HEADER_SIZE, "bytes of all headers of one request or response"
     )
 
 
@@ -370,6 +381,11 @@ class Settings:
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
     transport: Transport = setting(_choice(Transport), Transport.NATIVE, "server that carries ext_proc")
     workers: int | str = setting(Form(_workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
+    worker_timeout: float = setting(
+        _duration(0.5, 3600),
+        WORKER_SECONDS,
+        "time without a sign of life after which a worker process is killed and replaced",
+    )
     configuration: ConfigurationSource = setting(
         _choice(ConfigurationSource), ConfigurationSource.FILE, "where chains come from"
     )
@@ -377,8 +393,10 @@ class Settings:
     unmapped_routes: UnmappedRoutes = setting(
         _choice(UnmappedRoutes), UnmappedRoutes.DENY, "what happens to a route that is not in the configuration"
     )
-    body_limit: int = setting(_size(0, 1 << 30), 10 << 20, "largest body, also when decompressed")
-    policy_timeout: float = setting(_duration(0.001, 3600), 1.0, "timeout of a policy whose chain entry has none")
+    body_limit: int = setting(_size(0, 1 << 30), BODY_LIMIT, "largest body, also when decompressed")
+    policy_timeout: float = setting(
+        _duration(0.001, LONGEST_POLICY_TIMEOUT), POLICY_TIMEOUT, "timeout of a policy whose chain entry has none"
+    )
     construction_timeout: float = setting(
         _duration(0.1, 600), CONSTRUCTION_SECONDS, "time a policy's constructor may take when chains are loaded"
     )

@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooManyFindings, has_errors, ordered
-from policy_engine.documents.fields import Fields, value_at
+from policy_engine.documents.diagnostics import (
+    Diagnostic,
+    Findings,
+    Rule,
+    Severity,
+    TooManyFindings,
+    has_errors,
+    ordered,
+)
+from policy_engine.documents.fields import Fields
+from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import Resolution, SecretSource, resolve_secrets
-from policy_engine.documents.yaml_document import Document, Path
+from policy_engine.documents.yaml_document import Document
+from policy_engine.limits import CONSTRUCTION_SECONDS, LONGEST_POLICY_TIMEOUT, POLICY_TIMEOUT
+from policy_engine.sdk.hooks import Phase
+from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
-from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS
-from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
+from policy_engine.worker.conditions.failing import unguarded
+from policy_engine.worker.policies.registry import PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
-from policy_engine.worker.policies.violations import Violation, plain_text_of
+from policy_engine.worker.policies.violations import Violation
 
 ConditionCheck = Callable[[str, frozenset[Phase]], Sequence[object]]
 """Returns what is wrong with a condition of a policy with these phases; each problem's `str` is shown."""
@@ -32,7 +44,6 @@ POLICY_KEYS = ("name", "version", "enabled", "condition", "failure_mode", "timeo
 
 MAX_ROUTES = 100_000
 MAX_POLICIES = 200
-MAX_TIMEOUT = 3600.0
 MAX_ROUTE_KEY = 1024
 MAX_CONDITION = 16 << 10
 
@@ -90,7 +101,7 @@ class ChainReader:
         *,
         check_condition: ConditionCheck | None = None,
         secrets: Callable[[], SecretSource] = SecretSource,
-        default_timeout: float = 1.0,
+        default_timeout: float = POLICY_TIMEOUT,
         construction_seconds: float = CONSTRUCTION_SECONDS,
     ) -> None:
         self.registry = registry
@@ -134,7 +145,7 @@ class ChainReader:
 
     def _route(self, document: Document, path: Path, load: _Load) -> None:
         fields = Fields(document, path, ROUTE_KEYS, load.diagnostics, "a route")
-        if not isinstance(value_at(document, path), dict):
+        if not isinstance(find(document.value, path), dict):
             return
         key = fields.text("route_key", required=True, longest=MAX_ROUTE_KEY)
         if key is not None:
@@ -157,7 +168,7 @@ class ChainReader:
 
     def _policy(self, document: Document, path: Path, load: _Load) -> PolicySpec | None:
         fields = Fields(document, path, POLICY_KEYS, load.diagnostics, "a policy")
-        if not isinstance(value_at(document, path), dict):
+        if not isinstance(find(document.value, path), dict):
             return None
         definition = self._definition(fields)
         condition = fields.text("condition", longest=MAX_CONDITION)
@@ -167,10 +178,12 @@ class ChainReader:
                 fields.error(("condition",), problem, rule=Rule.CONDITION)
         enabled = fields.boolean("enabled", default=True)
         mode = fields.choice("failure_mode", tuple(FailureMode), default=FailureMode.CLOSED)
-        timeout = fields.duration("timeout", default=self._default_timeout, longest=MAX_TIMEOUT)
+        if definition is not None and definition.authenticates and condition is not None and mode == FailureMode.OPEN:
+            load.diagnostics.extend(_openings(document, path, definition, condition))
+        timeout = fields.duration("timeout", default=self._default_timeout, longest=LONGEST_POLICY_TIMEOUT)
         parameters = fields.raw("parameters") if "parameters" in fields else {}
         if not isinstance(parameters, dict):
-            reason = f"must be an object, not {plain_text_of(parameters)} (write {{}} for none)"
+            reason = f"must be an object, not {type_in_words(parameters)} (write {{}} for none)"
             fields.error(("parameters",), reason, rule=Rule.WRONG_TYPE)
             return None
         checked = self._parameters(definition, parameters, document, (*path, "parameters"), load)
@@ -179,13 +192,14 @@ class ChainReader:
         resolved, secrets = checked
         return PolicySpec(
             name=definition.name,
-            version=str(fields.raw("version")),
+            version=str(definition.version),
             enabled=enabled,
             condition=condition,
             failure_mode=FailureMode(mode or FailureMode.CLOSED),
             timeout=timeout,
             parameters=resolved,
             secrets=secrets,
+            requested_version=str(fields.raw("version")),
         )
 
     def _definition(self, fields: Fields) -> PolicyDefinition | None:
@@ -258,6 +272,18 @@ class ChainReader:
                 load.diagnostics.append(_refusal(refusal, one))
 
 
+def _openings(document: Document, path: Path, definition: PolicyDefinition, condition: str) -> Iterator[Diagnostic]:
+    """Yield a warning for each look-up by which a request makes the condition fail, and with it skips the policy."""
+    for one in unguarded(condition):
+        yield document.diagnostic(
+            (*path, "condition"),
+            f"{definition} decides who gets in, and is skipped when the condition fails (failure_mode: open): a request"
+            f" without this entry makes {one.lookup} fail; write `{one.guard} && …` before it, or failure_mode: closed",
+            severity=Severity.WARNING,
+            rule=Rule.OPEN_CONDITION,
+        )
+
+
 def _violation(
     violation: Violation, definition: PolicyDefinition, document: Document, path: Path, resolution: Resolution
 ) -> Diagnostic:
@@ -278,26 +304,10 @@ def _violation(
 
 def _refusal(refusal: Refusal, pending: _Pending) -> Diagnostic:
     return pending.document.diagnostic(
-        (*pending.path, *_tokens(refusal.pointer, pending.trial.parameters)),
+        (*pending.path, *path_within(pending.trial.parameters, refusal.pointer)),
         f"{pending.trial.definition}: {pending.resolution.scrub(refusal.reason)}",
         rule=Rule.REFUSED,
     )
-
-
-def _tokens(pointer: str, value: Any) -> Path:
-    """Return a JSON Pointer as a path, as far as it leads into `value`: authors may get it wrong."""
-    path: list[str | int] = []
-    for token in pointer.split("/")[1:]:
-        name = token.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict) and name in value:
-            path.append(name)
-            value = value[name]
-        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
-            path.append(int(name))
-            value = value[int(name)]
-        else:
-            break
-    return tuple(path)
 
 
 def _digest(definition: PolicyDefinition, parameters: dict[str, Any]) -> bytes:

@@ -8,38 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
+from policy_engine.documents.error_text import error_text
 from policy_engine.documents.secret_references import digest_secret_file
 from policy_engine.sources.chain_file import ChainFiles, load_chains, read_chain_files
 from policy_engine.sources.chain_reader import ChainReader, LoadedChains
 from policy_engine.sources.file_watch import watch
+from policy_engine.sources.source import Apply, LoadReport, Report, why_not_applied
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.construction import off_loop
-from policy_engine.worker.policies.trial import describe
-
-Apply = Callable[[ChainsSpec], Awaitable[None]]
-"""Puts chains into effect everywhere, or raises and leaves everywhere what was there before."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadReport:
-    """The outcome of one load. `accepted` says that `chains` are now in effect.
-
-    `content_hash` names the files' content; `diagnostics` may hold warnings of an accepted load.
-    """
-
-    accepted: bool
-    content_hash: str
-    diagnostics: tuple[Diagnostic, ...]
-    chains: ChainsSpec | None
-
-
-Report = Callable[[LoadReport], None]
 
 
 @dataclass(slots=True)
@@ -85,7 +67,7 @@ class FileSource:
         except Exception as error:
             # A fault of this engine's own must not end the watching: the file that shows it will be mended. The
             # message is left out, as nobody knows what is in it.
-            reason = f"could not be read, for a fault in the engine: {describe(error, message=False)}"
+            reason = f"could not be read, for a fault in the engine: {error_text(error, message=False)}"
             return LoadedChains(None, (Diagnostic(str(self.path), reason, rule=Rule.UNREADABLE),), self._secret_files)
 
     def _watched(self) -> tuple[Path, ...]:
@@ -100,7 +82,7 @@ class FileSource:
         try:
             await self.apply(loaded.chains)
         except Exception as error:
-            found = Diagnostic(str(self.path), f"could not be put into effect: {describe(error)}", rule=Rule.APPLY)
+            found = Diagnostic(str(self.path), why_not_applied(error, loaded.chains), rule=Rule.APPLY)
             return LoadReport(False, self._content, (*loaded.diagnostics, found), None)
         self.active = loaded.chains
         return LoadReport(True, self._content, loaded.diagnostics, loaded.chains)

@@ -11,7 +11,8 @@ import pytest
 
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.sources.chain_reader import ChainReader
-from policy_engine.sources.file_source import FileSource, LoadReport
+from policy_engine.sources.file_source import FileSource
+from policy_engine.sources.source import LoadReport
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.loader import load_policy_tree
 from policy_engine.worker.policies.registry import Registry

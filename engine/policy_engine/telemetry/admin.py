@@ -16,7 +16,7 @@ from aiohttp import web
 from policy_engine.telemetry.exposition import exposition
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.metrics import Samples
-from policy_engine.transport.listen import bind, describe
+from policy_engine.transport.listen import bind, bound_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class AdminServer:
         sock = bind(self._address)
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
-        self.address = describe(sock)
+        self.address = bound_address(sock)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -133,7 +133,7 @@ class AdminServer:
         history, build = self._sources.history, self._sources.build_info
         last = history.last_rejection
         chains = [
-            (route["route_key"], " → ".join(f"{one['name']} {one['version']}" for one in route["policies"]) or "(pass)")
+            (route["route_key"], " → ".join(map(_policy, route["policies"])) or "(pass)")
             for route in self._active()["routes"]
         ]
         events = [
@@ -179,6 +179,12 @@ table{border-collapse:collapse;width:100%;margin-bottom:1.5rem}td,th{text-align:
 border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}th{color:#555;font-weight:600}
 .ok{color:#17642c}.bad{color:#a11}code,pre{font:13px ui-monospace,monospace}pre{background:#f6f6f6;padding:.6rem;
 overflow:auto}a{margin-right:.8rem}</style>{body}</html>"""
+
+
+def _policy(entry: dict[str, Any]) -> str:
+    """Return a chain's entry as people read it: the exact version, and the one written when that is another."""
+    version, written = entry["version"], entry["requested_version"]
+    return f"{entry['name']} {version}" + (f" (written {written})" if written != version else "")
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from typing import IO, Any
@@ -23,6 +24,7 @@ _FIELDS = (
     "worker",
     "source",
     "problems",
+    "stack",
     "fields",
 )
 
@@ -49,7 +51,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, form: str, *, worker: int | None = None, stream: IO[str] | None = None) -> None:
-    """Send all log records to `stream` (standard error) as `json` or `text`; `worker` marks this process's lines."""
+    """Send all log records to `stream` (standard error) as `json` or `text`; `worker` marks this process's lines.
+
+    gRPC's C core writes lines of its own between them, in a form of its own, unless `GRPC_VERBOSITY` says otherwise;
+    what matters of them, this engine logs itself. To be called before `grpc` is imported.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     handler = logging.StreamHandler(stream or sys.stderr)
     if form == "json":
         handler.setFormatter(JsonFormatter())

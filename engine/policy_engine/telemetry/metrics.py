@@ -1,4 +1,4 @@
-"""Metrics (R-51): what a worker counts, as plain samples, and their sum over all workers.
+"""Metrics (R-51): what a worker process counts, as plain samples, and their sum over all worker processes.
 
 Workers count in plain objects; nothing here runs while a request is served. The supervisor asks every worker for its
 samples when it is scraped and keeps those of workers that died, so that no counter ever falls.
@@ -47,7 +47,8 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_transport_protocol_errors": ("counter", "HTTP/2 violations by peers, by error code."),
     "policy_engine_handler_errors": ("counter", "Errors of the engine itself on a stream; always a bug."),
     "policy_engine_worker_restarts": ("counter", "Workers that died and were started again."),
-    "policy_engine_workers": ("gauge", "Workers that serve."),
+    "policy_engine_worker_hangs": ("counter", "Worker processes killed because they gave no sign of life."),
+    "policy_engine_workers": ("gauge", "Worker processes that listen, with chains active and signs of life."),
     "policy_engine_configuration_rejections": ("counter", "Configurations refused."),
     "policy_engine_configuration_info": ("gauge", "1, with the version of the active configuration."),
     "policy_engine_configuration_active_since_seconds": ("gauge", "When it became active, seconds since the epoch."),

@@ -1,4 +1,4 @@
-"""Listening sockets from address texts; apart from the servers, so that a supervisor can bind and pass sockets on."""
+"""Listening sockets from addresses; a separate module so that the supervisor can bind sockets and pass them on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import socket
 import stat
 from pathlib import Path
+
+from policy_engine.limits import ACCEPT_BACKLOG
 
 UNIX_PREFIX = "unix:"
 
@@ -28,7 +30,7 @@ def parse_address(text: str) -> tuple[str, int] | Path:
     return host, int(port)
 
 
-def bind(text: str, *, reuse_port: bool = False, backlog: int = 1024) -> socket.socket:
+def bind(text: str, *, reuse_port: bool = False, backlog: int = ACCEPT_BACKLOG) -> socket.socket:
     """Bind and listen, non-blocking; raises OSError with the address in its text, or ValueError for a wrong address.
 
     A Unix socket left by a dead process is replaced; a path that is not a socket, or one that still answers, is not.
@@ -43,7 +45,7 @@ def bind(text: str, *, reuse_port: bool = False, backlog: int = 1024) -> socket.
     return sock
 
 
-def describe(sock: socket.socket) -> str:
+def bound_address(sock: socket.socket) -> str:
     """Return the bound address in the form `bind` takes, with the port that was really given."""
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
@@ -82,12 +84,22 @@ def _bind_unix(path: Path) -> socket.socket:
     return sock
 
 
+def is_answered(path: Path) -> bool:
+    """Tell whether a process listens at the Unix socket `path`; not when it is stale, absent or something else."""
+    return _is_socket(path) and not _is_stale(path)
+
+
 def _is_stale(path: Path) -> bool:
+    if _is_socket(path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                return True
+    return False
+
+
+def _is_socket(path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.stat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                try:
-                    probe.connect(str(path))
-                except ConnectionRefusedError:
-                    return True
+        return stat.S_ISSOCK(path.stat().st_mode)
     return False

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-KIB = 1024
-MIB = 1024 * KIB
+from policy_engine.limits import ACCEPT_BACKLOG, BODY_LIMIT, KIB, MESSAGE_OVERHEAD, MIB, RECEIVE_BUFFER, STREAMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,9 @@ class Limits:
     """
 
     max_connections: int = 1024
-    max_concurrent_streams: int = 16384
-    max_message_bytes: int = 11 * MIB
-    """One gRPC message, also after decompression: the body limit of 10 MiB plus what `ProcessingRequest` adds."""
+    max_concurrent_streams: int = STREAMS
+    max_message_bytes: int = BODY_LIMIT + MESSAGE_OVERHEAD
+    """One gRPC message, also after decompression."""
     max_header_list_bytes: int = 16 * KIB
     max_frame_bytes: int = 16 * KIB
     """(native) Largest frame a client may send, RFC 9113 §6.5.2."""
@@ -37,7 +36,7 @@ class Limits:
     """(native) What a client may send on one stream before it is read."""
     connection_window_bytes: int = 16 * MIB
     """(native) What a client may send on all streams before it is read."""
-    receive_buffer_bytes: int = 256 * MIB
+    receive_buffer_bytes: int = RECEIVE_BUFFER
     """(native) Shared room for messages longer than the windows allow."""
     send_buffer_bytes: int = 64 * MIB
     """(native) Replies the client does not take; above this its messages wait."""
@@ -69,7 +68,7 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     reuse_port: bool = False
     """SO_REUSEPORT on TCP sockets, so that several worker processes listen on one port."""
-    backlog: int = 1024
+    backlog: int = ACCEPT_BACKLOG
 
 
 def _within(name: str, value: int, low: int, high: int) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from policy_engine.limits import MIB
 from policy_engine.transport import listen
 from policy_engine.transport.counters import Counters
 from policy_engine.transport.health import EXT_PROC_SERVICE, Health, ServingStatus
-from policy_engine.transport.options import MIB, Limits
+from policy_engine.transport.options import Limits
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,7 @@ def test_stale_unix_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> 
     stale.bind(f"{tmp_path}/x.sock")
     stale.close()
     live = listen.bind(address)
-    assert listen.describe(live) == address
+    assert listen.bound_address(live) == address
     with pytest.raises(OSError, match=r"x\.sock"):
         listen.bind(address)
     live.close()

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy_body import MISSING, PointerError, find, parse_pointer
-from policy_body.pointer import index_of
-from policy_engine.sdk import ParameterError, Request
+from policy_engine.sdk import MISSING, ParameterError, PointerError, Request, find, parse_pointer
+from policy_engine.sdk.json_pointer import index_of
 
 from .sources import Source, source
 

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from policy_body import MISSING, PointerError, dump, find, parse_pointer
-from policy_engine.sdk import ParameterError, Request
+from policy_body import dump
+from policy_engine.sdk import MISSING, ParameterError, PointerError, Request, find, parse_pointer
 
 Source = Callable[[Request], Any]
 """Gives a fresh JSON value, or MISSING."""
@@ -102,7 +102,7 @@ def _metadata(request: Request, tokens: tuple[str, ...]) -> Any:
         return MISSING
     try:
         return json.loads(dump(value))  # a copy, and the proof that it is JSON
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return MISSING
 
 

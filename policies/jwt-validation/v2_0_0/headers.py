@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy_engine.sdk import ParameterError, Parameters, header_name, header_value
+from policy_engine.sdk import MISSING, ParameterError, Parameters, find, header_name, header_value
 
-from .paths import MISSING, claim_path, find
+from .paths import claim_path
 
 
 @dataclass(frozen=True, slots=True)

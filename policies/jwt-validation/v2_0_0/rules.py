@@ -8,9 +8,9 @@ from typing import Any
 
 import re2
 
-from policy_engine.sdk import ParameterError, Parameters
+from policy_engine.sdk import MISSING, ParameterError, Parameters, find
 
-from .paths import MISSING, claim_path, find
+from .paths import claim_path
 
 _Test = Callable[[Any], bool]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from policy_body import PointerError, parse_pointer
-from policy_engine.sdk import ParameterError
+from policy_engine.sdk import ParameterError, PointerError, parse_pointer
 
 Places = tuple[tuple[str, ...], ...]
 

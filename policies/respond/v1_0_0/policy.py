@@ -10,6 +10,7 @@ from policy_engine.sdk import (
     Parameters,
     Policy,
     Request,
+    format_pointer,
     header_name,
     header_value,
 )
@@ -31,7 +32,7 @@ class Respond(Policy):
         if body:
             headers.append(("content-type", content_type))
         for name, values in parameters.get("headers", {}).items():
-            where = f"/headers/{name.replace('~', '~0').replace('/', '~1')}"
+            where = format_pointer(("headers", name))
             lower = _checked(header_name, name, where)
             if lower == "content-type":
                 raise ParameterError("the content type has a parameter of its own", where)

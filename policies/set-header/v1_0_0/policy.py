@@ -14,6 +14,7 @@ from policy_engine.sdk import (
     RequestMutation,
     Response,
     ResponseMutation,
+    format_pointer,
     header_name,
     header_value,
 )
@@ -60,14 +61,14 @@ def _changes(section: Mapping[str, Any], path: str) -> _Changes:
     ]
     replace: dict[str, str] = {}
     for name, value in section.get("set", {}).items():
-        where = f"{path}/set/{_pointer(name)}"
+        where = path + format_pointer(("set", name))
         lower = _checked(header_name, name, where)
         if lower in replace:
             raise ParameterError(f"{name!r} is set twice; header names do not depend on case", where)
         replace[lower] = _checked(header_value, value, where)
     append: list[tuple[str, str]] = []
     for name, values in section.get("append", {}).items():
-        where = f"{path}/append/{_pointer(name)}"
+        where = path + format_pointer(("append", name))
         lower = _checked(header_name, name, where)
         if isinstance(values, str):
             append.append((lower, _checked(header_value, values, where)))
@@ -83,7 +84,3 @@ def _checked(check: Callable[[str], str], text: str, path: str) -> str:
         return check(text)
     except ValueError as error:
         raise ParameterError(str(error), path) from None
-
-
-def _pointer(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
-from policy_engine.documents.yaml_document import Document, Path
+from policy_engine.documents.yaml_document import Document
+from policy_engine.sdk.json_pointer import Path
 
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)s", re.ASCII)
 

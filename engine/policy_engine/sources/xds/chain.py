@@ -15,6 +15,8 @@ from typing import Any, Final
 from google.protobuf import descriptor_pb2, descriptor_pool, duration_pb2, message_factory, struct_pb2
 from google.protobuf.message import DecodeError
 
+from policy_engine.sdk.json_pointer import format_pointer
+
 PACKAGE: Final = "policyengine.v1"
 TYPE_URL: Final = f"type.googleapis.com/{PACKAGE}.PolicyChain"
 PROTO_FILE: Final = "policy_engine/v1/chain.proto"
@@ -188,7 +190,7 @@ def _duration_text(duration: Any, path: str) -> str:
 def _check_carried(value: Any, path: str) -> None:
     if isinstance(value, Mapping):
         for name, item in value.items():
-            _check_carried(item, f"{path}/{_escape(name)}")
+            _check_carried(item, path + format_pointer((name,)))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_carried(item, f"{path}/{index}")
@@ -205,7 +207,7 @@ def _check_carried(value: Any, path: str) -> None:
 def _plain(value: Any, path: str) -> Any:
     """Return a Struct as JSON-like data: keys sorted (a Struct has no order), whole numbers as `int`."""
     if isinstance(value, struct_pb2.Struct):
-        return {name: _plain(value.fields[name], f"{path}/{_escape(name)}") for name in sorted(value.fields)}
+        return {name: _plain(value.fields[name], path + format_pointer((name,))) for name in sorted(value.fields)}
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
         return _plain(value.struct_value, path)
@@ -224,7 +226,3 @@ def _plain_number(number: float, path: str) -> int | float:
     if not math.isfinite(number):
         raise ChainError(f"{number} is not a JSON number", path)
     return int(number) if number.is_integer() and abs(number) <= MAX_EXACT_INTEGER else number
-
-
-def _escape(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")

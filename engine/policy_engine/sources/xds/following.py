@@ -11,7 +11,7 @@ from typing import Any
 
 from policy_engine.settings.model import XdsSettings
 from policy_engine.sources.chain_reader import ChainReader
-from policy_engine.sources.file_source import Apply, Report
+from policy_engine.sources.source import Apply, Report
 from policy_engine.sources.xds.channel import TlsFiles, XdsConnection
 from policy_engine.sources.xds.protocol import Variant
 from policy_engine.sources.xds.source import ReadRoute, XdsSource

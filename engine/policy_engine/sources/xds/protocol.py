@@ -215,7 +215,7 @@ class Client(ABC, Generic[Content]):
         request = self._reply(proposal.nonce)
         if proposal.problems:
             request.error_detail.code = _INVALID_ARGUMENT
-            request.error_detail.message = describe(proposal)
+            request.error_detail.message = refusal_message(proposal)
         return request
 
     def _judge(
@@ -358,7 +358,7 @@ class DeltaClient(Client[Content]):
         return not resource.HasField("resource") and known is not None and known.version == resource.version
 
 
-def describe(proposal: Proposal[Any]) -> str:
+def refusal_message(proposal: Proposal[Any]) -> str:
     """Return the message of a NACK: how much was refused, and why, for the person who can mend it."""
     told = "; ".join(str(problem) for problem in proposal.problems[:_MAX_PROBLEMS_TOLD])
     more = len(proposal.problems) - _MAX_PROBLEMS_TOLD

@@ -22,7 +22,7 @@ from policy_engine.sources.xds.protocol import (
     ResourceProblem,
     SotwClient,
     Subscription,
-    describe,
+    refusal_message,
 )
 
 TYPE = "type.googleapis.com/test.Chain"
@@ -195,7 +195,7 @@ def test_the_message_of_a_nack_is_bounded_and_printable() -> None:
     many = {f"r{i}": ("1", f"r{i}=bad") for i in range(500)}
     many["evil\n\x1b[31m" + "x" * 5000] = ("1", "other")
     proposal = client.receive(_delta("a", many))
-    message = describe(proposal)
+    message = refusal_message(proposal)
     assert len(message) < 45_000
     assert message.isprintable()
     assert "481 more" in message

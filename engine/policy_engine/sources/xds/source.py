@@ -1,7 +1,7 @@
 """Follows a management server over gRPC and applies what it sends (R-21).
 
 A separate module because it is the only part of the xDS client that waits: connections, back-off, the disk. What the
-messages mean is decided in `xds_protocol`.
+messages mean is decided in `protocol`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from envoy.config.core.v3 import base_pb2
 from google.protobuf.message import DecodeError
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
-from policy_engine.sources.file_source import Apply, LoadReport, Report
+from policy_engine.documents.error_text import error_text
+from policy_engine.sources.source import Apply, LoadReport, Report, why_not_applied
 from policy_engine.sources.xds.backoff import Backoff
 from policy_engine.sources.xds.chain import TYPE_URL, ChainError, decode
 from policy_engine.sources.xds.channel import XdsConnection, open_channel
@@ -34,12 +35,11 @@ from policy_engine.sources.xds.protocol import (
     SotwClient,
     Subscription,
     Variant,
-    describe,
+    refusal_message,
 )
 from policy_engine.sources.xds.saved import Saved, SavedError, SavedResource, load, save
-from policy_engine.worker.chains.spec import REDACTED, ChainsSpec, RouteSpec
+from policy_engine.worker.chains.spec import ChainsSpec, RouteSpec
 from policy_engine.worker.policies.construction import off_loop
-from policy_engine.worker.policies.trial import describe as describe_error
 
 _aio: Any = grpc.aio  # its stubs know neither EOF nor calls that are written to
 _MOST_ONE_BY_ONE = 64
@@ -111,7 +111,7 @@ class XdsSource:
                     self.status.last_error = _reason(error)
                 except Exception as error:
                     # A fault of our own, or of gRPC's: the chains in use are good, and the next attempt may be.
-                    self.status.last_error = describe_error(error)
+                    self.status.last_error = error_text(error)
                     logger.exception("management server %s: unforeseen", address)
                 delay = self._backoff.next_delay()
                 logger.warning(
@@ -215,7 +215,7 @@ class XdsSource:
         try:
             await self._apply(chains)
         except Exception as error:
-            return _without_secrets(f"could not be put into effect: {describe_error(error)}", chains)
+            return why_not_applied(error, chains)
         return None
 
     def _note(self, proposal: Proposal[RouteSpec]) -> None:
@@ -228,7 +228,7 @@ class XdsSource:
         self._tell(proposal)
         if proposal.problems:
             status.nacks += 1
-            status.last_nack, status.last_nack_time = describe(proposal), time.time()
+            status.last_nack, status.last_nack_time = refusal_message(proposal), time.time()
             logger.error("refused by NACK: %s", status.last_nack)
         else:
             status.acks += 1
@@ -321,23 +321,6 @@ def _read_resource(wire: bytes, read_route: ReadRoute) -> tuple[str, RouteSpec]:
 
 def _chains(resources: Mapping[str, Resource[RouteSpec]]) -> ChainsSpec:
     return ChainsSpec(tuple(resources[name].content for name in sorted(resources)))
-
-
-def _without_secrets(message: str, chains: ChainsSpec) -> str:
-    """Return `message` fit to be sent to the management server: an error of a policy may quote its parameters."""
-    for route in chains.routes:
-        for policy in route.policies:
-            for pointer in policy.secrets:
-                secret = str(_at(policy.parameters, pointer))
-                message = message.replace(secret, REDACTED) if secret else message
-    return message
-
-
-def _at(value: Any, pointer: str) -> Any:
-    for token in pointer.split("/")[1:]:
-        name = token.replace("~1", "/").replace("~0", "~")
-        value = value[int(name)] if isinstance(value, list | tuple) else value[name]
-    return value
 
 
 def _reason(error: BaseException) -> str:

@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from policy_engine.kernel.stream import StreamError
+from policy_engine.limits import KIB
 from policy_engine.transport.native.frames import PREFACE
 from policy_engine.transport.native.messages import MessageReader
-from policy_engine.transport.options import KIB, Limits
+from policy_engine.transport.options import Limits
 from testsupport import http2_peer as raw
 
 LIMITS = Limits(

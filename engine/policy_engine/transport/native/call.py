@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from policy_engine.kernel.stream import Replies, StreamError, StreamHandler
+from policy_engine.kernel.stream import Peer, Replies, StreamError, StreamHandler
 from policy_engine.transport.counters import Counters
 from policy_engine.transport.native import headers
+from policy_engine.transport.native.flow_control import ReceiveFlow
 from policy_engine.transport.native.messages import PREFIX, PREFIX_SIZE, MessageReader
+from policy_engine.transport.native.sending import Sender
 from policy_engine.transport.native.stream import Stream
-
-if TYPE_CHECKING:
-    from policy_engine.transport.native.connection import Connection
 
 _log = logging.getLogger(__name__)
 
@@ -40,13 +39,46 @@ class Service(Protocol):
         ...
 
 
+class CallConnection(Protocol):
+    """What a call needs of the connection it is on."""
+
+    flow: ReceiveFlow
+    lingering: int
+    peer: Peer
+    receiving: bool
+    send_limit: int
+    sender: Sender
+
+    @property
+    def saturated(self) -> bool:
+        """So many replies wait for the client that no further messages should be handled."""
+        ...
+
+    def stall(self, stream: Stream, /) -> None:
+        """Resume this stream when the connection is no longer saturated."""
+        ...
+
+    def send_headers(self, stream_id: int, block: bytes, /) -> None:
+        """Send response headers."""
+        ...
+
+    def end(self, stream: Stream, block: bytes, /) -> None:
+        """End the stream with this block of trailers, after what is pending."""
+        ...
+
+    def wake(self) -> None:
+        """See to it that what is in the output is written."""
+        ...
+
+
 class Call(Stream):
     """A stream with a handler. The order of things is message, reply, …, half-close, trailers with `grpc-status: 0`."""
 
-    __slots__ = ("_deadline", "_handler", "_in_task", "_reader", "_service", "_task", "head")
+    __slots__ = ("_deadline", "_handler", "_in_task", "_reader", "_service", "_task", "connection", "head")
 
-    def __init__(self, connection: Connection, stream_id: int, head: headers.RequestHead, service: Service) -> None:
-        super().__init__(connection, stream_id, head.content_length)
+    def __init__(self, connection: CallConnection, stream_id: int, head: headers.RequestHead, service: Service) -> None:
+        super().__init__(stream_id, connection.flow.stream_initial, head.content_length)
+        self.connection = connection
         self.head = head
         self._service = service
         self._handler: StreamHandler | None = None

@@ -16,8 +16,9 @@ import h2.events
 import h2.settings
 import pytest
 
+from policy_engine.limits import KIB, MIB
 from policy_engine.transport.native.server import NativeServer
-from policy_engine.transport.options import KIB, MIB, Limits, ServerOptions, TlsOptions
+from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from testsupport.http2_peer import REQUEST, grpc_message
 from testsupport.transport import Recorder, make_certificates, scripted, until
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hyperframe.frame import Frame, HeadersFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
+from policy_engine.limits import KIB, MIB
 from policy_engine.transport.native.errors import ErrorCode
 from policy_engine.transport.native.flow_control import TIGHT_WINDOW
-from policy_engine.transport.options import KIB, MIB, Limits
+from policy_engine.transport.options import Limits
 from testsupport import http2_peer as raw
 
 SMALL = Limits(

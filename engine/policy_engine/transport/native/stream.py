@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from policy_engine.transport.native.connection import Connection
 
 
 class Stream:
@@ -14,7 +10,6 @@ class Stream:
 
     __slots__ = (
         "answered",
-        "connection",
         "content_left",
         "end_block",
         "ended",
@@ -28,10 +23,9 @@ class Stream:
         "window",
     )
 
-    def __init__(self, connection: Connection, stream_id: int, content_length: int) -> None:
-        self.connection = connection
+    def __init__(self, stream_id: int, window: int, content_length: int) -> None:
         self.id = stream_id
-        self.window = connection.flow.stream_initial
+        self.window = window
         """What the client may still send."""
         self.held = 0
         """Bytes received that still occupy memory."""

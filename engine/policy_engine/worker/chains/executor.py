@@ -25,13 +25,13 @@ from policy_engine.sdk import (
     TrailerMutation,
 )
 from policy_engine.sdk.headers import HeaderEdit, apply_edit
-from policy_engine.worker.chains.action_check import InvalidAction, check_action
-from policy_engine.worker.chains.blocking import PoolFull
+from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
+from policy_engine.worker.chains.mark import MARK_BYTES
 from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.conditions.condition import ConditionError
-from policy_engine.worker.offload.helpers import HelpersFull
+from policy_engine.worker.offload.blocking import PoolFull
 
 logger = logging.getLogger("policy_engine.worker")
 
@@ -77,9 +77,10 @@ def run(
     """Run `steps` from `start` with `args` (the hook's arguments; the chunk in them is replaced as it changes).
 
     Never raises for what a policy does: a failure becomes the step's failure response, or is skipped when its
-    failure mode is `open` (R-11).
+    failure mode is `open` (R-11). Only a step's `on_failure` may raise, which the engine's own steps do not have.
     """
     running = RUNNING
+    running.page[:MARK_BYTES] = exchange.chain.mark
     for position in range(start, len(steps)):
         step = steps[position]
         statistics = step.statistics
@@ -125,7 +126,7 @@ async def _finish(
     """Await the hook that waits, then run the rest of the phase."""
     step, began = steps[waiting.position], waiting.began
     try:
-        result = await _within(step, waiting.result)
+        result = await _within(step, waiting.result, exchange.chain.mark)
     except Exception as error:
         step.statistics.observe(perf_counter() - began)
         if _fail(exchange, step, error, outcome):
@@ -138,12 +139,12 @@ async def _finish(
     return rest if isinstance(rest, Outcome) else await rest
 
 
-async def _within(step: Step, waiting: Awaitable[Any]) -> Any:
+async def _within(step: Step, waiting: Awaitable[Any], mark: bytes) -> Any:
     """Await what a hook returned for at most the step's timeout, in a task of its own.
 
     `asyncio.timeout` would wait for a policy that swallows its cancellation; a stream must never hang on one (R-12).
     """
-    task = asyncio.ensure_future(Watched(step, waiting))
+    task = asyncio.ensure_future(Watched(step, waiting, mark))
     try:
         done, _ = await asyncio.wait((task,), timeout=step.timeout)
     except asyncio.CancelledError:
@@ -188,7 +189,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     else:
         try:
             if kind not in step.accepts:
-                raise InvalidAction(_wrong_type(step, action))
+                raise WrongKind(action, step.accepts)
             edit = check_action(action)
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
@@ -214,15 +215,12 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     return False
 
 
-def _wrong_type(step: Step, action: Any) -> str:
-    allowed = ", ".join(sorted(kind.__name__ for kind in step.accepts))
-    return f"the hook returned {type(action).__name__}; it may return {allowed} or None"
-
-
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
     kind = _kind_of(error)
     step.statistics.failures[kind] += 1
+    if step.on_failure is not None:
+        step.on_failure(step, error)
     logger.warning(
         "policy %s failed (%s), %s: %s",
         step.label,
@@ -251,7 +249,7 @@ def _kind_of(error: BaseException) -> FailureKind:
         return FailureKind.CONDITION
     if isinstance(error, InvalidAction):
         return FailureKind.INVALID_ACTION
-    if isinstance(error, PoolFull | HelpersFull):
+    if isinstance(error, PoolFull):
         return FailureKind.OVERLOADED
     if isinstance(error, TimeoutError):
         return FailureKind.TIMEOUT

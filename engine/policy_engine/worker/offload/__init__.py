@@ -1,1 +1,1 @@
-"""Work that grows with a body runs in helper processes, so that no body holds up the requests of others."""
+"""Work that must not hold the event loop: blocking calls in threads, work that grows with a body in helpers."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from policy_engine.worker.offload import frames
+from policy_engine.worker.offload.blocking import PoolFull
 from policy_engine.worker.offload.job import Recipe, Report
 
 logger = logging.getLogger("policy_engine.worker")
@@ -44,7 +45,7 @@ _LATE_SECONDS = 0.5
 """After the deadline, before the helper's own timer ends it: the worker process comes first, and says why."""
 
 
-class HelpersFull(Exception):
+class HelpersFull(PoolFull):
     """Every helper is busy and as many calls wait as may."""
 
 

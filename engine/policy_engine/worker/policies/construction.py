@@ -20,9 +20,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from policy_engine.sdk import Policy
 
-CONSTRUCTION_SECONDS = 10.0
-"""How long a policy's constructor may take, unless the settings say otherwise."""
-
 MOST_LEFT_BEHIND = 64
 """Threads that may hang at once; with so many, something is wrong that more of them will not show."""
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from policy_engine.worker.policies.violations import Path, Violation
+from policy_engine.sdk.json_pointer import Path
+from policy_engine.worker.policies.violations import Violation
 
 MAX_DEPTH = 32
 """Deepest nesting of parameters or of a schema."""

@@ -13,26 +13,34 @@ from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors
 from policy_engine.documents.fields import Fields, did_you_mean
+from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import holds_reference
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, Path, read_document
+from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.sdk.hooks import Phase
+from policy_engine.sdk.json_pointer import Path
 from policy_engine.worker.policies.parameters import ParameterSchema, SchemaError
-from policy_engine.worker.policies.registry import Example, Phase, Version
-from policy_engine.worker.policies.violations import Violation, plain_text_of
+from policy_engine.worker.policies.registry import Example, Version
+from policy_engine.worker.policies.violations import Violation
 
 MANIFEST_FILE = "policy.yaml"
-MANIFEST_KEYS = ("name", "version", "description", "entrypoint", "phases", "parameters", "examples")
+MANIFEST_KEYS = ("name", "version", "description", "entrypoint", "phases", "authenticates", "parameters", "examples")
 EXAMPLE_KEYS = ("description", "parameters")
 MAX_EXAMPLES = 100
 
+LONGEST_NAME = 63
+"""Characters of a policy's name."""
+
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
-_LONGEST_NAME = 63
 _ENTRYPOINT = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyManifest:
-    """A checked `policy.yaml`; `document` finds the line of a later finding about it."""
+    """A checked `policy.yaml`; `document` finds the line of a later finding about it.
+
+    `authenticates` says that the policy decides who gets in, so that skipping it opens the route.
+    """
 
     name: str
     version: Version
@@ -43,6 +51,7 @@ class PolicyManifest:
     parameters_schema: Mapping[str, Any]
     parameters: ParameterSchema = field(repr=False)
     examples: tuple[Example, ...]
+    authenticates: bool
     document: Document = field(repr=False, compare=False)
 
     @property
@@ -75,6 +84,7 @@ def parse_manifest(file: str, content: bytes) -> tuple[PolicyManifest | None, li
     description = fields.text("description", required=True, longest=4096)
     entrypoint = _entrypoint(fields)
     phases = _phases(fields)
+    authenticates = fields.boolean("authenticates", default=False)
     schema = document.value.get("parameters", _NO_PARAMETERS)
     parameters = _parameters(schema, fields, document, diagnostics)
     examples = _examples(fields, parameters, document, diagnostics)
@@ -82,16 +92,21 @@ def parse_manifest(file: str, content: bytes) -> tuple[PolicyManifest | None, li
         return None, diagnostics
     module, class_name = entrypoint
     manifest = PolicyManifest(
-        name, version, description, module, class_name, phases, schema, parameters, examples, document
+        name, version, description, module, class_name, phases, schema, parameters, examples, authenticates, document
     )
     return manifest, diagnostics
 
 
+def is_policy_name(text: str) -> bool:
+    """Return whether a policy may be called `text`: in kebab-case, and not too long."""
+    return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None
+
+
 def _name(fields: Fields) -> str | None:
     name = fields.text("name", required=True)
-    if name is None or (_NAME.fullmatch(name) and len(name) <= _LONGEST_NAME):
+    if name is None or is_policy_name(name):
         return name
-    allowed = f"kebab-case such as set-header (a-z, 0-9, single hyphens), at most {_LONGEST_NAME} characters"
+    allowed = f"kebab-case such as set-header (a-z, 0-9, single hyphens), at most {LONGEST_NAME} characters"
     fields.error(("name",), "is not in kebab-case", value=name, allowed=allowed)
     return None
 
@@ -146,7 +161,7 @@ def _parameters(
     schema: Any, fields: Fields, document: Document, diagnostics: list[Diagnostic]
 ) -> ParameterSchema | None:
     if not isinstance(schema, dict) and schema is not _NO_PARAMETERS:
-        reason = f"must be a JSON Schema (an object), not {plain_text_of(schema)}; leave the key out for no parameters"
+        reason = f"must be a JSON Schema (an object), not {type_in_words(schema)}; leave the key out for no parameters"
         fields.error(("parameters",), reason, rule=Rule.SCHEMA)
         return None
     try:
@@ -169,7 +184,7 @@ def _examples(
         description = example.text("description", required=True, longest=4096)
         values = item.get("parameters", {})
         if not isinstance(values, dict):
-            example.error(("parameters",), f"must be an object, not {plain_text_of(values)}", rule=Rule.WRONG_TYPE)
+            example.error(("parameters",), f"must be an object, not {type_in_words(values)}", rule=Rule.WRONG_TYPE)
             continue
         for violation in parameters.check(values).violations if parameters is not None else ():
             # A reference to a secret stands for a value that is not known before it is deployed.

@@ -1,4 +1,4 @@
-"""Parameters of a policy held against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
+"""Parameters of a policy checked against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
 
 A separate module because parameters come from outside: everything that bounds them (sizes, depth, linear-time
 regular expressions, no remote schemas) is here and nowhere else.
@@ -19,7 +19,10 @@ from referencing import Registry as SchemaRegistry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from policy_engine.worker.chains.spec import escape
+from policy_engine.documents.json_types import type_in_words
+from policy_engine.sdk import ParameterError
+from policy_engine.sdk.json_pointer import Path, format_pointer
+from policy_engine.sdk.json_schema_words import why_no_keyword
 from policy_engine.worker.policies.json_data import bounded_copy
 from policy_engine.worker.policies.schema_keywords import (
     FORMATS,
@@ -29,7 +32,7 @@ from policy_engine.worker.policies.schema_keywords import (
     SchemaValidator,
     compile_pattern,
 )
-from policy_engine.worker.policies.violations import Path, Violation, plain_text_of, violations_of
+from policy_engine.worker.policies.violations import Violation, violations_of
 
 _MAX_DEFAULT_DEPTH = 16
 _REMEMBERED = 10_000
@@ -37,7 +40,7 @@ _REMEMBERED_LENGTH = 4096  # characters of JSON: larger parameters are few, and 
 _ROOT = "urn:policy-engine:parameters"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "dependentSchemas")
 _LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SCHEMAS = (
     "items",
@@ -59,6 +62,18 @@ class SchemaError(ValueError):
     def __init__(self, violations: tuple[Violation, ...]) -> None:
         self.violations = violations
         super().__init__("; ".join(f"{violation.pointer or '/'}: {violation.reason}" for violation in violations))
+
+
+class ParametersInvalid(ParameterError):
+    """Parameters that a policy's schema does not allow; `violations` lists every one, `path` leads to the first."""
+
+    def __init__(self, policy: str, violations: tuple[Violation, ...]) -> None:
+        self.violations = violations
+        reasons = [
+            f"{one.pointer or '/'} {one.reason}{f' (allowed: {one.allowed})' if one.allowed else ''}"
+            for one in violations
+        ]
+        super().__init__(f"parameters of {policy}: {'; '.join(reasons)}", violations[0].pointer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +167,7 @@ class ParameterSchema:
         except RecursionError:
             found = (Violation((), "is nested too deeply for the schema's own recursion"),)
         if not isinstance(copied, dict):
-            found = found or (Violation((), f"must be an object, not {plain_text_of(copied)}"),)
+            found = found or (Violation((), f"must be an object, not {type_in_words(copied)}"),)
             copied = {}
         return Checked(copied, found, frozenset(notes.secrets))
 
@@ -189,6 +204,12 @@ class ParameterSchema:
         for path, schema in parts:
             for keyword in schema:
                 keywords.setdefault(keyword, (*path, keyword))
+                reason = why_no_keyword(keyword)
+                if reason is not None:
+                    yield Violation((*path, keyword), reason, at_key=True)
+            if schema.get("format", "regex") not in FORMATS.checkers:
+                allowed = ", ".join(sorted(FORMATS.checkers))
+                yield Violation((*path, "format"), "is not a format that is checked", allowed, schema["format"])
             yield from _pattern_violations(path, schema)
             for keyword in ("$ref", "$dynamicRef"):
                 if keyword in schema and not self._resolves(schema[keyword], known):
@@ -238,7 +259,7 @@ class ParameterSchema:
             return
         seen = seen | {id(schema)}
         if schema.get("writeOnly") is True:
-            notes.secrets.add("".join(f"/{escape(token)}" for token in path))
+            notes.secrets.add(format_pointer(path))
         for applied in self._in_place(value, schema):
             self._annotate(value, path, applied, notes, seen)
         if isinstance(value, dict):
@@ -293,7 +314,7 @@ class ParameterSchema:
 
 def _metaschema_violations(schema: Any) -> tuple[Violation, ...]:
     if not isinstance(schema, dict):
-        return (Violation((), f"a parameter schema is an object, not {plain_text_of(schema)}"),)
+        return (Violation((), f"a parameter schema is an object, not {type_in_words(schema)}"),)
     return violations_of(_metaschema().iter_errors(schema))
 
 

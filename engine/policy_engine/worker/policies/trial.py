@@ -6,18 +6,18 @@ time, and closed again.
 
 from __future__ import annotations
 
-import asyncio
-import traceback
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from policy_engine.sdk import ParameterError, Policy
-from policy_engine.worker.policies.construction import CONSTRUCTION_SECONDS, Overrun, construct, within
+from policy_engine.documents.error_text import error_text
+from policy_engine.limits import CONSTRUCTION_SECONDS
+from policy_engine.sdk import ParameterError
+from policy_engine.worker.policies.closing import close_now
+from policy_engine.worker.policies.construction import Overrun, construct
 from policy_engine.worker.policies.registry import PolicyDefinition
 
-_CLOSE_TIMEOUT = 5.0
 _MOST_OVERRUNS = 3
 """Policies of one trial that may hang before the rest is not tried any more: a load has to end."""
 
@@ -71,25 +71,11 @@ def _construct(trial: Trial, seconds: float) -> Refusal | None:
     except Overrun:
         raise
     except (Exception, SystemExit) as error:
-        return Refusal(f"failed in its constructor with {describe(error)}", expected=False)
+        return Refusal(f"failed in its constructor with {error_text(error)}", expected=False)
     try:
-        within(_CLOSE_TIMEOUT, (policy_class, "close"), lambda: asyncio.run(_close(policy)))
+        close_now(policy)
     except Overrun as error:
         return Refusal(f"could be constructed but not closed: close {error}", expected=False)
     except (Exception, SystemExit) as error:
-        return Refusal(f"could be constructed but not closed: {describe(error)}", expected=False)
+        return Refusal(f"could be constructed but not closed: {error_text(error)}", expected=False)
     return None
-
-
-async def _close(policy: Policy) -> None:
-    closing = policy.close()
-    if closing is not None:
-        await asyncio.wait_for(closing, _CLOSE_TIMEOUT)
-
-
-def describe(error: BaseException, *, message: bool = True) -> str:
-    """Return an exception as `Type: message (file:line)`, the place being the innermost one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    said = f": {error}" if message and str(error) else ""
-    return f"{type(error).__name__}{said}{place}"

@@ -1,4 +1,4 @@
-"""Schema errors said in words an operator can act on: where, what is wrong, what is allowed.
+"""Schema errors in words that an operator can act on: where, what is wrong, what is allowed.
 
 A separate module because `jsonschema`'s own messages repeat the offending value, which may be a secret (R-24), and
 name whole objects where one key is at fault.
@@ -13,13 +13,9 @@ from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
-from policy_engine.worker.chains.spec import escape
-
-Path = tuple[str | int, ...]
-
-_SECRET_WORDS = frozenset(
-    {"password", "passwd", "passphrase", "secret", "secrets", "token", "credential", "credentials"}
-)
+from policy_engine.documents.json_types import type_in_words
+from policy_engine.documents.redaction import sounds_secret
+from policy_engine.sdk.json_pointer import Path, format_pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +37,7 @@ class Violation:
     @property
     def pointer(self) -> str:
         """The path as a JSON Pointer (RFC 6901)."""
-        return "".join(f"/{escape(token)}" for token in self.path)
+        return format_pointer(self.path)
 
 
 def violations_of(errors: Iterable[ValidationError]) -> tuple[Violation, ...]:
@@ -50,24 +46,6 @@ def violations_of(errors: Iterable[ValidationError]) -> tuple[Violation, ...]:
     found.sort(key=lambda one: [(isinstance(token, str), str(token).rjust(9)) for token in one.path])
     return tuple(dict.fromkeys(found))
 
-
-def plain_text_of(value: object) -> str:
-    """Return the JSON type of `value` with its article, as in "must be an object, not a string"."""
-    for kind, text in _KINDS:
-        if isinstance(value, kind):
-            return text
-    return f"a {type(value).__name__}"
-
-
-_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
-    (type(None), "null"),
-    (bool, "a boolean"),
-    (int, "an integer"),
-    (float, "a number"),
-    (str, "text"),
-    (Mapping, "an object"),
-    ((list, tuple), "a list"),
-)
 
 _TYPES = {
     "null": "null",
@@ -148,7 +126,7 @@ def _sentence(keyword: str | None, wanted: Any, error: ValidationError) -> Sente
     if keyword == "type":
         kinds = [wanted] if isinstance(wanted, str) else wanted
         expected = " or ".join(_TYPES.get(kind, kind) for kind in kinds)
-        return f"must be {expected}, not {plain_text_of(error.instance)}", ""
+        return f"must be {expected}, not {type_in_words(error.instance)}", ""
     if keyword == "enum":
         text = error.instance if isinstance(error.instance, str) else ""
         return f"is not one of the values allowed{_meant(text, [str(one) for one in wanted])}", _listing(wanted)
@@ -191,7 +169,7 @@ def _alternatives(path: Path, error: ValidationError) -> Iterator[Violation]:
     choices: dict[str, None] = {}
     for branch in branches.values():
         for violation in _translate(branch[0]):
-            within = "".join(f"/{escape(token)}" for token in violation.path[len(path) :])
+            within = format_pointer(violation.path[len(path) :])
             said = violation.reason if not violation.allowed else f"{violation.reason} ({violation.allowed})"
             choices[f"{within} {said}".strip()] = None
     yield Violation(path, "fits none of the alternatives: " + "; or ".join(choices), value=_shown(path, error))
@@ -214,13 +192,6 @@ def _shown(path: Path, error: ValidationError) -> object:
         part = part.parent  # type: ignore[assignment] # the parent of a validation error is one, whatever its base says
     name = next((token for token in reversed(path) if isinstance(token, str)), "")
     return None if sounds_secret(name) else value
-
-
-def sounds_secret(name: str) -> bool:
-    """Return whether a key's name says that its value is a secret (`client_secret`, `adminPassword`)."""
-    spaced = "".join(f" {char.lower()}" if char.isupper() else char for char in name)
-    words = spaced.replace("-", " ").replace("_", " ").replace(".", " ").split()
-    return bool(words) and words[-1] in _SECRET_WORDS
 
 
 def _literal(value: object) -> str:

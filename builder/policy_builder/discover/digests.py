@@ -1,0 +1,20 @@
+"""Digests of sets of files; a separate module because registry, SBOM and labels must agree on a policy's digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+
+def files_digest(files: Mapping[str, Path]) -> str:
+    """Return `sha256:…` over names and contents of `files` (name → where its content is).
+
+    Times, owners and modes do not count. It is what `policy_engine.worker.policies.loader.directory_digest` computes of
+    the same files in a directory, so an installed image can be checked against its registry.
+    """
+    total = hashlib.sha256()
+    for name in sorted(files, key=PurePosixPath):
+        content = hashlib.sha256(files[name].read_bytes()).hexdigest()
+        total.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
+    return "sha256:" + total.hexdigest()
