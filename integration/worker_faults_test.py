@@ -171,6 +171,7 @@ def test_a_change_survives_the_death_of_a_worker_process(transport: str, delay: 
             time.sleep(delay)
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
+            running.until(lambda gone=victims: not {*gone} & {*running.workers()}, "noticed")  # type: ignore[misc]
             running.until(lambda turn=turn: _has(running, f"new-{turn}"), "active")  # type: ignore[misc]
             running.until(running.engine.admin.is_ready, "ready again")
         assert running.engine.admin.history()["rejected"] == 0

@@ -42,7 +42,8 @@ class Policy:
     Plain hooks run on the event loop and must not block; a policy that blocks sets `blocking = True` and all its
     hooks run in a bounded thread pool.
 
-    An instance serves many requests at once: keep per-request state in `request.metadata`, not on `self`.
+    An instance serves many requests at once: what it keeps for one of them goes into `self.state(request)`, and what
+    later policies are to see into `request.metadata`; nothing of a request belongs on `self`.
     """
 
     blocking: ClassVar[bool] = False
@@ -120,6 +121,13 @@ class Policy:
         away = self._away(function, arguments)
         return away if then is None else _followed(away, then)
 
+    def state(self, request: Request) -> dict[str, Any]:
+        """Return what this instance keeps for this request, the same mapping in all its hooks; empty at first.
+
+        No other policy sees it, not even another entry of the same policy in the chain. It is gone when the stream is.
+        """
+        return request.state_of(self)
+
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Run before the request goes upstream; the body has not been read."""
 
@@ -157,7 +165,8 @@ class Policy:
         """Run when response trailers arrive."""
 
     def on_stream_end(self, request: Request) -> None:
-        """Run once when the stream is over, however it ended: drop per-request state kept outside `metadata`."""
+        """Run once when the stream is over, however it ended: give up what was kept for it outside
+        `metadata` and `self.state(request)`, which go by themselves."""
 
     def close(self) -> Awaitable[None] | None:
         """Release what the instance holds; called once, after its last request."""

@@ -329,3 +329,44 @@ def test_a_chain_is_the_same_however_its_version_is_written(registry: Registry) 
         for written in ("v1", "v1.2.0", "v1.0.0")
     ]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def guarded_registry(tmp_path: Path, *, authenticates: bool) -> Registry:
+    directory = write_policy(tmp_path)
+    if authenticates:
+        manifest = directory / "policy.yaml"
+        manifest.write_text(manifest.read_text() + "\nauthenticates: true\n")
+    registry, diagnostics = load_policy_tree(tmp_path)
+    assert registry is not None, diagnostics
+    return registry
+
+
+OPEN = """{name: tested, version: v1, failure_mode: open, condition: 'request.headers["x-a"] == "1"'}"""
+
+
+def test_a_condition_that_a_request_can_make_fail_is_a_warning_where_that_opens_the_route(tmp_path: Path) -> None:
+    loaded = Chains(guarded_registry(tmp_path, authenticates=True)).read(chain(OPEN))
+    assert loaded.chains is not None, "a warning, no error"
+    (warning,) = loaded.diagnostics
+    assert (warning.severity, warning.rule, warning.path) == (
+        "warning",
+        "condition-opens-route",
+        "/routes/0/policies/0/condition",
+    )
+    assert '"x-a" in request.headers && …' in str(warning)
+
+
+@pytest.mark.parametrize(
+    ("authenticates", "policy"),
+    [
+        (False, OPEN),
+        (True, OPEN.replace("open", "closed")),
+        (True, OPEN.replace("'request", """'"x-a" in request.headers && request""")),
+        (True, "{name: tested, version: v1, failure_mode: open, condition: request.path == '/a'}"),
+        (True, "{name: tested, version: v1, failure_mode: open}"),
+    ],
+)
+def test_nothing_is_said_where_no_route_can_be_opened(tmp_path: Path, authenticates: bool, policy: str) -> None:
+    loaded = Chains(guarded_registry(tmp_path, authenticates=authenticates)).read(chain(policy))
+    assert loaded.chains is not None
+    assert loaded.diagnostics == ()

@@ -1,4 +1,4 @@
-"""JSON Schema keywords in linear time: RE2 in the place of Python's regular expressions, uniqueness by hashing.
+"""JSON Schema keywords in linear time: RE2 for regular expressions, uniqueness by hashing, exact multiples.
 
 A separate module because it replaces parts of `jsonschema`, whose own are exponential or quadratic on hostile bodies.
 The engine does the same for parameters (`worker/policies/schema_keywords.py`); a policy imports only the SDK of it.
@@ -16,6 +16,7 @@ from jsonschema._utils import find_evaluated_item_indexes_by_schema, find_evalua
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
+from policy_engine.sdk.json_numbers import is_multiple_of
 from policy_patterns import compile_pattern
 
 
@@ -96,9 +97,15 @@ def _unevaluated_properties(validator: Any, applied: Any, instance: Any, schema:
         yield ValidationError("unevaluated")
 
 
+def _multiple_of(validator: Any, divisor: float, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "number") and not is_multiple_of(instance, divisor):
+        yield ValidationError("is not a multiple")
+
+
 BodyValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's own gap
     Draft202012Validator,
     {
+        "multipleOf": _multiple_of,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,

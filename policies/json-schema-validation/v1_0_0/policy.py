@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy_body import NotJson, matches_media, media_type_of, parse, problem
+from policy_body import NotJson, essence_of, matches_media, parse, problem
 from policy_engine.sdk import (
     ImmediateResponse,
     ParameterError,
@@ -69,8 +69,8 @@ class JsonSchemaValidation(Policy):
         body = request.body or b""
         if not body and request.method not in self._needs_body:
             return None
-        media_type = media_type_of(request.headers)
-        return self.offload_large(self._finding, "request", media_type, body, then=self._refusal, size=_work(body))
+        essence = essence_of(request.headers)
+        return self.offload_large(self._finding, "request", essence, body, then=self._refusal, size=_work(body))
 
     def on_response_body(
         self, request: Request, response: Response
@@ -83,7 +83,7 @@ class JsonSchemaValidation(Policy):
         return self.offload_large(
             self._finding,
             "response",
-            media_type_of(response.headers),
+            essence_of(response.headers),
             body,
             then=lambda found: self._report(request, status, found),
             size=_work(body),
@@ -108,10 +108,11 @@ class JsonSchemaValidation(Policy):
         detail = "The upstream's response is not what its contract says."
         return problem(502, "Bad Gateway", detail, reason=f"response_{found.reason}")
 
-    def _finding(self, side: str, media_type: str, body: bytes) -> Finding | None:
+    def _finding(self, side: str, essence: str | None, body: bytes) -> Finding | None:
         schema = self._schemas[side]
-        if body and not matches_media(media_type, self._media):
-            if self._others_pass[side]:
+        if body and not matches_media(essence or "", self._media):
+            # An unreadable type is not another type: who reads the body may see JSON in it.
+            if self._others_pass[side] and essence is not None:
                 return None
             return Finding(415, "Unsupported Media Type", f"{_NOT_JSON_TYPE}.".capitalize(), "body_not_json_type")
         try:

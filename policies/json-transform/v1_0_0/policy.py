@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policy_body import NotJson, dump, matches_media, media_type_of, parse, problem
+from policy_body import NotJson, dump, essence_of, matches_media, parse, problem
 from policy_engine.sdk import (
     Headers,
     ParameterError,
@@ -70,7 +70,11 @@ class JsonTransform(Policy):
     ) -> _Action | Awaitable[_Action]:
         if not body:
             return answer(None)
-        if not matches_media(media_type_of(headers), self._media):
+        essence = essence_of(headers)
+        if essence is None:
+            # Not "another type": the upstream or the client may read JSON in it that was to be changed.
+            return answer(Refusal("The content type cannot be read.", "not_json"))
+        if not matches_media(essence, self._media):
             return answer(self._not_json("The content type is not JSON."))
         values = [one.read(request) for one in self._operations[side]]
         return self.offload_large(self._changed, side, body, values, then=answer)

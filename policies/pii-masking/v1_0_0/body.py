@@ -5,14 +5,18 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass, field
 
-from policy_body import NotJson, charset_of, dump, is_compressed, matches_media, media_type_of, parse
-from policy_engine.sdk import Headers
+from policy_body import NotJson, dump, is_compressed, matches_media, parse
+from policy_engine.sdk import Headers, UnreadableHeader, media_type
 
 from .document import Places, masked
 from .masker import Masker
 
 # Charsets in which masks (ASCII) can be written, by the codec that keeps every byte.
-_CODECS = {"": "utf-8", "utf-8": "utf-8", "us-ascii": "utf-8", "iso-8859-1": "latin-1", "windows-1252": "latin-1"}
+_CODECS = {
+    **dict.fromkeys(("", "utf-8", "utf8", "us-ascii", "ascii"), "utf-8"),
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin1", "windows-1252", "cp1252"), "latin-1"),
+}
+_UTF_16_MARKS = (b"\xfe\xff", b"\xff\xfe")  # the second one begins UTF-32 too
 
 
 class Unmaskable(Exception):
@@ -21,11 +25,25 @@ class Unmaskable(Exception):
 
 @dataclass(slots=True)
 class TextBody:
-    """Text whose pieces are masked line by line, with what is kept back between them: text, and a cut character."""
+    """Text whose pieces are masked line by line, with what is kept back between them: text, and a cut character.
+
+    `start` are its first two bytes. What holds NUL or begins with the mark of UTF-16 is in a charset without ASCII,
+    whatever the headers say or leave out: what is to be masked would stand there in a form that no detector knows.
+    """
 
     codec: str
     held: str = ""
     cut: bytes = b""
+    start: bytes = b""
+
+    def takes(self, data: bytes) -> bool:
+        """Tell whether `data`, the next piece, is text in such a charset. Half a mark alone is held back as text is."""
+        self.start += data[: 2 - len(self.start)]
+        return b"\0" not in data and not self.start.startswith(_UTF_16_MARKS)
+
+    def rest(self) -> bytes:
+        """Return what is kept back, as it came."""
+        return self.held.encode(self.codec, "surrogateescape") + self.cut
 
 
 @dataclass(slots=True)
@@ -49,17 +67,22 @@ class Bodies:
     def begun(self, headers: Headers, *, decoded: bool) -> TextBody | JsonBody | None:
         """Return the state of a message's body, None when its type is not one to look at; raises Unmaskable.
 
-        `decoded` says that the engine has undone a content coding.
+        A type that cannot be read is not another type. `decoded` says that the engine has undone a content coding.
         """
-        media_type = media_type_of(headers)
-        is_json = matches_media(media_type, self.json_types)
-        if not is_json and not matches_media(media_type, self.text_types):
+        try:
+            found = media_type(headers)
+        except UnreadableHeader:
+            raise Unmaskable("content_type") from None
+        if found is None:
+            return None
+        is_json = matches_media(found.essence, self.json_types)
+        if not is_json and not matches_media(found.essence, self.text_types):
             return None
         if not decoded and is_compressed(headers):
             raise Unmaskable("compressed")
         if is_json:
             return JsonBody()
-        codec = _CODECS.get(charset_of(headers))
+        codec = _CODECS.get(found.charset)
         if codec is None:
             raise Unmaskable("charset")
         return TextBody(codec)

@@ -56,8 +56,6 @@ class PiiMasking(Policy):
         include = places(pointers.get("include", ()), "/json_pointers/include")
         exclude = places(pointers.get("exclude", ()), "/json_pointers/exclude")
         self._masker = masker
-        # By id(request) and side, until the stream's end; None for a body that is not looked at (any more).
-        self._streams: dict[int, dict[str, TextBody | JsonBody | None]] = {}
         self._bodies = Bodies(
             masker,
             include,
@@ -127,6 +125,8 @@ class PiiMasking(Policy):
         if state is None or not body:
             return answer(None)
         if isinstance(state, TextBody):
+            if not state.takes(body):
+                return answer(Unmaskable("charset"))
             return self.offload_large(
                 self._mask_text, state.codec, b"", "", body, True, then=lambda found: answer(found[0])
             )
@@ -142,7 +142,8 @@ class PiiMasking(Policy):
         chunk: Chunk,
         refuse: Callable[[Unmaskable], _ChunkAction],
     ) -> ChunkMutation | _ChunkAction | Awaitable[ChunkMutation | _ChunkAction] | None:
-        states = self._streams.setdefault(id(request), {})
+        # By side; None for a body that is not looked at (any more).
+        states: dict[str, TextBody | JsonBody | None] = self.state(request)
 
         def give_up(reason: Unmaskable, held: bytes) -> ChunkMutation | _ChunkAction:
             """Look no further; what was held back goes on where the operator lets such bodies pass."""
@@ -160,6 +161,8 @@ class PiiMasking(Policy):
             return None
         if isinstance(state, TextBody):
             text = state
+            if not text.takes(chunk.data):
+                return give_up(Unmaskable("charset"), text.rest() + chunk.data)
 
             def go_on(found: tuple[bytes, bytes, str]) -> ChunkMutation:
                 data, text.cut, text.held = found
@@ -185,10 +188,6 @@ class PiiMasking(Policy):
 
     def _mask_document(self, raw: bytes) -> bytes | Unmaskable:
         return self._bodies.document(raw)
-
-    def on_stream_end(self, request: Request) -> None:
-        """Drop what is held back."""
-        self._streams.pop(id(request), None)
 
     def _changed(self, headers: Headers, side: str) -> tuple[dict[str, str], list[tuple[str, str]]]:
         """Return the headers to set and, for those with several values, to append."""

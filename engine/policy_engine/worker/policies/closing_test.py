@@ -218,6 +218,8 @@ def test_no_other_module_closes_policies() -> None:
         "self._server",
         "self._session",
         "self._sock",
+        "self._socket",
+        "self.helpers",
         "self._writer",
         "os",
     ]
