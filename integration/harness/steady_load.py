@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from integration.harness.exchange import HeaderList
+
 MAX_SECONDS = 120.0
 _REQUEST_S = 15.0
+OPEN = "open"
+"""The outcome of a request that passed without what its chain does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +37,19 @@ class Sent:
 
 
 class SteadyLoad:
-    """Sends `rate` requests a second to `target`, each on a connection of its own, until the context ends."""
+    """Sends `rate` requests a second to `target`, each on a connection of its own, until the context ends.
 
-    def __init__(self, port: int, target: str, rate: float = 150.0) -> None:
+    `headers` go with each. With `mark`, an answer 200 without that text is OPEN: nothing of the chain has seen it.
+    """
+
+    def __init__(
+        self, port: int, target: str, rate: float = 150.0, *, headers: HeaderList = (), mark: str = ""
+    ) -> None:
         self.sent: list[Sent] = []
         self._port = port
-        self._request = f"GET {target} HTTP/1.1\r\nhost: load\r\nconnection: close\r\n\r\n".encode()
+        lines = [f"GET {target} HTTP/1.1", "host: load", "connection: close", *(f"{k}: {v}" for k, v in headers)]
+        self._request = "\r\n".join([*lines, "", ""]).encode()
+        self._mark = mark.encode()
         self._rate = rate
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="steady-load")
@@ -83,8 +94,10 @@ class SteadyLoad:
         try:
             writer.write(self._request)
             status = (await reader.readline()).split()
-            await reader.read()
-            return status[1].decode() if len(status) > 1 else "closed"
+            rest = await reader.read()
+            if len(status) < 2:
+                return "closed"
+            return OPEN if status[1] == b"200" and self._mark not in rest else status[1].decode()
         finally:
             writer.close()
             with contextlib.suppress(OSError):
