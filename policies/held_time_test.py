@@ -373,7 +373,7 @@ def children() -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("policy", sorted(set(ROWS) - NOT_YET))
+@pytest.mark.parametrize("policy", sorted(ROWS))
 def test_memory_of_many_large_bodies_at_once_goes_back(
     rig: Rig, policy: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
