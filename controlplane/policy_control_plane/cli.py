@@ -25,7 +25,7 @@ from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_control_plane.status import Overview, StatusServer, converged, render
 from policy_engine.documents.diagnostics import has_errors, render_json, render_text
 from policy_engine.documents.quantities import parse_duration, parse_size
-from policy_engine.limits import BODY_LIMIT, POLICY_TIMEOUT
+from policy_engine.limits import BODY_LIMIT, FILE_SETTLE_SECONDS, POLICY_TIMEOUT
 from policy_engine.sources.chain_file import read_chain_files
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
 from policy_engine.worker.policies.registry import Registry
@@ -77,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--expected-engines", type=int, default=1, metavar="N", help="engines that come before Envoys after a start (1)"
     )
+    serve.add_argument(
+        "--settle",
+        type=_duration,
+        default=FILE_SETTLE_SECONDS,
+        help="time a file that was not renamed into place must be left alone before it is read (2s)",
+    )
+    serve.add_argument(
+        "--end-marker", action="store_true", help="refuse a file whose last line is not `...`, as half written"
+    )
     serve.set_defaults(command=_serve)
     status = commands.add_parser("status", help="who has which version, and what was refused; exit code 1 on trouble")
     status.add_argument("--address", default=_STATUS, help="the control plane's --status-listen (%(default)s)")
@@ -120,7 +129,9 @@ async def _run(options: argparse.Namespace) -> int:
     registry = _registry(options)
     namespaces = tuple(options.metadata_namespace)
     builder = SnapshotBuilder(registry, options.body_limit, namespaces, options.policy_timeout)
-    configuration = Configuration(options.config_dir, model_reader(registry), builder, rollout.offer)
+    configuration = Configuration(
+        options.config_dir, model_reader(registry), builder, rollout.offer, options.settle, options.end_marker
+    )
     try:
         server = AdsServer(fleet, options.listen, _tls(options))
         status = StatusServer(options.status_listen, Overview(configuration, rollout, fleet))

@@ -86,7 +86,15 @@ class Supervisor:
         reader = chain_reader(self._registry, self._settings)
         if self._settings.configuration is ConfigurationSource.XDS:
             await self._follow_management_server(reader)
-        source = FileSource(self._settings.chains, reader, self._apply, self._note_load)
+        settings = self._settings
+        source = FileSource(
+            settings.chains,
+            reader,
+            self._apply,
+            self._note_load,
+            settings.chain_files.settle,
+            settings.chain_files.end_marker,
+        )
         loop = asyncio.get_running_loop()
         reloads: set[asyncio.Task[LoadReport | None]] = set()
 

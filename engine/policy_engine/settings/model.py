@@ -28,6 +28,7 @@ from policy_engine.limits import (
     BLOCKING_THREADS,
     BODY_LIMIT,
     CONSTRUCTION_SECONDS,
+    FILE_SETTLE_SECONDS,
     HEADER_COUNT,
     HEADER_SIZE,
     LARGEST_HEADERS,
@@ -309,6 +310,16 @@ class RouteKeySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainFileSettings:
+    """When a chain file is taken for complete (R-20)."""
+
+    settle: float = setting(
+        _duration(0, 600), FILE_SETTLE_SECONDS, "time a chain file that was not renamed into place must be left alone"
+    )
+    end_marker: bool = setting(BOOLEAN, False, "refuse a chain file whose last line is not `...`, as half written")
+
+
+@dataclass(frozen=True, slots=True)
 class SecretSettings:
     """Where secrets of chains may come from (R-24)."""
 
@@ -399,6 +410,7 @@ class Settings:
     policies: PolicySettings = field(default_factory=PolicySettings)
     xds: XdsSettings = field(default_factory=XdsSettings)
     route_key: RouteKeySettings = field(default_factory=RouteKeySettings)
+    chain_files: ChainFileSettings = field(default_factory=ChainFileSettings)
     secrets: SecretSettings = field(default_factory=SecretSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
