@@ -130,7 +130,12 @@ async def _run(options: argparse.Namespace) -> int:
     namespaces = tuple(options.metadata_namespace)
     builder = SnapshotBuilder(registry, options.body_limit, namespaces, options.policy_timeout)
     configuration = Configuration(
-        options.config_dir, model_reader(registry), builder, rollout.offer, options.settle, options.end_marker
+        options.config_dir,
+        model_reader(registry),
+        builder,
+        rollout.offer,
+        settle=options.settle,
+        end_marker=options.end_marker,
     )
     try:
         server = AdsServer(fleet, options.listen, _tls(options))

@@ -62,6 +62,7 @@ class Configuration:
         reader: ModelReader,
         builder: SnapshotBuilder,
         offer: Callable[[Snapshot], None],
+        *,
         settle: float = FILE_SETTLE_SECONDS,
         end_marker: bool = False,
     ) -> None:

@@ -1,7 +1,7 @@
 """Opening a file that people or other programs wrote: a regular one, of a bounded size, without ever waiting for it.
 
-A separate module because everything that reads configuration has to be as careful: a named pipe never ends, a device fills
-memory, and a path may hold what no path can.
+A separate module because everything that reads configuration has to be as careful: a named pipe never ends, a device
+fills memory, and a path may hold what no path can.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 
 
 def read_plain_file(path: Path, most: int) -> bytes:
-    """Return the content of the regular file at `path`, cut after `most` + 1 bytes: whoever sees more knows that it is too large.
+    """Return the content of the regular file at `path`, cut after `most` + 1 bytes.
 
-    Raises OSError, also for a pipe, a device, a directory and a path with a NUL in it.
+    Whoever gets more than `most` knows that it is too large. Raises OSError, also for a pipe, a device, a directory and
+    a path with a NUL in it.
     """
     try:
         # Without waiting for a pipe's writer; asked after opening, so that nothing can be put in its place meanwhile.

@@ -58,7 +58,7 @@ def find_chain_files(path: Path) -> list[Path]:
 
 
 def is_chain_file_name(name: str) -> bool:
-    """Return whether a file of this name in a directory of chain files matters: a chain file, or the checksum of one."""
+    """Return whether a file of this name in a directory matters: a chain file, or the checksum of one."""
     return name.removesuffix(_CHECKSUM_SUFFIX).endswith(_SUFFIXES)
 
 

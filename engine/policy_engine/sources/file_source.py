@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
-from policy_engine.limits import FILE_SETTLE_SECONDS
 from policy_engine.documents.error_text import error_text
 from policy_engine.documents.secret_references import digest_secret_file
+from policy_engine.limits import FILE_SETTLE_SECONDS
 from policy_engine.sources.chain_file import (
     ChainFiles,
     is_chain_file_name,

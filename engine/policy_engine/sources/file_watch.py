@@ -75,10 +75,10 @@ async def watch(
 ) -> AsyncGenerator[Settled, None]:
     """Yield as soon as the files that `paths()` names have settled, and then whenever they have changed and settled.
 
-    A directory stands for itself and the files directly in it whose names are `of_interest`. A file that came whole has settled when it stayed the
-    same for `quiet` seconds, any other for `in_place` seconds. `paths` is asked at every look, from another thread, so
-    that what is watched may change. The consumer compares contents: a yield says that something may have changed, and
-    several changes may become one yield.
+    A directory stands for itself and the files directly in it whose names are `of_interest`. A file that came whole has
+    settled when it stayed the same for `quiet` seconds, any other for `in_place` seconds. `paths` is asked at every
+    look, from another thread, so that what is watched may change. The consumer compares contents: a yield says that
+    something may have changed, and several changes may become one yield.
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()

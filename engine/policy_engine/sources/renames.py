@@ -1,9 +1,9 @@
 """Knows which files were put in their place whole, by a rename, and have not been written to since.
 
-A separate module because it is the one thing about files that looking at them cannot tell: a file renamed into place and
-one created there and half written look alike (clocks of file systems tick every few milliseconds). Linux's inotify(7)
-tells them apart. Where there is none (other systems, network file systems, too many watches), no file is known to be whole,
-and whoever asks has to wait for longer.
+A separate module because it is the one thing about files that looking at them cannot tell: a file renamed into place
+and one created there and half written look alike (clocks of file systems tick every few milliseconds). Linux's
+inotify(7) tells them apart. Where there is none (other systems, network file systems, too many watches), no file is
+known to be whole, and whoever asks has to wait for longer.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Renames:
                 self._note(events)
 
     def is_whole(self, path: str) -> bool:
-        """Return whether the file at the real path was renamed into place since its directory is followed, and is untouched."""
+        """Return whether the file at this real path was seen to be renamed there, and not written to since."""
         return path in self._whole
 
     def close(self) -> None:
