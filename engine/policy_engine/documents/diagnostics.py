@@ -42,6 +42,7 @@ class Rule(StrEnum):
     PARAMETERS = "invalid-parameters"
     REFUSED = "refused-by-policy"
     SECRET = "unresolved-secret"  # noqa: S105 - the name of a rule, not a secret
+    REFERENCE = "invalid-secret-reference"
     SCHEMA = "invalid-schema"
     EXAMPLE = "invalid-example"
     IMPORT = "policy-import"

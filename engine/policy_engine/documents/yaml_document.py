@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 from typing import Any, NoReturn
 
 import yaml
@@ -23,6 +24,7 @@ from yaml.events import (
 )
 
 from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooManyFindings
+from policy_engine.documents.plain_file import read_plain_file
 from policy_engine.documents.redaction import sounds_secret
 from policy_engine.sdk.json_pointer import Path, format_pointer
 
@@ -92,6 +94,19 @@ class Document:
         line, column = (place.line, place.column) if place else (None, None)
         pointer = format_pointer(path)
         return Diagnostic(self.file, reason, line, column, pointer, **details)
+
+
+def read_document_file(path: FilePath, what: str = "", hint: str = "") -> tuple[Document | None, list[Diagnostic]]:
+    """Read the file `path` as `read_document` reads its content, whatever it turns out to be.
+
+    Why it cannot be read is told of `what` (`the settings file`), and followed by `hint`.
+    """
+    try:
+        content = read_plain_file(path, MAX_BYTES)
+    except OSError as error:
+        reason = f"{what} cannot be read: {error.strerror or error}{hint}".lstrip()
+        return None, [Diagnostic(str(path), reason, rule=Rule.UNREADABLE)]
+    return read_document(str(path), content)
 
 
 def read_document(file: str, content: bytes) -> tuple[Document | None, list[Diagnostic]]:

@@ -16,7 +16,7 @@ from typing import Any
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, ordered, render_text
 from policy_engine.documents.fields import did_you_mean
 from policy_engine.documents.json_types import type_in_words
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.sdk.json_pointer import format_pointer
 from policy_engine.settings.model import Form, Settings, contradictions
 
@@ -192,14 +192,7 @@ def sample_file() -> str:
 
 
 def _from_file(path: Path, known: Mapping[str, KnownSetting], diagnostics: list[Diagnostic]) -> dict[str, _Given]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = f"the settings file cannot be read: {error.strerror or error}"
-        diagnostics.append(Diagnostic(str(path), reason, rule=Rule.UNREADABLE))
-        return {}
-    document, found = read_document(str(path), content)
+    document, found = read_document_file(path, "the settings file")
     diagnostics += found
     given: dict[str, _Given] = {}
     if document is None or document.value is None:

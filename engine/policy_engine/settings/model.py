@@ -324,7 +324,9 @@ class SecretSettings:
     """Where secrets of chains may come from (R-24)."""
 
     directories: tuple[Path, ...] = setting(
-        FILES, (), "directories that ${file:…} may read from; every file the engine can read unless set"
+        FILES,
+        (),
+        "directories that ${file:…} may read from; unless set, everything, or nothing when configuration is xds",
     )
 
 

@@ -229,7 +229,8 @@ class ChainReader:
         """Return parameters with secrets and defaults in place and the pointers of the secret ones, or None."""
         resolution = resolve_secrets(parameters, load.secrets)
         for within, reason in resolution.problems:
-            load.diagnostics.append(document.diagnostic((*path, *within), reason, rule=Rule.SECRET))
+            rule = Rule.REFERENCE if within in resolution.malformed else Rule.SECRET
+            load.diagnostics.append(document.diagnostic((*path, *within), reason, rule=rule))
         if definition is None:
             return None
         checked = definition.parameters.check(resolution.parameters)
@@ -279,9 +280,16 @@ def _violation(
 
 
 def _refusal(refusal: Refusal, pending: _Pending) -> Diagnostic:
+    resolution = pending.resolution
+    at = refusal.pointer
+    if at and any(pointer == at or pointer.startswith(f"{at}/") for pointer in resolution.pointers):
+        # Whatever the policy says of this value may quote it, and be it a bracket of a regular expression.
+        reason = "is not valid; why is not shown, as it holds a secret"
+    else:
+        reason = resolution.scrub_pieces(refusal.reason)
     return pending.document.diagnostic(
         (*pending.path, *path_within(pending.trial.parameters, refusal.pointer)),
-        f"{pending.trial.definition}: {pending.resolution.scrub(refusal.reason)}",
+        f"{pending.trial.definition}: {reason}",
         rule=Rule.REFUSED,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from policy_engine.documents.diagnostics import Rule
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.documents.yaml_document import read_document
 from policy_engine.sdk.hooks import Phase
@@ -190,6 +191,49 @@ def test_what_is_wrong_with_a_secret_is_said_without_it(chains: Chains, paramete
     assert len(errors) == 1
     assert SECRET not in errors[0]
     assert "abc" not in errors[0]
+
+
+QUOTING = """\
+import re
+
+from policy_engine.sdk import ParameterError, Policy
+
+
+class Tested(Policy):
+    def __init__(self, parameters):
+        try:
+            re.compile(parameters["key"])
+        except re.error as error:
+            place = error.pos
+            raise ParameterError(f"{{error.msg}} in {{error.pattern[place:]!r}}", parameters["header"]) from None
+
+    def on_request_headers(self, request):
+        return None
+"""
+
+
+@pytest.mark.parametrize("pointer", ["", "/", "/key", "/count", "/nowhere/at/all"])
+def test_an_error_of_a_regular_expression_shows_no_piece_of_the_secret_in_it(tmp_path: Path, pointer: str) -> None:
+    write_policy(tmp_path, code=QUOTING)
+    registry, _ = load_policy_tree(tmp_path)
+    assert registry is not None
+    key = "^hunter2(unclosed-swordfish|x"
+    entry = f"{{name: tested, version: v1, parameters: {{header: '{pointer}', key: '${{env:KEY}}'}}}}"
+    (found,) = Chains(registry, {"KEY": key}).errors(chain(entry))
+    for piece in ("hunter", "unclosed", "sword", "fish"):
+        assert piece not in found
+    if pointer == "/key":
+        assert found.endswith("/key: tested v1.0.0: is not valid; why is not shown, as it holds a secret")
+    else:
+        assert "missing )" in found
+        assert "'***'" in found
+
+
+def test_a_text_that_only_looks_like_a_reference_is_refused(chains: Chains) -> None:
+    for text in ("${ENV:SECRET}", "${vault:secret}", "${file/run/secret}", "${env:SECRET", "${file:/a/${env:SECRET}}"):
+        loaded = chains.read(chain(f"{{name: tested, version: v1, parameters: {{key: '{text}'}}}}"))
+        assert [one.rule for one in loaded.diagnostics] == [Rule.REFERENCE]
+        assert loaded.diagnostics[0].path == "/routes/0/policies/0/parameters/key"
 
 
 def test_unchanged_entries_are_not_constructed_again(registry: Registry, chains: Chains) -> None:

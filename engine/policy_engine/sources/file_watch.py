@@ -94,9 +94,7 @@ async def watch(
         watcher.stop.set()
 
 
-async def settled(
-    paths: Paths, in_place: float = FILE_SETTLE_SECONDS, of_interest: OfInterest = bool
-) -> Settled:
+async def settled(paths: Paths, in_place: float = FILE_SETTLE_SECONDS, of_interest: OfInterest = bool) -> Settled:
     """Return when the files that `paths()` names have not been written for `in_place` seconds."""
     settling = _Settling(in_place, SHORTEST_PAUSE)
     state = await asyncio.to_thread(_look_at, paths, of_interest)
@@ -172,7 +170,7 @@ class _Watcher:
         try:
             self._run()
         finally:
-            self._renames.close()
+            self._renames.stop()
 
     def _run(self) -> None:
         start = _Settling(self.in_place, self.quiet)

@@ -26,7 +26,7 @@ _READ_BYTES = 64 << 10
 
 @dataclass(slots=True)
 class Renames:
-    """Follows directories; one thread uses it. `close` it in the end."""
+    """Follows directories; one thread uses it. `stop` it in the end."""
 
     _descriptor: int = -1
     _directories: dict[int, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class Renames:
         """Return whether the file at this real path was seen to be renamed there, and not written to since."""
         return path in self._whole
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Give back the descriptor."""
         if self._descriptor >= 0:
             os.close(self._descriptor)

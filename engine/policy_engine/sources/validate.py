@@ -11,7 +11,7 @@ from pathlib import Path
 from policy_engine.documents.diagnostics import Diagnostic, ordered
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase
-from policy_engine.settings.model import Settings
+from policy_engine.settings.model import ConfigurationSource, Settings
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.worker.conditions.condition import check_condition
@@ -25,12 +25,19 @@ def check_chain_condition(text: str, phases: frozenset[Phase]) -> Sequence[objec
     return check_condition(text, phase_has_response=not phases & REQUEST_PHASES)
 
 
+def secret_directories(settings: Settings) -> tuple[Path, ...] | None:
+    """Return where `${file:…}` may read: None for everywhere, unless chains come from another machine."""
+    if not settings.secrets.directories and settings.configuration is ConfigurationSource.FILE:
+        return None
+    return settings.secrets.directories
+
+
 def chain_reader(
     registry: Registry, settings: Settings | None = None, secrets: Callable[[], SecretSource] | None = None
 ) -> ChainReader:
     """Return a reader that checks everything an engine with these settings would check."""
     settings = settings or Settings()
-    directories = settings.secrets.directories
+    directories = secret_directories(settings)
     return ChainReader(
         registry,
         check_condition=check_chain_condition,

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from policy_engine.documents.diagnostics import MOST_FINDINGS
+from policy_engine.settings.model import ConfigurationSource, SecretSettings, Settings
 from policy_engine.sources.validate import chain_reader, validate_paths
 from policy_engine.worker.policies.loader import load_policy_tree
 from policy_engine.worker.policies.registry import Registry
@@ -63,6 +65,27 @@ def test_ten_mistakes_are_ten_findings_each_in_its_line(tmp_path: Path, registry
         (20, "duplicate-key"),
         (21, "duplicate-route"),
     ]
+
+
+def test_a_management_server_cannot_have_files_read_that_nobody_named(tmp_path: Path, registry: Registry) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the secret")
+    route = {
+        "route_key": "r",
+        "policies": [{"name": "tested", "version": "v1", "parameters": {"key": f"${{file:{secret}}}"}}],
+    }
+    allowed = SecretSettings(directories=(tmp_path,))
+    for configuration, secrets, reads in [
+        (ConfigurationSource.FILE, SecretSettings(), True),
+        (ConfigurationSource.XDS, SecretSettings(), False),
+        (ConfigurationSource.XDS, allowed, True),
+        (ConfigurationSource.XDS, SecretSettings(directories=(tmp_path / "other",)), False),
+    ]:
+        settings = replace(Settings(), configuration=configuration, secrets=secrets)
+        loaded = chain_reader(registry, settings).read_route("r", route)
+        assert (loaded.chains is not None) == reads
+        if not reads:
+            assert "is outside the directories for secrets" in loaded.diagnostics[0].reason
 
 
 def test_a_good_configuration_has_no_findings(tmp_path: Path, registry: Registry) -> None:

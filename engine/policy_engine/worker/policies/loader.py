@@ -14,7 +14,7 @@ from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity, has_errors, ordered, render_text
 from policy_engine.documents.fields import Fields
-from policy_engine.documents.yaml_document import read_document
+from policy_engine.documents.yaml_document import read_document_file
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, names_of
 from policy_engine.worker.policies.importing import PolicyImportError, import_policy_module
@@ -122,13 +122,8 @@ def directory_digest(directory: Path) -> str:
 
 def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
     """Load every policy that the builder's `registry.json` lists; its directories are relative to the file."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-        return None, (Diagnostic(str(path), reason, rule=Rule.UNREADABLE),)
     # JSON is read as YAML, which it is a part of, to have the line of each entry.
-    document, diagnostics = read_document(str(path), content)
+    document, diagnostics = read_document_file(path)
     if document is None:
         return None, tuple(diagnostics)
     if not isinstance(document.value, list):
