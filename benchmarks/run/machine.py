@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.peers.cpp_build import compiler_version
 from benchmarks.run import load
 from integration.harness.envoy_binary import ENVOY_VERSION
+from policy_engine.settings.model import usable_cores
 
 _PACKAGES = ("grpcio", "protobuf", "uvloop", "hpack", "PyJWT", "cryptography", "cel-expr-python")
 
@@ -23,7 +24,7 @@ def notes(*, cpp: bool) -> Mapping[str, str]:
     found = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
-        "CPU": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
+        "CPU": f"{_cpu()}, {usable_cores()} cores",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "?"),

@@ -23,6 +23,7 @@ from policy_control_plane.fleet import Fleet
 from policy_control_plane.rollout import Rollout, Waits
 from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_control_plane.status import Overview, StatusServer, converged, render
+from policy_engine import __version__
 from policy_engine.documents.diagnostics import has_errors, render_json, render_text
 from policy_engine.documents.quantities import parse_duration, parse_size
 from policy_engine.limits import BODY_LIMIT, FILE_SETTLE_SECONDS, POLICY_TIMEOUT
@@ -34,6 +35,7 @@ logger = logging.getLogger("policy_control_plane")
 
 _STATUS = "127.0.0.1:18001"
 _COMMANDS = ("serve", "status", "validate", "bootstrap")
+_OPTIONS = ("-h", "--help", "--version")
 
 
 class CannotStart(Exception):
@@ -43,7 +45,7 @@ class CannotStart(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] not in (*_COMMANDS, "-h", "--help"):
+    if not given or given[0] not in (*_COMMANDS, *_OPTIONS):
         given.insert(0, "serve")
     options = _parser().parse_args(given)
     try:
@@ -57,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="policy-control-plane", description="Serves routes to Envoy and their chains to policy engines."
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"policy-control-plane {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve a directory over xDS (the default command)")
     _add_directory(serve)
     serve.add_argument("--listen", default="127.0.0.1:18000", metavar="ADDRESS", help="xDS, gRPC (%(default)s)")

@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFF
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes
+from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes, usable_cores
 from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
 from policy_engine.sources.source import LoadReport
-from policy_engine.sources.validate import chain_reader
+from policy_engine.sources.validate import chain_reader, unusable_policies
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
@@ -66,6 +65,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        for warning in unusable_policies(self._registry):
+            logger.warning("%s", warning)
         info = build_info(self._registry, self._policies)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         await self._open_pages(info)
@@ -209,7 +210,7 @@ class Supervisor:
 
 def worker_count(workers: int | str) -> int:
     """Return how many workers `workers` means; `auto` is one for each core this process may use."""
-    return len(os.sched_getaffinity(0)) if workers == AUTO else int(workers)
+    return usable_cores() if workers == AUTO else int(workers)
 
 
 def configuration_version(chains: ChainsSpec) -> str:

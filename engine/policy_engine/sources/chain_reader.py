@@ -22,7 +22,13 @@ from policy_engine.limits import CONSTRUCTION_SECONDS, LONGEST_POLICY_TIMEOUT, P
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
-from policy_engine.worker.policies.registry import PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
+from policy_engine.worker.policies.registry import (
+    PolicyDefinition,
+    Registry,
+    UnknownPolicy,
+    UnknownVersion,
+    UnusablePolicy,
+)
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
 
@@ -207,6 +213,8 @@ class ChainReader:
             available = ", ".join(error.available) or "none, this engine was built without policies"
             reason = f"there is no policy {name!r} in this engine{meant}"
             fields.error(("name",), reason, rule=Rule.UNKNOWN_POLICY, allowed=available)
+        except UnusablePolicy as error:
+            fields.error(("name",), str(error), rule=Rule.UNKNOWN_POLICY)
         except UnknownVersion as unknown:
             if version is not None:
                 available = ", ".join(str(one) for one in unknown.available)

@@ -6,9 +6,10 @@ A separate module because "valid" has to mean the same everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from policy_engine.documents.diagnostics import Diagnostic, ordered
+from policy_engine.documents.diagnostics import Diagnostic, Severity, ordered
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase
 from policy_engine.settings.model import ConfigurationSource, Settings
@@ -63,7 +64,13 @@ def validate_paths(paths: Iterable[Path], registry: Registry, reader: ChainReade
             chains.append(path)
     if chains:
         diagnostics += load_chain_paths(chains, reader or chain_reader(registry)).diagnostics
+        diagnostics += unusable_policies(registry)
     return list(ordered(diagnostics))
+
+
+def unusable_policies(registry: Registry) -> list[Diagnostic]:
+    """Return why policies of the registry cannot be used, as warnings: what names them is refused for itself."""
+    return [replace(one, severity=Severity.WARNING) for each in registry.unusable for one in each.diagnostics]
 
 
 def _is_policy(path: Path) -> bool:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from policy_engine.documents.diagnostics import MOST_FINDINGS
+from policy_engine.documents.diagnostics import MOST_FINDINGS, Severity
 from policy_engine.settings.model import ConfigurationSource, SecretSettings, Settings
 from policy_engine.sources.validate import chain_reader, validate_paths
-from policy_engine.worker.policies.loader import load_policy_tree
+from policy_engine.worker.policies.loader import load_policies, load_policy_tree
 from policy_engine.worker.policies.registry import Registry
 from testsupport.policy_directories import write_policy
 
@@ -93,6 +93,30 @@ def test_a_good_configuration_has_no_findings(tmp_path: Path, registry: Registry
     (tmp_path / "b.yaml").write_text("version: v1\nroutes: [{route_key: b, policies: []}]")
     assert validate_paths([tmp_path], registry) == []
     assert validate_paths([tmp_path / "a.yaml", tmp_path / "b.yaml"], registry) == []
+
+
+def test_policies_that_no_chain_names_may_lack_what_they_need(tmp_path: Path) -> None:
+    write_policy(tmp_path, "good")
+    write_policy(tmp_path, "good", "v1.1.0", code="import nowhere_at_all\n")
+    write_policy(tmp_path, "bad", code="import nowhere_at_all\n")
+    (write_policy(tmp_path, "worse") / "policy.yaml").write_text("[")
+    registry = load_policies(tmp_path)
+    file = tmp_path / "chains.yaml"
+
+    def validate(name: str, version: str) -> tuple[list[str], list[str]]:
+        file.write_text(f"version: v1\nroutes: [{{route_key: r, policies: [{{name: {name}, version: {version}}}]}}]\n")
+        found = validate_paths([file], registry)
+        errors = [str(one) for one in found if one.severity is Severity.ERROR]
+        return errors, [str(one) for one in found if one.severity is Severity.WARNING]
+
+    errors, warnings = validate("good", "v1.0.0")
+    assert errors == []
+    assert len(warnings) == 3
+    for name, version in (("good", "v1"), ("good", "v1.1.0"), ("bad", "v1"), ("bad", "v1.0.0"), ("worse", "v1")):
+        (error,), _ = validate(name, version)
+        assert "cannot be loaded: " in error, (name, version)
+    (error,), _ = validate("bad", "v2")
+    assert "there is no policy 'bad'" in error
 
 
 def test_policies_are_validated_by_manifest_or_directory(tmp_path: Path, registry: Registry) -> None:
