@@ -192,7 +192,7 @@ class Supervisor:
         )
         for address, pages in ((self._settings.admin.listen, "all"), (self._settings.health.listen, "probes")):
             if address is not None:
-                server = AdminServer(address, sources, probes_only=pages == "probes")
+                server = AdminServer(address, sources, probes_only=pages == "probes", hosts=self._settings.admin.hosts)
                 await server.start()
                 self._servers.append(server)
                 logger.info(

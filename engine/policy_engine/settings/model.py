@@ -224,8 +224,12 @@ def _collector(text: str) -> str | None:
     scheme, separator, address = text.partition("://")
     if scheme not in ("http", "https") or not separator or address.startswith("unix:"):
         raise ValueError("is not http://host:port or https://host:port")
-    _address(address)
-    return text
+    host, slash, path = address.partition("/")
+    if _address(host).endswith(":4317"):
+        raise ValueError("is the port for OTLP over gRPC; spans go over HTTP, whose port is 4318")
+    if not re.fullmatch(r"[A-Za-z0-9._~/-]*", path, re.ASCII):
+        raise ValueError("has a path with a query, a fragment or odd characters")
+    return f"{scheme}://{host}{slash}{path}".rstrip("/")
 
 
 def _ratio(text: str) -> float:
@@ -240,6 +244,13 @@ def _optional_address(text: str) -> str | None:
 
 def _paths(text: str) -> tuple[Path, ...]:
     return tuple(_path(one.strip()) for one in text.split(",")) if text else ()
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(one.strip().lower() for one in text.split(",")) if text else ()
+    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", one, re.ASCII) for one in names):
+        raise ValueError("has a name that is no host name; ports are left out")
+    return names
 
 
 def _written_list(values: Iterable[object]) -> str:
@@ -265,6 +276,7 @@ OPTIONAL_ADDRESS = Form(_optional_address, "host:port, unix:/path, or off", _wri
 BOOLEAN = Form(_boolean, "true, false", _written_boolean)
 TEXT = Form(_plain, "text", _written_or_nothing)
 METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _written_or_nothing)
+HOSTS = Form(_hosts, "a list of host names without ports", _written_list)
 FILE = Form(_path, "a path", _written_or_nothing)
 FILES = Form(_paths, "a list of paths", _written_list)
 
@@ -343,6 +355,9 @@ class AdminSettings:
     """Admin pages (R-53)."""
 
     listen: str | None = setting(LOOPBACK, "127.0.0.1:9003", "admin pages, loopback only; off for none")
+    hosts: tuple[str, ...] = setting(
+        HOSTS, (), "host names, besides those of loopback, by which browsers may ask for admin pages, as behind a proxy"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +380,7 @@ class TracingSettings:
     """Spans for OpenTelemetry (R-52)."""
 
     endpoint: str | None = setting(
-        Form(_collector, "http://host:port, https://host:port, or off", _written_or_off),
+        Form(_collector, "http://host:port, https://host:port/path, or off", _written_or_off),
         None,
         "OTLP/HTTP collector that spans are sent to (its /v1/traces); off for no tracing",
     )

@@ -31,6 +31,8 @@ from policy_engine import __version__
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 
 _FLUSH_SECONDS = 5
+_PATH = "/v1/traces"
+"""Where collectors take traces below their base path (OTLP 1.9, OTLP/HTTP Request)."""
 
 
 class _HeadersGetter(Getter[Headers]):
@@ -57,7 +59,7 @@ class OpenTelemetryTracing:
             resource=resource, sampler=ParentBased(TraceIdRatioBased(sample_ratio)), shutdown_on_exit=False
         )
         # JSON, because the wheels of OTLP's protobuf classes and of Envoy's hold different files of one name.
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.removesuffix(_PATH)}{_PATH}")
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("policy_engine", __version__)
         self._propagator = TraceContextTextMapPropagator()
@@ -129,7 +131,7 @@ async def _awaited(span: trace.Span, waiting: Any) -> Any:
             return _noted(span, await waiting)
     except BaseException as error:  # a timeout cancels the hook, which `use_span` does not take for an exception
         if not isinstance(error, Exception):
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: timeout or end of the stream"))
+            span.set_status(Status(StatusCode.ERROR, "no answer within its timeout, or the stream ended"))
         raise
     finally:
         span.end()

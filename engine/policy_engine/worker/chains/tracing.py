@@ -5,10 +5,13 @@ A separate module so that neither the worker nor the kernel knows OpenTelemetry;
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from policy_engine.sdk import ImmediateResponse, Request
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII)
 
 
 class Tracing(Protocol):
@@ -29,3 +32,9 @@ class Tracing(Protocol):
     def around(self, hook: Callable[..., Any], policy: str, version: str, name: str) -> Callable[..., Any]:
         """Return `hook` with a span around each call on a stream that has one; the first argument is the request."""
         ...
+
+
+def trace_id(request: Request) -> str | None:
+    """Return the id of the trace that the caller says the request belongs to (W3C Trace Context), for log lines."""
+    match = _TRACEPARENT.fullmatch(request.headers.get("traceparent") or "")
+    return match[1] if match else None
