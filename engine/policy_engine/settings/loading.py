@@ -102,19 +102,28 @@ def _fields(section: Any) -> tuple[Field[Any], ...]:
     return tuple(one for one in fields(section) if one.name != "origins")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every setting (`--listen`, `--tls-cert`, …); `load_settings` reads them from the namespace."""
-    group = parser.add_argument_group("settings", "each overrides its environment variable and the settings file")
+def add_flags(parser: argparse.ArgumentParser, shown: tuple[str, ...] | None = None) -> None:
+    """Add a flag for every setting (`--listen`, `--tls-cert`, …); `load_settings` reads them from the namespace.
+
+    The help shows all, or those in `shown`: names, or beginnings of names that end with a dot.
+    """
+    others = "" if shown is None else "; those of `policy-engine run --help` that are not listed are taken too"
+    group = parser.add_argument_group(
+        "settings", f"each overrides its environment variable and the settings file{others}"
+    )
     for known in known_settings():
         default = known.form.write(known.default)
         note = f" (default {default})" if default else ""
+        hidden = shown is not None and not any(
+            known.name.startswith(one) if one.endswith(".") else known.name == one for one in shown
+        )
         group.add_argument(
             known.flag,
             dest=_FLAG_PREFIX + known.name,
             metavar=known.name.rpartition(".")[2].upper(),
             action="append" if known.is_list else "store",
             default=None,
-            help=f"{known.description}{note}; {known.variable}".replace("%", "%%"),
+            help=argparse.SUPPRESS if hidden else f"{known.description}{note}; {known.variable}".replace("%", "%%"),
         )
 
 
