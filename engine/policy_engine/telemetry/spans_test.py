@@ -68,7 +68,12 @@ class Broken(Policy):
 
 
 def serve(
-    collector: Collector, *policies: type[Policy], traceparent: str = "", ratio: float = 1.0, timeout: float = 1.0
+    collector: Collector,
+    *policies: type[Policy],
+    traceparent: str = "",
+    ratio: float = 1.0,
+    timeout: float = 1.0,
+    asked: str = "orders",
 ) -> None:
     """Run one stream through a chain of `policies` with spans on, and send what there is."""
     tracing = OpenTelemetryTracing(f"http://127.0.0.1:{collector.port}", ratio, "edge", worker=3)
@@ -80,7 +85,10 @@ def serve(
     async def stream() -> None:
         session = Session(kernel, Peer())
         pairs = [("x-request-id", "id-1"), *([("traceparent", traceparent)] if traceparent else [])]
-        for message in (request_headers("orders", pairs, path="/orders/7?secret=1"), response_headers(200)):
+        messages = [request_headers(asked, pairs, path="/orders/7?secret=1")]
+        if asked == "orders":
+            messages.append(response_headers(200))
+        for message in messages:
             reply = session.receive(message)
             if asyncio.iscoroutine(reply):
                 await reply
@@ -113,6 +121,15 @@ def test_a_stream_is_a_child_of_the_caller_and_the_parent_of_its_hooks(collector
     (resource,) = collector.resources
     assert resource["service.name"] == "edge"
     assert resource["service.instance.id"].endswith("/3")
+
+
+def test_a_request_of_no_route_has_a_span_that_says_so(collector: Collector) -> None:
+    serve(collector, Tag, traceparent=f"00-{TRACE}-{PARENT}-01", asked="nowhere")
+    stream = collector.named("policies nowhere")
+    assert (stream.trace, stream.parent, stream.status) == (TRACE, PARENT, ERROR)
+    assert stream.attributes["http.response.status_code"] == 500
+    assert stream.attributes["policy_engine.details"] == "policy_engine:unmapped_route"
+    assert stream.attributes["url.path"] == "/orders/7"
 
 
 def test_a_hook_that_waits_has_its_whole_time(collector: Collector) -> None:
