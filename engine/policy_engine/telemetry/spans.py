@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pkgutil import extend_path
 from typing import Any
 
@@ -28,7 +29,8 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from policy_engine import __version__
-from policy_engine.sdk import Headers, ImmediateResponse, Request
+from policy_engine.sdk import Headers, ImmediateResponse, Request, Response
+from policy_engine.worker.chains.compiled import Condition
 
 _FLUSH_SECONDS = 5
 _PATH = "/v1/traces"
@@ -97,6 +99,11 @@ class OpenTelemetryTracing:
         """End the stream's span."""
         span.end()
 
+    def explained(self, condition: Condition, policy: str, version: str) -> Condition:
+        """Return `condition` with a span for each evaluation that fails: there the policy has none of its own."""
+        attributes = {"policy_engine.policy": policy, "policy_engine.policy_version": version}
+        return _ExplainedCondition(condition, self._tracer, f"condition of policy {policy}", attributes)
+
     def around(self, hook: Callable[..., Any], policy: str, version: str, name: str) -> Callable[..., Any]:
         """Give each call of `hook` a span, which is the current one while the policy runs."""
         tracer = self._tracer
@@ -123,6 +130,25 @@ class OpenTelemetryTracing:
             return _finished(span, result)
 
         return traced
+
+
+@dataclass(frozen=True, slots=True)
+class _ExplainedCondition:
+    condition: Condition
+    tracer: trace.Tracer
+    title: str
+    attributes: dict[str, str]
+
+    def evaluate(self, request: Request, response: Response | None) -> bool:
+        try:
+            return self.condition.evaluate(request, response)
+        except Exception as error:
+            if request.trace is not None:
+                parent = trace.set_span_in_context(request.trace)
+                span = self.tracer.start_span(self.title, context=parent, attributes=self.attributes)
+                span.set_status(Status(StatusCode.ERROR, str(error)))
+                span.end()
+            raise
 
 
 async def _awaited(span: trace.Span, waiting: Any) -> Any:

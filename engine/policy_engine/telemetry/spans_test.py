@@ -74,12 +74,13 @@ def serve(
     ratio: float = 1.0,
     timeout: float = 1.0,
     asked: str = "orders",
+    condition: str | None = None,
 ) -> None:
     """Run one stream through a chain of `policies` with spans on, and send what there is."""
     tracing = OpenTelemetryTracing(f"http://127.0.0.1:{collector.port}", ratio, "edge", worker=3)
     compiler = Compiler(Registry([define(one) for one in policies]), tracing=tracing)
     kernel = Kernel(tracing=tracing)
-    route = RouteSpec("orders", tuple(entry(one, timeout=timeout) for one in policies))
+    route = RouteSpec("orders", tuple(entry(one, timeout=timeout, condition=condition) for one in policies))
     kernel.activate(compiler.compile(ChainsSpec((route,))))
 
     async def stream() -> None:
@@ -130,6 +131,21 @@ def test_a_request_of_no_route_has_a_span_that_says_so(collector: Collector) -> 
     assert stream.attributes["http.response.status_code"] == 500
     assert stream.attributes["policy_engine.details"] == "policy_engine:unmapped_route"
     assert stream.attributes["url.path"] == "/orders/7"
+
+
+def test_a_condition_that_fails_tells_why(collector: Collector) -> None:
+    serve(collector, Tag, condition='int(request.query.secret) == 1 && request.headers["x-not-there"] == "a"')
+    span = collector.named("condition of policy tag")
+    assert span.status == ERROR
+    assert "no such key in a map" in span.message
+    assert span.parent == collector.named("policies orders").id
+    assert span.attributes["policy_engine.policy"] == "tag"
+    assert collector.named("policies orders").status == ERROR
+
+
+def test_a_condition_that_does_not_fail_has_no_span(collector: Collector) -> None:
+    serve(collector, Tag, condition='request.method == "POST"')
+    assert [span.name for span in collector.spans] == ["policies orders"]
 
 
 def test_a_hook_that_waits_has_its_whole_time(collector: Collector) -> None:

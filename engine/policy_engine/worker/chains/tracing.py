@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from policy_engine.sdk import ImmediateResponse, Request
+from policy_engine.worker.chains.compiled import Condition
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.ASCII)
 
@@ -27,6 +28,10 @@ class Tracing(Protocol):
 
     def end(self, span: Any) -> None:
         """The stream is over."""
+        ...
+
+    def explained(self, condition: Condition, policy: str, version: str) -> Condition:
+        """Return `condition` with a span for each evaluation that fails, and none for others."""
         ...
 
     def around(self, hook: Callable[..., Any], policy: str, version: str, name: str) -> Callable[..., Any]:
