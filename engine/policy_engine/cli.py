@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from policy_engine.settings.loading import (
     add_flags,
     load_settings,
     render_settings,
+    service_links,
 )
 from policy_engine.sources.validate import chain_reader, validate_paths
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
@@ -210,15 +212,19 @@ def _registry(settings: Settings) -> Registry:
 
 def _run(options: argparse.Namespace) -> int:
     # Only this command needs servers; the others should start fast.
-    from policy_engine.processes.pool import WorkerFailed  # noqa: PLC0415
+    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415
     from policy_engine.processes.supervisor import Supervisor  # noqa: PLC0415
     from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
 
     settings = _settings(options)
     configure_logging(settings.log.level.value, settings.log.format.value)
+    for variable in service_links(os.environ):
+        logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
     try:
         return asyncio.run(Supervisor(settings).run())
-    except (OSError, WorkerFailed) as error:
+    except PoliciesUnusable:
+        raise
+    except (OSError, ValueError, WorkerFailed) as error:
         _complain(str(error))
         return 1
 

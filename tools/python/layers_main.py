@@ -15,7 +15,7 @@ from pathlib import Path
 
 ANY = "*"
 
-_WORKER = "limits documents worker.policies worker.conditions worker.chains"
+_WORKER = "limits documents worker.policies worker.conditions worker.offload worker.chains"
 
 ENGINE: Mapping[str, str] = {
     # The runtime, lowest first: transport → kernel → worker (chains → conditions, policies) → documents → sdk.
@@ -24,7 +24,8 @@ ENGINE: Mapping[str, str] = {
     "documents": "sdk",
     "worker.policies": "sdk limits documents",
     "worker.conditions": "sdk documents",
-    "worker.chains": "sdk limits documents worker.policies worker.conditions",
+    "worker.offload": "sdk limits worker.policies",
+    "worker.chains": "sdk limits documents worker.policies worker.conditions worker.offload",
     "kernel": "sdk limits worker.chains",
     "transport": "limits kernel",
     # What is around it. Only `processes` and `cli` know all the rest.
@@ -53,6 +54,7 @@ BUILDER: Mapping[str, str] = {
     "package": "recipe discover validate describe",
     "commands": "recipe discover validate describe package",
     "__main__": "discover commands",
+    "testregistry": "package",
     "testworld": ANY,
     "conftest": ANY,
 }

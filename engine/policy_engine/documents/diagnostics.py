@@ -39,6 +39,7 @@ class Rule(StrEnum):
     UNKNOWN_POLICY = "unknown-policy"
     UNKNOWN_VERSION = "unknown-version"
     CONDITION = "invalid-condition"
+    OPEN_CONDITION = "condition-opens-route"
     PARAMETERS = "invalid-parameters"
     REFUSED = "refused-by-policy"
     SECRET = "unresolved-secret"  # noqa: S105 - the name of a rule, not a secret

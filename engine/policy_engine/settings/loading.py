@@ -35,10 +35,17 @@ __all__ = [
     "load_settings",
     "render_settings",
     "sample_file",
+    "service_links",
 ]
 
-# What Kubernetes sets in every pod for a Service that is called policy-engine (docker link variables).
-_SERVICE_LINK = re.compile(r"POLICY_ENGINE_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+# What Kubernetes sets in every pod for each Service of its namespace (its documentation, "Discovering services"), here
+# for those whose names begin with policy-engine. Of these only {NAME}_PORT could be meant as a setting: it is a link
+# when its value is one, as in tcp://10.0.0.11:6379.
+_SERVICE_LINK = re.compile(
+    r"POLICY_ENGINE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.ASCII
+)
+_SERVICE_PORT = re.compile(r"POLICY_ENGINE_(\w+_)?PORT", re.ASCII)
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+", re.ASCII)
 
 
 class SettingsError(ValueError):
@@ -283,10 +290,21 @@ def _from_environment(
         if name is not None:
             origin = f"environment variable {variable}"
             given[name] = _Given(text, origin, Diagnostic(origin, "", path=_pointer(name)))
-        elif not _SERVICE_LINK.fullmatch(variable):
+        elif not _is_service_link(variable, text):
             reason = f"is not the variable of a setting{did_you_mean(variable, variables)}"
             diagnostics.append(Diagnostic(f"environment variable {variable}", reason, rule=Rule.UNKNOWN_KEY))
     return given
+
+
+def service_links(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables that look like settings, and are what Kubernetes sets for Services (they are ignored)."""
+    return tuple(sorted(name for name, value in environ.items() if _is_service_link(name, value)))
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    if _SERVICE_LINK.fullmatch(name):
+        return True
+    return _SERVICE_PORT.fullmatch(name) is not None and _SERVICE_ADDRESS.fullmatch(value) is not None
 
 
 def _from_flags(

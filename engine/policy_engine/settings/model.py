@@ -36,6 +36,7 @@ from policy_engine.limits import (
     LONGEST_POLICY_TIMEOUT,
     POLICY_TIMEOUT,
     STREAMS,
+    WORKER_SECONDS,
 )
 
 AUTO = "auto"
@@ -416,6 +417,11 @@ class Settings:
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
     transport: Transport = setting(_choice(Transport), Transport.NATIVE, "server that carries ext_proc")
     workers: int | str = setting(Form(_workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
+    worker_timeout: float = setting(
+        _duration(0.5, 3600),
+        WORKER_SECONDS,
+        "time without a sign of life after which a worker process is killed and replaced",
+    )
     configuration: ConfigurationSource = setting(
         _choice(ConfigurationSource), ConfigurationSource.FILE, "where chains come from"
     )

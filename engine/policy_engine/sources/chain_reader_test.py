@@ -96,7 +96,8 @@ routes:
     public, private = spec.routes
     assert public == RouteSpec("public")
     first, second = private.policies
-    assert (first.name, first.version, first.enabled) == ("tested", "v1", False)
+    assert (first.name, first.version, first.written_version) == ("tested", "v1.2.0", "v1")
+    assert not first.enabled
     assert (first.condition, first.failure_mode, first.timeout) == ('request.method == "GET"', FailureMode.OPEN, 0.5)
     assert first.parameters == {"count": 3, "header": "x-tested"}
     assert (second.enabled, second.condition, second.failure_mode) == (True, None, FailureMode.CLOSED)
@@ -433,3 +434,64 @@ def test_many_that_hang_end_the_trial(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
     assert sum("did not return" in str(one) for one in loaded.diagnostics) == 3
     assert sum("was not tried, because 3 others hang" in str(one) for one in loaded.diagnostics) == 47
+
+
+@pytest.mark.parametrize(("written", "exact"), [("v1", "v1.2.0"), ("v1.0.0", "v1.0.0"), ("v2", "v2.0.0")])
+def test_a_version_is_resolved_once_and_what_was_written_is_kept(registry: Registry, written: str, exact: str) -> None:
+    (name,) = registry.names()
+    text = f"version: v1\nroutes: [{{route_key: r, policies: [{{name: {name}, version: {written}}}]}}]\n"
+    (entry,) = Chains(registry).good(text).routes[0].policies
+    assert (entry.version, entry.written_version) == (exact, written)
+    document = entry.as_document()
+    assert (document["version"], document["requested_version"]) == (exact, written)
+
+
+def test_a_chain_is_the_same_however_its_version_is_written(registry: Registry) -> None:
+    (name,) = registry.names()
+    text = f"version: v1\nroutes: [{{route_key: r, policies: [{{name: {name}, version: VERSION}}]}}]\n"
+    hashes = [
+        Chains(registry).good(text.replace("VERSION", written)).routes[0].content_hash()
+        for written in ("v1", "v1.2.0", "v1.0.0")
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def guarded_registry(tmp_path: Path, *, authenticates: bool) -> Registry:
+    directory = write_policy(tmp_path)
+    if authenticates:
+        manifest = directory / "policy.yaml"
+        manifest.write_text(manifest.read_text() + "\nauthenticates: true\n")
+    registry, diagnostics = load_policy_tree(tmp_path)
+    assert registry is not None, diagnostics
+    return registry
+
+
+OPEN = """{name: tested, version: v1, failure_mode: open, condition: 'request.headers["x-a"] == "1"'}"""
+
+
+def test_a_condition_that_a_request_can_make_fail_is_a_warning_where_that_opens_the_route(tmp_path: Path) -> None:
+    loaded = Chains(guarded_registry(tmp_path, authenticates=True)).read(chain(OPEN))
+    assert loaded.chains is not None, "a warning, no error"
+    (warning,) = loaded.diagnostics
+    assert (warning.severity, warning.rule, warning.path) == (
+        "warning",
+        "condition-opens-route",
+        "/routes/0/policies/0/condition",
+    )
+    assert '"x-a" in request.headers && …' in str(warning)
+
+
+@pytest.mark.parametrize(
+    ("authenticates", "policy"),
+    [
+        (False, OPEN),
+        (True, OPEN.replace("open", "closed")),
+        (True, OPEN.replace("'request", """'"x-a" in request.headers && request""")),
+        (True, "{name: tested, version: v1, failure_mode: open, condition: request.path == '/a'}"),
+        (True, "{name: tested, version: v1, failure_mode: open}"),
+    ],
+)
+def test_nothing_is_said_where_no_route_can_be_opened(tmp_path: Path, authenticates: bool, policy: str) -> None:
+    loaded = Chains(guarded_registry(tmp_path, authenticates=authenticates)).read(chain(policy))
+    assert loaded.chains is not None
+    assert loaded.diagnostics == ()

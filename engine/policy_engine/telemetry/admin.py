@@ -151,7 +151,7 @@ class AdminServer:
         history, build = self._sources.history, self._sources.build_info
         last = history.last_rejection
         chains = [
-            (route["route_key"], " → ".join(map(_entry, route["policies"])) or "(pass)")
+            (route["route_key"], " → ".join(map(_policy, route["policies"])) or "(pass)")
             for route in self._active()["routes"]
         ]
         events = [
@@ -199,8 +199,11 @@ border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}th{color:
 overflow:auto}a{margin-right:.8rem}</style>{body}</html>"""
 
 
-def _entry(entry: dict[str, Any]) -> str:
-    return f"{entry['name']} {entry['version']}{'' if entry['enabled'] else ' (disabled)'}"
+def _policy(entry: dict[str, Any]) -> str:
+    """Return a chain's entry as people read it: the exact version, and the one written when that is another."""
+    version, written = entry["version"], entry["requested_version"]
+    off = "" if entry["enabled"] else " (disabled)"
+    return f"{entry['name']} {version}" + (f" (written {written})" if written != version else "") + off
 
 
 def _rejection(event: ConfigurationEvent) -> str:

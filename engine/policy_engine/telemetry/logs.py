@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ _FIELDS = (
     "worker",
     "source",
     "problems",
+    "stack",
     "fields",
 )
 
@@ -77,8 +79,10 @@ def configure_logging(level: str, form: str, *, worker: int | None = None, strea
     """Send log records to `stream` (standard error) as `json` or `text`; `worker` marks this process's lines.
 
     Of libraries, warnings and errors alone, whatever the level: what they have to say of each request is for those who
-    write them.
+    write them. gRPC's C core writes lines of its own between them, in a form of its own, unless `GRPC_VERBOSITY` says
+    otherwise; what matters of them, this engine logs itself. To be called before `grpc` is imported.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(worker))
     handler.addFilter(_is_ours_or_a_warning)

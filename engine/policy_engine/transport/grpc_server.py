@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from policy_engine.kernel.stream import Peer, StreamError, StreamHandlerFactory
 from policy_engine.transport.counters import Counters, CountersSnapshot
 from policy_engine.transport.health import EXT_PROC_SERVICE, Health
+from policy_engine.transport.listen import is_answered, parse_address
 from policy_engine.transport.options import ServerOptions, TlsOptions
 
 logger = logging.getLogger("policy_engine.transport")
@@ -80,6 +82,10 @@ class GrpcServer:
 
     def _add_port(self, server: grpc.aio.Server, bind: str) -> int:
         tls = self._options.tls
+        address = parse_address(bind)
+        if isinstance(address, Path) and is_answered(address):
+            # gRPC removes the file of a socket and binds another in its place, whoever listens there.
+            raise OSError(f"cannot listen on {bind}: address in use")
         try:
             port = server.add_insecure_port(bind) if tls is None else server.add_secure_port(bind, _credentials(tls))
         except RuntimeError as error:

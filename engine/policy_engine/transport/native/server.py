@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from policy_engine.kernel.stream import StreamHandlerFactory
 from policy_engine.transport import listen
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.transport.health import Health
+from policy_engine.transport.native.accepting import Acceptor
 from policy_engine.transport.native.dispatch import Dispatcher
 from policy_engine.transport.native.protocol import ServerProtocol
 from policy_engine.transport.native.tls import load_certificate, server_context
@@ -43,7 +42,7 @@ class NativeServer:
         self._handler_factory = handler_factory
         self._given_sockets = tuple(sockets)
         self._dispatcher: Dispatcher | None = None
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._addresses: tuple[str, ...] = ()
         self._own_paths: list[Path] = []
         self._protocols: set[ServerProtocol] = set()
@@ -67,7 +66,7 @@ class NativeServer:
                         self._own_paths.append(Path(sock.getsockname()))
             self._addresses = tuple(map(listen.bound_address, bound))
             for sock in bound:
-                self._servers.append(await self._listen(loop, sock, self._dispatcher))
+                self._acceptors.append(self._listen(loop, sock, self._dispatcher))
         except BaseException:
             for sock in bound:
                 sock.close()
@@ -128,26 +127,17 @@ class NativeServer:
             raise RuntimeError("the server was not started")
         return self._dispatcher
 
-    async def _listen(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, dispatcher: Dispatcher
-    ) -> asyncio.Server:
+    def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, dispatcher: Dispatcher) -> Acceptor:
         def protocol() -> ServerProtocol:
             return ServerProtocol(dispatcher, loop, self._protocols, self._lost.set)
 
-        arguments: dict[str, Any] = {"sock": sock, "backlog": self._options.backlog}
-        if self._tls is not None:
-            arguments |= {"ssl": self._tls, "ssl_handshake_timeout": dispatcher.limits.handshake_seconds}
-        if sock.family != socket.AF_UNIX:
-            return await loop.create_server(protocol, **arguments)
-        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):
-            # The path may belong to a supervisor and to other workers.
-            arguments["cleanup_socket"] = False
-        return await loop.create_unix_server(protocol, **arguments)
+        sock.listen(self._options.backlog)
+        return Acceptor(sock, protocol, self._tls, dispatcher.limits.handshake_seconds)
 
     def _stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         for path in self._own_paths:
             path.unlink(missing_ok=True)
         self._own_paths.clear()

@@ -52,6 +52,7 @@ def load_policy(directory: Path, digest: str | None = None) -> tuple[PolicyDefin
         examples=manifest.examples,
         policy_class=policy_class,
         source=directory,
+        authenticates=manifest.authenticates,
         digest=digest if digest is not None else directory_digest(directory),
         parameters=manifest.parameters,
     )

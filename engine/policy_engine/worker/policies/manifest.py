@@ -23,7 +23,7 @@ from policy_engine.worker.policies.registry import Example, Version
 from policy_engine.worker.policies.violations import Violation
 
 MANIFEST_FILE = "policy.yaml"
-MANIFEST_KEYS = ("name", "version", "description", "entrypoint", "phases", "parameters", "examples")
+MANIFEST_KEYS = ("name", "version", "description", "entrypoint", "phases", "authenticates", "parameters", "examples")
 EXAMPLE_KEYS = ("description", "parameters")
 MAX_EXAMPLES = 100
 
@@ -37,7 +37,10 @@ _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "additionalProperties": F
 
 @dataclass(frozen=True, slots=True)
 class PolicyManifest:
-    """A checked `policy.yaml`; `document` finds the line of a later finding about it."""
+    """A checked `policy.yaml`; `document` finds the line of a later finding about it.
+
+    `authenticates` says that the policy decides who gets in, so that skipping it opens the route.
+    """
 
     name: str
     version: Version
@@ -48,6 +51,7 @@ class PolicyManifest:
     parameters_schema: Mapping[str, Any]
     parameters: ParameterSchema = field(repr=False)
     examples: tuple[Example, ...]
+    authenticates: bool
     document: Document = field(repr=False, compare=False)
 
     @property
@@ -79,6 +83,7 @@ def _manifest(
     description = fields.text("description", required=True, longest=4096)
     entrypoint = _entrypoint(fields)
     phases = _phases(fields)
+    authenticates = fields.boolean("authenticates", default=False)
     schema = document.value.get("parameters", _NO_PARAMETERS)
     parameters = _parameters(schema, fields, document, diagnostics)
     examples = _examples(fields, parameters, document, diagnostics)
@@ -86,7 +91,7 @@ def _manifest(
         return None, diagnostics
     module, class_name = entrypoint
     manifest = PolicyManifest(
-        name, version, description, module, class_name, phases, schema, parameters, examples, document
+        name, version, description, module, class_name, phases, schema, parameters, examples, authenticates, document
     )
     return manifest, diagnostics
 

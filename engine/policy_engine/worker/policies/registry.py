@@ -70,6 +70,7 @@ class PolicyDefinition:
     policy_class: type[Policy]
     source: Path | str
     digest: str
+    authenticates: bool = False
     parameters: ParameterSchema = field(default=None, repr=False, compare=False)  # type: ignore[assignment] # see below
 
     def __post_init__(self) -> None:
