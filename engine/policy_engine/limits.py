@@ -52,3 +52,6 @@ WORKER_SECONDS: Final = 5.0
 
 BLOCKING_THREADS: Final = 8
 """Threads for each blocking policy version."""
+
+FILE_SETTLE_SECONDS: Final = 2.0
+"""How long a configuration file that did not come whole has to be left alone before it is believed to be complete."""

@@ -23,12 +23,13 @@ from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_repl
 from policy_engine.kernel.route_key import attribute, client_address
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
-from policy_engine.sdk import Request
+from policy_engine.sdk import ImmediateResponse, Request
 
 logger = logging.getLogger("policy_engine.kernel")
 
 _INVALID_ARGUMENT = 3
 _parse = ext_proc.ProcessingRequest.FromString
+_UNMAPPED = ImmediateResponse(500, details="policy_engine:unmapped_route")
 _PASS_REQUEST_HEADERS = headers_reply("request_headers")
 _PASS_RESPONSE_HEADERS = headers_reply("response_headers")
 
@@ -109,6 +110,7 @@ class Session:
         key = attribute(message, kernel.options.route_key)
         route = routes.get(key)
         if route is None:
+            self._trace_unmapped(key, message)
             return self._unmapped(key)
         route.requests.value += 1
         config = message.protocol_config
@@ -123,6 +125,17 @@ class Session:
         request = Request(headers_of(header_map), route=key, client_address=lambda: client_address(message))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
+
+    def _trace_unmapped(self, key: str, message: Any) -> None:
+        """Give the caller's trace a span that tells why the request ended here."""
+        tracing = self._kernel.tracing
+        if tracing is None or self._kernel.options.pass_unmapped:
+            return
+        headers = headers_of(message.request_headers.headers)
+        span = tracing.begin(Request(headers, route=key, client_address=lambda: client_address(message)))
+        if span is not None:
+            tracing.answered(span, _UNMAPPED)
+            tracing.end(span)
 
     def _unmapped(self, key: str) -> Result:
         kernel = self._kernel

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, ordered
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.clusters import lint_engine_cluster, lint_upstream_cluster
 from policy_engine.envoy.lint.filters import lint_buffers, lint_filter
@@ -20,12 +20,7 @@ from policy_engine.envoy.lint.routes import RouteLint
 
 def lint_file(path: Path, demands: Demands) -> tuple[Diagnostic, ...]:
     """Return everything in the file that would break a promise; errors when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        return (Diagnostic(str(path), f"cannot be read: {error.strerror or error}", rule=Rule.UNREADABLE),)
-    document, found = read_document(str(path), content)
+    document, found = read_document_file(path)
     return tuple(found) if document is None else ordered((*found, *lint_document(document, demands)))
 
 

@@ -30,6 +30,7 @@ from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.mark import MARK_BYTES
 from policy_engine.worker.chains.statistics import FailureKind
+from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
 from policy_engine.worker.offload.blocking import PoolFull
 
@@ -235,6 +236,7 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
             "failure": kind.value,
             "failure_mode": "open" if step.fails_open else "closed",
             "request_id": exchange.request.id,
+            "trace_id": trace_id(exchange.request),
         },
         exc_info=error if kind is FailureKind.EXCEPTION else None,
     )
