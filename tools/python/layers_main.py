@@ -26,7 +26,7 @@ ENGINE: Mapping[str, str] = {
     "worker.conditions": "sdk documents",
     "worker.chains": "sdk limits documents worker.policies worker.conditions",
     "kernel": "sdk limits worker.chains",
-    "transport": "limits kernel",
+    "transport": "sdk limits kernel",
     # What is around it. Only `processes` and `cli` know all the rest.
     "settings": "sdk limits documents kernel",
     "sources": f"sdk settings {_WORKER}",

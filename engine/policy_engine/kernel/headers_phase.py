@@ -6,6 +6,7 @@ from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, codings_of, encode
 from policy_engine.kernel.header_view import headers_of
+from policy_engine.kernel.no_content import NO_FRAMING, without_content
 from policy_engine.kernel.phases import Phases, Result, then
 from policy_engine.kernel.promises import doubt, name_unsent_request_body, name_unsent_response_body
 from policy_engine.kernel.reply import ProcessingMode, headers_reply
@@ -43,6 +44,7 @@ def response_headers(phases: Phases, message: Any) -> Result:
     if modes.skips_response_headers:
         doubt(phases.peer)
     side = modes.response
+    phases.content = not message.end_of_stream
     comes = empty = False
     if side.body_mode and _can_have_body(request, response):
         comes = not message.end_of_stream
@@ -50,7 +52,7 @@ def response_headers(phases: Phases, message: Any) -> Result:
         if comes and side.by_override and phases.peer.doubted and modes.guard is not None:
             name_unsent_response_body(phases.route, modes)
             phases.kernel.statistics.doubted_responses += 1
-            return phases.end(modes.guard.failure_response)
+            return phases.deny(modes.guard.failure_response)
     return _headers(phases, side, response, [request, response], comes=comes, empty=empty)
 
 
@@ -92,6 +94,8 @@ def _headers_done(
 def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcome, *, replaced: bool) -> Replies:
     if outcome.immediate is not None:
         return phases.answer(outcome)
+    if (replaced or outcome.restated) and without_content(phases, view):
+        return _without_content(phases, side, outcome)
     if replaced or view.body:
         phases.no_longer_awaited(side)
         return _replaced(side, outcome, view)
@@ -103,6 +107,16 @@ def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcom
         # Serialised anew only when an action is another object than before.
         cached.actions, cached.reply = actions, headers_reply(side.headers, outcome.edits, actions) + side.override
     return cached.reply
+
+
+def _without_content(phases: Phases, side: Side, outcome: Outcome) -> bytes:
+    """Return the reply to a response's headers that ends the response with them, whatever of it is still to come."""
+    phases.no_longer_awaited(side)
+    phases.over += (side,)
+    # Nothing can be replaced where nothing follows; to a HEAD request nothing does (RFC 9110, 9.3.2).
+    follows = phases.content and phases.request.method != "HEAD"
+    edits = [*outcome.edits, NO_FRAMING]
+    return headers_reply(side.headers, edits, outcome.actions, body=b"" if follows else None)
 
 
 def _replaced(side: Side, outcome: Outcome, view: Request | Response) -> bytes:
@@ -145,4 +159,4 @@ def _body_never_came(phases: Phases) -> Replies:
     steps = side.on_body or side.on_chunk
     closed = first_closed(steps)
     name_unsent_request_body(phases.route, steps, closed)
-    return None if closed is None else phases.end(closed.failure_response)
+    return None if closed is None else phases.deny(closed.failure_response)

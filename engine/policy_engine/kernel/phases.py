@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from policy_engine.kernel.denial import denial
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.promises import ended_without_body
 from policy_engine.kernel.reply import immediate_reply
@@ -17,10 +18,11 @@ from policy_engine.kernel.routes import Modes, Route
 from policy_engine.kernel.sides import Side
 from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.sdk import ImmediateResponse, Request, Response
+from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.executor import Exchange, Outcome
 
-logger = logging.getLogger("policy_engine.kernel")
+repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
 Result = Replies | Coroutine[Any, Any, Replies]
 
@@ -34,9 +36,22 @@ class Phases:
     - `over`: the sides whose body is over for the policies, whatever still comes of it.
     - `ended`: an answer ended the exchange.
     - `probing`: the response's body may come without its headers; see `promises`.
+    - `content`: the response's headers do not end it.
     """
 
-    __slots__ = ("awaited", "ended", "exchange", "kernel", "modes", "over", "peer", "probing", "request", "route")
+    __slots__ = (
+        "awaited",
+        "content",
+        "ended",
+        "exchange",
+        "kernel",
+        "modes",
+        "over",
+        "peer",
+        "probing",
+        "request",
+        "route",
+    )
 
     def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request, peer: Peer) -> None:
         self.kernel = kernel
@@ -47,6 +62,7 @@ class Phases:
         self.exchange = Exchange(route.chain, request)
         self.awaited: tuple[Side, ...] = ()
         self.over: tuple[Side, ...] = ()
+        self.content = False
         self.ended = False
         self.probing = False
         route.chain.usage.streams += 1
@@ -71,14 +87,31 @@ class Phases:
         return True
 
     def answer(self, outcome: Outcome) -> Replies:
-        """End the exchange with what a policy answered."""
+        """End the exchange with what a policy answered, or what answers for one that failed."""
         self.kernel.statistics.immediate += 1
-        return self.end(outcome.immediate or _INTERNAL_ERROR, outcome.actions)
+        response = outcome.immediate or _INTERNAL_ERROR
+        if outcome.failed:  # the executor has logged why
+            response = denial(response, self.request.headers)
+        return self.end(response, outcome.actions)
+
+    def deny(self, response: ImmediateResponse) -> Replies:
+        """End the exchange with a refusal of the engine's own, and say so with the id that the client gets."""
+        route = self.route.chain.route_key
+        repeated.log(
+            logging.INFO,
+            (response.details, route),
+            "a request of route %s was refused with %d (%s)",
+            route,
+            response.status,
+            response.details,
+            extra={"event": "refused", "route": route, "request_id": self.request.id},
+        )
+        return self.end(denial(response, self.request.headers))
 
     def too_large(self, side: Side) -> Replies:
         """End the exchange for a body over the limit."""
         self.kernel.statistics.body_too_large += 1
-        return self.end(ImmediateResponse(side.too_large, details="policy_engine:body_too_large"))
+        return self.deny(ImmediateResponse(side.too_large, details="policy_engine:body_too_large"))
 
     def end(self, response: ImmediateResponse, earlier: Sequence[Any] = ()) -> Replies:
         """End the exchange with `response`; dynamic metadata of `earlier` actions is still published."""
@@ -99,7 +132,13 @@ class Phases:
             try:
                 hook(self.request)
             except BaseException:  # the policy's own, also its `sys.exit()`: it does not end the worker
-                logger.exception("on_stream_end of a policy on route %s failed", chain.route_key)
+                repeated.log(
+                    logging.ERROR,
+                    ("on_stream_end", chain.route_key),
+                    "on_stream_end of a policy on route %s failed",
+                    chain.route_key,
+                    exc_info=True,
+                )
         tracing = self.kernel.tracing
         if tracing is not None and self.request.trace is not None:
             tracing.end(self.request.trace)

@@ -5,11 +5,11 @@ A separate module because these bytes are made once per configuration and read b
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from policy_engine.kernel.nearest_names import NearestNames
 from policy_engine.kernel.reply import ProcessingMode, mode_override
 from policy_engine.kernel.sides import Side, first_closed, request_side, response_side
 from policy_engine.worker.chains.compiled import BodyMode, CompiledChain, Snapshot, Step
@@ -119,7 +119,7 @@ def _send(wanted: bool) -> Any:
 class Routes:
     """Every route of one snapshot by its key; immutable once made."""
 
-    __slots__ = ("_routes", "snapshot")
+    __slots__ = ("_nearest", "_routes", "snapshot")
 
     def __init__(self, snapshot: Snapshot, counters: dict[str, RequestCounter], previous: Routes | None = None) -> None:
         self.snapshot = snapshot
@@ -130,6 +130,7 @@ class Routes:
                 kept = Route(chain, counters.setdefault(key, RequestCounter()))
             routes[key] = kept
         self._routes: Mapping[str, Route] = routes
+        self._nearest: NearestNames | None = None
 
     def get(self, key: str) -> Route | None:
         """Return the route of `key`, or None when the configuration has none."""
@@ -137,4 +138,6 @@ class Routes:
 
     def nearest(self, key: str) -> Sequence[str]:
         """Return up to three known keys that look like `key`, for the log of a denied request (R-07)."""
-        return difflib.get_close_matches(key, self._routes, n=3, cutoff=0.4)
+        if self._nearest is None:
+            self._nearest = NearestNames(self._routes)
+        return self._nearest.of(key)

@@ -24,7 +24,9 @@ from policy_engine.sdk import (
     ResponseMutation,
     TrailerMutation,
 )
+from policy_engine.documents.error_text import said
 from policy_engine.sdk.headers import HeaderEdit, apply_edit
+from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, check_action
 from policy_engine.worker.chains.blocking import PoolFull
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
@@ -33,6 +35,7 @@ from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.conditions.condition import ConditionError
 
 logger = logging.getLogger("policy_engine.worker")
+repeated = RepeatedLines(logger)
 
 
 class Exchange:
@@ -59,15 +62,18 @@ class _Waiting:
 class Outcome:
     """What a phase's policies asked for: mutations in the order they apply, and the answer that ended it, if any.
 
-    `edits` are the header parts of `actions`, one for each.
+    `edits` are the header parts of `actions`, one for each. `restated`: the response has another status; `failed`: the
+    answer is that of a policy that failed closed.
     """
 
-    __slots__ = ("actions", "edits", "immediate")
+    __slots__ = ("actions", "edits", "failed", "immediate", "restated")
 
     def __init__(self) -> None:
         self.actions: list[Any] = []
         self.edits: list[HeaderEdit] = []
+        self.failed = False
         self.immediate: ImmediateResponse | None = None
+        self.restated = False
 
 
 def run(
@@ -191,7 +197,9 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
             edit = check_action(action)
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
-        step.checked, step.edit = action, edit
+        if edit.whole:
+            # What else an action holds may be changed after this look at it, and is looked at each time.
+            step.checked, step.edit = action, edit
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
         outcome.immediate = action
@@ -206,6 +214,8 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         apply_edit(exchange.response.headers, edit)
         if action.body is not None:
             exchange.response.body = action.body
+        if action.status is not None:
+            outcome.restated = True
     elif kind is ChunkMutation:
         args[-1] = Chunk(action.data, action.end or args[-1].end)
     elif kind is TrailerMutation:
@@ -222,12 +232,14 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
     kind = _kind_of(error)
     step.statistics.failures[kind] += 1
-    logger.warning(
+    repeated.log(
+        logging.WARNING,
+        (exchange.chain.route_key, step.label, kind),
         "policy %s failed (%s), %s: %s",
         step.label,
         kind.value,
         "skipped" if step.fails_open else "request denied",
-        f"{type(error).__name__}: {error}",
+        said(error),
         extra={
             "event": "policy_failed",
             "route": exchange.chain.route_key,
@@ -242,6 +254,7 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
     if step.fails_open:
         return False
     outcome.immediate = step.failure_response
+    outcome.failed = True
     return True
 
 
