@@ -41,7 +41,8 @@ def refusal(  # noqa: PLR0917 # one for each thing that is known of a message
     repeated.log(
         logging.WARNING,
         (part, route.chain.route_key),
-        "%s of route %s refused: %d headers of %d bytes, limits are %d (limits.header_count) and %d (limits.header_size)",
+        "%s of route %s refused: %d headers of %d bytes, limits are %d (limits.header_count) and %d "
+        "(limits.header_size)",
         part,
         route.chain.route_key,
         count,

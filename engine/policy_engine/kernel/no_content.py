@@ -16,7 +16,7 @@ NO_FRAMING = HeaderEdit(("content-length", "transfer-encoding"))
 
 
 def without_content(phases: Phases, view: Request | Response) -> bool:
-    """Return whether `view` is a response that has no content, by its status as it is now or by its request's method."""
+    """Return whether `view` is a response that has no content, by its status now or its request's method."""
     if view is not phases.exchange.response:
         return False
     return phases.request.method == "HEAD" or view.status in WITHOUT_CONTENT

@@ -1,4 +1,4 @@
-"""Log lines that one client, upstream or policy can cause with every request: the first ones are logged, the rest counted.
+"""Log lines that can come with every request: the first of a kind are logged, the rest counted.
 
 For policies, and for the kernel, the worker and the transports, which all have such lines. Metrics count the events
 themselves; this only keeps them from filling a disk and holding the event loop.
@@ -69,7 +69,7 @@ class RepeatedLines:
         self._lock = threading.Lock()
 
     def due(self, kind: Hashable) -> bool:
-        """Take one line of `kind` from what may be logged; returns whether it may. For lines that are costly to make."""
+        """Take one line of `kind` from what may be logged; returns whether it may be."""
         with self._lock:
             if self._spend(kind):
                 return True

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from policy_engine.documents.error_text import said
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -24,7 +25,6 @@ from policy_engine.sdk import (
     ResponseMutation,
     TrailerMutation,
 )
-from policy_engine.documents.error_text import said
 from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, check_action
@@ -212,10 +212,9 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
             exchange.request.body = action.body
     elif kind is ResponseMutation and exchange.response is not None:
         apply_edit(exchange.response.headers, edit)
+        outcome.restated |= action.status is not None
         if action.body is not None:
             exchange.response.body = action.body
-        if action.status is not None:
-            outcome.restated = True
     elif kind is ChunkMutation:
         args[-1] = Chunk(action.data, action.end or args[-1].end)
     elif kind is TrailerMutation:
