@@ -114,7 +114,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     workspace = Path(os.environ.get("BUILD_WORKSPACE_DIRECTORY", here))
     parser = argparse.ArgumentParser(
         prog="benchmarks",
-        description=__doc__,
+        description="Measures the engine side by side with other ext_proc servers and writes the report.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -9,23 +9,31 @@ load("@rules_oci//oci:defs.bzl", "oci_image", "oci_image_index", "oci_load", "oc
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_library.bzl", "py_library")
 load("@rules_python//python:py_test.bzl", "py_test")
-load("//tools/image:layers.bzl", "ARCHITECTURE", "LAYER_TOOL", "SITE_PACKAGES", "declare_layer", "python_entries")
+load("//tools/image:layers.bzl", "ARCHITECTURE", "LAYER_TOOL", "declare_layer", "python_entries")
 load("//tools/python:defs.bzl", "pytest_tests")
-
-POLICIES = "/app/policies"
-CONFIGURATION = "/etc/policy-engine"
-
-# What every image says about itself; `policy-engine config show` lists all such variables. ext_proc and health are
-# asked from other containers; the admin pages stay on loopback.
-ENVIRONMENT = {
-    "POLICY_ENGINE_DEFAULT_CHAINS": CONFIGURATION + "/chains.yaml",
-    "POLICY_ENGINE_DEFAULT_HEALTH_LISTEN": "0.0.0.0:9004",
-    "POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002",
-    "POLICY_ENGINE_DEFAULT_POLICIES_REGISTRY": POLICIES + "/registry.json",
-}
+load(
+    ":policy_builder/recipe.bzl",
+    "CONFIGURATION",
+    "DOCUMENTS",
+    "ENTRYPOINT",
+    "ENVIRONMENT",
+    "LAUNCHER",
+    "MACHINES",
+    "POLICIES",
+    "PORTS",
+    "SITE_PACKAGES",
+    "USER",
+    "WORKDIR",
+    "belongs_in_image",
+    "is_debris",
+    "is_test",
+    "library_belongs_in_image",
+    "policy_directory",
+    recipe_layers = "layers",
+)
 
 # What `NAME.index` of an image is made for.
-PLATFORMS = ["linux_amd64", "linux_arm64"]
+PLATFORMS = ["linux_" + architecture for architecture in MACHINES]
 
 PolicyInfo = provider(
     doc = "One version of one policy.",
@@ -38,9 +46,6 @@ PolicyInfo = provider(
         "where": "how its directory is called in reports",
     },
 )
-
-# At most so many layers for policies; above that, several share one. Container engines stop at 127 layers.
-MAX_POLICY_LAYERS = 100
 
 def _policy_impl(ctx):
     prefix = ctx.label.package + "/"
@@ -87,9 +92,9 @@ def _policy_from_wheel_impl(ctx):
         PolicyInfo(
             name = ctx.attr.policy_name,
             version = ctx.attr.version,
-            files = [entry for entry in inside if not _is_test(entry.path)],
+            files = [entry for entry in inside if belongs_in_image(entry.path)],
             requirements = [entry for entry in entries if entry.owner != wheel],
-            tests = [entry.path for entry in inside if _is_test(entry.path)],
+            tests = [entry.path for entry in inside if is_test(entry.path) and not is_debris(entry.path)],
             where = "%s/%s" % (ctx.attr.wheel.label.repo_name, prefix.removeprefix(SITE_PACKAGES + "/").rstrip("/")),
         ),
     ]
@@ -146,14 +151,6 @@ def policy_from_wheel(name, version, wheel, package = "", policy_name = None, vi
         wheel = wheel,
     )
 
-def _is_test(path):
-    """Returns whether a policy's file stays out of images, as policy_builder's belongs_in_image decides."""
-    parts = path.split("/")
-    name = parts[-1]
-    if name.endswith("_test.py") or name == "conftest.py" or name.endswith(".pyc"):
-        return True
-    return any([part.startswith(".") or part in ["__pycache__", "BUILD.bazel", "testdata"] for part in parts])
-
 def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility:public"], **kwargs):
     """One version of a policy: the directory of the BUILD file with policy.yaml, its Python code, README and tests.
 
@@ -168,8 +165,15 @@ def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility
       visibility: who may choose it.
       **kwargs: common attributes.
     """
-    tests = native.glob(["**/*_test.py", "**/conftest.py", "**/testdata/**"], allow_empty = True)
-    sources = native.glob(["**"], exclude = tests + ["BUILD.bazel", "**/__pycache__/**", "**/*.pyc", "**/.*", "**/.*/**"])
+    for package in native.subpackages(include = ["**"], allow_empty = True):
+        fail("//%s/%s is a package of Bazel inside the policy %s, which would lack it: only the policy's own directory has a BUILD file" % (
+            native.package_name(),
+            package,
+            name,
+        ))
+    files = [file for file in native.glob(["**"]) if not is_debris(file)]
+    tests = [file for file in files if is_test(file)]
+    sources = [file for file in files if belongs_in_image(file)]
     _policy(
         name = name,
         srcs = sources,
@@ -190,9 +194,9 @@ def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility
         deps = deps,
         visibility = [Label("//policies:__subpackages__")],
     )
-    files = [test for test in tests if test.endswith("_test.py")]
+    cases = [test for test in tests if test.endswith("_test.py")]
     pytest_tests(
-        srcs = files,
+        srcs = cases,
         common = [test for test in tests if test.endswith("conftest.py")],
         data = [test for test in tests if not test.endswith(".py")],
         deps = [":%s.lib" % name, Label("//engine:policy_engine"), _pypi("pytest_asyncio")] + test_deps,
@@ -210,9 +214,45 @@ def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility
         )
     native.test_suite(
         name = name + ".tests",
-        tests = [":" + file.removesuffix(".py").replace("/", ".") for file in files] +
+        tests = [":" + file.removesuffix(".py").replace("/", ".") for file in cases] +
                 [":%s.%s" % (name, check) for check in ["interface", "validate"]],
         visibility = visibility,
+    )
+
+def policy_library(name, deps = [], test_deps = [], visibility = None):
+    """A package that policies share: the directory of the BUILD file, the one above is the import root.
+
+    Also makes a test of each `*_test.py`, and `testing`, what tests of policies import, where there is a testing.py.
+
+    Args:
+      name: of the package.
+      deps: its own requirements, `@pypi//…`; only images with a policy that uses it get them.
+      test_deps: more requirements of its tests.
+      visibility: who may use both.
+    """
+    files = native.glob(["**"])
+    sources = [file for file in files if library_belongs_in_image(file)]
+    py_library(
+        name = name,
+        srcs = [source for source in sources if source.endswith(".py")],
+        data = [source for source in sources if not source.endswith(".py")],
+        imports = [".."],
+        visibility = visibility,
+        deps = deps,
+    )
+    if "testing.py" in files:
+        py_library(
+            name = "testing",
+            testonly = True,
+            srcs = ["testing.py"],
+            imports = [".."],
+            visibility = visibility,
+            deps = [":" + name],
+        )
+        test_deps = test_deps + [":testing"]
+    pytest_tests(
+        srcs = [file for file in files if file.endswith("_test.py")],
+        deps = [":" + name, Label("//engine:policy_engine"), _pypi("pytest_asyncio")] + test_deps,
     )
 
 def policy_test_suite(name, policies, visibility = None):
@@ -247,42 +287,30 @@ def _policy_layers_impl(ctx):
 
     outputs = {
         key: ctx.actions.declare_file("%s/%s" % (name, file))
-        for key, file in {
-            "build_info": "build-info.json",
-            "labels": "labels.txt",
-            "licences": "licences.txt",
-            "registry": "registry.json",
-            "sbom": "sbom.cdx.json",
-            "tags": "tags.txt",
-        }.items()
+        for key, file in (DOCUMENTS | {"labels": "labels.txt", "tags": "tags.txt"}).items()
     }
     _describe(ctx, engine, requirements, outputs)
 
-    engine.append(struct(path = "/usr/local/bin/policy-engine", file = ctx.file.launcher))
+    engine.append(struct(path = LAUNCHER, file = ctx.file.launcher))
     engine += [struct(path = CONFIGURATION + "/" + file.basename, file = file) for file in ctx.files.configuration]
-    layers = [
-        declare_layer(ctx, name + "/requirements", requirements),
-        declare_layer(ctx, name + "/engine", engine, [{"directory": True, "path": CONFIGURATION}]),
-    ]
-    if extras:
-        layers.append(declare_layer(ctx, name + "/policy-requirements", extras.values()))
-    per_layer = max(1, (len(policies) + MAX_POLICY_LAYERS - 1) // MAX_POLICY_LAYERS)
-    for start in range(0, len(policies), per_layer):
-        first = policies[start]
-        layers.append(declare_layer(ctx, "%s/%s.%s" % (name, first.name, first.version), [
-            struct(path = "/".join([POLICIES, info.name, info.version, entry.path]), file = entry.file)
-            for info in policies[start:start + per_layer]
-            for entry in info.files
-        ]))
-    layers.append(declare_layer(ctx, name + "/registry", [
-        struct(path = POLICIES + "/" + outputs[key].basename, file = outputs[key])
-        for key in ["build_info", "licences", "registry", "sbom"]
-    ]))
+    engine.append(struct(path = CONFIGURATION, file = None))
+    layers = [declare_layer(ctx, "%s/%s" % (name, layer), entries) for layer, entries in recipe_layers(
+        requirements,
+        engine,
+        extras.values(),
+        [("%s.%s" % (info.name, info.version), _policy_entries(info)) for info in policies],
+        [struct(path = POLICIES + "/" + file, file = outputs[key]) for key, file in DOCUMENTS.items()],
+    )]
     groups = {key: depset([file]) for key, file in outputs.items()}
     return [
         DefaultInfo(files = depset(layers, order = "preorder")),
         OutputGroupInfo(**groups),
     ]
+
+def _policy_entries(info):
+    """Returns the entries of a policy's layer."""
+    directory = "%s/%s/" % (POLICIES, policy_directory(info.name, info.version))
+    return [struct(path = directory + entry.path, file = entry.file) for entry in info.files]
 
 def _describe(ctx, engine, requirements, outputs):
     """Declares the action that checks the policies and writes what describes the image."""
@@ -370,7 +398,7 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         repository = repository,
         visibility = ["//visibility:private"],
     )
-    for group in ("build_info", "labels", "licences", "registry", "sbom", "tags"):
+    for group in DOCUMENTS.keys() + ["labels", "tags"]:
         native.filegroup(
             name = "%s.%s" % (name, group),
             srcs = [layers],
@@ -380,21 +408,15 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
     oci_image(
         name = name + ".oci",
         architecture = ARCHITECTURE,
-        entrypoint = [
-            "/usr/local/bin/policy-engine",
-            "run",
-        ],
+        entrypoint = ENTRYPOINT,
         env = ENVIRONMENT,
-        exposed_ports = [
-            "9002/tcp",
-            "9004/tcp",
-        ],
+        exposed_ports = PORTS,
         labels = ":%s.labels" % name,
         os = "linux",
         tars = [Label("//tools/image:base"), layers],
-        user = "65532:65532",
+        user = USER,
         visibility = visibility,
-        workdir = "/home/nonroot",
+        workdir = WORKDIR,
     )
     image_targets(name, name + ".oci", ":%s.tags" % name, repository, visibility)
     image_index(name + ".index", name + ".oci", repository, visibility)

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="demo",
-        description=__doc__,
+        description="Starts an upstream, the engine and Envoy, sends requests and says what ran.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -124,7 +124,9 @@ def test_a_body_that_a_policy_sets_itself_is_its_failure(runtime: Runtime, statu
     assert runtime.value("policy_engine_policy_failures_total", kind="invalid_action") == failures + 2
 
 
-@pytest.mark.parametrize("target", ["/head-body/", "/respond/", "/plain/", "/headers-204/", "/body-304/", "/empty-205/"])
+@pytest.mark.parametrize(
+    "target", ["/head-body/", "/respond/", "/plain/", "/headers-204/", "/body-304/", "/empty-205/"]
+)
 def test_a_head_request_gets_no_content(runtime: Runtime, target: str) -> None:
     first, second = raw_pair(runtime, target, "HEAD")
     assert first.partition(b"\r\n\r\n")[2] == b""
@@ -153,5 +155,3 @@ def test_an_ordinary_client_goes_on_after_each(runtime: Runtime) -> None:
             for how in ("headers", "body", "empty"):
                 assert connection.send(target=f"/{how}-{status}/").status == status
                 assert connection.send(target="/plain/").body == b"the upstream's content"
-
-

@@ -12,19 +12,14 @@ from enum import Enum
 from typing import Any, Final
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
-from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 
-from policy_control_plane.chain_modes import ChainModes, enabled
+from policy_control_plane.chain_needs import enabled
 from policy_control_plane.model import HeaderMatch, MatchKind, RouteModel
 from policy_engine.envoy.filter_config import FILTER
-from policy_engine.worker.chains.compiled import BodyMode
+from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.worker.chains.needs import Needs
 
-_Mode: Final = processing_mode_pb2.ProcessingMode
-_BODY_MODES: Final = {
-    BodyMode.NONE: _Mode.NONE,
-    BodyMode.BUFFERED: _Mode.BUFFERED,
-    BodyMode.STREAMED: _Mode.FULL_DUPLEX_STREAMED,
-}
 _PATH_FIELDS: Final = {
     MatchKind.EXACT: "path",
     MatchKind.PREFIX: "prefix",
@@ -47,15 +42,15 @@ def filtering(route: RouteModel, *, with_engine: bool) -> Filtering:
     return Filtering.ON if route.chain and enabled(route.chain) else Filtering.OFF
 
 
-def route_configuration_body(name: str, routes: Sequence[tuple[RouteModel, Filtering, ChainModes | None]]) -> bytes:
+def route_configuration_body(name: str, routes: Sequence[tuple[RouteModel, Filtering, Needs | None]]) -> bytes:
     """Return a serialised RouteConfiguration with `routes` in their order, as one virtual host for each host named.
 
-    A route's name is the route key that the engine gets to see (R-07). A route without modes leaves it to the engine to
+    A route's name is the route key that the engine gets to see (R-07). A route without needs leaves it to the engine to
     say which phases it needs. A route without hosts is for every host: Envoy looks into the most specific virtual host
     only, so such a route goes into all of them. What has no route gets a 404 and no engine is asked.
     """
     configuration = route_pb2.RouteConfiguration(name=name, ignore_port_in_host_matching=True)
-    messages = [(route.hosts, _route(route, filtering, modes)) for route, filtering, modes in routes]
+    messages = [(route.hosts, _route(route, filtering, needs)) for route, filtering, needs in routes]
     for host in sorted({host for hosts, _ in messages for host in hosts} | {"*"}):
         virtual_host = configuration.virtual_hosts.add(name=host, domains=[host])
         virtual_host.routes.extend(message for hosts, message in messages if not hosts or host in hosts)
@@ -64,7 +59,7 @@ def route_configuration_body(name: str, routes: Sequence[tuple[RouteModel, Filte
     return wire
 
 
-def _route(route: RouteModel, filtering: Filtering, modes: ChainModes | None) -> Any:
+def _route(route: RouteModel, filtering: Filtering, needs: Needs | None) -> Any:
     message = route_components_pb2.Route(name=route.name)
     if route.path_kind is MatchKind.REGEX:
         message.match.safe_regex.regex = route.path
@@ -76,8 +71,8 @@ def _route(route: RouteModel, filtering: Filtering, modes: ChainModes | None) ->
     message.route.timeout.FromMilliseconds(round(route.timeout * 1000))
     if filtering is Filtering.OFF:
         message.typed_per_filter_config[FILTER].Pack(ext_proc_pb2.ExtProcPerRoute(disabled=True))
-    elif filtering is Filtering.ON and modes is not None:
-        overrides = ext_proc_pb2.ExtProcOverrides(processing_mode=_processing_mode(modes))
+    elif filtering is Filtering.ON and needs is not None:
+        overrides = ext_proc_pb2.ExtProcOverrides(processing_mode=processing_mode(needs, STREAMING_ALLOWED))
         message.typed_per_filter_config[FILTER].Pack(ext_proc_pb2.ExtProcPerRoute(overrides=overrides))
     return message
 
@@ -89,21 +84,6 @@ def _not_found() -> Any:
     message.direct_response.status = 404
     message.typed_per_filter_config[FILTER].Pack(ext_proc_pb2.ExtProcPerRoute(disabled=True))
     return message
-
-
-def _processing_mode(modes: ChainModes) -> Any:
-    return _Mode(
-        request_header_mode=_Mode.SEND,
-        request_body_mode=_BODY_MODES[modes.request_body],
-        request_trailer_mode=_send(modes.request_trailers),
-        response_header_mode=_send(modes.response_headers),
-        response_body_mode=_BODY_MODES[modes.response_body],
-        response_trailer_mode=_send(modes.response_trailers),
-    )
-
-
-def _send(wanted: bool) -> Any:
-    return _Mode.SEND if wanted else _Mode.SKIP
 
 
 def _add_header(message: Any, header: HeaderMatch) -> None:

@@ -1,4 +1,4 @@
-"""Who is connected, what all of them shall have, and where they stand with it.
+"""Who is connected, what each of them is to have, and how far they have got.
 
 A separate module because the server (which moves messages), the roll-out (which decides what comes next) and the
 status page all look at the same clients, and must not know each other.

@@ -10,8 +10,9 @@ from policy_control_plane.configuration import model_reader
 from policy_control_plane.model import Endpoint, HeaderMatch, MatchKind
 from policy_control_plane.model_reader import LoadedModel
 from policy_engine.sdk import Policy
+from policy_engine.sdk.hooks import Phase
 from policy_engine.sources.chain_file import ChainFiles
-from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, Version
+from policy_engine.worker.policies.registry import PolicyDefinition, Registry, Version
 
 WHOLE = """
 version: v1

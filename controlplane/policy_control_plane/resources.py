@@ -1,4 +1,4 @@
-"""Named, versioned resources and the sets of them that clients shall have, by xDS type.
+"""Named, versioned resources and the sets of them that clients are to have, by xDS type.
 
 A separate module because everything in the control plane speaks it: what makes resources, what orders them, and what
 sends them. A version is a hash of content, so that replicas side by side, and one replica after a restart, agree.

@@ -1,4 +1,4 @@
-"""Makes one snapshot, everything Envoy and the engines shall have, from one model.
+"""Makes one snapshot, all that Envoy and the engines are to have, from one model.
 
 A separate module because here, and only here, the parts meet: a route and the chain under its name always come from
 the same edit.
@@ -11,7 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
-from policy_control_plane.chain_modes import ChainModes, chain_modes, slowest_phase
+from policy_control_plane.chain_needs import chain_needs, longest_answer
 from policy_control_plane.envoy_clusters import cluster_body, endpoints_body
 from policy_control_plane.envoy_listeners import listener_body, steady_message_timeout
 from policy_control_plane.envoy_routes import filtering, route_configuration_body
@@ -29,6 +29,7 @@ from policy_control_plane.resources import (
 )
 from policy_engine.limits import BODY_LIMIT, POLICY_TIMEOUT
 from policy_engine.sources.xds import chain as xds_chain
+from policy_engine.worker.chains.needs import Needs
 from policy_engine.worker.policies.registry import Registry
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -100,7 +101,7 @@ class SnapshotBuilder:
 
     def _listener(self, listener: ListenerModel, model: Model) -> Resource:
         chains = (route.chain for route in model.routes if route.chain)
-        slowest = max((slowest_phase(chain, self._policy_timeout) for chain in chains), default=0.0)
+        slowest = max((longest_answer(chain, self._registry, self._policy_timeout) for chain in chains), default=0.0)
         with_engine, timeout = model.engine is not None, steady_message_timeout(slowest)
         body = self._bodies.get(
             ("listener", listener, with_engine, timeout),
@@ -117,11 +118,11 @@ class SnapshotBuilder:
     def _routes(self, listener: ListenerModel, model: Model) -> Resource:
         with_engine = model.engine is not None
         routes = [
-            (route, filtering(route, with_engine=with_engine), self._modes(route))
+            (route, filtering(route, with_engine=with_engine), self._needs(route))
             for route in model.routes
             if not route.listeners or listener.name in route.listeners
         ]
         return resource(listener.name, route_configuration_body(listener.name, routes))
 
-    def _modes(self, route: RouteModel) -> ChainModes | None:
-        return chain_modes(route.chain, self._registry) if route.chain and self._registry is not None else None
+    def _needs(self, route: RouteModel) -> Needs | None:
+        return chain_needs(route.chain, self._registry, self._policy_timeout) if route.chain else None

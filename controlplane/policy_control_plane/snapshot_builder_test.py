@@ -21,9 +21,10 @@ from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
 from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.sdk import Policy
+from policy_engine.sdk.hooks import Phase
 from policy_engine.settings.route_key import RouteKeyPlace
 from policy_engine.sources.xds import chain as xds_chain
-from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, Version
+from policy_engine.worker.policies.registry import PolicyDefinition, Registry, Version
 
 Mode = processing_mode_pb2.ProcessingMode
 FILTER = "envoy.filters.http.ext_proc"

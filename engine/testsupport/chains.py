@@ -10,31 +10,20 @@ from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer
 from policy_engine.sdk import Policy
+from policy_engine.sdk.hooks import phases_of
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
-from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, Version
-
-_HOOKS = {
-    "on_request_headers": Phase.REQUEST_HEADERS,
-    "on_request_body": Phase.REQUEST_BODY,
-    "on_request_chunk": Phase.REQUEST_BODY,
-    "on_request_trailers": Phase.REQUEST_TRAILERS,
-    "on_response_headers": Phase.RESPONSE_HEADERS,
-    "on_response_body": Phase.RESPONSE_BODY,
-    "on_response_chunk": Phase.RESPONSE_BODY,
-    "on_response_trailers": Phase.RESPONSE_TRAILERS,
-}
+from policy_engine.worker.policies.registry import PolicyDefinition, Registry, Version
 
 
 def define(policy_class: type[Policy], name: str | None = None, version: str = "v1.0.0") -> PolicyDefinition:
     """A definition whose phases are those the class has hooks for."""
-    phases = {phase for hook, phase in _HOOKS.items() if getattr(policy_class, hook) is not getattr(Policy, hook)}
     return PolicyDefinition(
         name or policy_class.__name__.lower(),
         Version.parse(version),
         "a policy of a test",
         f"policy:{policy_class.__name__}",
-        frozenset(phases),
+        phases_of(policy_class),
         {},
         (),
         policy_class,

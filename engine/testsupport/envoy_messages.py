@@ -8,16 +8,11 @@ from typing import Any
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from policy_engine.kit import messages
+
 Pairs = Iterable[tuple[str, str | bytes]]
 ProcessingMode = processing_mode_pb2.ProcessingMode
 Reply = ext_proc.ProcessingResponse
-
-ATTRIBUTES = "envoy.filters.http.ext_proc"
-
-
-def _fill(header_map: Any, pairs: Pairs) -> None:
-    for name, value in pairs:
-        header_map.headers.add(key=name, raw_value=value if isinstance(value, bytes) else value.encode())
 
 
 def request_headers(
@@ -32,40 +27,22 @@ def request_headers(
     attributes: dict[str, str] | None = None,
 ) -> bytes:
     """The first message of a stream, with the attributes and the protocol configuration Envoy puts into it."""
-    message = ext_proc.ProcessingRequest()
     pseudo = [(":authority", authority), (":path", path), (":method", method), (":scheme", "http")]
-    _fill(message.request_headers.headers, [*pseudo, *pairs])
-    message.request_headers.end_of_stream = end
     named = ({} if route is None else {"xds.route_name": route}) | (attributes or {})
-    for name, value in named.items():
-        message.attributes[ATTRIBUTES].fields[name].string_value = value
-    message.protocol_config.request_body_mode = body_modes[0]
-    message.protocol_config.response_body_mode = body_modes[1]
-    return bytes(message.SerializeToString())
+    return messages.request_headers([*pseudo, *pairs], end=end, attributes=named, body_modes=body_modes)
 
 
 def response_headers(status: int = 200, pairs: Pairs = (), *, end: bool = False) -> bytes:
-    message = ext_proc.ProcessingRequest()
-    _fill(message.response_headers.headers, [(":status", str(status)), *pairs])
-    message.response_headers.end_of_stream = end
-    return bytes(message.SerializeToString())
+    return messages.response_headers([(":status", str(status)), *pairs], end=end)
 
 
 def body(side: str, data: bytes, *, end: bool = True) -> bytes:
     """`side` is `request` or `response`."""
-    message = ext_proc.ProcessingRequest()
-    part = getattr(message, f"{side}_body")
-    part.body = data
-    part.end_of_stream = end
-    return bytes(message.SerializeToString())
+    return messages.body(side, data, end=end)
 
 
 def trailers(side: str, pairs: Pairs = ()) -> bytes:
-    message = ext_proc.ProcessingRequest()
-    part = getattr(message, f"{side}_trailers")
-    part.SetInParent()
-    _fill(part.trailers, pairs)
-    return bytes(message.SerializeToString())
+    return messages.trailers(side, pairs)
 
 
 def parse(reply: Any) -> Any:

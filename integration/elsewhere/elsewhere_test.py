@@ -17,11 +17,12 @@ from policy_builder.discover.wheels import WheelStore
 HERE = Path(__file__).parent
 
 
-def test_the_image_has_all_three_with_what_they_need() -> None:
+def test_the_image_has_all_with_what_they_need() -> None:
     registry = json.loads((HERE / "image.layers/registry.json").read_text())
     assert [(one["name"], one["version"]) for one in registry] == [
         ("add-stamp", "v1.0.0"),
         ("add-team", "v1.0.0"),
+        ("odd-files", "v1.0.0"),
         ("set-header", "v1.0.0"),
     ]
     information = json.loads((HERE / "image.layers/build-info.json").read_text())
@@ -33,7 +34,9 @@ def test_the_image_has_all_three_with_what_they_need() -> None:
 def test_policy_builder_finds_the_same_policies(tmp_path: Path) -> None:
     registry = {one["name"]: one["digest"] for one in json.loads((HERE / "image.layers/registry.json").read_text())}
     elsewhere = tmp_path / "integration/elsewhere"
-    shutil.copytree(HERE / "wheel", elsewhere / "wheel")
+    for part in ("odd-files", "wheel"):
+        shutil.copytree(HERE / part, elsewhere / part)
+    assert {"BUILD", "BUILD.bazel", "old.pyc", "old.pyo"} <= {file.name for file in elsewhere.rglob("*")}
     shutil.copyfile(HERE / "policy-manifest.yaml", elsewhere / "policy-manifest.yaml")
     (module,) = HERE.parents[2].glob("*/policies/add-team")
     shutil.copytree(module, elsewhere / "module/policies/add-team")

@@ -4,9 +4,7 @@
 """
 
 load("@rules_python//python:py_info.bzl", "PyInfo")
-
-# Debian's Python looks here for what was not installed by Debian, so no PYTHONPATH is needed in the image.
-SITE_PACKAGES = "/usr/local/lib/python3.13/dist-packages"
+load("//builder:policy_builder/recipe.bzl", "SITE_PACKAGES", "wheel_belongs_in_image")
 
 # What every rule that declares layers has: the tool, and the Python of images, which compiles the modules in them.
 LAYER_TOOL = {
@@ -82,7 +80,7 @@ def python_entries(targets, directory = SITE_PACKAGES):
     The `owner` of an entry is the repository that it comes from (one for each wheel), or a package of this repository.
 
     Every file below an import root is placed relative to that root; files below none (an interpreter) are left out, and
-    what no import leads to, as policy_builder's `wheels.belongs_in_image` decides.
+    what no import leads to.
 
     Args:
       targets: targets with PyInfo.
@@ -102,7 +100,7 @@ def python_entries(targets, directory = SITE_PACKAGES):
         parts = path.split("/")
         for length in range(len(parts) - 1, 0, -1):
             if "/".join(parts[:length]) in roots:
-                if length < len(parts) - 1 and "-" in parts[length] and not parts[length].endswith(".dist-info"):
+                if not wheel_belongs_in_image("/".join(parts[length:])):
                     break
                 entries[file] = struct(
                     path = "/".join([directory] + parts[length:]),
@@ -112,26 +110,28 @@ def python_entries(targets, directory = SITE_PACKAGES):
                 break
     return entries.values()
 
-def declare_layer(ctx, name, entries, extra = []):
+def declare_layer(ctx, name, entries):
     """Declares the action that writes a layer of files; the rule has LAYER_TOOL among its attributes.
 
     Args:
       ctx: the rule's context.
       name: of the tar, without its suffix.
-      entries: structs of `path` (in the image) and `file`.
-      extra: manifest entries without an input file, as builder/policy_builder/package/layers.py takes them.
+      entries: structs of `path` (in the image) and `file`; a directory has None for its file.
 
     Returns:
       The tar.
     """
     out = ctx.actions.declare_file(name + ".tar")
     manifest = ctx.actions.declare_file(name + ".manifest.json")
-    listed = [{"path": entry.path, "source": entry.file.path} for entry in entries]
-    ctx.actions.write(manifest, json.encode(listed + extra))
+    files = [entry.file for entry in entries if entry.file]
+    ctx.actions.write(manifest, json.encode([
+        {"path": entry.path, "source": entry.file.path} if entry.file else {"directory": True, "path": entry.path}
+        for entry in entries
+    ]))
     ctx.actions.run(
         executable = ctx.executable._layer_tool,
         arguments = ["files", out.path, ctx.file._interpreter.path, manifest.path],
-        inputs = [manifest, ctx.file._interpreter] + [entry.file for entry in entries],
+        inputs = [manifest, ctx.file._interpreter] + files,
         outputs = [out],
         mnemonic = "ImageLayer",
         progress_message = "Writing layer %{output}",

@@ -14,7 +14,7 @@ for dir in /proc /sys /dev "${dirs[@]}"; do
   mkdir -p "$root$dir"
   mount --rbind "$dir" "$root$dir"
 done
-for file in /etc/resolv.conf /etc/hosts /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
+for file in /etc/resolv.conf /etc/hosts /etc/npmrc /etc/pip.conf /etc/ssl/certs/ca-certificates.crt; do
   [ -s "$file" ] || continue
   [ -e "$root$file" ] || : >"$root$file"
   mount --bind "$file" "$root$file"

@@ -1,5 +1,6 @@
-"""Macros for tests and checks: pytest_test, pytest_tests, layers_test, mypy_test, ruff_test, starlark_test."""
+"""Macros for tests and checks: pytest_test, pytest_tests, buildifier_test, layers_test, mypy_test, ruff_test."""
 
+load("@rules_python//python:py_binary.bzl", "py_binary")
 load("@rules_python//python:py_test.bzl", "py_test")
 
 # Labels of this repository, also where the macro is used by another module.
@@ -81,35 +82,44 @@ def mypy_test(name, deps, **kwargs):
     )
 
 def ruff_test(name, **kwargs):
-    """`ruff check` and `ruff format --check` over all Python files of the workspace.
+    """`ruff check` and `ruff format --check` over all Python files of the workspace; `NAME.fix` mends them.
 
     Args:
       name: of the test.
       **kwargs: as for py_test.
     """
-    py_test(
-        name = name,
-        srcs = ["//tools/python:ruff_main.py"],
-        main = "//tools/python:ruff_main.py",
-        args = ["$(rootpath //tools/python:ruff)", "$(rootpath //:pyproject.toml)"],
-        data = ["//:pyproject.toml", "//tools/python:ruff"],
-        tags = _WORKSPACE_CHECK,
+    _tool_test(
+        name,
+        tool = "//tools/python:ruff",
+        check = ["check --no-cache .", "format --check --diff --no-cache ."],
+        fix = ["check --no-cache --fix .", "format --no-cache ."],
         **kwargs
     )
 
-def starlark_test(name, **kwargs):
-    """How BUILD and .bzl files are written, as far as that can be told without buildifier.
+def buildifier_test(name, **kwargs):
+    """`buildifier` over all BUILD, MODULE and .bzl files of the workspace, format and lint; `NAME.fix` mends them.
 
     Args:
       name: of the test.
       **kwargs: as for py_test.
     """
-    py_test(
-        name = name,
-        srcs = ["//tools/python:starlark_main.py"],
-        main = "//tools/python:starlark_main.py",
-        args = ["$(rootpath //:pyproject.toml)"],
-        data = ["//:pyproject.toml"],
-        tags = _WORKSPACE_CHECK,
+    _tool_test(
+        name,
+        tool = "@buildifier//:program",
+        check = ["-mode=diff -lint=warn -r ."],
+        fix = ["-mode=fix -lint=fix -r ."],
         **kwargs
     )
+
+def _tool_test(name, tool, check, fix, **kwargs):
+    """A test that runs the commands `check` of a tool in the workspace, and `NAME.fix`, which runs `fix`."""
+    for rule, target, commands in [(py_test, name, check), (py_binary, name + ".fix", fix)]:
+        rule(
+            name = target,
+            srcs = ["//tools/python:tool_main.py"],
+            main = "//tools/python:tool_main.py",
+            args = ["$(rootpath %s)" % tool, "$(rootpath //:pyproject.toml)"] + ["'%s'" % command for command in commands],
+            data = ["//:pyproject.toml", tool],
+            tags = _WORKSPACE_CHECK,
+            **(kwargs if rule == py_test else {})
+        )

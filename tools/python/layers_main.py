@@ -44,11 +44,12 @@ ENGINE: Mapping[str, str] = {
 """What each part of `policy_engine` may import of the others. All may import themselves and the version."""
 
 BUILDER: Mapping[str, str] = {
-    "discover": "",
-    "validate": "discover",
-    "describe": "discover validate",
-    "package": "discover validate describe",
-    "commands": "discover validate describe package",
+    "recipe": "",
+    "discover": "recipe",
+    "validate": "recipe discover",
+    "describe": "recipe discover validate",
+    "package": "recipe discover validate describe",
+    "commands": "recipe discover validate describe package",
     "__main__": "discover commands",
     "testworld": ANY,
     "conftest": ANY,

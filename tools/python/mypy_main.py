@@ -1,7 +1,8 @@
 """Runs `mypy --strict` over every Python file of the workspace, whether or not a BUILD file names it.
 
 It looks at the real workspace, not at a sandbox with declared files: a file that nobody declared is checked too, and
-mypy's cache makes the next run quick. Third-party types come from the target's dependencies.
+mypy's cache makes the next run quick. Third-party types come from the target's dependencies; without Bazel
+(`tools/check`), from the environment.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import os
 import sys
 from collections import defaultdict
 from pathlib import Path
-
-from mypy import api
 
 SKIPPED = {"tools/offline/modules/rules_oci/oci", "tools/offline/rules_python/python/offline"}
 """Parts of other Bazel modules; each is a program of one file, so it is checked on its own."""
@@ -64,10 +63,15 @@ def install(target: Path) -> None:
 
 def main(configuration: Path) -> int:
     """Check all groups and print what is wrong; returns 1 when anything is."""
+    from mypy import api  # noqa: PLC0415 - who only wants the list of files does without
+
     workspace = configuration.resolve().parent
-    install(Path(os.environ["TEST_TMPDIR"], "site-packages"))
+    cache = ".mypy_cache"
+    if temporary := os.environ.get("TEST_TMPDIR"):  # Bazel's
+        install(Path(temporary, "site-packages"))
+        cache += "/bazel"
     os.chdir(workspace)
-    options = ["--config-file=pyproject.toml", "--cache-dir=.mypy_cache/bazel", "--no-error-summary"]
+    options = ["--config-file=pyproject.toml", f"--cache-dir={cache}", "--no-error-summary"]
     failed = False
     files = python_files(workspace)
     for group in groups(files):

@@ -4,10 +4,12 @@ By itself rules_python fetches wheels for the machine that builds, and an image 
 The stand-in of tools/offline reads none of this: it fetches for each platform.
 """
 
-# Of the C library in images (glibc 2.41), down to the oldest that wheels name by version (PEP 600).
-_GLIBC = ["manylinux_2_%d" % minor for minor in range(41, 16, -1)] + ["manylinux2014", "linux"]
+load("//builder:policy_builder/recipe.bzl", "GLIBC_MINOR", "MACHINES")
 
-_CPUS = ["aarch64", "x86_64"]
+# Of the C library in images, down to the oldest that wheels name by version (PEP 600).
+_GLIBC = ["manylinux_2_%d" % minor for minor in range(GLIBC_MINOR, 16, -1)] + ["manylinux2014", "linux"]
+
+_CPUS = MACHINES.values()
 
 def _platform_locks_impl(rctx):
     lock = rctx.read(rctx.attr.lock)

@@ -17,8 +17,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from policy_builder.describe.generate import build_info, labels, licences, registry
-from policy_builder.describe.sbom import sbom
+from policy_builder.describe.documents import documents
+from policy_builder.describe.generate import labels
 from policy_builder.discover.choice import ChosenPolicy
 from policy_builder.discover.debian import read_lock
 from policy_builder.discover.distributions import Distribution, DistributionError, read_distribution
@@ -46,17 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{request['label']}:\n{report.render_text()}", end="", file=sys.stderr)
     if report.failed:
         return 1
-    documents = {
-        "registry": registry(facts),
-        "build_info": build_info(facts),
-        "sbom": sbom(facts),
-        "licences": licences(facts),
+    written = documents(facts) | {
         "labels": "".join(f"{key}={value}\n" for key, value in labels(facts).items()),
         "tags": f"{request['repository']}:{facts.engine_version}\n",
     }
     for output in outputs:
         name, _, path = output.partition("=")
-        Path(path).write_text(documents[name], encoding="utf-8")
+        Path(path).write_text(written[name], encoding="utf-8")
     return 0
 
 

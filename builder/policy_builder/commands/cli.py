@@ -1,4 +1,4 @@
-"""The command `policy-builder`: validate, build, lock and push, with the exit status telling whose turn it is."""
+"""The command `policy-builder`: validate, build, lock and push, with an exit status that says who has to act."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="policy-builder", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="policy-builder",
+        description="Makes one image of exactly the chosen policies.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("validate", help="report everything that is wrong with the chosen policies")
@@ -77,9 +80,13 @@ def _parser() -> argparse.ArgumentParser:
 def _choice_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--manifest", type=Path, required=True, metavar="FILE", help="policy-manifest.yaml")
     command.add_argument("--platform", type=_platform, default=Platform(), help="default: linux/amd64")
-    command.add_argument("--engine", type=Path, metavar="DIR", help="the engine's source; default: this checkout's")
-    command.add_argument("--lock", type=Path, metavar="FILE", help="default: this checkout's requirements_lock.txt")
-    command.add_argument("--debian-lock", type=Path, metavar="FILE", help="default: this checkout's")
+    command.add_argument(
+        "--engine", type=Path, metavar="DIR", help="the engine's source; default: this checkout's, or what is installed"
+    )
+    command.add_argument(
+        "--lock", type=Path, metavar="FILE", help="default: this checkout's requirements_lock.txt, or the builder's own"
+    )
+    command.add_argument("--debian-lock", type=Path, metavar="FILE", help="default: as for --lock")
     command.add_argument("--cache", type=Path, metavar="DIR", help="default: ~/.cache/policy-builder")
     command.add_argument("--json", action="store_true", help="the report as JSON on standard output")
 

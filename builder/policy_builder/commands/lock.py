@@ -14,8 +14,9 @@ from pathlib import Path
 from policy_builder.discover.choice import read_choice
 from policy_builder.discover.engine_source import read_engine
 from policy_builder.discover.library import find_libraries
-from policy_builder.discover.platform import PYTHON, Platform
+from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import discover_directory
+from policy_builder.recipe import PYTHON
 from policy_builder.validate.report import Report
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 
@@ -26,7 +27,7 @@ class LockError(Exception):
     """There is no uv, or it could not reach a registry."""
 
 
-def write_lock(manifest: Path, engine: Path, out: Path, platform: Platform) -> Report:
+def write_lock(manifest: Path, engine: Path | None, out: Path, platform: Platform) -> Report:
     """Write the lock for `manifest` to `out`; requirements that no versions satisfy are findings in the report.
 
     Raises EngineError and LockError.

@@ -1,4 +1,4 @@
-"""The command `schema-checker`: what a policy's class has of the author's interface, and what it lacks (R-46).
+"""The command `schema-checker`: what a policy's class has of the author's interface, and what it lacks.
 
 A separate module because it explains, where `policy-validator` only judges: each declared phase with its hook, and for
 a missing one the line to write.
@@ -21,10 +21,14 @@ from policy_builder.discover.workspace import enter_working_directory
 from policy_builder.validate.interface import ClassView, check_interface, class_view, signature
 from policy_builder.validate.report import Report
 from policy_engine.documents.diagnostics import ordered
-from policy_engine.worker.policies.loader import HOOKS
-from policy_engine.worker.policies.registry import Phase
+from policy_engine.sdk.hooks import Phase, names_of
 
 _OTHER_HOOKS = ("on_stream_end", "close")
+
+_DESCRIPTION = """\
+Explains what a policy's class has of the author's interface and what it lacks: each declared phase with its hook, and
+for a missing one the line to write.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class PhaseView:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 complete, 1 something is missing, 2 wrong use."""
     parser = argparse.ArgumentParser(
-        prog="schema-checker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="schema-checker", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="directory of a policy, or its policy.yaml")
     parser.add_argument("--json", action="store_true", help="the explanation as JSON")
@@ -95,10 +99,11 @@ def explain(policy: PolicySource, view: ClassView) -> tuple[PhaseView, ...]:
     declared = policy.manifest.phases if policy.manifest is not None else frozenset()
     phases = []
     for phase in Phase:
-        members = [view.members[hook] for hook in HOOKS[phase] if hook in view.members]
+        hooks = names_of(phase)
+        members = [view.members[hook] for hook in hooks if hook in view.members]
         if phase in declared or members:
             shown = tuple(f"{one.name} ({one.file}:{one.line})" for one in members)
-            phases.append(PhaseView(phase, phase in declared, shown, tuple(signature(hook) for hook in HOOKS[phase])))
+            phases.append(PhaseView(phase, phase in declared, shown, tuple(signature(hook) for hook in hooks)))
     return tuple(phases)
 
 

@@ -22,6 +22,11 @@ from policy_engine.sources.validate import validate_paths
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
 from policy_engine.worker.policies.manifest import MANIFEST_FILE
 
+_DESCRIPTION = """\
+Checks policies and chain files where they are written, before anything is built.
+
+Policies are read and never imported. Chain files name policies, so those in --policies are loaded, as an engine would.
+"""
 _EPILOG = """exit status:
   0  valid; warnings are possible
   1  not valid; the report has everything that is wrong
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="policy-validator",
-        description=__doc__,
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

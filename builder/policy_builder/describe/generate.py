@@ -10,17 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from policy_builder.discover.digests import files_digest
-from policy_builder.discover.platform import PYTHON
-from policy_builder.discover.policy_source import PolicySource
+from policy_builder.recipe import PYTHON, policy_directory
 from policy_builder.validate.facts import Facts
 
 TITLE = "policy-engine"
 LICENCE = "Apache-2.0"
-
-
-def policy_directory(policy: PolicySource) -> str:
-    """Return where a policy lies, relative to the registry."""
-    return f"{policy.name}/{policy.version}"
 
 
 def registry(facts: Facts) -> str:
@@ -32,7 +26,7 @@ def registry(facts: Facts) -> str:
                 "name": policy.name,
                 "version": policy.version,
                 "entrypoint": policy.manifest.entrypoint,
-                "directory": policy_directory(policy),
+                "directory": policy_directory(policy.name, policy.version),
                 "digest": digests[str(policy)],
             }
             for policy in facts.policies

@@ -1,4 +1,4 @@
-"""Digests of sets of files; apart, because registry, SBOM and labels must mean the same by a policy's digest."""
+"""Digests of sets of files; a separate module because registry, SBOM and labels must agree on a policy's digest."""
 
 from __future__ import annotations
 

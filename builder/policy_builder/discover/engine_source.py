@@ -1,4 +1,4 @@
-"""The engine's own files and requirements, as they go into every image; apart, since no policy has a say in them."""
+"""The engine's own files and requirements, which go into every image whatever its policies are."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from importlib import metadata
+from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from policy_builder.discover.workspace import BUNDLED, LAUNCHER
+from policy_builder.recipe import belongs_in_image
+
 PACKAGE = "policy_engine"
+DISTRIBUTION = "policy-engine"
 _VERSION = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
 
 
@@ -28,18 +33,39 @@ class EngineSource:
     requires: tuple[Requirement, ...]
 
 
-def read_engine(directory: Path) -> EngineSource:
-    """Return the engine whose source is in `directory` (that of its pyproject.toml). Raises EngineError."""
+def read_engine(directory: Path | None) -> EngineSource:
+    """Return the engine whose source is in `directory` (that of its pyproject.toml), or the installed one.
+
+    Raises EngineError.
+    """
+    if directory is None:
+        return _installed_engine()
     try:
         project = tomllib.loads((directory / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         requires = tuple(Requirement(line) for line in project.get("dependencies", ()))
     except (OSError, KeyError, tomllib.TOMLDecodeError, InvalidRequirement) as error:
         raise EngineError(f"{directory / 'pyproject.toml'}: {type(error).__name__}: {error}") from None
-    files = package_files(directory, PACKAGE)
-    launcher = directory / "launch.py"
+    return _source(directory, directory / LAUNCHER, requires)
+
+
+def _installed_engine() -> EngineSource:
+    """Return the engine that is installed beside this builder, which need not be run for that."""
+    try:
+        lines = metadata.requires(DISTRIBUTION) or ()
+        root = Path(str(metadata.distribution(DISTRIBUTION).locate_file("")))
+    except metadata.PackageNotFoundError:
+        raise EngineError(f"{DISTRIBUTION} is not installed; install it, or name its source with --engine") from None
+    if not (root / PACKAGE).is_dir():
+        raise EngineError(f"{DISTRIBUTION} is not installed as files ({root}); name its source with --engine")
+    requires = tuple(one for one in map(Requirement, lines) if "extra" not in str(one.marker or ""))
+    return _source(root, BUNDLED / LAUNCHER, requires)
+
+
+def _source(root: Path, launcher: Path, requires: tuple[Requirement, ...]) -> EngineSource:
     if not launcher.is_file():
         raise EngineError(f"{launcher} is missing")
-    return EngineSource(engine_version(directory / PACKAGE / "__init__.py"), files, launcher, requires)
+    version = engine_version(root / PACKAGE / "__init__.py")
+    return EngineSource(version, package_files(root, PACKAGE), launcher, requires)
 
 
 def engine_version(source: Path) -> str:
@@ -54,14 +80,6 @@ def engine_version(source: Path) -> str:
 
 
 def package_files(root: Path, package: str) -> dict[str, Path]:
-    """Return the files of the package `package` below `root` that are installed: no tests, caches, hidden files."""
-    found = {}
-    for path in sorted((root / package).rglob("*")):
-        name = path.relative_to(root).as_posix()
-        parts = PurePosixPath(name).parts
-        if not path.is_file() or path.suffix in (".pyc", ".pyo") or any(part.startswith(".") for part in parts):
-            continue
-        if path.name.endswith("_test.py") or path.name in ("conftest.py", "BUILD.bazel") or "__pycache__" in parts:
-            continue
-        found[name] = path
-    return found
+    """Return the files of the package `package` below `root` that belong in an image, by their names below `root`."""
+    paths = {path.relative_to(root).as_posix(): path for path in sorted((root / package).rglob("*")) if path.is_file()}
+    return {name: path for name, path in paths.items() if belongs_in_image(name)}

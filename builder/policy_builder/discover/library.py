@@ -13,10 +13,9 @@ from pathlib import Path
 from policy_builder.discover.engine_source import package_files
 from policy_builder.discover.imported_modules import imported_modules
 from policy_builder.discover.requirements_file import Requirements, read_requirements
+from policy_builder.recipe import library_belongs_in_image
 
 REQUIREMENTS_FILE = "requirements.txt"
-_LEFT_OUT = frozenset({"README.md", REQUIREMENTS_FILE, "testing.py"})
-"""What is for people and for tests; a library's `testing.py` is what the tests of policies import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def find_libraries(
         requirements = Requirements(f"{root / name / REQUIREMENTS_FILE}", {})
         if f"{name}/{REQUIREMENTS_FILE}" in package:
             requirements = read_requirements(package[f"{name}/{REQUIREMENTS_FILE}"], environment)
-        installed = {file: path for file, path in package.items() if path.name not in _LEFT_OUT}
+        installed = {file: path for file, path in package.items() if library_belongs_in_image(file)}
         found[name] = Library(name, installed, requirements)
         waiting += _imported(package.values())
     return tuple(found[name] for name in sorted(found))

@@ -1,14 +1,11 @@
-"""The machine an image is made for, which decides on wheels; apart, since it need not be the one that builds."""
+"""The machine an image is made for, which decides on wheels; it need not be the one that builds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-PYTHON = "3.13"
-"""Version of the interpreter in every image (tools/image/debian.lock.json)."""
+from policy_builder.recipe import GLIBC_MINOR, MACHINES, PYTHON
 
-_GLIBC_MINOR = 41  # of Debian trixie's glibc 2.41
-_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 _LEGACY = {"x86_64": {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}, "aarch64": {17: "manylinux2014"}}
 
 
@@ -20,8 +17,8 @@ class Platform:
     os: str = "linux"
 
     def __post_init__(self) -> None:
-        if self.os != "linux" or self.architecture not in _MACHINES:
-            known = ", ".join(f"linux/{name}" for name in _MACHINES)
+        if self.os != "linux" or self.architecture not in MACHINES:
+            known = ", ".join(f"linux/{name}" for name in MACHINES)
             raise ValueError(f"no image is made for {self} (available: {known})")
 
     @classmethod
@@ -36,13 +33,13 @@ class Platform:
     @property
     def machine(self) -> str:
         """As `uname -m` prints it."""
-        return _MACHINES[self.architecture]
+        return MACHINES[self.architecture]
 
     def wheel_platforms(self) -> tuple[str, ...]:
         """Return the platform tags that the interpreter accepts, best first (PEP 600)."""
         lowest = 5 if self.machine == "x86_64" else 17
         tags = []
-        for minor in range(_GLIBC_MINOR, lowest - 1, -1):
+        for minor in range(GLIBC_MINOR, lowest - 1, -1):
             tags.append(f"manylinux_2_{minor}_{self.machine}")
             if minor in _LEGACY[self.machine]:
                 tags.append(f"{_LEGACY[self.machine][minor]}_{self.machine}")

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from policy_builder.discover.choice import ChosenPolicy
 from policy_builder.discover.distributions import Distribution
 from policy_builder.discover.requirements_file import Requirements, read_requirements
+from policy_builder.recipe import belongs_in_image, is_debris, is_nested_package, is_test
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
 from policy_engine.documents.fields import did_you_mean
 from policy_engine.documents.yaml_document import Document
@@ -27,7 +28,6 @@ ENTRY_POINTS = "policy_engine.policies"
 REQUIREMENTS_FILE = "requirements.txt"
 MAX_FILES = 2000
 MAX_BYTES = 64 << 20
-_LEFT_OUT = frozenset({"__pycache__", "BUILD.bazel", "BUILD", "testdata"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def discover_package(
             continue
         offered.append(f"{manifest.name} {manifest.version}")
         if offered[-1] == str(chosen):
-            tests = tuple(sorted(name for name in inside if not belongs_in_image(name)))
+            tests = tuple(sorted(name for name in inside if is_test(name) and not is_debris(name)))
             files = {name: path for name, path in inside.items() if belongs_in_image(name)}
             needs = distribution.needs((), environment)
             requires = tuple(one for name, many in needs.items() if name != "policy-engine" for one in many)
@@ -147,14 +147,6 @@ def discover_package(
         ("policies", chosen.index, "package"), reason, allowed=allowed, rule=Rule.UNKNOWN_POLICY
     )
     return _nothing(chosen, where, finding)
-
-
-def belongs_in_image(name: str) -> bool:
-    """Return whether a policy's file is part of the policy at work: no tests, caches, hidden or build files."""
-    path = PurePosixPath(name)
-    if any(part.startswith(".") or part in _LEFT_OUT for part in path.parts) or path.suffix in (".pyc", ".pyo"):
-        return False
-    return not path.name.endswith("_test.py") and path.name != "conftest.py"
 
 
 def _nothing(chosen: ChosenPolicy | None, where: str, finding: Diagnostic) -> PolicySource:
@@ -171,9 +163,14 @@ def _files(
     size = 0
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in PurePosixPath(name).parts)
         linked = path.is_symlink() and not follow_links
-        if hidden or (path.is_dir() and not linked):
+        if is_nested_package(name) and path.is_file():
+            reason = (
+                "makes its directory another package for Bazel, which then leaves all of it out of the policy; "
+                "only the policy's own directory has a BUILD file"
+            )
+            return {}, (), [Diagnostic(f"{where}/{name}", reason, rule=Rule.UNREADABLE)]
+        if is_debris(name) or (path.is_dir() and not linked):
             continue
         if linked or not path.is_file():
             reason = "is not a regular file: what it leads to is not part of the policy"
@@ -182,10 +179,10 @@ def _files(
         if len(files) + len(tests) >= MAX_FILES or size > MAX_BYTES:
             reason = f"holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MiB; is this the directory of one policy?"
             return {}, (), [Diagnostic(where, reason, rule=Rule.UNREADABLE)]
-        if belongs_in_image(name):
-            files[name] = path
-        else:
+        if is_test(name):
             tests.append(name)
+        else:
+            files[name] = path
     return files, tuple(tests), []
 
 

@@ -19,8 +19,10 @@ from pathlib import Path
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from policy_builder.discover.platform import PYTHON, Platform
+from policy_builder.discover.made_once import made_once
+from policy_builder.discover.platform import Platform
 from policy_builder.discover.requirements_file import Pin
+from policy_builder.recipe import PYTHON, wheel_belongs_in_image
 
 TIMEOUT = 1800.0
 """Seconds for one run of pip, which has its own retries."""
@@ -93,18 +95,10 @@ class WheelStore:
         Scripts, headers and data are left out: nothing in an image starts them. Raises FetchError for a file that is no
         wheel.
         """
-        target = self._unpacked / f"{wheel.stem}-{_sha256(wheel)[:16]}"
-        if not target.is_dir():
-            self._unpacked.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._unpacked) as scratch:
-                _extract(wheel, Path(scratch, "site-packages"))
-                try:
-                    Path(scratch, "site-packages").rename(target)
-                except OSError:  # another build was faster
-                    if not target.is_dir():
-                        raise
+        place = self._unpacked / f"{wheel.stem}-{_sha256(wheel)[:16]}"
+        target = made_once(place, lambda directory: _extract(wheel, directory))
         files = {path.relative_to(target).as_posix(): path for path in sorted(target.rglob("*")) if path.is_file()}
-        return {name: path for name, path in files.items() if belongs_in_image(name)}
+        return {name: path for name, path in files.items() if wheel_belongs_in_image(name)}
 
     def _stored(self, pin: Pin) -> Path | None:
         """Return the best wheel at hand for `pin`; where the pin has hashes it must have one of them."""
@@ -163,16 +157,6 @@ class WheelStore:
         if _WRONG_HASH.search(output):
             return f"what the registry serves as {names} has none of the pinned hashes"
         return f"no registry has a wheel of {names} for {self._platform} and Python {PYTHON}"
-
-
-def belongs_in_image(name: str) -> bool:
-    """Return whether a wheel's file, named below site-packages, is of use in an image.
-
-    A directory with a hyphen is no package that code could import (stubs, what a build left behind), and a name with a
-    space is none that a Bazel label can have.
-    """
-    top, slash, _ = name.partition("/")
-    return " " not in name and not (slash and "-" in top and not top.endswith(".dist-info"))
 
 
 def _extract(wheel: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the builder finds engine, lock, Debian packages and cache; apart, so that only one place guesses."""
+"""Where the builder finds engine, lock, Debian packages and cache; a separate module so that only one place guesses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from pathlib import Path
 ENGINE = Path("engine")
 LOCK = Path("requirements_lock.txt")
 DEBIAN_LOCK = Path("tools/image/debian.lock.json")
+BUNDLED = Path(__file__).parents[1] / "bundled"
+"""What the wheel of the builder brings of the checkout that it was made from (pyproject.toml)."""
+
+LAUNCHER = "launch.py"
+"""The command in images: in the directory of the engine's source, and in BUNDLED."""
 
 
 class WorkspaceError(Exception):
@@ -17,9 +22,9 @@ class WorkspaceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The parts of every image, and the directory in which downloads are kept."""
+    """The parts of every image, and the directory in which downloads are kept; no `engine` means the installed one."""
 
-    engine: Path
+    engine: Path | None
     lock: Path
     debian_lock: Path
     cache: Path
@@ -28,13 +33,19 @@ class Workspace:
 def find_workspace(
     engine: Path | None = None, lock: Path | None = None, debian_lock: Path | None = None, cache: Path | None = None
 ) -> Workspace:
-    """Return what was given, and for the rest what lies in the checkout this file is in. Raises WorkspaceError."""
+    """Return what was given, and for the rest what lies in the checkout this file is in, or what its wheel brought.
+
+    Raises WorkspaceError.
+    """
     root = _root()
+    bundled = BUNDLED if root is None and BUNDLED.is_dir() else None
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Workspace(
-        engine=_chosen(engine, root, ENGINE, "--engine"),
-        lock=_chosen(lock, root, LOCK, "--lock"),
-        debian_lock=_chosen(debian_lock, root, DEBIAN_LOCK, "--debian-lock"),
+        engine=None if engine is None and bundled else _chosen(engine, root, ENGINE, "--engine"),
+        lock=_chosen(lock or (bundled and bundled / LOCK.name), root, LOCK, "--lock"),
+        debian_lock=_chosen(
+            debian_lock or (bundled and bundled / DEBIAN_LOCK.name), root, DEBIAN_LOCK, "--debian-lock"
+        ),
         cache=cache or cache_home / "policy-builder",
     )
 

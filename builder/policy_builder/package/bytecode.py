@@ -18,14 +18,13 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-PACKAGES = ("libc6", "libexpat1", "libpython3.13-minimal", "python3.13-minimal", "zlib1g")
-"""Debian packages without which Python does not start."""
+from policy_builder.recipe import MACHINES, PYTHON
 
-TAG = "cpython-313"
+TAG = f"cpython-{PYTHON.replace('.', '')}"
 """What the interpreter calls its bytecode (PEP 3147); another interpreter is refused."""
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-_PYTHON = "usr/bin/python3.13"
+_ARCHITECTURES = {machine: architecture for architecture, machine in MACHINES.items()}
+_PYTHON = f"usr/bin/python{PYTHON}"
 _COMPILE = f"""
 import importlib.util, marshal, sys
 if sys.implementation.cache_tag != {TAG!r}:
@@ -91,7 +90,7 @@ def machine_architecture() -> str:
 
 
 def unpack(archives: Iterable[Path], directory: Path) -> None:
-    """Unpack the data archives of PACKAGES into `directory`, as far as compiling takes: program, libraries, modules."""
+    """Unpack what compiling takes (program, libraries, modules) of the data archives of PYTHON_PACKAGES."""
     for archive in archives:
         with tarfile.open(archive) as tar:
             for member in tar:

@@ -51,6 +51,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         (root / part).parent.mkdir(parents=True, exist_ok=True)
         # Runfiles are links; a policy's files may not be.
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, root / part)
+    for debris in (
+        "added_test.py",
+        "conftest.py",
+        "BUILD",
+        "old.pyo",
+        "testdata/table.json",
+        "__pycache__/x",
+        ".hidden",
+    ):
+        (root / "engine/policy_engine" / debris).parent.mkdir(exist_ok=True)
+        (root / "engine/policy_engine" / debris).write_text("# must not be in an image\n")
     (root / "wheels").mkdir()
     for wheel in RUNFILES.parent.glob("*/*.whl"):
         (root / "wheels" / wheel.name).symlink_to(wheel.resolve())

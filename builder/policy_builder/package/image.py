@@ -1,48 +1,29 @@
 """Packages a plan: layers, OCI layout, `docker load` tarball, documents, put into place all at once (R-40, R-44).
 
-A separate module because the order of layers is decided here: what changes least lies lowest, so a changed line of one
-policy changes its own small layer and the last one, which describes the image.
+A separate module because only a build without Bazel packages by itself; what lies where, and in which layer, the recipe
+says to both (recipe.bzl).
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policy_builder.describe.generate import build_info, labels, licences, policy_directory, registry
-from policy_builder.describe.sbom import sbom
+from policy_builder import recipe
+from policy_builder.describe.documents import documents
+from policy_builder.describe.generate import labels
 from policy_builder.discover.debian import data_archives
+from policy_builder.discover.policy_source import PolicySource
 from policy_builder.discover.workspace import Workspace
 from policy_builder.package import layers
 from policy_builder.package.bytecode import Interpreter
 from policy_builder.package.compiling_python import compiling_python
 from policy_builder.package.oci_layout import LAYER_TYPE, ImageConfig, blobs, write_docker_archive, write_image
 from policy_builder.validate.validation import Plan
-
-SITE_PACKAGES = "/usr/local/lib/python3.13/dist-packages"
-"""Where Debian's Python looks for what Debian did not install, so no PYTHONPATH is needed in the image."""
-
-POLICIES = "/app/policies"
-CONFIGURATION = "/etc/policy-engine"
-LAUNCHER = "/usr/local/bin/policy-engine"
-ENTRYPOINT = (LAUNCHER, "run")
-USER = "65532:65532"
-WORKDIR = "/home/nonroot"
-PORTS = ("9002/tcp", "9004/tcp")
-ENVIRONMENT = {
-    "POLICY_ENGINE_DEFAULT_CHAINS": f"{CONFIGURATION}/chains.yaml",
-    "POLICY_ENGINE_DEFAULT_HEALTH_LISTEN": "0.0.0.0:9004",
-    "POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002",
-    "POLICY_ENGINE_DEFAULT_POLICIES_REGISTRY": f"{POLICIES}/registry.json",
-}
-"""ext_proc and health are asked from other containers; the admin pages stay on loopback."""
-
-MAX_POLICY_LAYERS = 100
-"""Above this, several policies share a layer: container engines stop at 127."""
 
 Entry = Mapping[str, Any]
 
@@ -60,35 +41,23 @@ class Built:
     layers: tuple[tuple[str, int], ...]
 
 
-def documents(plan: Plan) -> dict[str, str]:
-    """Return the files that describe the image, by name; they are in the image and beside it."""
-    return {
-        "registry.json": registry(plan.facts),
-        "build-info.json": build_info(plan.facts),
-        "sbom.cdx.json": sbom(plan.facts),
-        "licences.txt": licences(plan.facts),
-    }
-
-
-def layer_entries(plan: Plan, described: Mapping[str, str]) -> list[tuple[str, list[Entry]]]:
-    """Return name and content of each layer above the base, lowest first."""
+def layer_entries(plan: Plan, described: Mapping[str, str]) -> list[tuple[str, Sequence[Entry]]]:
+    """Return name and content of each layer above the base, lowest first; `described` are the documents by key."""
     needs = plan.resolution.engine
     additional = plan.resolution.additional()
-    engine: list[Entry] = _installed(plan.engine.files)
-    engine.append({"path": LAUNCHER, "source": plan.engine.launcher})
-    engine += [{"path": f"{CONFIGURATION}/{path.name}", "source": path} for path in plan.choice.configuration]
-    engine.append({"path": CONFIGURATION, "directory": True})
-    found: list[tuple[str, list[Entry]]] = [
-        ("requirements", [entry for one in needs.distributions.values() for entry in _installed(one.files)]),
-        ("engine", engine),
-    ]
+    engine = _installed(plan.engine.files)
+    engine.append({"path": recipe.LAUNCHER, "source": plan.engine.launcher})
+    engine += [{"path": f"{recipe.CONFIGURATION}/{path.name}", "source": path} for path in plan.choice.configuration]
+    engine.append({"path": recipe.CONFIGURATION, "directory": True})
     extra = [entry for one in additional.distributions.values() for entry in _installed(one.files)]
     extra += [entry for library in additional.libraries for entry in _installed(library.files)]
-    if extra:
-        found.append(("policy-requirements", extra))
-    found += _policy_layers(plan)
-    found.append(("registry", [{"path": f"{POLICIES}/{name}", "content": text} for name, text in described.items()]))
-    return found
+    return recipe.layers(
+        [entry for one in needs.distributions.values() for entry in _installed(one.files)],
+        engine,
+        extra,
+        [(f"{policy.name}.{policy.version}", _policy_entries(policy)) for policy in plan.policies],
+        [{"path": f"{recipe.POLICIES}/{recipe.DOCUMENTS[key]}", "content": text} for key, text in described.items()],
+    )
 
 
 def build(plan: Plan, out: Path, workspace: Workspace) -> Built:
@@ -96,10 +65,11 @@ def build(plan: Plan, out: Path, workspace: Workspace) -> Built:
 
     Raises OutputError, DebianError, BytecodeError and layers.LayerError.
     """
-    if out.exists() and not (out / "build-info.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+    ours = (out / recipe.DOCUMENTS["build_info"]).is_file()
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists and was not made by policy-builder; choose another --output, or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
-    described = documents(plan)
+    described = documents(plan.facts)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         result = Path(scratch, "result")
         result.mkdir()
@@ -107,17 +77,17 @@ def build(plan: Plan, out: Path, workspace: Workspace) -> Built:
         config = ImageConfig(
             "linux",
             plan.platform.architecture,
-            USER,
-            WORKDIR,
-            ENTRYPOINT,
-            exposed_ports=PORTS,
-            env=ENVIRONMENT,
+            recipe.USER,
+            recipe.WORKDIR,
+            recipe.ENTRYPOINT,
+            exposed_ports=recipe.PORTS,
+            env=recipe.ENVIRONMENT,
             labels=labels(plan.facts),
         )
         digest = write_image(result / "oci", tars, config)
         write_docker_archive(result / "oci", result / "image.tar", [f"{plan.choice.repository}:{plan.engine.version}"])
-        for name, text in described.items():
-            (result / name).write_text(text, encoding="utf-8")
+        for key, text in described.items():
+            (result / recipe.DOCUMENTS[key]).write_text(text, encoding="utf-8")
         (result / "digest").write_text(digest + "\n")
         sizes = tuple((tar.stem, tar.stat().st_size) for tar in tars)
         if out.exists():
@@ -148,20 +118,10 @@ def _write_layers(plan: Plan, described: Mapping[str, str], scratch: Path, works
     return tars
 
 
-def _policy_layers(plan: Plan) -> list[tuple[str, list[Entry]]]:
-    policies = plan.policies
-    per_layer = -(-len(policies) // MAX_POLICY_LAYERS) or 1
-    found: list[tuple[str, list[Entry]]] = []
-    for start in range(0, len(policies), per_layer):
-        group = policies[start : start + per_layer]
-        entries: list[Entry] = [
-            {"path": f"{POLICIES}/{policy_directory(policy)}/{name}", "source": path}
-            for policy in group
-            for name, path in policy.files.items()
-        ]
-        found.append((f"{group[0].name}.{group[0].version}", entries))
-    return found
+def _policy_entries(policy: PolicySource) -> list[Entry]:
+    directory = f"{recipe.POLICIES}/{recipe.policy_directory(policy.name, policy.version)}"
+    return [{"path": f"{directory}/{name}", "source": path} for name, path in policy.files.items()]
 
 
 def _installed(files: Mapping[str, Path]) -> list[Entry]:
-    return [{"path": f"{SITE_PACKAGES}/{name}", "source": path} for name, path in files.items()]
+    return [{"path": f"{recipe.SITE_PACKAGES}/{name}", "source": path} for name, path in files.items()]

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from policy_builder import recipe
 from policy_builder.package.bytecode import BytecodeError, Interpreter, unpack
 
 SKIPPED = re.compile(
@@ -33,16 +34,15 @@ SKIPPED = re.compile(
 MERGED = ("bin", "sbin", "lib", "lib64")
 """Top directories that are symbolic links into /usr."""
 
-MODULES = ("usr/lib/python3.13/", "usr/local/lib/python3.13/", "app/policies/")
-"""Where Python imports from; modules below get bytecode."""
+_MODULES = tuple(f"{directory.lstrip('/')}/" for directory in recipe.MODULES)
 
 AUTHORITIES = "usr/share/ca-certificates/"
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 DEFAULT_BUNDLE = "usr/lib/ssl/cert.pem"
 """Where OpenSSL looks when nobody names authorities; the link comes with the package `openssl`, which images lack."""
 
-USERS = "root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532::/home/nonroot:/sbin/nologin\n"
-GROUPS = "root:x:0:\nnonroot:x:65532:\n"
+USERS = f"root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:{recipe.USER}::{recipe.WORKDIR}:/sbin/nologin\n"
+GROUPS = f"root:x:0:\nnonroot:x:{recipe.USER_ID}:\n"
 
 
 class LayerError(Exception):
@@ -85,7 +85,7 @@ class Layer:
         modules = {
             path: data
             for path, (info, data, _) in self._entries.items()
-            if info.isreg() and path.startswith(MODULES) and path.endswith(".py")
+            if info.isreg() and path.startswith(_MODULES) and path.endswith(".py")
         }
         for path, data in interpreter.compile(modules).items():
             self.file(path, data, source="the image's Python")
@@ -102,7 +102,7 @@ class Layer:
 
 
 def debs(archives: Iterable[Path]) -> Layer:
-    """Merge the data archives of Debian packages into a base that runs Python 3.13 as user 65532, without a shell.
+    """Merge the data archives of Debian packages into a base that runs Python as a user of its own, without a shell.
 
     Each archive lies in a directory named after its package.
     """
@@ -133,9 +133,9 @@ def debs(archives: Iterable[Path]) -> Layer:
     layer.link(DEFAULT_BUNDLE, f"/{BUNDLE}")
     layer.file("etc/passwd", USERS.encode())
     layer.file("etc/group", GROUPS.encode())
-    layer.link("usr/bin/python3", "python3.13")
+    layer.link("usr/bin/python3", f"python{recipe.PYTHON}")
     layer.directory("tmp", 0o1777)
-    layer.directory("home/nonroot")
+    layer.directory(recipe.WORKDIR.lstrip("/"))
     return layer
 
 

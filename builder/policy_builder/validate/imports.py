@@ -1,4 +1,4 @@
-"""What a policy's code imports held against what it may: SDK, standard library, itself, its requirements (R-40).
+"""What a policy's code imports, checked against the SDK, the standard library, itself and its requirements (R-40).
 
 Separate, and works on syntax for the reasons that `interface` gives. A missing requirement is found here,
 before an image is made that cannot load the policy.

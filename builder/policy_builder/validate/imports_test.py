@@ -57,6 +57,10 @@ def test_accepted(tmp_path: Path, code: str) -> None:
         ("from policy_engine import kernel\n", "imports policy_engine.kernel"),
         ("from policy_engine.sdk.testing import run\n", "imports the test kit, which is for tests"),
         ("import policy_engine.sdk.testing\n", "imports the test kit"),
+        (
+            "from policy_engine.kit.running import run\n",
+            "imports policy_engine.kit.running, which is the engine's inside",
+        ),
         ("import policy_engine.sdkx\n", "imports policy_engine.sdkx"),
         ("def (:\n", "p/policy.py:1:5: is not valid Python"),
     ],

@@ -1,4 +1,4 @@
-"""A policy's class held against the author's interface, from its source alone (R-42, R-46).
+"""A policy's class checked against the author's interface, from its source alone (R-42, R-46).
 
 Separate: it reads the syntax tree and never imports the policy: the check then needs none of the policy's
 requirements, runs nobody's code on the builder's machine, gives the same result for every target platform, and knows
@@ -17,9 +17,8 @@ from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
 from policy_engine.sdk import Policy
-from policy_engine.worker.policies.loader import HOOKS
+from policy_engine.sdk.hooks import Phase, names_of
 from policy_engine.worker.policies.manifest import PolicyManifest
-from policy_engine.worker.policies.registry import Phase
 
 SDK = "policy_engine.sdk"
 _FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -330,10 +329,10 @@ def _yields(function: _FunctionNode) -> bool:
 def _phase_findings(view: ClassView, manifest: PolicyManifest) -> Iterator[Diagnostic]:
     declared = list(manifest.document.value["phases"])
     for phase in Phase:
-        overridden = [view.members[hook] for hook in HOOKS[phase] if hook in view.members]
+        overridden = [view.members[hook] for hook in names_of(phase) if hook in view.members]
         if phase in manifest.phases and not overridden and not view.unseen_bases:
-            reason = f"declares {phase}, but {view.name} has no {' or '.join(HOOKS[phase])}"
-            allowed = f"{' or '.join(signature(hook) for hook in HOOKS[phase])}, or remove the phase"
+            reason = f"declares {phase}, but {view.name} has no {' or '.join(names_of(phase))}"
+            allowed = f"{' or '.join(signature(hook) for hook in names_of(phase))}, or remove the phase"
             place = ("phases", declared.index(phase))
             yield manifest.document.diagnostic(place, reason, allowed=allowed, rule=Rule.PHASES)
         elif overridden and phase not in manifest.phases:

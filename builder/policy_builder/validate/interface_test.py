@@ -9,7 +9,7 @@ import pytest
 
 from policy_builder.validate.interface import check_interface, hook_parameters, signature
 from policy_engine.sdk import Policy
-from policy_engine.worker.policies.loader import HOOKS
+from policy_engine.sdk.hooks import HOOKS
 from policy_engine.worker.policies.manifest import parse_manifest
 
 IMPORT = "from policy_engine.sdk import Policy\n"
@@ -181,6 +181,6 @@ def test_classes_that_inherit_from_each_other_do_not_hang_the_check(tmp_path: Pa
 
 def test_every_hook_of_the_sdk_belongs_to_a_phase() -> None:
     hooks = {name for name in hook_parameters() if name.startswith("on_")}
-    assert hooks - {"on_stream_end"} == {hook for many in HOOKS.values() for hook in many}
+    assert hooks - {"on_stream_end"} == {hook.name for hook in HOOKS}
     assert all(hasattr(Policy, name) for name in hooks)
     assert signature("on_response_chunk") == "def on_response_chunk(self, request, response, chunk):"

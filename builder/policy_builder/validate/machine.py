@@ -1,4 +1,4 @@
-"""For which machine the compiled files of an image are, so that one with another machine's code is never made.
+"""Which machine the compiled files of an image are for, so that no image holds code for another machine.
 
 A separate module because which wheels come is decided elsewhere, by `policy-builder` or by Bazel's rules; whatever
 they chose is looked at here once more.

@@ -7,7 +7,7 @@ The processing modes are the kernel's own decision, asked for here and made ther
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes
 from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
-from policy_engine.worker.chains.compiled import CompiledChain, Step
+from policy_engine.worker.chains.closing import close_chains
+from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, RouteSpec
 from policy_engine.worker.policies.registry import Registry
@@ -38,14 +39,14 @@ Modes = Mapping[str, str]
 class ChainDemand:
     """What the chain of one route needs.
 
-    `runs` is False for a chain without enabled policies. `slowest_phase` is in seconds: every policy of a phase up to
-    its timeout, one after the other.
+    `runs` is False for a chain without enabled policies. `slowest_answer` is in seconds: what one answer takes when
+    every policy takes its whole timeout.
     """
 
     route_key: str
     runs: bool
     modes: Modes
-    slowest_phase: float
+    slowest_answer: float
     fails_closed: bool
     acts_on_request: bool
 
@@ -67,14 +68,14 @@ class Demands:
     tls: bool
 
     @property
-    def slowest_phase(self) -> float:
-        """Seconds that the slowest phase of the slowest chain may take."""
-        return max((chain.slowest_phase for chain in self.chains.values()), default=0.0)
+    def slowest_answer(self) -> float:
+        """Seconds that the slowest answer of the slowest chain may take."""
+        return max((chain.slowest_answer for chain in self.chains.values()), default=0.0)
 
     @property
     def message_timeout(self) -> float:
         """Seconds Envoy should wait for one answer: longer than the engine's own timeouts, so that those decide."""
-        return message_timeout_for(self.slowest_phase)
+        return message_timeout_for(self.slowest_answer)
 
     @property
     def longest_idle(self) -> float:
@@ -87,9 +88,9 @@ class Demands:
         return buffer_limit_for(self.body_limit)
 
 
-def message_timeout_for(slowest_phase: float) -> float:
-    """Return the seconds Envoy should wait for an answer of a chain with a phase of `slowest_phase` seconds."""
-    return min(slowest_phase + _TIMEOUT_MARGIN, LONGEST_MESSAGE_TIMEOUT)
+def message_timeout_for(slowest_answer: float) -> float:
+    """Return the seconds Envoy should wait for an answer of a chain whose slowest may take `slowest_answer`."""
+    return min(slowest_answer + _TIMEOUT_MARGIN, LONGEST_MESSAGE_TIMEOUT)
 
 
 def buffer_limit_for(body_limit: int) -> int:
@@ -106,9 +107,7 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
     try:
         compiled = compiler.compile(spec).chains
         chains = {route.route_key: _demand(route, compiled[route.route_key]) for route in spec.routes}
-        for chain in compiled.values():
-            for instance in chain.instances:
-                instance.close()
+        close_chains(compiled.values())
     finally:
         compiler.close()
     return Demands(
@@ -131,22 +130,15 @@ def mode_names(mode: Any) -> Modes:
 
 
 def _demand(route: RouteSpec, chain: CompiledChain) -> ChainDemand:
-    phases = (
-        (chain.request_headers, chain.request_body, chain.request_chunks, chain.request_trailers),
-        (chain.response_headers, chain.response_body, chain.response_chunks, chain.response_trailers),
-    )
+    needs = chain.needs
     return ChainDemand(
         route_key=route.route_key,
         runs=bool(chain.policies),
-        modes=mode_names(processing_mode(chain, STREAMING_ALLOWED)),
-        slowest_phase=max(_seconds(steps) for side in phases for steps in side),
+        modes=mode_names(processing_mode(needs, STREAMING_ALLOWED)),
+        slowest_answer=needs.slowest_answer,
         fails_closed=any(one.enabled and one.failure_mode is FailureMode.CLOSED for one in route.policies),
-        acts_on_request=any(phases[0]),
+        acts_on_request=any((chain.request_headers, chain.request_body, chain.request_trailers)),
     )
-
-
-def _seconds(steps: Iterable[Step]) -> float:
-    return sum(step.timeout for step in steps)
 
 
 def _addresses(settings: Settings) -> tuple[str, ...]:

@@ -89,10 +89,8 @@ class Phases:
     def answer(self, outcome: Outcome) -> Replies:
         """End the exchange with what a policy answered, or what answers for one that failed."""
         self.kernel.statistics.immediate += 1
-        response = outcome.immediate or _INTERNAL_ERROR
-        if outcome.failed:  # the executor has logged why
-            response = denial(response, self.request.headers)
-        return self.end(response, outcome.actions)
+        # Of a policy that failed, the executor has logged why.
+        return self.end(outcome.immediate or _INTERNAL_ERROR, outcome.actions, refused=outcome.failed)
 
     def deny(self, response: ImmediateResponse) -> Replies:
         """End the exchange with a refusal of the engine's own, and say so with the id that the client gets."""
@@ -106,20 +104,23 @@ class Phases:
             response.details,
             extra={"event": "refused", "route": route, "request_id": self.request.id},
         )
-        return self.end(denial(response, self.request.headers))
+        return self.end(response, refused=True)
 
     def too_large(self, side: Side) -> Replies:
         """End the exchange for a body over the limit."""
         self.kernel.statistics.body_too_large += 1
         return self.deny(ImmediateResponse(side.too_large, details="policy_engine:body_too_large"))
 
-    def end(self, response: ImmediateResponse, earlier: Sequence[Any] = ()) -> Replies:
-        """End the exchange with `response`; dynamic metadata of `earlier` actions is still published."""
+    def end(self, response: ImmediateResponse, earlier: Sequence[Any] = (), *, refused: bool = False) -> Replies:
+        """End the exchange with `response`; dynamic metadata of `earlier` actions is still published.
+
+        `refused`: it is the engine's own, see `denial`.
+        """
         self.ended = True
         tracing = self.kernel.tracing
         if tracing is not None and self.request.trace is not None:
             tracing.answered(self.request.trace, response)
-        return immediate_reply(response, earlier)
+        return immediate_reply(denial(response, self.request.headers) if refused else response, earlier)
 
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""

@@ -12,7 +12,8 @@ from typing import Any
 from policy_engine.kernel.nearest_names import NearestNames
 from policy_engine.kernel.reply import ProcessingMode, mode_override
 from policy_engine.kernel.sides import Side, first_closed, request_side, response_side
-from policy_engine.worker.chains.compiled import BodyMode, CompiledChain, Snapshot, Step
+from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
+from policy_engine.worker.chains.needs import BodyMode, Needs
 
 _FULL_DUPLEX = ProcessingMode.FULL_DUPLEX_STREAMED
 STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)
@@ -64,7 +65,7 @@ class Route:
 
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
-    mode = processing_mode(chain, static)
+    mode = processing_mode(chain.needs, static)
     modes = _asking(chain, mode, static)
     if not modes.response.by_override:
         return modes
@@ -83,23 +84,18 @@ def _asking(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:
     )
 
 
-def processing_mode(chain: CompiledChain, static: StaticModes) -> Any:
-    """Return the `ProcessingMode` that `chain` needs under the `static` body modes of Envoy's configuration (R-08).
+def processing_mode(needs: Needs, static: StaticModes) -> Any:
+    """Return the `ProcessingMode` for a chain with these needs under the `static` body modes of Envoy's configuration.
 
-    With `STREAMING_ALLOWED` it is what Envoy's configuration for the chain's route should be.
+    With `STREAMING_ALLOWED` it is what Envoy's configuration for the chain's route should be (R-08).
     """
-    request_body = _body_mode(chain.request_body_mode, static[0])
-    response_body = _body_mode(chain.response_body_mode, static[1])
-    wants_response = bool(chain.response_headers or response_body or chain.response_trailers)
     return ProcessingMode(
         request_header_mode=ProcessingMode.SEND,
-        response_header_mode=_send(wants_response),
-        request_body_mode=request_body,
-        response_body_mode=response_body,
-        # Also for bodies: a message of headers and trailers has no body message, and what reads bodies must not be
-        # passed by with it; full duplex needs trailers besides.
-        request_trailer_mode=_send(bool(chain.request_trailers or request_body)),
-        response_trailer_mode=_send(bool(chain.response_trailers or response_body)),
+        response_header_mode=_send(needs.response_headers),
+        request_body_mode=_body_mode(needs.request_body, static[0]),
+        response_body_mode=_body_mode(needs.response_body, static[1]),
+        request_trailer_mode=_send(needs.request_trailers),
+        response_trailer_mode=_send(needs.response_trailers),
     )
 
 

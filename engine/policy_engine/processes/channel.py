@@ -1,4 +1,4 @@
-"""Messages between the supervisor and its workers: JSON, one per line-framed packet, over a private socket pair.
+"""Messages between the supervisor and a worker process: JSON, one per line-framed packet, over a private socket pair.
 
 JSON and not pickle, so that neither side can be made to run the other's bytes. Secrets travel in it; the socket pair
 has no name and is inherited by the worker alone.

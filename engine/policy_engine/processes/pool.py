@@ -1,4 +1,4 @@
-"""The supervisor's view of its workers: starts them, hands every configuration to all of them, restarts the dead.
+"""The supervisor's view of its worker processes: starts them, hands each configuration to all, restarts the dead.
 
 A configuration takes effect in two steps, prepare and commit, so that all workers have it or none (R-50, R-55).
 """

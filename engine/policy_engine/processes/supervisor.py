@@ -1,4 +1,4 @@
-"""The process that `policy-engine run` starts: decides the configuration once, keeps the workers, answers for all.
+"""The process that `policy-engine run` starts: decides the configuration once, looks after the worker processes.
 
 It serves no ext_proc itself, so nothing a request does can take it down (R-50, R-54, R-55).
 """

@@ -1,4 +1,4 @@
-"""Which header names and values a policy may send; apart from the header map because most policies never ask."""
+"""Which header names and values a policy may send; a separate module because most policies never need it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP header maps as policies see them; apart from the views because trailers, requests and responses share it.
+"""HTTP header maps as policies see them; a separate module because trailers, requests and responses share it.
 
 A map is decoded only when somebody looks: most policies never read a header, and decoding one request's
 headers costs more than running the policy (see `docs/` on measurements).
@@ -162,9 +162,13 @@ class Headers:
                 for raw in values:
                     yield name, decode_value(raw)
 
+    def raw_items(self) -> Iterator[tuple[str, bytes]]:
+        """Yield `(name, value)` for every value of every header exactly as it came, pseudo-headers included."""
+        return ((name, raw) for name, values in self._ready().items() for raw in values)
+
     def copy(self) -> Headers:
         """Return an independent map with the same content, pseudo-headers included."""
-        return Headers([(name, raw) for name, values in self._ready().items() for raw in values])
+        return Headers(list(self.raw_items()))
 
     def __repr__(self) -> str:
         # Names only: values may be credentials, and a repr ends up in logs and tracebacks.

@@ -1,4 +1,4 @@
-"""The base class of every policy; apart from the actions because it is the one thing an author subclasses."""
+"""The base class of every policy; a separate module because it is the one thing that authors subclass."""
 
 from __future__ import annotations
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from policy_engine.sdk import (
     Chunk,
@@ -26,7 +33,9 @@ from policy_engine.sdk import (
     header_name,
     header_value,
 )
-from policy_engine.sdk.testing import load_policy, policy_class, request, response, run, run_async
+from policy_engine.sdk.testing import entry, load_policy, policy_class, request, response, run, run_async
+from policy_engine.worker.policies.loader import PoliciesUnusable
+from policy_engine.worker.policies.parameters import ParameterSchema, ParametersInvalid
 
 
 class Tag(Policy):
@@ -58,7 +67,8 @@ class Whole(Policy):
     """Replaces the whole body of both directions."""
 
     def on_request_headers(self, request: Request) -> None:
-        assert request.body is None, "the body must not be there before it was read"
+        # b"" says that the request has none, which Envoy knows from the headers.
+        assert not request.body, "the body must not be there before it was read"
 
     def on_request_body(self, request: Request) -> RequestAction:
         return RequestMutation(body=(request.body or b"") + b"!")
@@ -219,16 +229,43 @@ def test_run_async_within_a_loop() -> None:
     assert asyncio.run(main()) == 403
 
 
+MANIFEST = """\
+name: x
+version: v1.0.0
+description: A policy of a test.
+entrypoint: {entrypoint}  # the class
+phases: [request_headers]
+parameters:
+  type: object
+  additionalProperties: false
+  properties:
+    a: {{type: integer, minimum: 1}}
+    b: {{type: string, default: b}}
+examples: [{{description: None, parameters: {{}}}}]
+"""
+MODULE = """\
+from policy_engine.sdk import Policy
+from .value import VALUE
+
+
+class Mine(Policy):
+    value = VALUE
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+
+    def on_request_headers(self, request): ...
+
+
+NotOne = 3
+"""
+
+
 def _policy(directory: Path, entrypoint: str, value: str) -> Path:
     directory.mkdir()
-    (directory / "policy.yaml").write_text(f"name: x\nentrypoint: {entrypoint}  # the class\nphases: []\n")
+    (directory / "policy.yaml").write_text(MANIFEST.format(entrypoint=entrypoint))
     (directory / "value.py").write_text(f"VALUE = {value!r}\n")
-    (directory / "policy.py").write_text(
-        "from policy_engine.sdk import Policy\nfrom .value import VALUE\n"
-        "class Mine(Policy):\n    value = VALUE\n"
-        "    def __init__(self, parameters):\n        self.parameters = parameters\n"
-        "NotOne = 3\n"
-    )
+    (directory / "policy.py").write_text(MODULE)
     return directory
 
 
@@ -237,13 +274,130 @@ def test_two_versions_of_one_policy_load_side_by_side(tmp_path: Path) -> None:
     assert vars(policy_class(old))["value"] == "one"
     assert vars(policy_class(new / "policy_test.py"))["value"] == "two"
     assert policy_class(old) is policy_class(old)
-    assert vars(load_policy(new, {"a": 1}))["parameters"] == {"a": 1}
 
 
-@pytest.mark.parametrize(("entrypoint", "error"), [("nothing", ValueError), ("policy:NotOne", TypeError)])
-def test_wrong_entrypoint_is_explained(tmp_path: Path, entrypoint: str, error: type[Exception]) -> None:
-    with pytest.raises(error, match="entrypoint"):
+@given(
+    st.dictionaries(
+        st.sampled_from(["a", "b", "c"]),
+        st.one_of(st.integers(-2, 3), st.text(max_size=2), st.none(), st.lists(st.integers(), max_size=1)),
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_parameters_are_checked_and_completed_as_the_engine_does(
+    tmp_path_factory: pytest.TempPathFactory, parameters: dict[str, Any]
+) -> None:
+    where = tmp_path_factory.getbasetemp() / "checked"
+    if not where.exists():
+        _policy(where, "policy:Mine", "")
+    schema = yaml.safe_load((where / "policy.yaml").read_text())["parameters"]
+    checked = ParameterSchema(schema).check(parameters)
+    if not checked.violations:
+        assert vars(load_policy(where, parameters))["parameters"] == checked.parameters
+        return
+    with pytest.raises(ParametersInvalid) as raised:
+        load_policy(where, parameters)
+    assert raised.value.violations == checked.violations
+    assert all(one.reason in str(raised.value) for one in checked.violations)
+
+
+@pytest.mark.parametrize("entrypoint", ["nothing", "policy:NotOne", "policy:Missing", "elsewhere:Mine"])
+def test_a_wrong_policy_is_explained_as_the_engine_does(tmp_path: Path, entrypoint: str) -> None:
+    with pytest.raises(PoliciesUnusable, match=r"policy\.yaml:4|elsewhere"):
         policy_class(_policy(tmp_path / "v1", entrypoint, ""))
+
+
+def test_a_subclass_of_an_action_is_none() -> None:
+    class Mine(RequestMutation):
+        pass
+
+    with pytest.raises(TypeError, match=r"Made\.on_request_headers: the hook returned Mine"):
+        run(hook("on_request_headers", Mine()), request())
+
+
+@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("GET", 204), ("GET", 304)])
+def test_body_hooks_run_for_a_message_without_a_body_where_one_could_be(method: str, status: int) -> None:
+    outcome = run(Whole({}), request(method), response(status, body=b"kept by the upstream"))
+    hooks = ["Whole.on_request_headers", "Whole.on_request_body"]
+    runs = method == "GET" and status == 200
+    assert outcome.hooks == [*hooks, *(["Whole.on_response_body"] if runs else [])]
+    assert outcome.request.body == b"!"
+    assert outcome.body == (b"<kept by the upstream>" if runs else None)
+    assert run(Whole({}), request(method), response(status)).body == (b"<>" if runs else None)
+
+
+def test_a_chunk_hook_may_refuse_the_request() -> None:
+    outcome = run(
+        hook("on_request_chunk", ImmediateResponse(413, "much")), request("POST"), request_chunks=[b"a", b"b"]
+    )
+    assert (outcome.status, outcome.body, outcome.reached_upstream) == (413, b"much", False)
+    with pytest.raises(TypeError, match="it may return ChunkMutation or None"):
+        run(hook("on_response_chunk", ImmediateResponse(500)), request(), response(body=b"whole"))
+
+
+def test_before_trailers_the_last_chunk_is_an_empty_one() -> None:
+    seen: list[Chunk] = []
+
+    class Sink(Policy):
+        def on_request_chunk(self, request: Request, chunk: Chunk) -> None:
+            seen.append(chunk)
+
+    run(Sink({}), request("POST"), request_chunks=[b"a", b"b"], request_trailers={"x-a": "1"})
+    assert seen == [Chunk(b"a"), Chunk(b"b"), Chunk(b"", end=True)]
+
+
+def test_a_change_that_cannot_be_sent_any_more_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="can no longer be sent"):
+        run(Whole({}), request("POST"), request_trailers={"x-a": "1"})
+
+
+def test_headers_that_envoy_joins_come_as_one_line() -> None:
+    seen: list[tuple[str, ...]] = []
+
+    class Looks(Policy):
+        def on_request_headers(self, request: Request) -> None:
+            seen.extend(request.headers.get_all(name) for name in ("accept", "cookie", "x-a"))
+
+    twice = {name: ["1", "2"] for name in ("accept", "cookie", "x-a")}
+    outcome = run(Looks({}), request(headers=twice))
+    assert seen == [("1,2",), ("1; 2",), ("1", "2")]
+    assert outcome.request.headers.get_all("accept") == ("1,2",)
+
+
+def test_a_compressed_body_is_decoded_for_the_policy_and_encoded_again() -> None:
+    body = gzip.compress(b"in")
+    outcome = run(Whole({}), request("POST", headers={"content-encoding": "gzip"}, body=body))
+    assert gzip.decompress(outcome.request.body or b"") == b"in!"
+
+
+def test_entries_have_conditions_and_failure_modes() -> None:
+    tag = entry(Tag({"name": "t"}), condition="request.path == '/yes'")
+    assert run(tag, request(target="/yes")).hooks == ["Tag.on_request_headers", "Tag.on_response_headers"]
+    assert run(tag, request(target="/no")).hooks == []
+    wrong = hook("on_request_headers", "wrong")
+    closed = run([entry(wrong, failure_mode="closed"), tag], request(target="/yes"))
+    assert (closed.status, closed.reached_upstream) == (500, False)
+    opened = run([entry(wrong, failure_mode="open"), tag], request(target="/yes"))
+    assert (opened.status, opened.hooks[1:]) == (200, ["Tag.on_request_headers", "Tag.on_response_headers"])
+    with pytest.raises(ValueError, match="ajar"):
+        entry(wrong, failure_mode="ajar")
+
+
+def test_what_fails_at_the_end_of_the_stream_is_raised() -> None:
+    class Ends(Policy):
+        def on_stream_end(self, request: Request) -> None:
+            raise LookupError("at the end")
+
+    with pytest.raises(LookupError, match="at the end"):
+        run(Ends({}), request())
+
+
+def test_a_policy_at_work_does_not_load_the_kit() -> None:
+    script = "import sys, policy_engine.cli, policy_engine.processes.serving; print(*sys.modules)"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=env)
+    loaded = done.stdout.split()
+    assert "policy_engine.worker.chains.compiler" in loaded
+    assert not [name for name in loaded if name.startswith(("policy_engine.kit", "policy_engine.sdk.testing"))]
 
 
 @pytest.mark.parametrize("name", ["", ":path", "x y", "x:y", "x\r\n", "Host", "Content-Length", "é"])

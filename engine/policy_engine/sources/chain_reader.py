@@ -19,9 +19,10 @@ from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import Resolution, SecretSource, resolve_secrets
 from policy_engine.documents.yaml_document import Document
 from policy_engine.limits import CONSTRUCTION_SECONDS, LONGEST_POLICY_TIMEOUT, POLICY_TIMEOUT
+from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
-from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
+from policy_engine.worker.policies.registry import PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
 

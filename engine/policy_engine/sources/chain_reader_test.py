@@ -12,10 +12,11 @@ import pytest
 
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.documents.yaml_document import read_document
+from policy_engine.sdk.hooks import Phase
 from policy_engine.sources.chain_reader import ChainReader, LoadedChains
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, RouteSpec
 from policy_engine.worker.policies.loader import load_policy_tree
-from policy_engine.worker.policies.registry import Phase, Registry
+from policy_engine.worker.policies.registry import Registry
 from testsupport.policy_directories import write_policy
 
 SECRET = "s3cr3t-value-of-the-environment"

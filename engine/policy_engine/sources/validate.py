@@ -10,20 +10,19 @@ from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, ordered
 from policy_engine.documents.secret_references import SecretSource
+from policy_engine.sdk.hooks import REQUEST_PHASES, Phase
 from policy_engine.settings.model import Settings
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.worker.conditions.condition import check_condition
 from policy_engine.worker.policies.loader import load_policy
 from policy_engine.worker.policies.manifest import MANIFEST_FILE
-from policy_engine.worker.policies.registry import Phase, Registry
-
-_REQUEST_PHASES = frozenset({Phase.REQUEST_HEADERS, Phase.REQUEST_BODY, Phase.REQUEST_TRAILERS})
+from policy_engine.worker.policies.registry import Registry
 
 
 def check_chain_condition(text: str, phases: frozenset[Phase]) -> Sequence[object]:
     """Return what is wrong with the condition of a policy that has these phases (R-10)."""
-    return check_condition(text, phase_has_response=not phases & _REQUEST_PHASES)
+    return check_condition(text, phase_has_response=not phases & REQUEST_PHASES)
 
 
 def chain_reader(

@@ -1,4 +1,4 @@
-"""Metrics (R-51): what a worker counts, as plain samples, and their sum over all workers.
+"""Metrics (R-51): what a worker process counts, as plain samples, and their sum over all worker processes.
 
 Workers count in plain objects; nothing here runs while a request is served. The supervisor asks every worker for its
 samples when it is scraped and keeps those of workers that died, so that no counter ever falls.

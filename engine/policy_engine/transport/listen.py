@@ -1,4 +1,4 @@
-"""Listening sockets from address texts; apart from the servers, so that a supervisor can bind and pass sockets on."""
+"""Listening sockets from addresses; a separate module so that the supervisor can bind sockets and pass them on."""
 
 from __future__ import annotations
 

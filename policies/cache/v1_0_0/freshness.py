@@ -36,8 +36,8 @@ def initial_age(headers: Headers, *, requested: float, received: float) -> float
 
 
 def http_date(text: str | None) -> float | None:
-    """Return the time of an HTTP date in seconds since 1970; None when it is none."""
-    if text is None or len(text) > 64:
+    """Return the time of an HTTP date in seconds since 1970; None when it is none, or several that Envoy joined."""
+    if text is None or len(text) > 64 or text.count(",") > 1:
         return None
     try:
         parsed = parsedate_to_datetime(text)

@@ -28,7 +28,6 @@ def test_a_preflight_is_answered_here() -> None:
     outcome = preflight(subject, APP)
     assert (outcome.status, outcome.body, outcome.reached_upstream) == (204, b"", False)
     headers = dict(outcome.response.headers.items())
-    headers.pop("content-length")
     assert headers == {
         "access-control-allow-origin": APP,
         "access-control-allow-credentials": "true",
@@ -61,7 +60,7 @@ def test_the_response_to_an_allowed_origin() -> None:
     assert headers.get_all("access-control-allow-origin") == (APP,)
     assert headers["access-control-expose-headers"] == "x-total"
     assert "access-control-allow-credentials" not in headers
-    assert headers.get_all("vary") == ("accept", "origin")
+    assert headers["vary"] == "accept,origin"
 
 
 @pytest.mark.parametrize("origin", [None, "https://evil.example.com", "null"])

@@ -76,9 +76,9 @@ def test_no_change_no_action_and_the_same_action_again() -> None:
     assert first is second is not None
 
 
-@pytest.mark.parametrize("parameters", [regex("^/", ""), regex("a", " "), regex("a", "#"), regex("(a)", r"\1" * 10000)])
+@pytest.mark.parametrize("parameters", [regex("^/", ""), regex("a", " "), regex("a", "#"), regex("(a)", r"\1" * 1000)])
 def test_what_is_no_path_afterwards_is_refused(parameters: dict[str, Any]) -> None:
-    outcome = send(parameters, "/aaa")
+    outcome = send(parameters, "/" + "a" * 20)
     assert (outcome.status, outcome.reached_upstream) == (400, False)
 
 

@@ -18,7 +18,7 @@ def test_request_set_append_remove() -> None:
     outcome = run(policy, request(headers={"x-debug": "1", "x-gateway": ["forged", "twice"], "via": "1.1 client"}))
     assert "x-debug" not in outcome.request.headers
     assert outcome.request.headers.get_all("x-gateway") == ("edge-1",)
-    assert outcome.request.headers.get_all("via") == ("1.1 client", "1.1 a", "1.1 b")
+    assert outcome.request.headers["via"] == "1.1 client,1.1 a,1.1 b"
 
 
 def test_response_keeps_several_cookies_apart() -> None:

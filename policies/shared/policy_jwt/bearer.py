@@ -29,6 +29,8 @@ class Bearer:
         value, size = values[0], len(self._prefix)
         if value[:size].lower() != self._prefix:
             return self._answer(401, "", "jwt_missing")
+        if "," in value:  # Envoy joins repeated `authorization` lines, and no token has a comma in it (RFC 6750, 2.1)
+            return self._answer(400, "invalid_request", "jwt_several_tokens")
         return value[size:].strip(" ") or self._answer(401, "", "jwt_missing")
 
     def refused(self, reason: str) -> ImmediateResponse:

@@ -91,13 +91,13 @@ def _comparable(modes: Modes) -> Modes:
 
 def _timeout(config: Node, demands: Demands) -> Iterator[Diagnostic]:
     node = config.get("message_timeout")
-    needed = min(demands.slowest_phase, LONGEST_MESSAGE_TIMEOUT)
+    needed = min(demands.slowest_answer, LONGEST_MESSAGE_TIMEOUT)
     if not needed or node.seconds(_DEFAULT_TIMEOUT) >= min(needed + 0.001, LONGEST_MESSAGE_TIMEOUT):
         return
-    slowest = max(demands.chains.values(), key=lambda chain: chain.slowest_phase)
+    slowest = max(demands.chains.values(), key=lambda chain: chain.slowest_answer)
     reason = (
         f"message_timeout (200 ms unless set) is not above {duration(needed)}, which the policies of route "
-        f"{slowest.route_key!r} may take in one phase: Envoy would give up before their own timeouts decide"
+        f"{slowest.route_key!r} may take for one answer: Envoy would give up before their own timeouts decide"
     )
     yield node.error(Rule.ENVOY_TIMEOUT, reason, allowed=f"{duration(demands.message_timeout)} or more")
 

@@ -1,4 +1,4 @@
-"""Room for long messages, shared by all connections of a server, given in order and not for ever."""
+"""Buffer space for long messages, shared by all connections of a server: granted in order, and for a limited time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Allowances for frames that cost us work and bring no request on: the defence against floods (RFC 9113 §10.5).
+"""Allowances for frames that cost work and advance no request: the defence against floods (RFC 9113 §10.5).
 
 A token bucket that looks at the clock only when it is empty, so that a well-behaved peer never pays for it.
 """

@@ -41,6 +41,14 @@ class InvalidAction(Exception):
     """A policy returned something Envoy could not carry out; the message names the part, never a header's value."""
 
 
+class WrongKind(InvalidAction):
+    """A hook returned what is no action of its phase."""
+
+    def __init__(self, action: Any, accepts: frozenset[type]) -> None:
+        allowed = ", ".join(sorted(kind.__name__ for kind in accepts))
+        super().__init__(f"the hook returned {type(action).__name__}; it may return {allowed} or None")
+
+
 def check_action(action: Any) -> HeaderEdit:
     """Return the header part of `action` ready to be applied and sent.
 

@@ -5,33 +5,14 @@ Kept apart from the compiler and the executor because both, and the kernel, read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any, Protocol
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
+from policy_engine.worker.chains.needs import Needs
 from policy_engine.worker.chains.statistics import PolicyStatistics
-
-
-class BodyMode(Enum):
-    """How much of a body a direction of a chain needs (R-08)."""
-
-    NONE = "none"
-    BUFFERED = "buffered"
-    STREAMED = "streamed"
-
-
-def body_mode(readers: Sequence[type[Policy]], chunk_hook: str) -> BodyMode:
-    """Return the mode for a direction whose body these policies read; `chunk_hook` is what those that stream have.
-
-    The one decision for the hooks that run, the mode Envoy is told, and the configuration written for Envoy (R-08).
-    """
-    if not readers:
-        return BodyMode.NONE
-    streams = all(getattr(reader, chunk_hook) is not getattr(Policy, chunk_hook) for reader in readers)
-    return BodyMode.STREAMED if streams else BodyMode.BUFFERED
 
 
 class Condition(Protocol):
@@ -46,14 +27,16 @@ class Condition(Protocol):
 class Step:
     """One hook of one policy instance, ready to call.
 
+    `hook` is what is called, `method` its name in the policy's class, `accepts` the types of action it may return.
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
     last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
-    and not per request.
+    and not per request. `on_failure` is told of every failure, and may raise to keep the failure mode from deciding.
     """
 
     policy: str
     version: str
     entry: int
+    method: str
     hook: Callable[..., Any]
     accepts: frozenset[type]
     condition: Condition | None
@@ -61,6 +44,7 @@ class Step:
     fails_open: bool
     failure_response: ImmediateResponse
     statistics: PolicyStatistics
+    on_failure: Callable[[Step, BaseException], None] | None = None
     checked: Any = None
     edit: HeaderEdit = NO_EDIT
 
@@ -86,8 +70,7 @@ class CompiledChain:
     content_hash: str
     policies: tuple[tuple[str, str], ...]
     instances: tuple[Policy, ...]
-    request_body_mode: BodyMode
-    response_body_mode: BodyMode
+    needs: Needs
     request_headers: tuple[Step, ...] = ()
     request_body: tuple[Step, ...] = ()
     request_chunks: tuple[Step, ...] = ()

@@ -6,12 +6,12 @@ There is one compiler for every source of configuration (file, xDS), so that bot
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from policy_engine.limits import BLOCKING_THREADS, CONSTRUCTION_SECONDS
+from policy_engine.limits import BLOCKING_THREADS, CONSTRUCTION_SECONDS, POLICY_TIMEOUT
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -21,24 +21,33 @@ from policy_engine.sdk import (
     RequestMutation,
     Response,
     ResponseMutation,
-    TrailerMutation,
 )
+from policy_engine.sdk.hooks import (
+    ON_REQUEST_BODY,
+    ON_REQUEST_CHUNK,
+    ON_REQUEST_HEADERS,
+    ON_REQUEST_TRAILERS,
+    ON_RESPONSE_BODY,
+    ON_RESPONSE_CHUNK,
+    ON_RESPONSE_HEADERS,
+    ON_RESPONSE_TRAILERS,
+    REQUEST_PHASES,
+    Hook,
+    Phase,
+    chunk_hook,
+    phases_of,
+)
+from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.blocking import BlockingPool
-from policy_engine.worker.chains.compiled import BodyMode, CompiledChain, Condition, Snapshot, Step, body_mode
+from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step
+from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
 from policy_engine.worker.conditions.condition import compile_condition
+from policy_engine.worker.policies.closing import give_up
 from policy_engine.worker.policies.construction import Overrun, construct
-from policy_engine.worker.policies.registry import Phase, PolicyDefinition, Registry
-
-_REQUEST = frozenset({RequestMutation, ImmediateResponse})
-_RESPONSE = frozenset({ResponseMutation, ImmediateResponse})
-_REQUEST_CHUNK = frozenset({ChunkMutation, ImmediateResponse})
-_RESPONSE_CHUNK = frozenset({ChunkMutation})
-_TRAILERS = frozenset({TrailerMutation})
-
-_REQUEST_PHASES = frozenset({Phase.REQUEST_HEADERS, Phase.REQUEST_BODY, Phase.REQUEST_TRAILERS})
+from policy_engine.worker.policies.registry import Registry
 
 
 class CompileError(ValueError):
@@ -46,21 +55,23 @@ class CompileError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One enabled policy of a chain while it is being compiled."""
+class Entry:
+    """One policy of a chain with its instance made and its condition compiled.
+
+    `index` is its place in the chain, `phases` those in which it has work (`active_phases`), `timeout` in seconds.
+    `on_failure`: see `Step`.
+    """
 
     index: int
-    definition: PolicyDefinition
+    name: str
+    version: str
     instance: Policy
-    spec: PolicySpec
-    condition: Condition | None
+    phases: frozenset[Phase]
     statistics: PolicyStatistics
-
-    def has(self, phase: Phase) -> bool:
-        return phase in self.definition.phases and phase not in self.instance.idle_phases
-
-    def overrides(self, hook: str) -> bool:
-        return getattr(type(self.instance), hook) is not getattr(Policy, hook)
+    condition: Condition | None = None
+    timeout: float = POLICY_TIMEOUT
+    fails_open: bool = False
+    on_failure: Callable[[Step, BaseException], None] | None = None
 
 
 @dataclass(slots=True)
@@ -97,7 +108,7 @@ class Compiler:
         except Exception:
             for chain in built:
                 for instance in chain.instances:
-                    instance.close()
+                    give_up(instance, chain.route_key)
             raise
         return Snapshot(version=total.hexdigest()[:16], chains=chains)
 
@@ -106,46 +117,50 @@ class Compiler:
         for pool in self._pools.values():
             pool.close()
 
+    def assemble(self, route_key: str, content_hash: str, entries: Sequence[Entry]) -> CompiledChain:
+        """Return the chain of these entries: which hooks run in which phase, and what Envoy has to send for them."""
+        needs = needs_of([Part(type(one.instance), one.phases, one.timeout) for one in entries])
+        backwards = entries[::-1]
+        return CompiledChain(
+            route_key=route_key,
+            content_hash=content_hash,
+            policies=tuple((entry.name, entry.version) for entry in entries),
+            instances=tuple(entry.instance for entry in entries),
+            needs=needs,
+            request_headers=self._steps(entries, ON_REQUEST_HEADERS),
+            request_body=self._whole_body_steps(entries, ON_REQUEST_BODY, _whole_request),
+            request_chunks=self._steps(entries, ON_REQUEST_CHUNK) if needs.request_body is BodyMode.STREAMED else (),
+            request_trailers=self._steps(entries, ON_REQUEST_TRAILERS),
+            response_headers=self._steps(backwards, ON_RESPONSE_HEADERS),
+            response_body=self._whole_body_steps(backwards, ON_RESPONSE_BODY, _whole_response),
+            response_chunks=self._steps(backwards, ON_RESPONSE_CHUNK)
+            if needs.response_body is BodyMode.STREAMED
+            else (),
+            response_trailers=self._steps(backwards, ON_RESPONSE_TRAILERS),
+            stream_end=tuple(
+                entry.instance.on_stream_end
+                for entry in entries
+                if type(entry.instance).on_stream_end is not Policy.on_stream_end
+            ),
+        )
+
     def _chain(self, route: RouteSpec, digest: str) -> CompiledChain:
-        entries: list[_Entry] = []
+        entries: list[Entry] = []
         try:
             for index, spec in enumerate(route.policies):
                 if spec.enabled:
                     entries.append(self._entry(route, index, spec))
+            return self.assemble(route.route_key, digest, entries)
         except Exception:
             for entry in entries:
-                entry.instance.close()
+                give_up(entry.instance, route.route_key)
             raise
-        backwards = entries[::-1]
-        request_mode = _body_mode(entries, Phase.REQUEST_BODY, "on_request_chunk")
-        response_mode = _body_mode(entries, Phase.RESPONSE_BODY, "on_response_chunk")
-        return CompiledChain(
-            route_key=route.route_key,
-            content_hash=digest,
-            policies=tuple((entry.definition.name, str(entry.definition.version)) for entry in entries),
-            instances=tuple(entry.instance for entry in entries),
-            request_body_mode=request_mode,
-            response_body_mode=response_mode,
-            request_headers=self._steps(entries, Phase.REQUEST_HEADERS, "on_request_headers", _REQUEST),
-            request_body=self._body_steps(entries, Phase.REQUEST_BODY, _buffered_request, _REQUEST),
-            request_chunks=self._steps(entries, Phase.REQUEST_BODY, "on_request_chunk", _REQUEST_CHUNK)
-            if request_mode is BodyMode.STREAMED
-            else (),
-            request_trailers=self._steps(entries, Phase.REQUEST_TRAILERS, "on_request_trailers", _TRAILERS),
-            response_headers=self._steps(backwards, Phase.RESPONSE_HEADERS, "on_response_headers", _RESPONSE),
-            response_body=self._body_steps(backwards, Phase.RESPONSE_BODY, _buffered_response, _RESPONSE),
-            response_chunks=self._steps(backwards, Phase.RESPONSE_BODY, "on_response_chunk", _RESPONSE_CHUNK)
-            if response_mode is BodyMode.STREAMED
-            else (),
-            response_trailers=self._steps(backwards, Phase.RESPONSE_TRAILERS, "on_response_trailers", _TRAILERS),
-            stream_end=tuple(entry.instance.on_stream_end for entry in entries if entry.overrides("on_stream_end")),
-        )
 
-    def _entry(self, route: RouteSpec, index: int, spec: PolicySpec) -> _Entry:
+    def _entry(self, route: RouteSpec, index: int, spec: PolicySpec) -> Entry:
         where = f"route {route.route_key!r}, policy {index} ({spec.name} {spec.version})"
         try:
             definition = self.registry.resolve(spec.name, spec.version)
-            runs_on_request = bool(definition.phases & _REQUEST_PHASES)
+            runs_on_request = bool(definition.phases & REQUEST_PHASES)
             condition = (
                 _compiled_condition(spec.condition, phase_has_response=not runs_on_request)
                 if spec.condition is not None
@@ -160,44 +175,61 @@ class Compiler:
         statistics = self.statistics.setdefault(
             (route.route_key, name, version), PolicyStatistics(route.route_key, name, version)
         )
-        return _Entry(index, definition, instance, spec, condition, statistics)
-
-    def _steps(self, entries: list[_Entry], phase: Phase, hook: str, accepts: frozenset[type]) -> tuple[Step, ...]:
-        return tuple(
-            self._step(entry, getattr(entry.instance, hook), accepts, hook)
-            for entry in entries
-            if entry.has(phase) and entry.overrides(hook)
+        return Entry(
+            index,
+            name,
+            version,
+            instance,
+            active_phases(instance, definition.phases),
+            statistics,
+            condition,
+            spec.timeout,
+            spec.failure_mode is FailureMode.OPEN,
         )
 
-    def _body_steps(
-        self,
-        entries: list[_Entry],
-        phase: Phase,
-        choose: Callable[[_Entry], Callable[..., Any]],
-        accepts: frozenset[type],
-    ) -> tuple[Step, ...]:
-        name = f"on_{phase.value}"
-        return tuple(self._step(entry, choose(entry), accepts, name) for entry in entries if entry.has(phase))
+    def _steps(self, entries: Sequence[Entry], hook: Hook) -> tuple[Step, ...]:
+        return tuple(
+            self._step(entry, hook, hook, getattr(entry.instance, hook.name))
+            for entry in entries
+            if hook.phase in entry.phases and hook.overridden_by(type(entry.instance))
+        )
 
-    def _step(self, entry: _Entry, hook: Callable[..., Any], accepts: frozenset[type], hook_name: str) -> Step:
-        name, version = entry.definition.name, str(entry.definition.version)
-        if type(entry.instance).blocking:
-            hook = self._pool(name, version).wrap(hook)
+    def _whole_body_steps(
+        self, entries: Sequence[Entry], hook: Hook, of_chunks: Callable[[Policy], Callable[..., Any]]
+    ) -> tuple[Step, ...]:
+        """Return the steps for a whole body; a policy that can only stream gets it as its one, last chunk."""
+        steps = []
+        for entry in entries:
+            if hook.phase not in entry.phases:
+                continue
+            if hook.overridden_by(type(entry.instance)):
+                steps.append(self._step(entry, hook, hook, getattr(entry.instance, hook.name)))
+            else:
+                steps.append(self._step(entry, hook, chunk_hook(hook.phase), of_chunks(entry.instance)))
+        return tuple(steps)
+
+    def _step(self, entry: Entry, hook: Hook, method: Hook, call: Callable[..., Any]) -> Step:
+        """Return the step that stands for `hook` in its phase and calls the policy's `method`."""
+        instance = entry.instance
+        if type(instance).blocking:
+            call = self._pool(entry.name, entry.version).wrap(call)
         if self.tracing is not None:
-            hook = self.tracing.around(hook, name, version, hook_name)
+            call = self.tracing.around(call, entry.name, entry.version, hook.name)
         return Step(
-            policy=name,
-            version=version,
+            policy=entry.name,
+            version=entry.version,
             entry=entry.index,
-            hook=hook,
-            accepts=accepts,
+            method=method.name,
+            hook=call,
+            accepts=hook.accepts,
             condition=entry.condition,
-            timeout=entry.spec.timeout,
-            fails_open=entry.spec.failure_mode is FailureMode.OPEN,
+            timeout=entry.timeout,
+            fails_open=entry.fails_open,
             failure_response=ImmediateResponse(
-                type(entry.instance).failure_status, details=f"policy_failed:{name}_{version}"
+                type(instance).failure_status, details=f"policy_failed:{entry.name}_{entry.version}"
             ),
             statistics=entry.statistics,
+            on_failure=entry.on_failure,
         )
 
     def _pool(self, name: str, version: str) -> BlockingPool:
@@ -207,52 +239,52 @@ class Compiler:
         return self._pools[key]
 
 
+def active_phases(instance: Policy, declared: Set[Phase]) -> frozenset[Phase]:
+    """Return the phases in which the instance has work: declared, with a hook, and not idle by its parameters."""
+    idle = instance.idle_phases
+    return frozenset(phase for phase in declared & phases_of(type(instance)) if phase not in idle)
+
+
 @lru_cache(maxsize=4096)
 def _compiled_condition(text: str, *, phase_has_response: bool) -> Condition:
     """Compile a condition once for all entries that have it: they are immutable, and take 5 KB each."""
     return compile_condition(text, phase_has_response=phase_has_response)
 
 
-def _body_mode(entries: list[_Entry], phase: Phase, chunk_hook: str) -> BodyMode:
-    return body_mode([type(entry.instance) for entry in entries if entry.has(phase)], chunk_hook)
-
-
-def _buffered_request(entry: _Entry) -> Callable[..., Any]:
-    """The hook that reads a whole request body; a policy that can only stream gets it as its one, last chunk."""
-    if entry.overrides("on_request_body"):
-        return entry.instance.on_request_body
-    chunk_hook = entry.instance.on_request_chunk
-
+def _whole_request(policy: Policy) -> Callable[..., Any]:
     def whole(request: Request) -> Any:
-        return _whole(chunk_hook(request, Chunk(request.body or b"", end=True)), RequestMutation)
+        result = policy.on_request_chunk(request, Chunk(request.body or b"", end=True))
+        return _of_whole(result, ON_REQUEST_CHUNK, RequestMutation)
 
     return whole
 
 
-def _buffered_response(entry: _Entry) -> Callable[..., Any]:
-    if entry.overrides("on_response_body"):
-        return entry.instance.on_response_body
-    chunk_hook = entry.instance.on_response_chunk
-
+def _whole_response(policy: Policy) -> Callable[..., Any]:
     def whole(request: Request, response: Response) -> Any:
-        return _whole(chunk_hook(request, response, Chunk(response.body or b"", end=True)), ResponseMutation)
+        result = policy.on_response_chunk(request, response, Chunk(response.body or b"", end=True))
+        return _of_whole(result, ON_RESPONSE_CHUNK, ResponseMutation)
 
     return whole
 
 
-def _whole(result: Any, mutation: type[RequestMutation] | type[ResponseMutation]) -> Any:
-    """Translate a chunk hook's result into that of a body hook, now or when it is awaited."""
-    if isinstance(result, ChunkMutation):
+def _of_whole(result: Any, hook: Hook, mutation: type[RequestMutation] | type[ResponseMutation]) -> Any:
+    """Translate a chunk hook's result into that of a body hook, now or when it is awaited.
+
+    What the hook may not return for a chunk it may not return here either: how a body comes is not the policy's choice.
+    """
+    kind = type(result)
+    if kind is ChunkMutation:
+        check_action(result)
         return mutation(body=result.data)
-    if result is None or isinstance(result, ImmediateResponse):
+    if result is None or kind in hook.accepts:
         return result
-    if hasattr(result, "__await__"):
+    if not hasattr(result, "__await__"):
+        raise WrongKind(result, hook.accepts)
 
-        async def later() -> Any:
-            return _whole(await result, mutation)
+    async def later() -> Any:
+        return _of_whole(await result, hook, mutation)
 
-        return later()
-    return result
+    return later()
 
 
 def retire(old: Mapping[str, CompiledChain], new: Mapping[str, CompiledChain]) -> tuple[CompiledChain, ...]:

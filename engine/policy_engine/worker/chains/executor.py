@@ -27,7 +27,7 @@ from policy_engine.sdk import (
 )
 from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
-from policy_engine.worker.chains.action_check import InvalidAction, check_action
+from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.blocking import PoolFull
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
@@ -82,7 +82,7 @@ def run(
     """Run `steps` from `start` with `args` (the hook's arguments; the chunk in them is replaced as it changes).
 
     Never raises for what a policy does: a failure becomes the step's failure response, or is skipped when its
-    failure mode is `open` (R-11).
+    failure mode is `open` (R-11). Only a step's `on_failure` may raise, which the engine's own steps do not have.
     """
     running = RUNNING
     for position in range(start, len(steps)):
@@ -193,7 +193,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     else:
         try:
             if kind not in step.accepts:
-                raise InvalidAction(_wrong_type(step, action))
+                raise WrongKind(action, step.accepts)
             edit = check_action(action)
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
@@ -222,15 +222,12 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     return False
 
 
-def _wrong_type(step: Step, action: Any) -> str:
-    allowed = ", ".join(sorted(kind.__name__ for kind in step.accepts))
-    return f"the hook returned {type(action).__name__}; it may return {allowed} or None"
-
-
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
     kind = _kind_of(error)
     step.statistics.failures[kind] += 1
+    if step.on_failure is not None:
+        step.on_failure(step, error)
     repeated.log(
         logging.WARNING,
         (exchange.chain.route_key, step.label, kind),

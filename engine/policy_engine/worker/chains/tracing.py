@@ -1,4 +1,4 @@
-"""What tracing is to the request path: one object that is there or not, so that without it nothing is paid (R-52).
+"""What tracing is to the request path: one object that is there or not, so that it costs nothing when off (R-52).
 
 A separate module so that neither the worker nor the kernel knows OpenTelemetry; `telemetry.spans` is what does.
 """

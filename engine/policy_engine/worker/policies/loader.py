@@ -16,21 +16,12 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity, has_
 from policy_engine.documents.fields import Fields
 from policy_engine.documents.yaml_document import read_document
 from policy_engine.sdk import Policy
+from policy_engine.sdk.hooks import HOOKS, Phase, names_of
 from policy_engine.worker.policies.importing import PolicyImportError, import_policy_module
 from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, read_manifest
-from policy_engine.worker.policies.registry import DuplicatePolicy, Phase, PolicyDefinition, Registry
+from policy_engine.worker.policies.registry import DuplicatePolicy, PolicyDefinition, Registry
 
 REGISTRY_KEYS = ("name", "version", "entrypoint", "directory", "digest")
-
-HOOKS: dict[Phase, tuple[str, ...]] = {
-    Phase.REQUEST_HEADERS: ("on_request_headers",),
-    Phase.REQUEST_BODY: ("on_request_body", "on_request_chunk"),
-    Phase.REQUEST_TRAILERS: ("on_request_trailers",),
-    Phase.RESPONSE_HEADERS: ("on_response_headers",),
-    Phase.RESPONSE_BODY: ("on_response_body", "on_response_chunk"),
-    Phase.RESPONSE_TRAILERS: ("on_response_trailers",),
-}
-"""The hooks that make a policy part of a phase; one of them is enough."""
 
 SHARED = "shared"
 """Directory of a development tree that holds libraries several policies share."""
@@ -95,8 +86,9 @@ def _is_policy(found: object) -> bool:
 def _phase_findings(policy_class: type[Policy], manifest: PolicyManifest) -> Iterator[Diagnostic]:
     """Compare declared phases with overridden hooks, both ways: a hook nobody declared would never run."""
     declared = list(manifest.document.value["phases"])
-    for phase, hooks in HOOKS.items():
-        overridden = [hook for hook in hooks if getattr(policy_class, hook) is not getattr(Policy, hook)]
+    for phase in Phase:
+        hooks = names_of(phase)
+        overridden = [hook.name for hook in HOOKS if hook.phase is phase and hook.overridden_by(policy_class)]
         if phase in manifest.phases and not overridden:
             reason = f"declares {phase}, but {policy_class.__name__} does not override {' or '.join(hooks)}"
             place = ("phases", declared.index(phase))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from policy_engine.sdk.hooks import Phase
 from policy_engine.worker.policies.loader import directory_digest, load_policy, load_policy_tree, load_registry_file
-from policy_engine.worker.policies.registry import Phase, Version
+from policy_engine.worker.policies.registry import Version
 from testsupport.policy_directories import CODE, MANIFEST, write_policy
 
 RELATIVE = """\

@@ -16,9 +16,10 @@ from policy_engine.documents.fields import Fields, did_you_mean
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import holds_reference
 from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path
 from policy_engine.worker.policies.parameters import ParameterSchema, SchemaError
-from policy_engine.worker.policies.registry import Example, Phase, Version
+from policy_engine.worker.policies.registry import Example, Version
 from policy_engine.worker.policies.violations import Violation
 
 MANIFEST_FILE = "policy.yaml"

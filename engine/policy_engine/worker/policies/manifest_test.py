@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from policy_engine.sdk.hooks import Phase
 from policy_engine.worker.policies.manifest import PolicyManifest, parse_manifest, read_manifest
-from policy_engine.worker.policies.registry import Phase, Version
+from policy_engine.worker.policies.registry import Version
 
 GOOD = """\
 name: set-header

@@ -1,4 +1,4 @@
-"""Parameters of a policy held against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
+"""Parameters of a policy checked against its JSON Schema (2020-12): every violation, and the defaults filled in (R-23).
 
 A separate module because parameters come from outside: everything that bounds them (sizes, depth, linear-time
 regular expressions, no remote schemas) is here and nowhere else.
@@ -20,6 +20,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from policy_engine.documents.json_types import type_in_words
+from policy_engine.sdk import ParameterError
 from policy_engine.sdk.json_pointer import Path, format_pointer
 from policy_engine.worker.policies.json_data import bounded_copy
 from policy_engine.worker.policies.schema_keywords import (
@@ -60,6 +61,18 @@ class SchemaError(ValueError):
     def __init__(self, violations: tuple[Violation, ...]) -> None:
         self.violations = violations
         super().__init__("; ".join(f"{violation.pointer or '/'}: {violation.reason}" for violation in violations))
+
+
+class ParametersInvalid(ParameterError):
+    """Parameters that a policy's schema does not allow; `violations` lists every one, `path` leads to the first."""
+
+    def __init__(self, policy: str, violations: tuple[Violation, ...]) -> None:
+        self.violations = violations
+        reasons = [
+            f"{one.pointer or '/'} {one.reason}{f' (allowed: {one.allowed})' if one.allowed else ''}"
+            for one in violations
+        ]
+        super().__init__(f"parameters of {policy}: {'; '.join(reasons)}", violations[0].pointer)
 
 
 @dataclass(frozen=True, slots=True)

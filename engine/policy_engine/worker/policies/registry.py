@@ -9,23 +9,12 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
 from policy_engine.sdk import Policy
+from policy_engine.sdk.hooks import Phase
 from policy_engine.worker.policies.parameters import ParameterSchema
-
-
-class Phase(StrEnum):
-    """A part of the exchange a policy can take part in, named as in `policy.yaml`."""
-
-    REQUEST_HEADERS = "request_headers"
-    REQUEST_BODY = "request_body"
-    REQUEST_TRAILERS = "request_trailers"
-    RESPONSE_HEADERS = "response_headers"
-    RESPONSE_BODY = "response_body"
-    RESPONSE_TRAILERS = "response_trailers"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_engine.sdk import Policy
+from policy_engine.sdk.hooks import Phase
 from policy_engine.worker.policies.registry import (
     DuplicatePolicy,
-    Phase,
     PolicyDefinition,
     Registry,
     UnknownPolicy,

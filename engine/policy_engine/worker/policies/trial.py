@@ -6,7 +6,6 @@ time, and closed again.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from typing import Any
 
 from policy_engine.documents.error_text import error_text
 from policy_engine.limits import CONSTRUCTION_SECONDS
-from policy_engine.sdk import ParameterError, Policy
-from policy_engine.worker.policies.construction import Overrun, construct, within
+from policy_engine.sdk import ParameterError
+from policy_engine.worker.policies.closing import close_now
+from policy_engine.worker.policies.construction import Overrun, construct
 from policy_engine.worker.policies.registry import PolicyDefinition
 
-_CLOSE_TIMEOUT = 5.0
 _MOST_OVERRUNS = 3
 """Policies of one trial that may hang before the rest is not tried any more: a load has to end."""
 
@@ -74,15 +73,9 @@ def _construct(trial: Trial, seconds: float) -> Refusal | None:
     except (Exception, SystemExit) as error:
         return Refusal(f"failed in its constructor with {error_text(error)}", expected=False)
     try:
-        within(_CLOSE_TIMEOUT, (policy_class, "close"), lambda: asyncio.run(_close(policy)))
+        close_now(policy)
     except Overrun as error:
         return Refusal(f"could be constructed but not closed: close {error}", expected=False)
     except (Exception, SystemExit) as error:
         return Refusal(f"could be constructed but not closed: {error_text(error)}", expected=False)
     return None
-
-
-async def _close(policy: Policy) -> None:
-    closing = policy.close()
-    if closing is not None:
-        await asyncio.wait_for(closing, _CLOSE_TIMEOUT)

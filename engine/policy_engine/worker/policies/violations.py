@@ -1,4 +1,4 @@
-"""Schema errors said in words an operator can act on: where, what is wrong, what is allowed.
+"""Schema errors in words that an operator can act on: where, what is wrong, what is allowed.
 
 A separate module because `jsonschema`'s own messages repeat the offending value, which may be a secret (R-24), and
 name whole objects where one key is at fault.

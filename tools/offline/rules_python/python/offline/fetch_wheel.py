@@ -45,7 +45,7 @@ py_library(
 
 filegroup(
     name = "whl",
-    srcs = ["{wheel}"],
+    srcs = {wheels},
 )
 """
 
@@ -144,8 +144,17 @@ def dependencies(metadata: email.message.Message, requirement: str, machine: str
     return sorted(names - {own})
 
 
+def is_needed(requirement: str, machine: str) -> bool:
+    """Return whether the marker of a lock's line, if it has one, holds for this Python on `machine`."""
+    marker = Requirement(requirement.partition(" --hash")[0]).marker
+    return marker is None or marker.evaluate({"extra": "", "platform_machine": machine})
+
+
 def main(hub: str, requirement: str, machine: str) -> None:
-    """Write the repository into the current directory."""
+    """Write the repository into the current directory; it is empty for what this Python does not need."""
+    if not is_needed(requirement, machine):
+        Path("BUILD.bazel").write_text(BUILD.format(deps=[], wheels=[]))
+        return
     store = Path(os.environ["BAZELW_WHEELS"])
     if machine == platform.machine():
         wheel = fetch(requirement, store, [])
@@ -156,7 +165,7 @@ def main(hub: str, requirement: str, machine: str) -> None:
     (metadata,) = site_packages.glob("*.dist-info/METADATA")
     names = dependencies(email.message_from_bytes(metadata.read_bytes()), requirement, machine)
     Path(wheel.name).symlink_to(wheel)
-    Path("BUILD.bazel").write_text(BUILD.format(deps=[f"@{hub}//{name}" for name in names], wheel=wheel.name))
+    Path("BUILD.bazel").write_text(BUILD.format(deps=[f"@{hub}//{name}" for name in names], wheels=[wheel.name]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""A chain of instances that a test has made, compiled by the engine's compiler; what fails in it is raised."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from policy_engine.kit.outcome import Step
+from policy_engine.sdk import ImmediateResponse, Policy, Request
+from policy_engine.sdk.hooks import REQUEST_PHASES, phases_of
+from policy_engine.worker.chains.action_check import InvalidAction, WrongKind
+from policy_engine.worker.chains.compiled import CompiledChain
+from policy_engine.worker.chains.compiled import Step as CompiledStep
+from policy_engine.worker.chains.compiler import Compiler, Entry, active_phases
+from policy_engine.worker.chains.spec import FailureMode
+from policy_engine.worker.chains.statistics import PolicyStatistics
+from policy_engine.worker.conditions.condition import compile_condition
+
+_VERSION = "v0.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class ChainEntry:
+    """A policy in a chain with what a chain file may say of it beside its parameters.
+
+    `condition` is a CEL expression. `failure_mode` is `closed` or `open`: what fails then is handled as the engine does
+    it; without, it is raised.
+    """
+
+    policy: Policy
+    condition: str | None = None
+    failure_mode: str | None = None
+
+
+def entry(policy: Policy, *, condition: str | None = None, failure_mode: str | None = None) -> ChainEntry:
+    """Return a policy with its chain entry's settings, to be given to `run`; see `ChainEntry`."""
+    return ChainEntry(policy, condition, None if failure_mode is None else FailureMode(failure_mode))
+
+
+class KitChain:
+    """The compiled chain, the hooks that ran on it, and what failed at the end of the stream."""
+
+    def __init__(
+        self, compiler: Compiler, route_key: str, entries: Sequence[Policy | ChainEntry], seconds: float
+    ) -> None:
+        self._policies = [one.policy if isinstance(one, ChainEntry) else one for one in entries]
+        self._failures: list[BaseException] = []
+        self.steps: list[Step] = []
+        made = [_entry(index, one, seconds) for index, one in enumerate(entries)]
+        self.compiled = self._recorded(compiler.assemble(route_key, "", made))
+
+    def raise_failure(self) -> None:
+        """Raise what failed where the engine would have gone on."""
+        if self._failures:
+            raise self._failures[0]
+
+    def refuse_late(self, answer: ImmediateResponse | None) -> None:
+        """Raise RuntimeError when `answer` stands for a failure that no hook had: a change that cannot be sent."""
+        for step in (one for steps in _steps_of(self.compiled) for one in steps):
+            if step.on_failure is not None and answer is step.failure_response:
+                raise RuntimeError(
+                    f"{step.policy} changes the message when that can no longer be sent (a body of which nothing "
+                    "came before its trailers, or data held back until trailers in a body that Envoy streams)"
+                )
+
+    def _recorded(self, chain: CompiledChain) -> CompiledChain:
+        for steps in _steps_of(chain):
+            for step in steps:
+                step.hook = self._noting(step, step.hook)
+        return replace(chain, stream_end=tuple(map(self._at_end, chain.stream_end)))
+
+    def _noting(self, step: CompiledStep, hook: Callable[..., Any]) -> Callable[..., Any]:
+        policy, method = self._policies[step.entry], step.method
+
+        def note(action: Any) -> Any:
+            self.steps.append(Step(policy, method, action))
+            return action
+
+        async def later(waiting: Any) -> Any:
+            return note(await waiting)
+
+        def call(*arguments: Any) -> Any:
+            result = hook(*arguments)
+            return later(result) if inspect.isawaitable(result) else note(result)
+
+        return call
+
+    def _at_end(self, hook: Callable[[Request], None]) -> Callable[[Request], None]:
+        def call(request: Request) -> None:
+            try:
+                hook(request)
+            except BaseException as error:
+                self._failures.append(error)
+                raise
+
+        return call
+
+
+def _entry(index: int, given: Policy | ChainEntry, seconds: float) -> Entry:
+    one = given if isinstance(given, ChainEntry) else ChainEntry(given)
+    policy_class, name = type(one.policy), type(one.policy).__name__
+    phases = active_phases(one.policy, phases_of(policy_class))
+    condition = None
+    if one.condition is not None:
+        condition = compile_condition(one.condition, phase_has_response=not phases_of(policy_class) & REQUEST_PHASES)
+    return Entry(
+        index,
+        name,
+        _VERSION,
+        one.policy,
+        phases,
+        PolicyStatistics("", name, _VERSION),
+        condition,
+        seconds,
+        one.failure_mode == FailureMode.OPEN,
+        _raise if one.failure_mode is None else None,
+    )
+
+
+def _raise(step: CompiledStep, error: BaseException) -> NoReturn:
+    where = f"{step.policy}.{step.method}"
+    if isinstance(error, WrongKind):
+        raise TypeError(f"{where}: {error}") from None
+    if isinstance(error, InvalidAction):
+        raise ValueError(f"{where}: {error}") from None
+    raise error
+
+
+def _steps_of(chain: CompiledChain) -> tuple[tuple[CompiledStep, ...], ...]:
+    return (
+        chain.request_headers,
+        chain.request_body,
+        chain.request_chunks,
+        chain.request_trailers,
+        chain.response_headers,
+        chain.response_body,
+        chain.response_chunks,
+        chain.response_trailers,
+    )

@@ -1,0 +1,89 @@
+"""What a chain needs of Envoy: the phases to be sent, how bodies are to come, and how long one answer may take (R-08).
+
+A separate module because there is one rule for it, whether the policies are instances of a compiled chain or
+definitions that the control plane reads. Definitions say at least as much as instances, which may leave phases idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from policy_engine.sdk import Policy
+from policy_engine.sdk.hooks import Phase, all_stream
+
+
+class BodyMode(Enum):
+    """How much of a body a direction of a chain needs (R-08)."""
+
+    NONE = "none"
+    BUFFERED = "buffered"
+    STREAMED = "streamed"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One policy's part in a chain: the phases it has work in, and its timeout in seconds."""
+
+    policy_class: type[Policy]
+    phases: frozenset[Phase]
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What Envoy has to send; request headers always are. `slowest_answer` is in seconds, see `slowest_answer`."""
+
+    request_body: BodyMode
+    request_trailers: bool
+    response_headers: bool
+    response_body: BodyMode
+    response_trailers: bool
+    slowest_answer: float
+
+
+def needs_of(parts: Sequence[Part]) -> Needs:
+    """Return what a chain of these policies needs."""
+    phases = frozenset[Phase]().union(*(part.phases for part in parts))
+    request_body = _body_mode(parts, Phase.REQUEST_BODY)
+    response_body = _body_mode(parts, Phase.RESPONSE_BODY)
+    # Trailers also for bodies: a message of headers and trailers has no body message, and what reads bodies must not
+    # be passed by with it; full duplex needs trailers besides.
+    response_trailers = Phase.RESPONSE_TRAILERS in phases or response_body is not BodyMode.NONE
+    return Needs(
+        request_body=request_body,
+        request_trailers=Phase.REQUEST_TRAILERS in phases or request_body is not BodyMode.NONE,
+        response_headers=Phase.RESPONSE_HEADERS in phases or response_trailers,
+        response_body=response_body,
+        response_trailers=response_trailers,
+        slowest_answer=slowest_answer((part.phases, part.timeout) for part in parts),
+    )
+
+
+def slowest_answer(timeouts: Iterable[tuple[frozenset[Phase], float]]) -> float:
+    """Return the seconds that one answer to Envoy may take, given the phases and the timeout of every policy.
+
+    In a phase policies run one after the other. A message without a body is answered after the headers phase and the
+    body phase, or when only trailers follow its headers after the body phase and the trailers phase.
+    """
+    seconds = dict.fromkeys(Phase, 0.0)
+    for phases, timeout in timeouts:
+        for phase in phases:
+            seconds[phase] += timeout
+    return max(seconds[one] + seconds[other] for one, other in _ANSWERED_TOGETHER)
+
+
+_ANSWERED_TOGETHER = (
+    (Phase.REQUEST_HEADERS, Phase.REQUEST_BODY),
+    (Phase.REQUEST_BODY, Phase.REQUEST_TRAILERS),
+    (Phase.RESPONSE_HEADERS, Phase.RESPONSE_BODY),
+    (Phase.RESPONSE_BODY, Phase.RESPONSE_TRAILERS),
+)
+
+
+def _body_mode(parts: Sequence[Part], phase: Phase) -> BodyMode:
+    readers = [part.policy_class for part in parts if phase in part.phases]
+    if not readers:
+        return BodyMode.NONE
+    return BodyMode.STREAMED if all_stream(readers, phase) else BodyMode.BUFFERED

@@ -1,0 +1,5 @@
+"""A test below: it stays out of the image, too."""
+
+
+def test_nothing() -> None:
+    pass
