@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from policy_engine.kernel.content_coding import CODINGS, codings_of, encode
+from policy_engine.kernel.endless import REFUSAL, is_endless
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.no_content import NO_FRAMING, without_content
 from policy_engine.kernel.phases import Phases, Result, then
@@ -23,6 +24,10 @@ _IDENTITY = HeaderEdit(("content-encoding",))
 
 def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     """Run the request's headers; `bodiless` when they end the request."""
+    if phases.modes.endless is not None and is_endless(phases.request):
+        if phases.modes.needs_end:
+            return phases.deny(REFUSAL)
+        phases.modes = phases.modes.endless
     if phases.modes.response.by_override and phases.peer.doubted:
         _probe(phases, bodiless=bodiless)
     side, request = phases.modes.request, phases.request

@@ -30,6 +30,8 @@ class Modes:
     """What one chain asks of Envoy under one static configuration, and how its bodies will arrive.
 
     `guard` is the first policy of the response body that fails closed, `probe` what is asked in doubt; see `promises`.
+    `endless` is what is asked where bodies do not end, None for a chain that needs none whole; `needs_end` is whether
+    policies that fail closed do.
     """
 
     request: Side
@@ -37,6 +39,8 @@ class Modes:
     skips_response_headers: bool
     guard: Step | None = None
     probe: Modes | None = None
+    endless: Modes | None = None
+    needs_end: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +69,29 @@ class Route:
 
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
+    modes = _asked(chain, static)
+    whole = [side for side in (modes.request, modes.response) if side.body_mode == ProcessingMode.BUFFERED]
+    if not whole:
+        return modes
+    return replace(
+        modes,
+        endless=_asked(_without_whole_bodies(chain, modes), static),
+        needs_end=any(first_closed(side.on_body) is not None for side in whole),
+    )
+
+
+def _without_whole_bodies(chain: CompiledChain, modes: Modes) -> CompiledChain:
+    """Return `chain` without the policies of bodies that it needs whole under `modes`."""
+    if modes.request.body_mode == ProcessingMode.BUFFERED:
+        needs = replace(chain.needs, request_body=BodyMode.NONE, request_trailers=bool(chain.request_trailers))
+        chain = replace(chain, needs=needs, request_body=(), request_chunks=())
+    if modes.response.body_mode == ProcessingMode.BUFFERED:
+        needs = replace(chain.needs, response_body=BodyMode.NONE, response_trailers=bool(chain.response_trailers))
+        chain = replace(chain, needs=needs, response_body=(), response_chunks=())
+    return chain
+
+
+def _asked(chain: CompiledChain, static: StaticModes) -> Modes:
     mode = processing_mode(chain.needs, static)
     modes = _asking(chain, mode, static)
     if not modes.response.by_override:
