@@ -128,7 +128,7 @@ def test_a_header_alone_is_no_upgrade(grpc_side: Runtime) -> None:
     assert bytes(grpc_side.upstream.last().body) == b"ABC"
 
 
-@pytest.mark.parametrize("name", (*PASSES, *REFUSES))
+@pytest.mark.parametrize("name", [*PASSES, *REFUSES])
 def test_an_extended_connect_is_decided_alike(tunnelled: Runtime, name: str) -> None:
     with socket.create_connection(("127.0.0.1", tunnelled.envoy.port), 5) as sock:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(validate_outbound_headers=False))

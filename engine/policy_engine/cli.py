@@ -175,10 +175,15 @@ def _run(options: argparse.Namespace) -> int:
     # Only this command needs servers; the others should start fast.
     from policy_engine.processes.pool import WorkerFailed  # noqa: PLC0415
     from policy_engine.processes.supervisor import Supervisor  # noqa: PLC0415
+    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415
     from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
 
     settings = _settings(options)
     configure_logging(settings.log.level.value, settings.log.format.value)
+    try:
+        check_tls(settings)
+    except ValueError as error:
+        return _complain(str(error), 1)
     try:
         return asyncio.run(Supervisor(settings).run())
     except (OSError, WorkerFailed) as error:
@@ -187,7 +192,13 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
+    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415 - see _run
+
     settings = _settings(options)
+    try:
+        check_tls(settings)
+    except ValueError as error:
+        return _complain(str(error), 1)
     registry = _registry(settings)
     found = validate_paths(options.paths, registry, chain_reader(registry, settings))
     print(_report(found, options.format, f"valid: {', '.join(map(str, options.paths))}\n"), end="")

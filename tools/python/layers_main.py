@@ -27,8 +27,10 @@ ENGINE: Mapping[str, str] = {
     "worker.chains": "sdk limits documents worker.policies worker.conditions",
     "kernel": "sdk limits worker.chains",
     "transport": "sdk limits kernel",
+    "transport.listen": "limits",
+    "transport.client_names": "",
     # What is around it. Only `processes` and `cli` know all the rest.
-    "settings": "sdk limits documents kernel",
+    "settings": "sdk limits documents kernel transport.listen transport.client_names",
     "sources": f"sdk settings {_WORKER}",
     "telemetry": "sdk kernel transport sources worker.policies worker.chains",
     "envoy": f"sdk settings sources kernel transport {_WORKER}",

@@ -1,7 +1,7 @@
-"""How an Envoy that faces clients has to read requests: the settings that both generators write and the lint looks for.
+"""How an Envoy that faces clients has to read requests: the settings that both generators write and the lint wants.
 
-From Envoy's "Configuring Envoy as an edge proxy", as plain data in the words of Envoy's YAML. What the engine decides by,
-paths, hosts and headers, must have one spelling before a route is chosen, and the same one for the upstream.
+From Envoy's "Configuring Envoy as an edge proxy", as plain data in the words of Envoy's YAML. What the engine decides
+by, paths, hosts and headers, must have one spelling before a route is chosen, and the same one for the upstream.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ FILTER_MODES: Final[dict[str, str]] = {
     "request_trailer_mode": "SKIP",
     "response_trailer_mode": "SKIP",
 }
-"""The ext_proc filter's own `processing_mode`. Response headers are sent where a route or the engine asks for them: with
-SEND here, Envoy's own answers to what it cannot read (400, 426, 431) never reach the client (envoyproxy/envoy#29440)."""
+"""The ext_proc filter's own `processing_mode`. Response headers are sent where a route or the engine asks for them:
+with SEND here, the client never gets what Envoy itself answers to a request that it cannot read (400, 426, 431;
+envoyproxy/envoy#29440)."""
 
 NOT_FOUND: Final[dict[str, Any]] = {"match": {"prefix": "/"}, "direct_response": {"status": 404}}
-"""The last route of a virtual host, with the filter off: a request without a route would still go through the filter."""
+"""The last route of a virtual host, with the filter off: it would be asked for a request without a route too."""
 
 
 def http2_limits(buffer_limit: int) -> dict[str, int]:

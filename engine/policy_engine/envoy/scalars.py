@@ -1,4 +1,4 @@
-"""What Envoy takes a plain scalar of its YAML for: it reads `n` as false and `1e3` as a number, also where it wants text.
+"""What Envoy takes a plain scalar of its YAML for: `n` is false and `1e3` a number to it, also where it wants text.
 
 A separate module because the generator quotes by this rule and the lint looks for what breaks it.
 """

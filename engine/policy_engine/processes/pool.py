@@ -16,13 +16,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from policy_engine.processes.channel import Channel, Message, spec_to_message
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.settings.model import WORKER_PLACE
 from policy_engine.telemetry.metrics import Samples, add_samples
-from policy_engine.transport.listen import bind
+from policy_engine.transport.listen import bind, parse_unix
 from policy_engine.worker.chains.spec import ChainsSpec
 
 logger = logging.getLogger("policy_engine.supervisor")
@@ -249,7 +248,7 @@ class WorkerPool:
     def _release_sockets(self) -> None:
         for sock, address in zip(self._sockets, self._shared, strict=False):
             sock.close()
-            Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+            parse_unix(address).path.unlink(missing_ok=True)
         self._sockets = []
 
     async def samples(self) -> Samples:
@@ -294,7 +293,7 @@ class WorkerPool:
         """Remove the Unix socket of a worker that died: the path is this worker's own."""
         for address in options.bind:
             if address.startswith("unix:"):
-                path = Path(address.removeprefix("unix:"))
+                path = parse_unix(address).path
                 if path.is_socket():
                     path.unlink()
 

@@ -1,7 +1,9 @@
 """Checks an operator's own Envoy bootstrap for what would break a promise of the engine (R-08, R-09, R-14).
 
 A separate module as the walk through the file: which listeners have the filter, and what belongs to each. The checks
-themselves are `filters`, `manager`, `routes`, `clusters` and `scalars`. What is discovered (RDS, CDS, LDS) cannot be seen here.
+themselves are `filters`, `manager`, `routes`, `clusters` and `scalars`.
+
+What is discovered (RDS, CDS, LDS) cannot be seen here.
 """
 
 from __future__ import annotations

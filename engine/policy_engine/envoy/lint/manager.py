@@ -31,8 +31,8 @@ def lint_manager(manager: Node, http_filter: Node, demands: Demands) -> Iterator
     mode = http_filter.get("typed_config", "processing_mode", "response_header_mode")
     if mode.enum(_HEADER_MODES, "DEFAULT") != "SKIP":
         reason = (
-            "response headers are sent for every response: the client never gets what Envoy itself answers to a request "
-            "that it cannot read (400, 426, 431)"
+            "response headers are sent for every response: the client never gets what Envoy itself answers to a "
+            "request that it cannot read (400, 426, 431)"
         )
         yield mode.warning(Rule.ENVOY_LOCAL_REPLY, reason, allowed="SKIP here, SEND in the routes' ExtProcPerRoute")
 
