@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 Document = Mapping[str, Any]
 
@@ -19,7 +18,8 @@ class ChainFile:
 
     def write(self, document: Document) -> None:
         """Replace the content by `document` as YAML."""
-        self.write_text(yaml.safe_dump(dict(document), sort_keys=False))
+        # JSON is YAML, and PyYAML's own would leave names such as `1e3` without quotes.
+        self.write_text(json.dumps(document, indent=1))
 
     def write_text(self, text: str) -> None:
         """Replace the content by `text`, whatever it is."""

@@ -17,7 +17,25 @@ from policy_engine.settings.model import Settings
 from policy_engine.settings.route_key import route_key_place
 
 BOOLEANS = {"y", "yes", "true", "on", "n", "no", "false", "off"}
-ODD = ("n", "y", "N", "No", "YES", "on", "Off", "true", "~", "null", "Null", "1e3", "1E+3", "0x1F", "017", "0o17", "-1")
+ODD: tuple[str, ...] = (
+    "n",
+    "y",
+    "N",
+    "No",
+    "YES",
+    "on",
+    "Off",
+    "true",
+    "~",
+    "null",
+    "Null",
+    "1e3",
+    "1E+3",
+    "0x1F",
+    "017",
+    "0o17",
+    "-1",
+)
 ODD += (
     "+5",
     ".5",

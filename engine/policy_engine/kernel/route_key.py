@@ -32,6 +32,15 @@ def attribute(message: Any, name: str) -> str:
     return str(message.attributes[ATTRIBUTES].fields[name].string_value)
 
 
+def has_no_route(message: Any, name: str) -> bool:
+    """Return whether Envoy says that the request has no route: `xds.route_name` was evaluated, and there was none.
+
+    An unnamed route has an empty name. Where attributes are not asked for at all, nothing is said.
+    """
+    fields = message.attributes[ATTRIBUTES].fields
+    return name == ROUTE_NAME and name not in fields and SOURCE_ADDRESS in fields
+
+
 def client_address(message: Any) -> str:
     """Return the address of Envoy's downstream peer without the port; empty when `source.address` was not sent."""
     host, _, _ = attribute(message, SOURCE_ADDRESS).rpartition(":")

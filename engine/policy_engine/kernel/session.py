@@ -21,7 +21,7 @@ from policy_engine.kernel.headers_phase import request_headers, response_headers
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.phases import Phases, Result
 from policy_engine.kernel.reply import chunk_reply, headers_reply, immediate_reply, trailers_reply
-from policy_engine.kernel.route_key import attribute, client_address
+from policy_engine.kernel.route_key import attribute, client_address, has_no_route
 from policy_engine.kernel.routes import Routes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
@@ -31,6 +31,7 @@ from policy_engine.sdk.repeated_lines import RepeatedLines
 repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
 _NOT_READY = ImmediateResponse(503, details="policy_engine:not_ready")
+_NO_ROUTE = ImmediateResponse(404, details="policy_engine:no_route")
 _UNMAPPED = ImmediateResponse(500, details="policy_engine:unmapped_route")
 _LOGGED_KEY = 200
 _INVALID_ARGUMENT = 3
@@ -112,6 +113,8 @@ class Session:
         if routes is None:
             kernel.statistics.not_ready += 1
             return self._deny(_NOT_READY, headers_of(message.request_headers.headers))
+        if has_no_route(message, kernel.options.route_key) and not kernel.options.pass_unmapped:
+            return self._without_route(message)
         key = attribute(message, kernel.options.route_key)
         route = routes.get(key)
         if route is None:
@@ -154,6 +157,20 @@ class Session:
                 },
             )
         return self._deny(_UNMAPPED, headers)
+
+    def _without_route(self, message: Any) -> Result:
+        """Answer as Envoy would have, had it not asked: a 404 opens nothing where `request_attributes` is wrong."""
+        kernel, headers = self._kernel, headers_of(message.request_headers.headers)
+        kernel.statistics.unmapped += 1
+        repeated.log(
+            logging.INFO,
+            None,
+            "a request without a route was denied with 404; if it should have one, see that request_attributes of the "
+            "filter holds %s",
+            kernel.options.route_key,
+            extra={"event": "no_route", "request_id": headers.get("x-request-id") or ""},
+        )
+        return self._deny(_NO_ROUTE, headers)
 
     def _deny(self, response: ImmediateResponse, headers: Headers) -> bytes:
         self._ended = True

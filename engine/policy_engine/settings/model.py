@@ -182,7 +182,7 @@ def _address(text: str) -> str:
     written, text = text, text.replace(WORKER_PLACE, "0")
     if text.startswith(UNIX_PREFIX):
         if not parse_unix(text).path.is_absolute():
-            raise ValueError("is not an absolute path of a socket")
+            raise ValueError("is not an absolute socket path")
         return written
     host, separator, port = text.rpartition(":")
     if not separator or not host or not port.isdecimal() or not port.isascii() or int(port) > 65535:
