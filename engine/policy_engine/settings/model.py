@@ -256,7 +256,7 @@ def _written_or_nothing(value: object) -> str:
     return "" if value is None else str(value)
 
 
-_UNIX = "unix:/path (?mode=0660&group=NAME lets clients of other users in)"
+_UNIX = "unix:/path; ?mode=0660&group=NAME after it lets clients of other users in"
 ADDRESS = Form(_address, "host:port", _written_or_nothing)
 ADDRESSES = Form(_addresses, f"a list of host:port, [v6]:port or {_UNIX}", _written_list)
 LOOPBACK = Form(_loopback, "a loopback host:port, unix:/path, or off", _written_or_off)

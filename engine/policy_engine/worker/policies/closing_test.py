@@ -200,6 +200,7 @@ def test_no_other_module_closes_policies() -> None:
         "loop",
         "pool",
         "protocol",
+        "raw",
         "server",
         "sock",
         "theirs",
@@ -210,8 +211,10 @@ def test_no_other_module_closes_policies() -> None:
         "self._channel",
         "self._compiler",
         "self._phases",
+        "self._raw",
         "self._server",
         "self._session",
+        "self._transport",
         "self._writer",
         "os",
     ]
