@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from policy_engine.envoy.scalars import is_plain_text
+
 Document = Mapping[str, Any]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what PyYAML leaves plain and others take for a number, such as `1e3`."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if is_plain_text(text) else '"'
+    ),
+)
 
 
 class ChainFile:
@@ -18,8 +33,7 @@ class ChainFile:
 
     def write(self, document: Document) -> None:
         """Replace the content by `document` as YAML."""
-        # JSON is YAML, and PyYAML's own would leave names such as `1e3` without quotes.
-        self.write_text(json.dumps(document, indent=1))
+        self.write_text(yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False))
 
     def write_text(self, text: str) -> None:
         """Replace the content by `text`, whatever it is."""
