@@ -35,10 +35,11 @@ def attribute(message: Any, name: str) -> str:
 def has_no_route(message: Any, name: str) -> bool:
     """Return whether Envoy says that the request has no route: `xds.route_name` was evaluated, and there was none.
 
-    An unnamed route has an empty name. Where attributes are not asked for at all, nothing is said.
+    An unnamed route has an empty name. Where attributes are not asked for at all, nothing is said. To be asked after
+    `attribute`, which leaves a value of no kind for what was not sent.
     """
     fields = message.attributes[ATTRIBUTES].fields
-    return name == ROUTE_NAME and name not in fields and SOURCE_ADDRESS in fields
+    return name == ROUTE_NAME and fields[name].WhichOneof("kind") is None and SOURCE_ADDRESS in fields
 
 
 def client_address(message: Any) -> str:

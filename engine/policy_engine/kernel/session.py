@@ -113,11 +113,11 @@ class Session:
         if routes is None:
             kernel.statistics.not_ready += 1
             return self._deny(_NOT_READY, headers_of(message.request_headers.headers))
-        if has_no_route(message, kernel.options.route_key) and not kernel.options.pass_unmapped:
-            return self._without_route(message)
         key = attribute(message, kernel.options.route_key)
         route = routes.get(key)
         if route is None:
+            if not kernel.options.pass_unmapped and has_no_route(message, kernel.options.route_key):
+                return self._without_route(message)
             return self._unmapped(routes, key, headers_of(message.request_headers.headers))
         route.requests.value += 1
         config = message.protocol_config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import logging
 import os
 import socket
@@ -13,11 +12,8 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health_pb2
 
-from integration.harness.certificates import CertificateAuthority
 from policy_engine.kernel.stream import Replies
 from policy_engine.transport.certificate_watch import CertificateWatch
 from policy_engine.transport.client_names import ClientNames
@@ -25,6 +21,7 @@ from policy_engine.transport.grpc_server import GrpcServer
 from policy_engine.transport.listen import parse_address
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import ServerOptions, TlsOptions
+from testsupport.certificates import Authority
 
 SERVERS = [NativeServer, GrpcServer]
 
@@ -37,32 +34,12 @@ class Nothing:
         pass
 
 
-def _client(authority: CertificateAuthority, directory: Path, *names: x509.GeneralName) -> tuple[bytes, bytes]:
-    """The certificate and key, PEM, of a client that bears these names."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
-        .issuer_name(authority.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=True)
-    )
-    made = builder.sign(authority.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    return made, key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
 @pytest.fixture
-def authority() -> CertificateAuthority:
-    return CertificateAuthority.create()
+def authority() -> Authority:
+    return Authority()
 
 
-async def _checks(address: str, authority: CertificateAuthority, client: tuple[bytes, bytes] | None) -> bool:
+async def _checks(address: str, authority: Authority, client: tuple[bytes, bytes] | None) -> bool:
     certificate, key = client or (None, None)
     credentials = grpc.ssl_channel_credentials(authority.certificate_pem, key, certificate)
     target = address.replace("127.0.0.1", "localhost")
@@ -81,7 +58,7 @@ async def _checks(address: str, authority: CertificateAuthority, client: tuple[b
 
 @pytest.mark.parametrize("server_class", SERVERS)
 def test_only_certificates_with_an_allowed_name_are_a_client_s(
-    server_class: type[NativeServer | GrpcServer], authority: CertificateAuthority, tmp_path: Path
+    server_class: type[NativeServer | GrpcServer], authority: Authority, tmp_path: Path
 ) -> None:
     ca = tmp_path / "ca.pem"
     ca.write_bytes(authority.certificate_pem)
@@ -104,7 +81,7 @@ def test_only_certificates_with_an_allowed_name_are_a_client_s(
                 (x509.UniformResourceIdentifier("spiffe://cluster.local/one/more"), False),
                 (x509.RFC822Name("envoy.example"), False),
             ):
-                assert await _checks(server.address, authority, _client(authority, tmp_path, name)) is allowed, name
+                assert await _checks(server.address, authority, authority.sign(name)) is allowed, name
             assert server.counters.connections_refused["client_name"] >= 6
         finally:
             await server.drain(0)
@@ -134,7 +111,7 @@ def _served_serial(address: str) -> int:
 def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(
     server_class: type[NativeServer | GrpcServer],
     how: str,
-    authority: CertificateAuthority,
+    authority: Authority,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -194,7 +171,7 @@ def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(
 
 @pytest.mark.parametrize("server_class", SERVERS)
 def test_a_missing_file_is_named_at_the_start(
-    server_class: type[NativeServer | GrpcServer], authority: CertificateAuthority, tmp_path: Path
+    server_class: type[NativeServer | GrpcServer], authority: Authority, tmp_path: Path
 ) -> None:
     certificate, key = authority.issue(tmp_path, "server")
     gone = tmp_path / "gone.pem"

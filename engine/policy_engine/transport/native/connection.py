@@ -277,7 +277,8 @@ class Connection:
             self._remember(stream_id)
             return
         # Of the server, not of the connection: a client may have many of those.
-        if counters.streams_active + counters.lingering >= self._surroundings.most_streams(head):
+        active = counters.streams_active + counters.lingering
+        if active >= self._limits.max_concurrent_streams and active >= self._surroundings.most_streams(head):
             raise StreamFault(ErrorCode.REFUSED_STREAM, "too many concurrent streams")
         if ending and head.content_length > 0:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, "content-length without content")

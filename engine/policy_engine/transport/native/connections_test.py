@@ -14,13 +14,13 @@ import h2.connection
 import h2.events
 import pytest
 
-from integration.harness.certificates import CertificateAuthority
 from policy_engine.kernel.stream import Replies
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.transport.health import EXT_PROC_SERVICE
 from policy_engine.transport.native import protocol
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
+from testsupport.certificates import Authority
 
 CLIENT_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 
@@ -103,7 +103,7 @@ def _no_lines_yet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tls(tmp_path: Path) -> TlsOptions:
-    authority = CertificateAuthority.create()
+    authority = Authority()
     return TlsOptions(*authority.issue(tmp_path, "server"))
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeGuard
 
 from policy_engine.sdk.actions import (
     ChunkMutation,
@@ -26,6 +27,7 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_METADATA_VALUES = 4096
 MAX_DETAILS = 512
 _DEEPEST_METADATA = 16
+_USUAL_MAPPINGS = (dict, MappingProxyType)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}\Z")
 _TARGET = re.compile(r"(/[^\x00-\x20\x7f]*|\*)\Z")
 _DETAILS = re.compile(r"[^\x00-\x1f\x7f]*\Z")
@@ -109,9 +111,16 @@ def _checked(action: Any) -> HeaderEdit:
 def _checked_names(names: object) -> tuple[str, ...]:
     if names == ():
         return ()
-    if isinstance(names, str | bytes | Mapping) or not hasattr(names, "__iter__"):
+    if not _is_list(names):
         raise InvalidAction(f"`remove_headers` must be a list of names, not {type(names).__name__}")
     return tuple([_checked_name(name) for name in names])
+
+
+def _is_list(many: object) -> TypeGuard[Iterable[Any]]:
+    """Return whether it holds one thing after another, and is not one text, or a mapping that would lose its values."""
+    if type(many) in (list, tuple):
+        return True
+    return hasattr(many, "__iter__") and not isinstance(many, str | bytes | Mapping)
 
 
 def _request_pseudo_headers(action: RequestMutation) -> list[tuple[str, bytes, bool]]:
@@ -130,11 +139,12 @@ def _request_pseudo_headers(action: RequestMutation) -> list[tuple[str, bytes, b
 
 
 def _checked_values(replaced: object, appended: object) -> list[tuple[str, bytes, bool]]:
-    if not isinstance(replaced, Mapping):
+    # Asking an abstract class costs as much as all the rest.
+    if type(replaced) not in _USUAL_MAPPINGS and not isinstance(replaced, Mapping):
         raise InvalidAction(f"headers to set must be a mapping of names to values, not {type(replaced).__name__}")
     changed = [(_checked_name(name), _checked_value(name, value), False) for name, value in replaced.items()]
     if appended != ():
-        if isinstance(appended, str | bytes | Mapping) or not hasattr(appended, "__iter__"):
+        if not _is_list(appended):
             raise InvalidAction(f"`append_headers` must be a list of (name, value), not {type(appended).__name__}")
         for pair in appended:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
