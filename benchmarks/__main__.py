@@ -19,6 +19,7 @@ from benchmarks.run.results import Results, Sample, read, write
 from benchmarks.scenarios.named import NOT_IN_A_FULL_RUN, Scenario, scenarios
 from benchmarks.scenarios.profiled import profile
 from integration.harness.envoy_binary import EnvoyBinaryError
+from integration.harness.machine import busy
 from integration.harness.processes import ProcessError
 
 _ROUNDS, _SECONDS = 5, 2
@@ -76,7 +77,7 @@ def _measure(chosen: Sequence[Scenario], known: dict[str, Scenario], options: ar
     samples: list[Sample] = []
     for scenario in chosen:
         samples += scenario.run(course)
-        notes["load average after"] = machine.busy()
+        notes["load average after"] = busy()
         # After each scenario, so that what was measured is kept whatever becomes of the next.
         _report(Results(notes=notes, samples=samples), known, options)
     course.say(f"report: {options.output / 'results.md'}")

@@ -221,6 +221,7 @@ _OF_OTHERS = frozenset(
         "git",
         "kill",
         "mkdir",
+        "mypy",
         "openssl",
         "pip",
         "pre-commit",

@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,11 @@ from integration.harness import client
 from integration.harness.chain_file import ChainFile, chain, chains
 from integration.harness.client import Connection, Reply
 from integration.harness.engine import EngineProcess
-from integration.harness.envoy import ARGUMENTS, Envoy, admin_port_from, is_ready
-from integration.harness.envoy_binary import envoy_binary
+from integration.harness.envoy import Envoy
+from integration.harness.generated_envoy import envoy_for
 from integration.harness.load import Load
-from integration.harness.processes import Process
 from integration.harness.upstream_process import UpstreamProcess
 from integration.runtime_stack import TEST_POLICIES, scripted
-from policy_engine.cli import main
 from policy_engine.envoy.filter_config import ENGINE_CLUSTER
 
 CONNECTIONS = 8
@@ -91,23 +89,6 @@ def outcome(reply: Reply) -> str:
 
 
 @contextmanager
-def envoy_for(directory: Path, engines: Sequence[int | Path], upstream: int) -> Iterator[Envoy]:
-    """Run Envoy with what the product writes for these engines."""
-    config, admin = directory / "envoy.yaml", directory / "admin"
-    written_for = ["--chains", str(directory / "chains.yaml"), "--policies-directory", str(TEST_POLICIES)]
-    where = [part for one in engines for part in ("--engine", f"unix:{one}")]
-    where += ["--upstream", f"127.0.0.1:{upstream}", "--ingress", "127.0.0.1:0", "--envoy-admin", "127.0.0.1:0"]
-    assert main(["envoy-config", "--bootstrap", "--output", str(config), *where, *written_for]) == 0
-    argv: list[str | Path] = [envoy_binary(), *ARGUMENTS, "-c", config, "--admin-address-path", admin]
-    env = {"PATH": os.environ.get("PATH", os.defpath)}
-    with Process("envoy", argv, log_path=directory / "envoy.log", env=env) as proxy:
-        proxy.wait_until(lambda: is_ready(admin_port_from(admin)), what="ready")
-        port = admin_port_from(admin)
-        assert port is not None
-        yield Envoy(port)
-
-
-@contextmanager
 def site(transport: str, workers: int = 1) -> Iterator[Site]:
     # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
     with tempfile.TemporaryDirectory(prefix="rr-", dir="/tmp") as name:
@@ -118,7 +99,7 @@ def site(transport: str, workers: int = 1) -> Iterator[Site]:
             running.engines = [running.start(number, workers) for number in (0, 1)]
             with UpstreamProcess(directory) as upstream:
                 addresses = [engine.address for engine in running.engines]
-                with envoy_for(directory, addresses, upstream.ready()) as envoy:
+                with envoy_for(directory, addresses, upstream.ready(), TEST_POLICIES) as envoy:
                     running.envoy = envoy
                     until(lambda: client.send(envoy.port, target="/r/x").status == 200, "serving")
                     yield running

@@ -1,19 +1,13 @@
-"""What a number is worth nothing without: machine, kernel, versions, date, and how busy the machine was."""
+"""What a number of the benchmarks is worth nothing without: the machine's facts, and versions of what is compared."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from benchmarks.peers.cpp_build import compiler_version
 from benchmarks.run import load
-from integration.harness.envoy_binary import ENVOY_VERSION
+from integration.harness.machine import busy, facts
 
 _PACKAGES = ("grpcio", "protobuf", "uvloop", "hpack", "PyJWT", "cryptography", "cel-expr-python")
 
@@ -21,43 +15,12 @@ _PACKAGES = ("grpcio", "protobuf", "uvloop", "hpack", "PyJWT", "cryptography", "
 def notes(*, cpp: bool) -> Mapping[str, str]:
     """Return the head of a report."""
     found = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _commit(),
-        "CPU": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
-        "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
-        "kernel": f"{platform.system()} {platform.release()}",
-        "system": platform.freedesktop_os_release().get("PRETTY_NAME", "?"),
-        "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "Envoy": f"{ENVOY_VERSION}, one worker thread",
+        **facts(),
         "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         "load": f"{load.version('wrk')}; {load.version('h2load')}",
         "load average before": busy(),
     }
     return {**found, "C++ peer": compiler_version()} if cpp else {**found, "C++ peer": "left out (--without-cpp)"}
-
-
-def busy() -> str:
-    """Return the load average: with nothing else on the machine it is below 1 before a run."""
-    return ", ".join(f"{value:.2f}" for value in os.getloadavg())
-
-
-def _commit() -> str:
-    # Under `bazel run` the working directory is not the checkout.
-    checkout = os.environ.get("BUILD_WORKSPACE_DIRECTORY", ".")
-    git = shutil.which("git")
-    if git is None:
-        return "unknown (no git)"
-    described = subprocess.run(
-        [git, "-C", checkout, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip() or "unknown (no checkout)"
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown CPU"
 
 
 def _version(name: str) -> str:

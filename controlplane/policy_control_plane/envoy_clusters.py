@@ -41,7 +41,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.envoy_listeners import over_ads
 from policy_control_plane.model import ClusterModel, Endpoint
-from policy_engine.envoy.filter_config import HTTP_OPTIONS, MANY
+from policy_engine.envoy.filter_config import CHECK_INTERVAL, CHECK_TIMEOUT, HTTP_OPTIONS, MANY, PANIC_PERCENT
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 
 
@@ -57,8 +57,7 @@ def cluster_body(cluster: ClusterModel) -> bytes:
             connect_timeout=timedelta(seconds=cluster.connect_timeout),
             circuit_breakers=unlimited(),
             health_checks=[_grpc_health()] if cluster.health_checked else [],
-            # Below half of the hosts healthy, Envoy would by default send to the others too.
-            common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0.0))
+            common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=PANIC_PERCENT))
             if cluster.health_checked
             else None,
             typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(http2_options())} if cluster.http2 else {},
@@ -72,12 +71,12 @@ def endpoints_body(cluster: ClusterModel) -> bytes | None:
 
 
 def _grpc_health() -> HealthCheck:
-    """Return a check by which an engine that drains, or has no configuration yet, gets no new requests (R-50, R-54)."""
+    """Return a check that keeps new requests from an engine that drains, hangs or has no configuration (R-50, R-54)."""
     return HealthCheck(
-        interval=timedelta(seconds=1),
+        interval=timedelta(seconds=CHECK_INTERVAL),
         no_traffic_interval=timedelta(seconds=1),
-        timeout=timedelta(seconds=1),
-        unhealthy_threshold=2,
+        timeout=timedelta(seconds=CHECK_TIMEOUT),
+        unhealthy_threshold=1,
         healthy_threshold=1,
         grpc_health_check=HealthCheckGrpcHealthCheck(),
     )

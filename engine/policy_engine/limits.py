@@ -50,5 +50,11 @@ LONGEST_POLICY_TIMEOUT: Final = 3600.0
 CONSTRUCTION_SECONDS: Final = 10.0
 """How long a policy's constructor may take."""
 
+WORKER_SECONDS: Final = 5.0
+"""Without a sign of life for so long, a worker process is replaced."""
+
 BLOCKING_THREADS: Final = 8
 """Threads for each blocking policy version."""
+
+FILE_SETTLE_SECONDS: Final = 2.0
+"""How long a configuration file that did not come whole has to be left alone before it is believed to be complete."""

@@ -15,6 +15,9 @@ from integration.harness.processes import Process, free_port, python_program
 
 Settings = dict[str, Any]
 
+_WITH_HOSTS = ("unshare", "--map-root-user", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"')
+"""Runs a command that sees another /etc/hosts; part of util-linux."""
+
 
 def settings(*, listen: str, admin_port: int, chains: str, **others: Any) -> Settings:
     """Return settings for one worker; `others` are further top-level keys."""
@@ -24,6 +27,8 @@ def settings(*, listen: str, admin_port: int, chains: str, **others: Any) -> Set
         "chains": chains,
         "admin": {"listen": f"127.0.0.1:{admin_port}"},
         "health": {"listen": "off"},
+        # Tests write files whole before an engine starts; how long half-written ones rest is for their own test.
+        "chain_files": {"settle": "200ms"},
         **others,
     }
 
@@ -66,11 +71,19 @@ class EngineAdmin:
 class EngineProcess(Process):
     """The engine as a process of this machine, from this interpreter's import path, files in `directory`.
 
-    It listens at `address`: a Unix socket, or a port of 127.0.0.1 with `tcp`.
+    It listens at `address`: a Unix socket, or a port of 127.0.0.1 with `tcp`. With `hosts`, that file is what it finds
+    in place of /etc/hosts.
     """
 
     def __init__(
-        self, directory: Path, *, chains: Path, policies: Path, env: Mapping[str, str] | None = None, tcp: bool = False
+        self,
+        directory: Path,
+        *,
+        chains: Path,
+        policies: Path,
+        env: Mapping[str, str] | None = None,
+        tcp: bool = False,
+        hosts: Path | None = None,
     ) -> None:
         self.address: int | Path = free_port() if tcp else directory / "engine.sock"
         self.admin = EngineAdmin(free_port())
@@ -87,6 +100,8 @@ class EngineProcess(Process):
             )
         )
         command, base = python_program("policy_engine", "run", "--config", config)
+        if hosts is not None:
+            command = [*_WITH_HOSTS, hosts, *command]
         super().__init__("policy-engine", command, log_path=directory / "engine.log", env={**base, **(env or {})})
 
     def ready(self) -> None:

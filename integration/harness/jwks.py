@@ -16,19 +16,37 @@ from integration.harness.tokens import Issuer
 
 
 class JwksServer:
-    """Serves the current keys of `issuer` at `url`; a context manager. Trust `authority` to reach it."""
+    """Serves the current keys of `issuer` at `url`; a context manager. Trust `authority` to reach it.
 
-    def __init__(self, issuer: Issuer, authority: CertificateAuthority, directory: Path) -> None:
+    `fail_with` and `body` change what it answers; while `answering` is not set it answers nothing.
+    """
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        authority: CertificateAuthority,
+        directory: Path,
+        address: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.fetches = 0
         self.fail_with: HTTPStatus | None = None
+        self.body: bytes | None = None
+        self.answering = threading.Event()
+        self.answering.set()
         self._issuer = issuer
-        self._server = _TlsServer(("127.0.0.1", 0), self._handler(), authority.server_context(directory))
+        self._server = _TlsServer(address, self._handler(), authority.server_context(directory))
         self._thread = threading.Thread(target=self._server.serve_forever, name="jwks")
 
     @property
     def url(self) -> str:
         """Where the key set is; by address, because a container need not resolve `localhost`."""
-        return f"https://127.0.0.1:{self._server.server_address[1]}/.well-known/jwks.json"
+        return f"https://127.0.0.1:{self.port}/.well-known/jwks.json"
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._server.server_address[1]
+        return port
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
@@ -38,7 +56,8 @@ class JwksServer:
 
             def do_GET(self) -> None:
                 outer.fetches += 1
-                body = json.dumps(outer._issuer.jwks()).encode()
+                outer.answering.wait()
+                body = json.dumps(outer._issuer.jwks()).encode() if outer.body is None else outer.body
                 self.send_response(outer.fail_with or HTTPStatus.OK)
                 self.send_header("content-type", "application/jwk-set+json")
                 self.send_header("content-length", str(len(body)))
@@ -57,6 +76,7 @@ class JwksServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.answering.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()

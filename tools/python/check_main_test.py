@@ -32,9 +32,9 @@ def test_every_fast_test_is_in_one_job() -> None:
 
 def test_the_lock_is_read(tmp_path: Path) -> None:
     (tmp_path / "requirements_lock.txt").write_text(
-        "# a comment\nsome-package[extra]==1.2.3 \\\n    --hash=sha256:00\n    # via other==9\nother==2\n"
+        "# a comment\nsome-package[extra]==1.2.3 \\\n    --hash=sha256:00\n    # via other==9\nfor-others==3 ; python_full_version < '3' \\\nfor-all==4 ; python_full_version >= '3' \\\nother==2\n"
     )
-    assert locked(tmp_path) == {"some-package": "1.2.3", "other": "2"}
+    assert locked(tmp_path) == {"some-package": "1.2.3", "for-all": "4", "other": "2"}
 
 
 def test_what_is_missing_is_named_with_the_way_to_get_it(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ANY = "*"
 
-_WORKER = "limits documents worker.policies worker.conditions worker.chains"
+_WORKER = "limits documents worker.policies worker.conditions worker.offload worker.chains"
 
 ENGINE: Mapping[str, str] = {
     # The runtime, lowest first: transport → kernel → worker (chains → conditions, policies) → documents → sdk.
@@ -24,7 +24,8 @@ ENGINE: Mapping[str, str] = {
     "documents": "sdk",
     "worker.policies": "sdk limits documents",
     "worker.conditions": "sdk documents",
-    "worker.chains": "sdk limits documents worker.policies worker.conditions",
+    "worker.offload": "sdk limits worker.policies",
+    "worker.chains": "sdk limits documents worker.policies worker.conditions worker.offload",
     "kernel": "sdk limits worker.chains",
     "transport": "sdk limits kernel transport.listen transport.client_names",
     "transport.listen": "limits",
@@ -38,6 +39,8 @@ ENGINE: Mapping[str, str] = {
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",
     "processes": f"sdk settings sources telemetry kernel transport transport.listen {_WORKER}",
     "scaffold": "worker.policies",
+    "command_tree": "",
+    "completion": "command_tree",
     "kit": f"sdk kernel {_WORKER}",
     "sdk.testing": "sdk kit",
     "cli": ANY,
@@ -53,13 +56,14 @@ BUILDER: Mapping[str, str] = {
     "package": "recipe discover validate describe",
     "commands": "recipe discover validate describe package",
     "__main__": "discover commands",
+    "testregistry": "package",
     "testworld": ANY,
     "conftest": ANY,
 }
 """The stages of `policy_builder`, each of which may import those before it."""
 
 _BUILDER_OF_ENGINE = "policy_engine.sdk policy_engine.documents policy_engine.worker.policies"
-_CONTROL_PLANE_OF_ENGINE = "sdk limits documents worker.policies worker.chains kernel settings sources envoy"
+_CONTROL_PLANE_OF_ENGINE = "sdk limits documents worker.policies worker.chains kernel settings sources envoy telemetry"
 
 
 def _named(package: str, layers: Mapping[str, str]) -> dict[str, frozenset[str]]:
@@ -77,7 +81,8 @@ LAYERS: Mapping[str, frozenset[str]] = {
     **{name: allowed | {*_BUILDER_OF_ENGINE.split()} for name, allowed in _named("policy_builder", BUILDER).items()},
     "policy_builder.commands": _named("policy_builder", BUILDER)["policy_builder.commands"]
     | {*_BUILDER_OF_ENGINE.split(), "policy_engine.sources"},
-    "policy_control_plane": frozenset(f"policy_engine.{name}" for name in _CONTROL_PLANE_OF_ENGINE.split()),
+    "policy_control_plane": frozenset(f"policy_engine.{name}" for name in _CONTROL_PLANE_OF_ENGINE.split())
+    | {"policy_engine"},
     "controlplane_testing": frozenset({ANY}),
     "testsupport": frozenset({ANY}),
     "fuzz": frozenset({ANY}),

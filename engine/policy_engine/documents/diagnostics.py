@@ -39,9 +39,11 @@ class Rule(StrEnum):
     UNKNOWN_POLICY = "unknown-policy"
     UNKNOWN_VERSION = "unknown-version"
     CONDITION = "invalid-condition"
+    OPEN_CONDITION = "condition-opens-route"
     PARAMETERS = "invalid-parameters"
     REFUSED = "refused-by-policy"
     SECRET = "unresolved-secret"  # noqa: S105 - the name of a rule, not a secret
+    REFERENCE = "invalid-secret-reference"
     SCHEMA = "invalid-schema"
     EXAMPLE = "invalid-example"
     IMPORT = "policy-import"
@@ -84,6 +86,7 @@ class Diagnostic:
     `line` and `column` count from 1, None where there is no text (environment, xDS). `path` is a JSON Pointer (RFC
     6901) into the file. `value` is the offending scalar, None to show none: whoever makes a diagnostic must leave out
     secrets (R-24). `allowed` says what would be right.
+    `route` is the key or the name of the route that `path` leads into, which nobody has to count for.
     """
 
     file: str
@@ -95,6 +98,7 @@ class Diagnostic:
     allowed: str = ""
     severity: Severity = Severity.ERROR
     rule: Rule = Rule.WRONG_VALUE
+    route: str = ""
 
     def __str__(self) -> str:
         place = self.file
@@ -102,7 +106,7 @@ class Diagnostic:
             place += f":{self.line}:{self.column or 1}"
         warning = "warning: " if self.severity is Severity.WARNING else ""
         path = f"{self.path}: " if self.path else ""
-        return f"{place}: {warning}{path}{self.message}"
+        return f"{place}: {warning}{path}{self.message_with_route}"
 
     @property
     def message(self) -> str:
@@ -111,6 +115,14 @@ class Diagnostic:
         allowed = f"; allowed: {self.allowed}" if self.allowed else ""
         return f"{self.reason}{got}{allowed}"
 
+    @property
+    def message_with_route(self) -> str:
+        """The message, with the route at the end of its first line."""
+        if not self.route:
+            return self.message
+        first, line_break, rest = self.message.partition("\n")
+        return f"{first} (route {shown(self.route)}){line_break}{rest}"
+
     def as_document(self) -> dict[str, Any]:
         """Return the finding as JSON-able data."""
         return {
@@ -118,6 +130,7 @@ class Diagnostic:
             "line": self.line,
             "column": self.column,
             "path": self.path,
+            "route": self.route,
             "reason": self.reason,
             "value": None if self.value is None else shown(self.value),
             "allowed": self.allowed,
@@ -218,7 +231,7 @@ def _result(diagnostic: Diagnostic) -> dict[str, Any]:
     return {
         "ruleId": diagnostic.rule.value,
         "level": diagnostic.severity.value,
-        "message": {"text": diagnostic.message},
+        "message": {"text": diagnostic.message_with_route},
         "locations": [location],
     }
 

@@ -53,8 +53,14 @@ _COMMENTS = {
     "metadata_options": ("Namespaces in which policies may write dynamic metadata.",),
     "disabled": ("A chain without policies: the engine need not see the request at all.",),
     "overrides": ("The phases that this chain needs. Streaming can be set only here, never by the engine.",),
-    "health_checks": ("An engine that drains, or has no configuration yet, gets no new requests.",),
-    "common_lb_config": ("Without a healthy engine requests fail; Envoy would else try the unhealthy ones.",),
+    "health_checks": (
+        "An engine that drains, or has no configuration yet, gets no new requests; nor does a worker process that",
+        "hangs, from half a second after it began to.",
+    ),
+    "common_lb_config": (
+        "While no engine is healthy all are tried, as a moment in which all are slow is not an outage. With less than",
+        "half of them healthy, Envoy would by default send to the others too.",
+    ),
     "circuit_breakers": ("Envoy's own defaults of 1,024 would be the limit on requests in flight.",),
     "max_outbound_frames": ("Keep Envoy's flood protection from ending a connection that thousands of streams share.",),
 }

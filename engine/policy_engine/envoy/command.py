@@ -31,7 +31,9 @@ class Outcome:
 
 def envoy_config(settings: Settings, registry: Registry, options: argparse.Namespace) -> Outcome:
     """Do what the options ask; raises ValueError for options that cannot be used."""
-    loaded = load_chain_paths((settings.chains,), chain_reader(registry, settings))
+    loaded = load_chain_paths(
+        (settings.chains,), chain_reader(registry, settings), end_marker=settings.chain_files.end_marker
+    )
     if loaded.chains is None:
         return Outcome(diagnostics=loaded.diagnostics)
     demands = demands_of(settings, loaded.chains, registry)

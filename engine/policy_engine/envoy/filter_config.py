@@ -32,6 +32,14 @@ MANY = 10 * REQUESTS_IN_FLIGHT
 RETRY_ON = frozenset({"connect-failure", "refused-stream", "reset-before-request"})
 """What shows that an engine cannot have seen a request, so that another may be asked."""
 
+CHECK_INTERVAL, CHECK_TIMEOUT = 0.2, 0.25
+"""Seconds. What is sent to a worker process that hangs fails until a check finds it out: half a second at most, as one
+failed check is enough."""
+
+PANIC_PERCENT = 1
+"""When fewer engines are healthy, which means none, all are tried: a moment in which all are slow is not an outage. It
+lets nothing through: an engine without a configuration does not listen, and one that is gone fails the request."""
+
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - what is dialled for it
 
 
@@ -121,12 +129,12 @@ def not_found() -> Config:
 
 def engine_cluster(addresses: Sequence[str], tls: EngineTls | None = None) -> Config:
     """Return the engine's cluster, one endpoint for each address."""
-    check: Config = {"timeout": "1s", "interval": "1s", "no_traffic_interval": "1s"}
-    check |= {"unhealthy_threshold": 2, "healthy_threshold": 1, "grpc_health_check": {}}
+    check: Config = {"timeout": duration(CHECK_TIMEOUT), "interval": duration(CHECK_INTERVAL)}
+    check |= {"no_traffic_interval": "1s", "unhealthy_threshold": 1, "healthy_threshold": 1, "grpc_health_check": {}}
     engine: Config = {
         "typed_extension_protocol_options": {HTTP_OPTIONS: _http2()},
         "health_checks": [check],
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {"healthy_panic_threshold": {"value": PANIC_PERCENT}},
     }
     if tls is not None:
         engine["transport_socket"] = _transport_socket(tls)

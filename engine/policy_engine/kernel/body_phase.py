@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
-from policy_engine.kernel.content_coding import BodyTooLarge, UndecodableBody, codings_of, decode, encode
+from policy_engine.kernel.coding_threads import decoded, encoded
+from policy_engine.kernel.content_coding import BodyTooLarge, UndecodableBody, codings_of
 from policy_engine.kernel.no_content import NO_FRAMING, without_content
 from policy_engine.kernel.phases import Phases, Result, then
 from policy_engine.kernel.promises import honour, name_body_in_pieces
@@ -53,29 +55,53 @@ def _chunk(phases: Phases, side: Side, message: Any) -> Result:
 def _buffered(phases: Phases, side: Side, view: Request | Response, message: Any) -> Result:
     codings = codings_of(view.headers.get("content-encoding"))
     try:
-        view.body = decode(message.body, codings, phases.kernel.options.body_limit)
-    except BodyTooLarge:
-        return phases.too_large(side)
-    except UndecodableBody as error:
-        return _undecodable(phases, side, error)
+        whole = decoded(message.body, codings, phases.kernel.options.body_limit)
+    except (BodyTooLarge, UndecodableBody) as error:
+        return _refused(phases, side, error)
+    if isinstance(whole, bytes):
+        return _whole(phases, side, view, whole, codings)
+    return _whole_later(phases, side, view, whole, codings)
 
-    def done(outcome: Outcome) -> Replies:
+
+async def _whole_later(
+    phases: Phases,
+    side: Side,
+    view: Request | Response,
+    pending: Coroutine[Any, Any, bytes],
+    codings: tuple[str, ...],
+) -> Replies:
+    try:
+        whole = await pending
+    except (BodyTooLarge, UndecodableBody) as error:
+        return _refused(phases, side, error)
+    result = _whole(phases, side, view, whole, codings)
+    return await result if isinstance(result, Coroutine) else result
+
+
+def _whole(phases: Phases, side: Side, view: Request | Response, whole: bytes, codings: tuple[str, ...]) -> Result:
+    """Run the policies of bodies on the `whole` body, which came in these `codings`."""
+    view.body = whole
+
+    def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
             return phases.answer(outcome)
         if outcome.restated and without_content(phases, view):
             return body_reply(
                 side.body, [*outcome.edits, NO_FRAMING], outcome.actions, body=b"", had_content_length=False
             )
-        replaced = any(action.body is not None for action in outcome.actions)
-        return body_reply(
-            side.body,
-            outcome.edits,
-            outcome.actions,
-            body=encode(view.body or b"", codings) if replaced else None,
-            had_content_length="content-length" in view.headers,
-        )
+        if all(action.body is None for action in outcome.actions):
+            return reply(outcome, None)
+        return then(encoded(view.body or b"", codings), lambda changed: reply(outcome, changed))
+
+    def reply(outcome: Outcome, changed: bytes | None) -> bytes:
+        has_length = "content-length" in view.headers
+        return body_reply(side.body, outcome.edits, outcome.actions, body=changed, had_content_length=has_length)
 
     return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), done)
+
+
+def _refused(phases: Phases, side: Side, error: BodyTooLarge | UndecodableBody) -> Replies:
+    return phases.too_large(side) if isinstance(error, BodyTooLarge) else _undecodable(phases, side, error)
 
 
 def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Replies:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from policy_engine.kernel.content_coding import CODINGS, codings_of, encode
+from policy_engine.kernel.coding_threads import encoded
+from policy_engine.kernel.content_coding import CODINGS, codings_of
 from policy_engine.kernel.endless import REFUSAL, is_endless
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.no_content import NO_FRAMING, without_content
@@ -12,7 +13,6 @@ from policy_engine.kernel.phases import Phases, Result, then
 from policy_engine.kernel.promises import doubt, name_unsent_request_body, name_unsent_response_body
 from policy_engine.kernel.reply import ProcessingMode, headers_reply
 from policy_engine.kernel.sides import Side, first_closed
-from policy_engine.kernel.stream import Replies
 from policy_engine.sdk import Headers, Request, Response
 from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chains.executor import Outcome, run
@@ -79,7 +79,11 @@ def _headers(
     outcome = run(phases.exchange, side.on_headers, arguments, Outcome())
     if isinstance(outcome, Outcome):
         return _headers_done(phases, side, view, outcome, arguments, empty=empty)
-    return then(outcome, lambda done: _headers_done(phases, side, view, done, arguments, empty=empty))
+
+    def later(done: Outcome) -> Result:
+        return _headers_done(phases, side, view, done, arguments, empty=empty)
+
+    return then(outcome, later)
 
 
 def _headers_done(
@@ -96,7 +100,7 @@ def _headers_done(
     )
 
 
-def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcome, *, replaced: bool) -> Replies:
+def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcome, *, replaced: bool) -> Result:
     if outcome.immediate is not None:
         return phases.answer(outcome)
     if (replaced or outcome.restated) and without_content(phases, view):
@@ -124,13 +128,15 @@ def _without_content(phases: Phases, side: Side, outcome: Outcome) -> bytes:
     return headers_reply(side.headers, edits, outcome.actions, body=b"" if follows else None)
 
 
-def _replaced(side: Side, outcome: Outcome, view: Request | Response) -> bytes:
+def _replaced(side: Side, outcome: Outcome, view: Request | Response) -> Result:
     """Return the headers reply with a new body, encoded as its `content-encoding` says, or without that header."""
     codings, edits = codings_of(view.headers.get("content-encoding")), outcome.edits
     if not CODINGS.issuperset(codings):
         codings, edits = (), [*edits, _IDENTITY]
-    body = encode(view.body or b"", codings)
-    return headers_reply(side.headers, edits, outcome.actions, body=body) + side.override
+    return then(
+        encoded(view.body or b"", codings),
+        lambda body: headers_reply(side.headers, edits, outcome.actions, body=body) + side.override,
+    )
 
 
 def _announces_too_much(side: Side, headers: Headers, limit: int) -> bool:
@@ -157,7 +163,7 @@ def _probe(phases: Phases, *, bodiless: bool) -> None:
         phases.modes, phases.probing = modes.probe, True
 
 
-def _body_never_came(phases: Phases) -> Replies:
+def _body_never_came(phases: Phases) -> Result:
     """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
     side = phases.modes.request
     phases.kernel.statistics.broken_promises += 1

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from types import CoroutineType
+from typing import Any, TypeVar, cast
 
 from policy_engine.kernel.denial import denial
 from policy_engine.kernel.kernel import Kernel
@@ -23,6 +24,8 @@ from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.executor import Exchange, Outcome
 
 repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
+
+_Value = TypeVar("_Value")
 
 Result = Replies | Coroutine[Any, Any, Replies]
 
@@ -149,11 +152,11 @@ class Phases:
             close_chains((chain,))
 
 
-def then(outcome: Outcome | Coroutine[Any, Any, Outcome], done: Callable[[Outcome], Result]) -> Result:
-    """Go on with `done` now, or when the phase's policies have been awaited."""
-    return done(outcome) if isinstance(outcome, Outcome) else _later(outcome, done)
+def then(value: _Value | Coroutine[Any, Any, _Value], done: Callable[[_Value], Result]) -> Result:
+    """Go on with `done` now, or when what gives its value has been awaited."""
+    return _later(value, done) if isinstance(value, CoroutineType) else done(cast(_Value, value))
 
 
-async def _later(outcome: Coroutine[Any, Any, Outcome], done: Callable[[Outcome], Result]) -> Replies:
-    result = done(await outcome)
+async def _later(value: Coroutine[Any, Any, _Value], done: Callable[[_Value], Result]) -> Replies:
+    result = done(await value)
     return result if result is None or isinstance(result, bytes | tuple) else await result

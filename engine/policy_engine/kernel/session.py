@@ -116,6 +116,7 @@ class Session:
         key = attribute(message, kernel.options.route_key)
         route = routes.get(key)
         if route is None:
+            self._trace_unmapped(key, message)
             if not kernel.options.pass_unmapped and has_no_route(message, kernel.options.route_key):
                 return self._without_route(message)
             return self._unmapped(routes, key, headers_of(message.request_headers.headers))
@@ -135,6 +136,17 @@ class Session:
         request = Request(view, route=key, client_address=lambda: client_address(message))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
+
+    def _trace_unmapped(self, key: str, message: Any) -> None:
+        """Give the caller's trace a span that tells why the request ended here."""
+        tracing = self._kernel.tracing
+        if tracing is None or self._kernel.options.pass_unmapped:
+            return
+        headers = headers_of(message.request_headers.headers)
+        span = tracing.begin(Request(headers, route=key, client_address=lambda: client_address(message)))
+        if span is not None:
+            tracing.answered(span, _UNMAPPED)
+            tracing.end(span)
 
     def _unmapped(self, routes: Routes, key: str, headers: Headers) -> Result:
         kernel = self._kernel

@@ -63,7 +63,7 @@ def _engine(directory: Path) -> Iterator[_Terminal]:
         "--policies-directory",
         "policies",
     ]
-    command += ["--workers", "1", "--policy-timeout", "1h", "--log-format", "text"]
+    command += ["--workers", "1", "--policy-timeout", "1h", "--worker-timeout", "1h", "--log-format", "text"]
     command += [f"--listen=unix:{directory}/e.sock", "--admin-listen=off", "--health-listen=off", "--drain-timeout=1s"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     process = subprocess.Popen(

@@ -1,24 +1,23 @@
-"""The supervisor's view of its worker processes: starts them, hands each configuration to all, restarts the dead.
+"""The supervisor's view of its worker processes: starts them, hands them every configuration, replaces dead and hung.
 
-A configuration takes effect in two steps, prepare and commit, so that all workers have it or none (R-50, R-55).
+A configuration takes effect in two steps, prepare and commit, so that all that live have it or none (R-50, R-55). One
+that dies or hangs meanwhile does not speak against it: its successor gets it before it listens.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import random
 import socket
-import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 
-from policy_engine.processes.channel import Channel, Message, spec_to_message
-from policy_engine.processes.serving import WorkerOptions
+from policy_engine.processes.channel import Message, spec_to_message
+from policy_engine.processes.child import Child, WorkerFailed, WorkerGone
+from policy_engine.processes.liveness import Liveness
+from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
 from policy_engine.settings.model import WORKER_PLACE
 from policy_engine.telemetry.metrics import Samples, add_samples
 from policy_engine.transport.listen import bind, parse_unix
@@ -26,311 +25,370 @@ from policy_engine.worker.chains.spec import ChainsSpec
 
 logger = logging.getLogger("policy_engine.supervisor")
 
-START_SECONDS = 60.0
-PREPARE_SECONDS = 60.0
-"""For all chains together, beyond what one constructor may take."""
-COMMIT_SECONDS = 30.0
-SAMPLES_SECONDS = 2.0
-FIRST_RESTART_SECONDS = 0.1
-LONGEST_RESTART_SECONDS = 10.0
+FIRST_RETRY_SECONDS = 0.1
+LONGEST_RETRY_SECONDS = 10.0
 STABLE_SECONDS = 30.0
-
-
-class WorkerFailed(Exception):
-    """A worker did not start, did not answer in time, or refused a configuration; the message says which and why."""
-
-
-class WorkerSilent(WorkerFailed):
-    """A worker did not answer in time: nobody knows what it runs."""
-
-
-class _Worker:
-    """One running worker process and the conversation with it."""
-
-    def __init__(self, options: WorkerOptions) -> None:
-        self.options = options
-        self.started = time.monotonic()
-        self.samples: Samples = {}
-        self._answers: dict[str, tuple[int, asyncio.Future[Message]]] = {}
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._asked = 0
-
-    async def start(self) -> None:
-        mine, theirs = socket.socketpair()
-        try:
-            theirs.set_inheritable(True)
-            self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",  # the working directory adds no code
-                "-m",
-                "policy_engine.processes.serving",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(), *self.options.inherited),
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-            )
-        finally:
-            theirs.close()
-        self._channel = await Channel.over(mine)
-        ready = self._expect("ready", self.process.pid)
-        self._reader = asyncio.ensure_future(self._read())
-        try:
-            await self._channel.send({"start": asdict(self.options)})
-            await self._answer(ready, START_SECONDS, "become ready")
-        except (WorkerFailed, ConnectionError) as error:
-            self.kill()
-            raise WorkerFailed(str(error)) from error
-
-    async def prepare(self, turn: int, spec: Message) -> None:
-        seconds = PREPARE_SECONDS + self.options.construction_seconds
-        await self._ask("prepared", turn, {"prepare": turn, "spec": spec}, seconds)
-
-    async def commit(self, turn: int) -> None:
-        await self._ask("committed", turn, {"commit": turn}, COMMIT_SECONDS)
-
-    async def abort(self, turn: int) -> None:
-        with contextlib.suppress(ConnectionError):
-            await self._channel.send({"abort": turn})
-
-    async def fetch_samples(self) -> None:
-        """Bring `samples` up to date; a worker that does not answer keeps its last ones."""
-        with contextlib.suppress(WorkerFailed, ConnectionError):
-            self._asked += 1
-            answer = await self._ask("samples", self._asked, {"samples": self._asked}, SAMPLES_SECONDS)
-            self.samples = {
-                name: [(labels, value) for labels, value in rows] for name, rows in answer["values"].items()
-            }
-
-    async def drain(self) -> None:
-        with contextlib.suppress(ConnectionError):
-            await self._channel.send({"drain": True})
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-
-    async def _ask(self, kind: str, turn: int, message: Message, seconds: float) -> Message:
-        async with self._turns[kind]:
-            answer = self._expect(kind, turn)
-            try:
-                await self._channel.send(message)
-            except ConnectionError as error:
-                raise WorkerFailed(f"worker {self.options.number} is gone") from error
-            reply = await self._answer(answer, seconds, f"answer with {kind!r}")
-        if "problem" in reply:
-            raise WorkerFailed(f"worker {self.options.number}: {reply['problem']}")
-        return reply
-
-    def _expect(self, kind: str, turn: int) -> asyncio.Future[Message]:
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._answers[kind] = turn, future
-        return future
-
-    async def _answer(self, future: asyncio.Future[Message], seconds: float, what: str) -> Message:
-        try:
-            return await asyncio.wait_for(future, seconds)
-        except TimeoutError:
-            raise WorkerSilent(f"worker {self.options.number} did not {what} within {seconds:g} s") from None
-
-    async def _read(self) -> None:
-        reason = "ended"
-        while (message := await self._channel.receive()) is not None:
-            if "failed" in message:
-                reason = message["failed"]
-                continue
-            for kind, (turn, future) in self._answers.items():
-                # An answer that comes too late must not be taken for that to a later question.
-                if message.get(kind) == turn and not future.done():
-                    future.set_result(message)
-        for _, future in self._answers.values():
-            if not future.done():
-                future.set_exception(WorkerFailed(f"worker {self.options.number} {reason}"))
-        self._channel.close()
+DEATHS_OVER_CHAINS = 3
+"""So often every worker process may die while it takes a configuration, before that is what they die of."""
+DRAIN_GRACE_SECONDS = 2.0
 
 
 class WorkerPool:
-    """A fixed number of workers; `changed` is called whenever the number of those that serve may have changed."""
+    """A fixed number of worker processes; `changed` is called whenever the number of those that serve may have changed.
+
+    `restarts` counts those that ended and were started again, `hangs` those of them that were killed for their silence.
+    """
 
     def __init__(self, count: int, options: WorkerOptions, changed: Callable[[], None] = lambda: None) -> None:
         self._given = options
         self._options = [self._numbered(options, number, count) for number in range(count)]
-        self._shared = self._shared_paths(options, count)
+        self._shared = self._shared_addresses(options, count)
         self._sockets: list[socket.socket] = []
-        self._workers: dict[int, _Worker] = {}
+        self._children: dict[int, Child] = {}
         self._configured: set[int] = set()
+        self._not_listening: dict[int | None, str] = {}
         self._spec: Message | None = None
         self._turn = 0
         self._applying = asyncio.Lock()
-        self._watchers: set[asyncio.Task[None]] = set()
+        self._arrived = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._departed: Samples = {}
         self._delays: dict[int, float] = {}
         self._changed = changed
+        self._spares: dict[int, asyncio.Task[Child]] = {}
+        self._liveness = Liveness(options.worker_timeout, self._children.values, options.policies, self._quiet_or_not)
         self.restarts = 0
 
     def _numbered(self, options: WorkerOptions, number: int, count: int) -> WorkerOptions:
-        """Give worker `number` its addresses: `{worker}` filled in, Unix sockets without it shared by all."""
-        shared = self._shared_paths(options, count)
+        """Give worker process `number` its own addresses: `{worker}` filled in, those that all share left out."""
+        shared = self._shared_addresses(options, count)
         own = tuple(one.replace(WORKER_PLACE, str(number)) for one in options.bind if one not in shared)
-        reuse = any(WORKER_PLACE not in one and not one.startswith("unix:") for one in options.bind)
-        return replace(options, number=number, bind=own, reuse_port=reuse and count > 1)
+        # grpcio takes no socket from outside, so its processes share a port as far as the kernel lets them.
+        return replace(options, number=number, bind=own, reuse_port=options.transport == "grpcio" and count > 1)
 
     @staticmethod
-    def _shared_paths(options: WorkerOptions, count: int) -> tuple[str, ...]:
+    def _shared_addresses(options: WorkerOptions, count: int) -> tuple[str, ...]:
+        """Return the addresses whose sockets are bound here, and accepted from by whichever process lives.
+
+        An address of one process alone is bound by it: while it is dead, clients are refused and can go elsewhere.
+        """
         if count == 1:
             return ()
-        return tuple(one for one in options.bind if one.startswith("unix:") and WORKER_PLACE not in one)
+        return tuple(
+            one
+            for one in options.bind
+            if WORKER_PLACE not in one and (one.startswith("unix:") or options.transport != "grpcio")
+        )
 
-    def _share_sockets(self) -> None:
-        """Bind the Unix sockets that all workers accept from; raises OSError naming the path."""
+    async def _share_sockets(self) -> None:
+        """Bind what all accept from, trying again while that fails; raises OSError for what can never be."""
         if self._shared and self._given.transport == "grpcio":
             raise OSError(
                 f"{self._shared[0]} cannot be shared by {len(self._options)} workers over the grpcio transport: "
                 f"write {WORKER_PLACE} into the path, so that each has its own, or use `transport: native`"
             )
-        self._sockets = [bind(one) for one in self._shared]
+        for address in self._shared:
+            delay = FIRST_RETRY_SECONDS
+            while True:
+                try:
+                    self._sockets.append(bind(address))
+                    break
+                except OSError as error:
+                    delay = await self._wait_to_listen(None, error.strerror or str(error), delay)
+            self._not_listening.pop(None, None)
         inherited = tuple(sock.fileno() for sock in self._sockets)
         self._options = [replace(one, inherited=inherited) for one in self._options]
 
+    async def _wait_to_listen(self, number: int | None, reason: str, delay: float) -> float:
+        """Tell that an address cannot be had, and wait; returns the next delay."""
+        self._not_listening[number] = reason
+        logger.error("%s; trying again in %.1f s", reason, delay, extra={"event": "not_listening", "worker": number})
+        self._changed()
+        await asyncio.sleep(delay)
+        return min(delay * 2, LONGEST_RETRY_SECONDS)
+
     @property
     def serving(self) -> int:
-        """How many workers run with the active configuration."""
-        return len(self._configured)
+        """How many worker processes run with the active configuration, listen, and give signs of life."""
+        return sum(1 for number in self._configured if not self._children[number].quiet)
 
     @property
     def complete(self) -> bool:
-        """Whether every worker runs with the active configuration (R-50)."""
+        """Whether every worker process serves (R-50)."""
         return self.serving == len(self._options)
 
+    @property
+    def hangs(self) -> int:
+        """How many worker processes were killed because they gave no sign of life."""
+        return self._liveness.hangs
+
+    @property
+    def trouble(self) -> str:
+        """Why not every worker process serves, as far as it is known."""
+        quiet = [child for child in self._children.values() if child.quiet]
+        reasons = [
+            f"worker process {one.options.number} has given no sign of life for {one.silence:.1f} s" for one in quiet
+        ]
+        return "; ".join([*dict.fromkeys(self._not_listening.values()), *reasons])
+
+    def as_documents(self) -> list[dict[str, object]]:
+        """Return what is known of each worker process, as JSON data."""
+        return [self._document(number) for number in range(len(self._options))]
+
+    def _document(self, number: int) -> dict[str, object]:
+        child = self._children.get(number)
+        if child is None:
+            return {"number": number, "state": "restarting"}
+        state = "silent" if child.quiet else "serving" if number in self._configured else "not listening"
+        return {
+            "number": number,
+            "state": state,
+            "pid": child.process.pid,
+            "seconds_since_sign_of_life": round(child.silence, 3),
+        }
+
     async def start(self) -> None:
-        """Start every worker; raises WorkerFailed when one cannot start at all, OSError for an address."""
-        self._share_sockets()
+        """Start every worker process; raises WorkerFailed when one cannot start at all, OSError for an address."""
+        await self._share_sockets()
+        self._keep(self._liveness.run())
         await asyncio.gather(*(self._start_one(number) for number in range(len(self._options))))
 
     async def apply(self, spec: ChainsSpec) -> None:
-        """Make `spec` active in every worker, or in none; raises WorkerFailed with the worker's reason."""
-        message = spec_to_message(spec)
-        async with self._applying:
-            self._turn += 1
-            turn, workers = self._turn, dict(self._workers)
-            results = await asyncio.gather(
-                *(worker.prepare(turn, message) for worker in workers.values()), return_exceptions=True
-            )
-            # A worker that died meanwhile does not speak against the configuration (its successor will get it), unless
-            # it was all of them: then the configuration is what they died of, as far as anybody can know.
-            errors = {number: one for number, one in zip(workers, results, strict=True) if one is not None}
-            refused = [one for number, one in errors.items() if self._workers.get(number) is workers[number]]
-            if refused or (workers and len(errors) == len(workers)):
-                await asyncio.gather(*(worker.abort(turn) for worker in workers.values()))
-                raise next(iter(refused or errors.values()))
-            self._spec = message
-            await self._commit(turn, workers)
+        """Make `spec` active in every worker process that lives, or in none; raises WorkerFailed with the reason.
+
+        The reason is one that a worker process gave, or that all of them died over it again and again.
+        """
+        message, deaths = spec_to_message(spec), 0
+        while True:
+            await self._somebody()
+            async with self._applying:
+                died = await self._hand_out(message)
+            if died is None:
+                break
+            deaths += 1
+            if deaths == DEATHS_OVER_CHAINS:
+                raise WorkerFailed(
+                    f"every worker process ended while it took them, {deaths} times in a row; last: {died}"
+                )
+            logger.warning("no worker process lived to take the chains (%s); its successor gets them", died)
         self._changed()
 
-    async def _commit(self, turn: int, workers: Mapping[int, _Worker]) -> None:
-        results = await asyncio.gather(*(worker.commit(turn) for worker in workers.values()), return_exceptions=True)
-        problems = []
-        for number, error in zip(workers, results, strict=True):
-            if error is None:
-                self._configured.add(number)
-                continue
-            self._configured.discard(number)
-            if self._workers.get(number) is not workers[number]:
-                continue
-            if isinstance(error, WorkerSilent):
-                # What it runs is not known, and the others run the new chains already: its successor will too.
-                logger.error("%s, killed", error, extra={"worker": number})
-                workers[number].kill()
+    async def _somebody(self) -> None:
+        """Return when a worker process is there to be asked."""
+        while not any(child.alive for child in self._children.values()):
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    async def _hand_out(self, message: Message) -> WorkerGone | None:
+        """Hand chains to all that live; returns None when they are active, else how the last one died over them."""
+        self._turn += 1
+        turn, children = self._turn, {number: one for number, one in self._children.items() if one.alive}
+        results = await asyncio.gather(
+            *(child.prepare(turn, message) for child in children.values()), return_exceptions=True
+        )
+        took: dict[int, Child] = {}
+        gone = WorkerGone("there was none")
+        refusals = []
+        for (number, child), result in zip(children.items(), results, strict=True):
+            if result is None:
+                took[number] = child
+            elif isinstance(result, WorkerGone):
+                gone = result
             else:
-                problems.append(error)
-        if problems:
-            raise problems[0]
+                refusals.append(result)
+        if refusals:
+            await asyncio.gather(*(child.abort(turn) for child in children.values()))
+            raise refusals[0]
+        if not took:
+            return gone
+        self._spec = message
+        await self._commit(turn, took, message)
+        return None
+
+    async def _commit(self, turn: int, children: Mapping[int, Child], message: Message) -> None:
+        """Make prepared chains active; one that does not do it is replaced, as the others run them already."""
+        results = await asyncio.gather(
+            *(child.commit(turn, message) for child in children.values()), return_exceptions=True
+        )
+        outcomes = list(zip(children.items(), results, strict=True))
+        await asyncio.gather(*(self._listen(*one) for one, error in outcomes if error is None))
+        for (number, child), error in outcomes:
+            if error is not None and self._children.get(number) is child:
+                self._configured.discard(number)
+                if isinstance(error, WorkerGone):
+                    continue
+                logger.error("%s, killed", error, extra={"worker": number})
+                child.kill()
+
+    async def _listen(self, number: int, child: Child) -> None:
+        """Have it listen; where it cannot, go on trying: an address in use is no fault of the chains."""
+        if number in self._configured or self._children.get(number) is not child:
+            return
+        try:
+            await child.listen()
+        except WorkerGone:
+            return
+        except WorkerFailed as error:
+            if number not in self._not_listening:
+                self._not_listening[number] = str(error)
+                self._keep(self._listen_again(number, child, str(error)))
+        else:
+            self._serves(number, child)
+
+    async def _listen_again(self, number: int, child: Child, reason: str) -> None:
+        delay = FIRST_RETRY_SECONDS
+        try:
+            while child.alive and not self._draining:
+                delay = await self._wait_to_listen(number, reason, delay)
+                try:
+                    await child.listen()
+                except WorkerFailed as error:
+                    reason = str(error)
+                else:
+                    self._serves(number, child)
+                    break
+        finally:
+            self._not_listening.pop(number, None)
+            self._changed()
+
+    def _serves(self, number: int, child: Child) -> None:
+        if self._children.get(number) is child:
+            self._configured.add(number)
 
     def _release_sockets(self) -> None:
         for sock, address in zip(self._sockets, self._shared, strict=False):
             sock.close()
-            parse_unix(address).path.unlink(missing_ok=True)
+            if address.startswith("unix:"):
+                parse_unix(address).path.unlink(missing_ok=True)
         self._sockets = []
 
     async def samples(self) -> Samples:
-        """Return the sum over all workers, those that died included."""
-        await asyncio.gather(*(worker.fetch_samples() for worker in self._workers.values()))
+        """Return the sum over all worker processes, those that died included."""
+        await asyncio.gather(*(child.fetch_samples() for child in self._children.values()))
         total: Samples = {}
         add_samples(total, self._departed)
-        for worker in self._workers.values():
-            add_samples(total, worker.samples)
+        for child in self._children.values():
+            add_samples(total, child.samples)
         return total
 
     async def drain(self, seconds: float) -> None:
-        """Drain all workers; those still running after `seconds` and a grace are killed."""
+        """Drain all worker processes within `seconds`; those that hang are killed by then, others after a grace."""
         self._draining = True
-        workers = list(self._workers.values())
-        await asyncio.gather(*(worker.drain() for worker in workers))
-        waiting = [asyncio.ensure_future(worker.process.wait()) for worker in workers]
-        if waiting:
-            _, late = await asyncio.wait(waiting, timeout=seconds + 2.0)
-            for worker in workers:
-                if worker.process.returncode is None:
-                    logger.error("worker %d did not end in time, killed", worker.options.number)
-                    worker.kill()
-            if late:
-                await asyncio.wait(late, timeout=5.0)
-        for watcher in self._watchers:
-            watcher.cancel()
+        # What waits to be accepted is refused, and can go to another engine.
+        self._release_sockets()
+        children = list(self._children.values())
+        await asyncio.gather(*(child.drain() for child in children))
+        waiting: dict[asyncio.Future[int], Child] = {
+            asyncio.ensure_future(child.process.wait()): child for child in children
+        }
+        late = await _still_running(waiting, seconds)
+        for child in late:
+            if child.silence > 2 * sign_of_life_interval(self._given.worker_timeout):
+                logger.error(
+                    "worker process %d hangs, killed", child.options.number, extra={"worker": child.options.number}
+                )
+                child.kill()
+        for child in await _still_running(waiting, DRAIN_GRACE_SECONDS if late else 0.0):
+            logger.error("worker process %d did not end in time, killed", child.options.number)
+            child.kill()
+        await _still_running(waiting, 5.0 if late else 0.0)
+        for task in self._tasks:
+            task.cancel()
+        for number in tuple(self._spares):
+            self._drop_spare(number)
         self._release_sockets()
 
-    async def _start_one(self, number: int) -> _Worker:
-        self._clear_socket(self._options[number])
-        worker = _Worker(self._options[number])
-        await worker.start()
-        self._workers[number] = worker
-        watcher = asyncio.ensure_future(self._watch(number, worker))
-        self._watchers.add(watcher)
-        watcher.add_done_callback(self._watchers.discard)
-        return worker
+    async def _start_one(self, number: int) -> Child:
+        """Start a worker process, or take the spare one; raises WorkerFailed or OSError."""
+        spare = self._spares.pop(number, None)
+        child = await (spare if spare is not None else self._new(number))
+        self._children[number] = child
+        self._arrived.set()
+        self._keep(self._watch(number, child))
+        return child
 
-    @staticmethod
-    def _clear_socket(options: WorkerOptions) -> None:
-        """Remove the Unix socket of a worker that died: the path is this worker's own."""
-        for address in options.bind:
-            if address.startswith("unix:"):
-                path = parse_unix(address).path
-                if path.is_socket():
-                    path.unlink()
+    async def _new(self, number: int) -> Child:
+        child = Child(self._options[number])
+        try:
+            await child.start()
+        except BaseException:
+            child.kill()
+            child.close()
+            raise
+        return child
 
-    async def _watch(self, number: int, worker: _Worker) -> None:
-        code: object = await worker.process.wait()
-        self._workers.pop(number, None)
-        self._configured.discard(number)
-        add_samples(self._departed, worker.samples, keep_gauges=False)
+    def _quiet_or_not(self, child: Child) -> None:
+        """Have a spare process ready for one that will have to be replaced, as to start takes a while."""
+        number = child.options.number
+        if child.quiet and number not in self._spares and not self._draining:
+            self._spares[number] = asyncio.ensure_future(self._new(number))
+        elif not child.quiet:
+            self._drop_spare(number)
         self._changed()
-        if time.monotonic() - worker.started > STABLE_SECONDS:
+
+    def _drop_spare(self, number: int) -> None:
+        spare = self._spares.pop(number, None)
+        if spare is not None and not spare.cancel() and not spare.cancelled() and spare.exception() is None:
+            spare.result().kill()
+            spare.result().close()
+
+    def _keep(self, work: Coroutine[object, object, None]) -> None:
+        """Run `work` beside everything else, until the drain."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _watch(self, number: int, child: Child) -> None:
+        await child.process.wait()
+        how: object = child.ending()
+        child.close()
+        self._children.pop(number, None)
+        self._configured.discard(number)
+        add_samples(self._departed, child.samples, keep_gauges=False)
+        self._changed()
+        # One that hung has held up its successor long enough.
+        if child.hung or time.monotonic() - child.started > STABLE_SECONDS:
             self._delays.pop(number, None)
         while not self._draining:
-            delay = self._delays.get(number, FIRST_RESTART_SECONDS)
-            self._delays[number] = min(delay * 2, LONGEST_RESTART_SECONDS)
-            logger.error("worker %d ended (%s), restart in %.1f s", number, code, delay, extra={"worker": number})
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            delay = self._delays.get(number, FIRST_RETRY_SECONDS)
+            self._delays[number] = min(delay * 2, LONGEST_RETRY_SECONDS)
+            when = "its successor is there" if number in self._spares else f"restart in {delay:.1f} s"
+            logger.error("worker process %d ended %s, %s", number, how, when, extra={"worker": number})
+            if number not in self._spares:
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             self.restarts += 1
             try:
                 successor = await self._start_one(number)
             except (WorkerFailed, OSError) as error:
-                code = error
+                how = f"before it was ready ({error})"
                 continue
             # From here on the successor has a watcher of its own.
             await self._configure(number, successor)
             return
 
-    async def _configure(self, number: int, worker: _Worker) -> None:
-        """Give a restarted worker the active configuration; one that does not take it is killed, to be restarted."""
+    async def _configure(self, number: int, child: Child) -> None:
+        """Give a restarted worker process the active configuration; one that does not take it is killed, to restart."""
         async with self._applying:
-            if self._spec is not None:
+            spec = self._spec
+            if spec is not None and child.taken is not spec and child.alive:
                 self._turn += 1
                 try:
-                    await worker.prepare(self._turn, self._spec)
-                    await worker.commit(self._turn)
+                    await child.prepare(self._turn, spec)
+                    await child.commit(self._turn, spec)
+                except WorkerGone:
+                    return
                 except WorkerFailed as error:
                     logger.error("the active configuration does not load: %s", error, extra={"worker": number})
-                    worker.kill()
+                    child.kill()
                     return
-                self._configured.add(number)
+                await self._listen(number, child)
         self._changed()
+
+
+async def _still_running(waiting: Mapping[asyncio.Future[int], Child], seconds: float) -> list[Child]:
+    """Wait for processes to end, for at most `seconds`; returns those that have not."""
+    if not waiting:
+        return []
+    _, late = await asyncio.wait(waiting, timeout=seconds)
+    return [waiting[one] for one in late]

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -19,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.session import Session
-from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE
+from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE, WORKER_SECONDS
 from policy_engine.processes.channel import Channel, Message, spec_from_message
+from policy_engine.processes.flight_record import keep_record
+from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
@@ -45,6 +46,11 @@ _IDLE = CountersSnapshot(
     **dict.fromkeys(CountersSnapshot.__slots__, 0)  # type: ignore[arg-type] # every field but two is an int
     | {"protocol_errors": {}, "connections_refused": {}}
 )
+
+
+def sign_of_life_interval(timeout: float) -> float:
+    """Return how many seconds pass between signs of life, for a worker process that is replaced after `timeout`."""
+    return min(0.5, timeout / 8)
 
 
 class Transport(Protocol):
@@ -73,6 +79,7 @@ class WorkerOptions:
     """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
 
     `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
+    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it.
     """
 
     number: int
@@ -99,6 +106,7 @@ class WorkerOptions:
     header_size: int = HEADER_SIZE
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
+    worker_timeout: float = WORKER_SECONDS
 
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
@@ -148,6 +156,7 @@ class WorkerProcess:
         """Serve until the end; returns after the drain."""
         self._watch.start()
         await self._channel.send({"ready": os.getpid()})
+        self._signs = asyncio.ensure_future(self._give_signs_of_life())
         while (message := await self._channel.receive()) is not None:
             if "prepare" in message:
                 # Beside the other messages: chains may take long to build.
@@ -157,11 +166,23 @@ class WorkerProcess:
                 await self._commit(message)
             elif "abort" in message:
                 await self._drop_prepared()
+            elif "listen" in message:
+                problem = await self._listen()
+                answer: Message = {"listening": message["listen"]}
+                await self._channel.send(answer | ({"problem": problem} if problem else {}))
             elif "samples" in message:
                 await self._channel.send({"samples": message["samples"], "values": self._samples()})
             elif "drain" in message:
                 break
         await self.drain()
+
+    async def _give_signs_of_life(self) -> None:
+        """Tell the supervisor again and again that this loop runs; while something holds it, nothing is told."""
+        interval = sign_of_life_interval(self._options.worker_timeout)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await self._channel.send({"alive": True})
+                await asyncio.sleep(interval)
 
     async def drain(self) -> None:
         """Take no new streams and finish those in flight, within the configured time (R-54)."""
@@ -190,16 +211,18 @@ class WorkerProcess:
         problem = "nothing was prepared"
         if snapshot is not None:
             self._kernel.activate(snapshot)
-            problem = await self._listen()
+            problem = ""
         await self._channel.send({"committed": message["commit"], **({"problem": problem} if problem else {})})
 
     async def _listen(self) -> str:
-        """Start to serve with the first configuration; returns what went wrong, or nothing."""
+        """Start to serve, with a configuration active; returns what went wrong, or nothing."""
         if self._server is None:
             try:
                 server = self._transport()
                 await server.start()
-            except (OSError, ValueError) as error:
+            except OSError as error:
+                return error.strerror or str(error)
+            except ValueError as error:
                 return str(error)
             self._server = server
             tls = self._options.server().tls
@@ -259,21 +282,18 @@ async def _main(sock: socket.socket) -> int:
         logger.exception("worker cannot start")
         await channel.send({"failed": str(error)})
         return 1
-    running = asyncio.ensure_future(worker.run())
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
-        return 0
-    await worker.drain()
+    await worker.run()
     return 0
 
 
-def main(descriptor: int) -> int:
-    """Run a worker whose channel is the inherited file `descriptor`."""
-    # Ctrl-C reaches the whole process group; the supervisor decides how its workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return asyncio.run(_main(socket.socket(fileno=descriptor)))
+def main(channel: int, record: int) -> int:
+    """Run a worker process whose channel and flight record are these inherited files."""
+    # The supervisor decides how worker processes end, and tells them over the channel.
+    ignore_stray_signals()
+    keep_record(record)
+    let_signals_in()
+    return asyncio.run(_main(socket.socket(fileno=channel)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

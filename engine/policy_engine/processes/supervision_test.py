@@ -6,125 +6,19 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
-from policy_engine.processes import pool as worker_pool
-from policy_engine.processes.pool import WorkerFailed, WorkerPool
-from policy_engine.processes.serving import WorkerOptions
+from policy_engine.processes import child as worker_child
+from policy_engine.processes.channel import Message
+from policy_engine.processes.child import WorkerFailed
 from policy_engine.telemetry.exposition import exposition
 from policy_engine.telemetry.metrics import Samples, add_samples
-from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
 from testsupport.collector import Collector, collector_running
-from testsupport.envoy_messages import parse, request_headers, response_headers
-
-PROCESS = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
-
-MANIFEST = """
-name: tag
-version: v1.0.0
-description: Sets a header to a value from the chain.
-entrypoint: policy:Tag
-phases: [request_headers, response_headers]
-parameters:
-  type: object
-  additionalProperties: false
-  properties: {value: {type: string}}
-"""
-CODE = """
-import os
-import pathlib
-import socket
-from policy_engine.sdk import ParameterError, Policy, RequestMutation, ResponseMutation
-
-DEADLY = pathlib.Path(__file__).with_name("deadly")
-
-class Tag(Policy):
-    def __init__(self, parameters):
-        if parameters["value"] == "refuse":
-            raise ParameterError("not this one", "/value")
-        if parameters["value"] == "hang":
-            mine, self.theirs = socket.socketpair()
-            mine.recv(1)
-        if DEADLY.exists():
-            os._exit(3)
-        self.value = parameters["value"]
-
-    def on_request_headers(self, request):
-        return RequestMutation(set_headers={"x-tag": self.value, "x-pid": str(os.getpid())})
-
-    def on_response_headers(self, request, response):
-        return ResponseMutation(set_headers={"x-tag": self.value})
-"""
-
-
-def spec(value: str) -> ChainsSpec:
-    return ChainsSpec((RouteSpec("r", (PolicySpec("tag", "v1", parameters={"value": value}),)),))
-
-
-@asynccontextmanager
-async def pool_of(
-    directory: Path,
-    count: int = 2,
-    changed: Callable[[], None] = lambda: None,
-    transport: str = "native",
-    socket: str = "w{worker}.sock",
-    tracing: str = "",
-) -> AsyncIterator[WorkerPool]:
-    policy = directory / "policies" / "tag" / "v1_0_0"
-    policy.mkdir(parents=True)
-    (policy / "policy.yaml").write_text(MANIFEST)
-    (policy / "policy.py").write_text(CODE)
-    options = WorkerOptions(
-        number=0,
-        bind=(f"unix:{directory}/{socket}",),
-        transport=transport,
-        policies=str(directory / "policies"),
-        route_key="xds.route_name",
-        pass_unmapped=False,
-        body_limit=1 << 20,
-        drain_seconds=5.0,
-        blocking_threads=2,
-        log_level="warning",
-        log_format="text",
-        tracing_endpoint=tracing,
-        construction_seconds=2.0,
-    )
-    pool = WorkerPool(count, options, changed)
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.drain(5.0)
-
-
-@asynccontextmanager
-async def stream_to(directory: Path, worker: int) -> AsyncIterator[Any]:
-    async with grpc.aio.insecure_channel(f"unix:{directory}/w{worker}.sock") as channel:
-        process: Any = channel.stream_stream(PROCESS, None, None)
-        yield process(wait_for_ready=True, timeout=20)
-
-
-def tag_of(reply: Any, side: str = "request_headers") -> dict[str, str]:
-    mutation = getattr(parse(reply), side).response.header_mutation
-    return {one.header.key: one.header.raw_value.decode() for one in mutation.set_headers}
-
-
-async def ask(directory: Path, worker: int) -> dict[str, str]:
-    async with stream_to(directory, worker) as stream:
-        await stream.write(request_headers())
-        return tag_of(await stream.read())
-
-
-async def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - a test waits for another process
-            await asyncio.sleep(0.02)
+from testsupport.envoy_messages import request_headers, response_headers
+from testsupport.worker_pool import ask, pool_of, spec, stream_to, tag_of, until
 
 
 def test_every_worker_gets_the_configuration_and_a_refused_one_changes_nothing(tmp_path: Path) -> None:
@@ -241,17 +135,17 @@ def test_a_worker_that_dies_over_its_configuration_is_started_one_at_a_time(tmp_
 def test_a_worker_that_does_not_take_the_configuration_over_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_pool, "COMMIT_SECONDS", 0.5)
+    monkeypatch.setattr(worker_child, "COMMIT_SECONDS", 0.5)
 
     async def run() -> None:
         async with pool_of(tmp_path, 2) as pool:
             await pool.apply(spec("one"))
-            worker = pool._workers[0]
+            worker = pool._children[0]
             commit = worker.commit
 
-            async def stopped(turn: int) -> None:
+            async def stopped(turn: int, spec: Message) -> None:
                 worker.process.send_signal(signal.SIGSTOP)
-                await commit(turn)
+                await commit(turn, spec)
 
             worker.commit = stopped  # type: ignore[method-assign] # from outside, the moment would be a matter of luck
             await pool.apply(spec("two"))

@@ -9,26 +9,29 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFFER
+from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
+from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes
+from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes, usable_cores
 from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
 from policy_engine.sources.source import LoadReport
-from policy_engine.sources.validate import chain_reader
+from policy_engine.sources.validate import chain_reader, unusable_policies
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.metrics import Samples, xds_samples
+from policy_engine.transport.native.tls import server_context
+from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.loader import load_policies
 from policy_engine.worker.policies.registry import Registry
@@ -36,13 +39,22 @@ from policy_engine.worker.policies.registry import Registry
 if TYPE_CHECKING:  # see _follow_management_server
     from policy_engine.sources.xds.source import XdsStatus
 
+START_SECONDS = 5.0
+"""An engine that is not ready after so long says so."""
+
 logger = logging.getLogger("policy_engine.supervisor")
 
 
 @dataclass(frozen=True, slots=True)
 class _Readiness:
+    """Whether requests are welcome, and why not; `trouble` may change from one moment to the next."""
+
     ready: bool
     reason: str
+    trouble: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.trouble}" if self.trouble else self.reason
 
 
 class Supervisor:
@@ -53,9 +65,12 @@ class Supervisor:
         self._policies = settings.policies.registry or settings.policies.directory
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
-        self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._tell_readiness)
+        self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._pool_changed)
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
+        self._starting = True
+        self._restarts = 0
+        self._code = CodeOnDisk(self._registry, settings.policies.directory)
         self._draining = False
         self._servers: list[AdminServer] = []
         self._xds: XdsStatus | None = None
@@ -64,33 +79,51 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        ignore_stray_signals()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        for warning in unusable_policies(self._registry):
+            logger.warning("%s", warning)
         info = build_info(self._registry, self._policies)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
+        _check_certificates(self._settings)
         await self._open_pages(info)
-        await self._pool.start()
-        source = asyncio.ensure_future(self._follow_configuration())
+        waiting = loop.call_later(START_SECONDS, self._started)
+        source = asyncio.ensure_future(self._start_and_follow())
         stopping = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait((source, stopping), return_when=asyncio.FIRST_COMPLETED)
             if source.done():
                 source.result()
         finally:
+            waiting.cancel()
             stopping.cancel()
             source.cancel()
             await self._close()
         return 0
 
+    async def _start_and_follow(self) -> None:
+        await self._pool.start()
+        await self._follow_configuration()
+
     async def _follow_configuration(self) -> None:
         reader = chain_reader(self._registry, self._settings)
         if self._settings.configuration is ConfigurationSource.XDS:
             await self._follow_management_server(reader)
-        source = FileSource(self._settings.chains, reader, self._apply, self._note_load)
+        settings = self._settings
+        source = FileSource(
+            settings.chains,
+            reader,
+            self._apply,
+            self._note_load,
+            settings.chain_files.settle,
+            settings.chain_files.end_marker,
+        )
         loop = asyncio.get_running_loop()
         reloads: set[asyncio.Task[LoadReport | None]] = set()
 
         def reload() -> None:
+            self._code.tell()
             task = asyncio.ensure_future(source.load(force=True))
             reloads.add(task)
             task.add_done_callback(reloads.discard)
@@ -103,10 +136,12 @@ class Supervisor:
 
         source = xds_source(self._settings.xds, reader, self._apply, self._note_load)
         self._xds = source.status
-        # The signal would end the process; here it has nothing to do.
-        asyncio.get_running_loop().add_signal_handler(
-            signal.SIGHUP, lambda: logger.info("SIGHUP: nothing to reload, the management server sends changes itself")
-        )
+
+        def nothing_to_load() -> None:
+            logger.info("SIGHUP: nothing to reload, the management server sends changes itself")
+            self._code.tell()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, nothing_to_load)
         await source.run()
 
     async def _apply(self, chains: ChainsSpec) -> None:
@@ -136,28 +171,43 @@ class Supervisor:
                 "\n".join(problems),
                 extra={"event": "configuration_rejected", "source": source, "problems": problems},
             )
+        self._started()
+
+    def _started(self) -> None:
+        self._starting = False
+        self._tell_readiness()
+
+    def _pool_changed(self) -> None:
+        if self._restarts != self._pool.restarts:
+            self._restarts = self._pool.restarts
+            # A process that is started again loads what is on disk by then.
+            self._code.tell()
         self._tell_readiness()
 
     def _readiness(self) -> _Readiness:
         if self._draining:
             return _Readiness(False, "not ready: draining")
         if self._history.active is None:
-            return _Readiness(False, "not ready: no valid configuration yet")
+            return _Readiness(False, "not ready: no valid configuration yet", self._pool.trouble)
         if not self._pool.complete:
-            return _Readiness(False, f"not ready: {self._pool.serving} of {self._count} workers serve")
+            serving = f"not ready: {self._pool.serving} of {self._count} worker processes serve"
+            return _Readiness(False, serving, self._pool.trouble)
         return _Readiness(True, "ready")
 
     def _tell_readiness(self) -> None:
         now = self._readiness()
-        if now != self._told:
-            self._told = now
-            logger.info(now.reason, extra={"event": "readiness"})
+        # That an engine is not ready before its first configuration is nothing to be told, unless it takes long.
+        if now == self._told or (self._starting and not now.ready):
+            return
+        self._told = now
+        logger.info("%s", now, extra={"event": "readiness"})
 
     async def _samples(self) -> Samples:
         samples = await self._pool.samples()
         history = self._history
         samples["policy_engine_workers"] = [({}, self._pool.serving)]
         samples["policy_engine_worker_restarts"] = [({}, self._pool.restarts)]
+        samples["policy_engine_worker_hangs"] = [({}, self._pool.hangs)]
         samples["policy_engine_configuration_rejections"] = [({}, history.rejections)]
         samples["policy_engine_configuration_swaps"] = [({}, history.accepted)]
         if history.active is not None:
@@ -167,41 +217,64 @@ class Supervisor:
             samples |= xds_samples(self._xds)
         return samples
 
+    def _workers(self) -> dict[str, Any]:
+        pool = self._pool
+        return {
+            "wanted": self._count,
+            "serving": pool.serving,
+            "restarts": pool.restarts,
+            "hangs": pool.hangs,
+            "processes": pool.as_documents(),
+        }
+
     async def _open_pages(self, info: dict[str, Any]) -> None:
         def ready() -> tuple[bool, str]:
             now = self._readiness()
-            return now.ready, now.reason
+            return now.ready, str(now)
 
         sources = AdminSources(
             ready=ready,
             samples=self._samples,
             history=self._history,
             build_info=info,
-            workers=lambda: {"wanted": self._count, "serving": self._pool.serving, "restarts": self._pool.restarts},
+            workers=self._workers,
             settings=lambda: json.loads(render_settings(self._settings, json=True)),
             management_server=lambda: self._xds.as_document() if self._xds is not None else None,
         )
-        for address, pages in ((self._settings.admin.listen, "all"), (self._settings.health.listen, "probes")):
+        settings = self._settings
+        for name, address, pages in (
+            ("admin.listen", settings.admin.listen, "admin pages"),
+            ("health.listen", settings.health.listen, "health and metrics"),
+        ):
             if address is not None:
-                server = AdminServer(address, sources, probes_only=pages == "probes")
-                await server.start()
+                probes_only = name == "health.listen"
+                server = AdminServer(address, sources, probes_only=probes_only, hosts=settings.admin.hosts)
+                try:
+                    await server.start()
+                except OSError as error:
+                    raise OSError(f"{name}: {error.strerror or error}") from error
                 self._servers.append(server)
-                logger.info(
-                    "%s on http://%s", "admin pages" if pages == "all" else "health and metrics", server.address
-                )
+                logger.info("%s on http://%s", pages, server.address)
 
     async def _close(self) -> None:
         logger.info("draining for up to %g s", self._settings.drain_timeout)
         self._draining = True
-        self._tell_readiness()
+        self._started()
         await self._pool.drain(self._settings.drain_timeout)
         for server in self._servers:
             await server.close()
 
 
+def _check_certificates(settings: Settings) -> None:
+    """Read the files of TLS as every worker process will; raises OSError or ValueError naming the one at fault."""
+    tls = settings.tls
+    if tls.cert is not None and tls.key is not None:
+        server_context(TlsOptions(tls.cert, tls.key, tls.client_ca))
+
+
 def worker_count(workers: int | str) -> int:
     """Return how many workers `workers` means; `auto` is one for each core this process may use."""
-    return len(os.sched_getaffinity(0)) if workers == AUTO else int(workers)
+    return usable_cores() if workers == AUTO else int(workers)
 
 
 def configuration_version(chains: ChainsSpec) -> str:
@@ -235,6 +308,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         tracing_service_name=settings.tracing.service_name,
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
+        worker_timeout=settings.worker_timeout,
         limits={
             "max_concurrent_streams": settings.limits.streams,
             "max_connections": settings.limits.connections,

@@ -14,9 +14,21 @@ from policy_engine.sdk.actions import (
     TrailerMutation,
 )
 from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.header_fields import (
+    MediaType,
+    UnreadableHeader,
+    authority_of,
+    content_codings,
+    credentials,
+    host_of,
+    list_members,
+    media_type,
+    single,
+)
 from policy_engine.sdk.header_rules import header_name, header_value
 from policy_engine.sdk.headers import Headers, HeaderValue
 from policy_engine.sdk.json_pointer import MISSING, PointerError, find, format_pointer, parse_pointer
+from policy_engine.sdk.keys import digest_key, joined_key
 from policy_engine.sdk.policy import ParameterError, Parameters, Policy
 
 __all__ = [
@@ -29,6 +41,17 @@ __all__ = [
     "HeaderValue",
     "header_name",
     "header_value",
+    "single",
+    "list_members",
+    "media_type",
+    "MediaType",
+    "UnreadableHeader",
+    "content_codings",
+    "credentials",
+    "host_of",
+    "authority_of",
+    "joined_key",
+    "digest_key",
     "RequestAction",
     "RequestChunkAction",
     "RequestMutation",

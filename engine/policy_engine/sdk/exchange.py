@@ -6,6 +6,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
 
+from policy_engine.sdk.header_fields import host_of
 from policy_engine.sdk.headers import Headers
 
 
@@ -16,7 +17,7 @@ class Request:
     all policies of this request in both phases (R-04); last writer wins.
     """
 
-    __slots__ = ("_client_address", "_id", "body", "headers", "metadata", "route", "trace")
+    __slots__ = ("_client_address", "_id", "_states", "body", "headers", "metadata", "route", "trace")
 
     def __init__(
         self,
@@ -34,8 +35,16 @@ class Request:
         self._client_address = client_address
         self.body = body
         self.metadata: MutableMapping[str, Any] = {} if metadata is None else metadata
+        self._states: dict[int, dict[str, Any]] | None = None
         self.trace: Any = None
         """The engine's: the span of this stream, None when it is not traced."""
+
+    def state_of(self, owner: object) -> dict[str, Any]:
+        """Return what `owner` alone keeps for this request; it goes with the request. See `Policy.state`."""
+        states = self._states
+        if states is None:
+            states = self._states = {}
+        return states.setdefault(id(owner), {})
 
     @property
     def id(self) -> str:
@@ -82,11 +91,8 @@ class Request:
 
     @property
     def host(self) -> str:
-        """`authority` without the port, lower case."""
-        host = self.authority.lower()
-        if host.startswith("["):
-            return host.partition("]")[0] + "]"
-        return host.partition(":")[0]
+        """The host of `authority`, the same for all spellings of it: `api.example.com` for `API.example.com.:80`."""
+        return host_of(self.authority)
 
     @property
     def scheme(self) -> str:

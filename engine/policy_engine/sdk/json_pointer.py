@@ -20,6 +20,9 @@ class _Missing:
     def __repr__(self) -> str:
         return "MISSING"
 
+    def __reduce__(self) -> str:
+        return "MISSING"  # it is itself also behind a pickle, in a helper process
+
 
 MISSING: Final = _Missing()
 """What `find` returns where there is nothing; unlike None it cannot stand in JSON."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any, ClassVar, TypeVar, overload
 
 from policy_engine.sdk.actions import (
     Chunk,
@@ -17,6 +17,9 @@ from policy_engine.sdk.exchange import Request, Response
 from policy_engine.sdk.headers import Headers
 
 Parameters = Mapping[str, Any]
+
+_Result = TypeVar("_Result")
+_Action = TypeVar("_Action")
 
 
 class ParameterError(ValueError):
@@ -39,7 +42,8 @@ class Policy:
     Plain hooks run on the event loop and must not block; a policy that blocks sets `blocking = True` and all its
     hooks run in a bounded thread pool.
 
-    An instance serves many requests at once: keep per-request state in `request.metadata`, not on `self`.
+    An instance serves many requests at once: what it keeps for one of them goes into `self.state(request)`, and what
+    later policies are to see into `request.metadata`; nothing of a request belongs on `self`.
     """
 
     blocking: ClassVar[bool] = False
@@ -52,8 +56,77 @@ class Policy:
     """Phases, named as in `policy.yaml`, that this instance has no work in. The constructor sets it when the parameters
     leave a hook without work; the engine then does not ask Envoy for that phase on account of this policy (R-08)."""
 
+    offload_above: ClassVar[int] = 16 * 1024
+    """Bytes of arguments up to which offloaded work is done at once: so little costs less than sending it away. Choose
+    it so that the slowest input of that size takes no more than 5 ms."""
+
+    _away: Callable[[Callable[..., Any], tuple[Any, ...]], Awaitable[Any]] | None = None
+    """The engine's: runs a call in a helper process. None where there is no engine, as in a plain unit test."""
+
     def __init__(self, parameters: Parameters) -> None:
         """Keep or compile `parameters`; they satisfy the schema and have its defaults filled in (R-23)."""
+
+    async def offload(self, function: Callable[..., _Result], /, *arguments: Any, size: int | None = None) -> _Result:
+        """Return `function(*arguments)`, computed where it holds up no other request when the arguments are large.
+
+        For work that grows with a body: parsing, matching, hashing. Large means more than `offload_above` bytes of
+        bytes and text; the work is then done in a helper process, which the engine starts, bounds and ends, and which
+        is killed when the policy's timeout is over.
+
+        `function` is a method of this policy (called on a copy that the helper makes with the same parameters) or a
+        function of a module. Arguments and result are bytes, text, numbers and plain containers of them: give the
+        body and what is needed of the request, not the request. It must depend on nothing else and change nothing:
+        what it stores on `self` stays in the helper. Keep results small, or return bytes: taking a large structure
+        apart holds the event loop too.
+
+        `size` is given where bytes say little about the work: an estimate of it in bytes of ordinary arguments.
+        """
+        if self._away is None or (size_of(arguments) if size is None else size) <= self.offload_above:
+            return function(*arguments)
+        result: _Result = await self._away(function, arguments)
+        return result
+
+    @overload
+    def offload_large(
+        self, function: Callable[..., _Result], /, *arguments: Any, size: int | None = None
+    ) -> _Result | Awaitable[_Result]: ...
+
+    @overload
+    def offload_large(
+        self,
+        function: Callable[..., _Result],
+        /,
+        *arguments: Any,
+        then: Callable[[_Result], _Action],
+        size: int | None = None,
+    ) -> _Action | Awaitable[_Action]: ...
+
+    def offload_large(
+        self,
+        function: Callable[..., Any],
+        /,
+        *arguments: Any,
+        then: Callable[[Any], Any] | None = None,
+        size: int | None = None,
+    ) -> Any:
+        """Return `function(*arguments)` at once for small arguments, else what `offload` returns, to be awaited.
+
+        For the last line of a plain hook, which then costs nothing more than a call where bodies are small:
+        `return self.offload_large(self._check, request.body)`. `then` makes the action of what was found; it runs on
+        the event loop, and may use the request, the log and `self`.
+        """
+        if self._away is None or (size_of(arguments) if size is None else size) <= self.offload_above:
+            found = function(*arguments)
+            return found if then is None else then(found)
+        away = self._away(function, arguments)
+        return away if then is None else _followed(away, then)
+
+    def state(self, request: Request) -> dict[str, Any]:
+        """Return what this instance keeps for this request, the same mapping in all its hooks; empty at first.
+
+        No other policy sees it, not even another entry of the same policy in the chain. It is gone when the stream is.
+        """
+        return request.state_of(self)
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Run before the request goes upstream; the body has not been read."""
@@ -92,7 +165,17 @@ class Policy:
         """Run when response trailers arrive."""
 
     def on_stream_end(self, request: Request) -> None:
-        """Run once when the stream is over, however it ended: drop per-request state kept outside `metadata`."""
+        """Run once when the stream is over, however it ended: give up what was kept for it outside
+        `metadata` and `self.state(request)`, which go by themselves."""
 
     def close(self) -> Awaitable[None] | None:
         """Release what the instance holds; called once, after its last request."""
+
+
+async def _followed(found: Awaitable[Any], then: Callable[[Any], Any]) -> Any:
+    return then(await found)
+
+
+def size_of(arguments: tuple[Any, ...]) -> int:
+    """Return the bytes and characters in `arguments`, as far as they are bytes and text themselves."""
+    return sum(len(one) for one in arguments if isinstance(one, bytes | bytearray | memoryview | str))

@@ -14,6 +14,7 @@ from policy_engine.settings.loading import (
     load_settings,
     render_settings,
     sample_file,
+    service_links,
 )
 from policy_engine.settings.model import (
     ConfigurationSource,
@@ -216,6 +217,44 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_no_mistake(tmp_path: 
     assert load(tmp_path, "", environ) == Settings()
 
 
+@pytest.mark.parametrize("service", ["METRICS", "XDS_SERVER", "2", "ADMIN"])
+def test_what_kubernetes_sets_for_services_whose_names_begin_as_ours_is_ignored_and_known(
+    tmp_path: Path, service: str
+) -> None:
+    name = f"POLICY_ENGINE_{service}"
+    environ = {
+        f"{name}_SERVICE_HOST": "fd00::1",
+        f"{name}_SERVICE_PORT": "9001",
+        f"{name}_SERVICE_PORT_GRPC": "9001",
+        f"{name}_PORT": "tcp://[fd00::1]:9001",
+        f"{name}_PORT_9001_TCP": "tcp://[fd00::1]:9001",
+        f"{name}_PORT_9001_TCP_PROTO": "tcp",
+        f"{name}_PORT_9001_TCP_PORT": "9001",
+        f"{name}_PORT_9001_TCP_ADDR": "fd00::1",
+        f"{name}_PORT_53_UDP_ADDR": "fd00::1",
+    }
+    assert load(tmp_path, "", environ) == Settings()
+    assert service_links(environ | {"PATH": "/bin", "POLICY_ENGINE_WORKERS": "2"}) == tuple(sorted(environ))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "meant"),
+    [
+        ("POLICY_ENGINE_TRACING_SERVICE_NAM", "x", "POLICY_ENGINE_TRACING_SERVICE_NAME"),
+        ("POLICY_ENGINE_TRANSPOR", "native", "POLICY_ENGINE_TRANSPORT"),
+        ("POLICY_ENGINE_ADMIN_PORT", "9003", ""),
+        ("POLICY_ENGINE_PORT", "9002", ""),
+        ("POLICY_ENGINE_SERVICE_HOSTS", "10.0.0.1", ""),
+    ],
+)
+def test_a_variable_that_only_looks_like_a_link_is_a_mistake(
+    tmp_path: Path, variable: str, value: str, meant: str
+) -> None:
+    with pytest.raises(SettingsError, match="is not the variable of a setting") as caught:
+        load(tmp_path, "", {variable: value})
+    assert f"did you mean '{meant}'" in str(caught.value) or not meant
+
+
 def test_a_missing_file_is_a_mistake_and_no_file_is_none(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="the settings file cannot be read"):
         load_settings(tmp_path / "absent.yaml", {})
@@ -237,6 +276,29 @@ def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
     shown = json.loads(render_settings(Settings(), json=True))
     environ = {known.variable: shown[known.name]["value"] for known in known_settings() if shown[known.name]["value"]}
     assert load(tmp_path, "", environ) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "outcome"),
+    [
+        ("http://collector:4318", "http://collector:4318"),
+        ("http://collector:4318/", "http://collector:4318"),
+        ("https://collector.example:443/otlp/v2", "https://collector.example:443/otlp/v2"),
+        ("http://collector:4318/v1/traces", "http://collector:4318/v1/traces"),
+        ("http://collector:4317", "port for OTLP over gRPC"),
+        ("https://[::1]:4317/base", "port for OTLP over gRPC"),
+        ("http://collector:4318/a?token=x", "odd characters"),
+        ("http://collector", "allowed: http://host:port"),
+        ("grpc://collector:4317", "allowed: http://host:port"),
+    ],
+)
+def test_where_spans_go(endpoint: str, outcome: str) -> None:
+    environ = {"POLICY_ENGINE_TRACING_ENDPOINT": endpoint}
+    if outcome.startswith("http"):
+        assert load_settings(None, environ).tracing.endpoint == outcome
+    else:
+        with pytest.raises(SettingsError, match=outcome):
+            load_settings(None, environ)
 
 
 def test_the_sample_file_is_complete_valid_and_up_to_date(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ and the sample file are all derived from these classes. Reading them from their 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,12 +30,14 @@ from policy_engine.limits import (
     BODY_LIMIT,
     CONNECTIONS,
     CONSTRUCTION_SECONDS,
+    FILE_SETTLE_SECONDS,
     HEADER_COUNT,
     HEADER_SIZE,
     LARGEST_HEADERS,
     LONGEST_POLICY_TIMEOUT,
     POLICY_TIMEOUT,
     STREAMS,
+    WORKER_SECONDS,
 )
 from policy_engine.transport.client_names import ClientNames
 from policy_engine.transport.listen import UNIX_PREFIX, parse_unix
@@ -88,6 +91,13 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use; macOS and Windows only know how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +232,12 @@ def _collector(text: str) -> str | None:
     scheme, separator, address = text.partition("://")
     if scheme not in ("http", "https") or not separator or address.startswith("unix:"):
         raise ValueError("is not http://host:port or https://host:port")
-    _address(address)
-    return text
+    host, slash, path = address.partition("/")
+    if _address(host).endswith(":4317"):
+        raise ValueError("is the port for OTLP over gRPC; spans go over HTTP, whose port is 4318")
+    if not re.fullmatch(r"[A-Za-z0-9._~/-]*", path, re.ASCII):
+        raise ValueError("has a path with a query, a fragment or odd characters")
+    return f"{scheme}://{host}{slash}{path}".rstrip("/")
 
 
 def _ratio(text: str) -> float:
@@ -238,6 +252,13 @@ def _optional_address(text: str) -> str | None:
 
 def _paths(text: str) -> tuple[Path, ...]:
     return tuple(_path(one.strip()) for one in text.split(",")) if text else ()
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(one.strip().lower() for one in text.split(",")) if text else ()
+    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", one, re.ASCII) for one in names):
+        raise ValueError("has a name that is no host name; ports are left out")
+    return names
 
 
 def _written_list(values: Iterable[object]) -> str:
@@ -265,6 +286,7 @@ NAMES = Form(_names, "a list of DNS names and URIs", _written_list)
 BOOLEAN = Form(_boolean, "true, false", _written_boolean)
 TEXT = Form(_plain, "text", _written_or_nothing)
 METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _written_or_nothing)
+HOSTS = Form(_hosts, "a list of host names without ports", _written_list)
 FILE = Form(_path, "a path", _written_or_nothing)
 FILES = Form(_paths, "a list of paths", _written_list)
 
@@ -324,11 +346,23 @@ class RouteKeySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainFileSettings:
+    """When a chain file is taken for complete (R-20)."""
+
+    settle: float = setting(
+        _duration(0, 600), FILE_SETTLE_SECONDS, "time a chain file that was not renamed into place must be left alone"
+    )
+    end_marker: bool = setting(BOOLEAN, False, "refuse a chain file whose last line is not `...`, as half written")
+
+
+@dataclass(frozen=True, slots=True)
 class SecretSettings:
     """Where secrets of chains may come from (R-24)."""
 
     directories: tuple[Path, ...] = setting(
-        FILES, (), "directories that ${file:…} may read from; every file the engine can read unless set"
+        FILES,
+        (),
+        "directories that ${file:…} may read from; unless set, everything, or nothing when configuration is xds",
     )
 
 
@@ -337,6 +371,9 @@ class AdminSettings:
     """Admin pages (R-53)."""
 
     listen: str | None = setting(LOOPBACK, "127.0.0.1:9003", "admin pages, loopback only; off for none")
+    hosts: tuple[str, ...] = setting(
+        HOSTS, (), "host names, besides those of loopback, by which browsers may ask for admin pages, as behind a proxy"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +396,7 @@ class TracingSettings:
     """Spans for OpenTelemetry (R-52)."""
 
     endpoint: str | None = setting(
-        Form(_collector, "http://host:port, https://host:port, or off", _written_or_off),
+        Form(_collector, "http://host:port, https://host:port/path, or off", _written_or_off),
         None,
         "OTLP/HTTP collector that spans are sent to (its /v1/traces); off for no tracing",
     )
@@ -400,6 +437,11 @@ class Settings:
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
     transport: Transport = setting(_choice(Transport), Transport.NATIVE, "server that carries ext_proc")
     workers: int | str = setting(Form(_workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
+    worker_timeout: float = setting(
+        _duration(0.5, 3600),
+        WORKER_SECONDS,
+        "time without a sign of life after which a worker process is killed and replaced",
+    )
     configuration: ConfigurationSource = setting(
         _choice(ConfigurationSource), ConfigurationSource.FILE, "where chains come from"
     )
@@ -419,6 +461,7 @@ class Settings:
     policies: PolicySettings = field(default_factory=PolicySettings)
     xds: XdsSettings = field(default_factory=XdsSettings)
     route_key: RouteKeySettings = field(default_factory=RouteKeySettings)
+    chain_files: ChainFileSettings = field(default_factory=ChainFileSettings)
     secrets: SecretSettings = field(default_factory=SecretSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     health: HealthSettings = field(default_factory=HealthSettings)

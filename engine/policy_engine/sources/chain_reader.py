@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
-from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooManyFindings, has_errors, ordered
+from policy_engine.documents.diagnostics import (
+    Diagnostic,
+    Findings,
+    Rule,
+    Severity,
+    TooManyFindings,
+    has_errors,
+    ordered,
+)
 from policy_engine.documents.fields import Fields
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import Resolution, SecretSource, resolve_secrets
@@ -22,7 +30,14 @@ from policy_engine.limits import CONSTRUCTION_SECONDS, LONGEST_POLICY_TIMEOUT, P
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
-from policy_engine.worker.policies.registry import PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
+from policy_engine.worker.conditions.failing import unguarded
+from policy_engine.worker.policies.registry import (
+    PolicyDefinition,
+    Registry,
+    UnknownPolicy,
+    UnknownVersion,
+    UnusablePolicy,
+)
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
 
@@ -169,6 +184,8 @@ class ChainReader:
                 fields.error(("condition",), problem, rule=Rule.CONDITION)
         enabled = fields.boolean("enabled", default=True)
         mode = fields.choice("failure_mode", tuple(FailureMode), default=FailureMode.CLOSED)
+        if definition is not None and definition.authenticates and condition is not None and mode == FailureMode.OPEN:
+            load.diagnostics.extend(_openings(document, path, definition, condition))
         timeout = fields.duration("timeout", default=self._default_timeout, longest=LONGEST_POLICY_TIMEOUT)
         parameters = fields.raw("parameters") if "parameters" in fields else {}
         if not isinstance(parameters, dict):
@@ -181,13 +198,14 @@ class ChainReader:
         resolved, secrets = checked
         return PolicySpec(
             name=definition.name,
-            version=str(fields.raw("version")),
+            version=str(definition.version),
             enabled=enabled,
             condition=condition,
             failure_mode=FailureMode(mode or FailureMode.CLOSED),
             timeout=timeout,
             parameters=resolved,
             secrets=secrets,
+            requested_version=str(fields.raw("version")),
         )
 
     def _definition(self, fields: Fields) -> PolicyDefinition | None:
@@ -207,6 +225,8 @@ class ChainReader:
             available = ", ".join(error.available) or "none, this engine was built without policies"
             reason = f"there is no policy {name!r} in this engine{meant}"
             fields.error(("name",), reason, rule=Rule.UNKNOWN_POLICY, allowed=available)
+        except UnusablePolicy as error:
+            fields.error(("name",), str(error), rule=Rule.UNKNOWN_POLICY)
         except UnknownVersion as unknown:
             if version is not None:
                 available = ", ".join(str(one) for one in unknown.available)
@@ -229,7 +249,8 @@ class ChainReader:
         """Return parameters with secrets and defaults in place and the pointers of the secret ones, or None."""
         resolution = resolve_secrets(parameters, load.secrets)
         for within, reason in resolution.problems:
-            load.diagnostics.append(document.diagnostic((*path, *within), reason, rule=Rule.SECRET))
+            rule = Rule.REFERENCE if within in resolution.malformed else Rule.SECRET
+            load.diagnostics.append(document.diagnostic((*path, *within), reason, rule=rule))
         if definition is None:
             return None
         checked = definition.parameters.check(resolution.parameters)
@@ -260,6 +281,18 @@ class ChainReader:
                 load.diagnostics.append(_refusal(refusal, one))
 
 
+def _openings(document: Document, path: Path, definition: PolicyDefinition, condition: str) -> Iterator[Diagnostic]:
+    """Yield a warning for each look-up by which a request makes the condition fail, and with it skips the policy."""
+    for one in unguarded(condition):
+        yield document.diagnostic(
+            (*path, "condition"),
+            f"{definition} decides who gets in, and is skipped when the condition fails (failure_mode: open): a request"
+            f" without this entry makes {one.lookup} fail; write `{one.guard} && …` before it, or failure_mode: closed",
+            severity=Severity.WARNING,
+            rule=Rule.OPEN_CONDITION,
+        )
+
+
 def _violation(
     violation: Violation, definition: PolicyDefinition, document: Document, path: Path, resolution: Resolution
 ) -> Diagnostic:
@@ -279,9 +312,16 @@ def _violation(
 
 
 def _refusal(refusal: Refusal, pending: _Pending) -> Diagnostic:
+    resolution = pending.resolution
+    at = refusal.pointer
+    if at and any(pointer == at or pointer.startswith(f"{at}/") for pointer in resolution.pointers):
+        # Whatever the policy says of this value may quote it, and be it a bracket of a regular expression.
+        reason = "is not valid; why is not shown, as it holds a secret"
+    else:
+        reason = resolution.scrub_pieces(refusal.reason)
     return pending.document.diagnostic(
         (*pending.path, *path_within(pending.trial.parameters, refusal.pointer)),
-        f"{pending.trial.definition}: {pending.resolution.scrub(refusal.reason)}",
+        f"{pending.trial.definition}: {reason}",
         rule=Rule.REFUSED,
     )
 

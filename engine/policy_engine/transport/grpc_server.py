@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.transport.client_names import ClientNames
 from policy_engine.transport.counters import Counters, CountersSnapshot
 from policy_engine.transport.health import EXT_PROC_SERVICE, Health
-from policy_engine.transport.listen import UNIX_PREFIX, parse_unix, restrict
+from policy_engine.transport.listen import UNIX_PREFIX, is_answered, parse_address, parse_unix, restrict
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import ServerOptions, TlsOptions, check_files
 
@@ -92,6 +93,10 @@ class GrpcServer:
         self._server, self._addresses = server, tuple(addresses)
 
     def _add_port(self, server: grpc.aio.Server, bind: str) -> int:
+        address = parse_address(bind)
+        if isinstance(address, Path) and is_answered(address):
+            # gRPC removes the file of a socket and binds another in its place, whoever listens there.
+            raise OSError(f"cannot listen on {bind}: address in use")
         target = f"{UNIX_PREFIX}{parse_unix(bind).path}" if bind.startswith(UNIX_PREFIX) else bind
         try:
             if self._options.tls is None:

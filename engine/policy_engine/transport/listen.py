@@ -140,12 +140,22 @@ def _group_id(group: str) -> int:
         raise OSError(errno.EINVAL, f"there is no group {group!r}") from None
 
 
+def is_answered(path: Path) -> bool:
+    """Tell whether a process listens at the Unix socket `path`; not when it is stale, absent or something else."""
+    return _is_socket(path) and not _is_stale(path)
+
+
 def _is_stale(path: Path) -> bool:
+    if _is_socket(path):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                return True
+    return False
+
+
+def _is_socket(path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.stat().st_mode):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                try:
-                    probe.connect(str(path))
-                except ConnectionRefusedError:
-                    return True
+        return stat.S_ISSOCK(path.stat().st_mode)
     return False

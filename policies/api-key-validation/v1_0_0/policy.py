@@ -14,6 +14,8 @@ from policy_engine.sdk import (
     Policy,
     Request,
     RequestMutation,
+    UnreadableHeader,
+    credentials,
     header_name,
     header_value,
 )
@@ -21,15 +23,22 @@ from policy_engine.sdk import (
 _LONGEST_KEY = 1024  # bytes; a longer one is wrong without being hashed
 
 
+class _SeveralKeys(Exception):
+    """The request has more than one key, so that the upstream may see another one than this policy."""
+
+
 class ApiKeyValidation(Policy):
-    """401 without a key, 401 or 403 with a wrong one, else the client's name in `metadata["api_key"]["client"]`."""
+    """401 without a key, 400 with several, 401 or 403 with a wrong one.
+
+    Else the client's name is in `metadata["api_key"]["client"]`.
+    """
 
     def __init__(self, parameters: Parameters) -> None:
         self._in_query = parameters.get("in", "header") == "query"
         self._name = parameters.get("name", "x-api-key")
         if not self._in_query:
             self._name = _checked(header_name, self._name, "/name")
-        self._prefix = parameters.get("prefix", "").lower()
+        self._prefix = parameters.get("prefix", "")
         if self._in_query and self._prefix:
             raise ParameterError("a prefix is possible only with in: header", "/prefix")
         self._strip = not parameters.get("forward_key", False)
@@ -42,36 +51,41 @@ class ApiKeyValidation(Policy):
         self._accepted = {client: self._action(client, None) for known in self._stored for _, client in known[1]}
         challenge = f'ApiKey realm="{parameters.get("realm", "api")}"'
         self._missing = _refusal(401, "missing_api_key", challenge)
-        self._ambiguous = _refusal(401, "several_api_keys", challenge)
+        self._ambiguous = _refusal(400, "several_api_keys", challenge)
         self._wrong = _refusal(parameters.get("wrong_key_status", 403), "wrong_api_key", challenge)
 
     def on_request_headers(self, request: Request) -> RequestMutation | ImmediateResponse | None:
         """Find the key, compare its hash with every stored one."""
-        keys = self._keys_in_query(request) if self._in_query else self._keys_in_header(request)
-        if len(keys) != 1:
-            return self._ambiguous if keys else self._missing
-        client = self._client_of(keys[0])
+        try:
+            key = self._key_in_query(request) if self._in_query else self._key_in_header(request)
+        except _SeveralKeys:
+            return self._ambiguous
+        if key is None:
+            return self._missing
+        client = self._client_of(key)
         if client is None:
-            return self._wrong
+            # One line with a comma may be two lines that Envoy joined; a key may hold one.
+            return self._ambiguous if "," in key and not self._in_query else self._wrong
         request.metadata["api_key"] = {"client": client}
         if self._in_query and self._strip:
             return self._action(client, _without(request.target, self._name))
         return self._accepted[client]
 
-    def _keys_in_header(self, request: Request) -> list[str]:
-        size = len(self._prefix)
-        values = request.headers.get_all(self._name)
-        if size:
-            values = tuple(value[size:].strip(" ") for value in values if value[:size].lower() == self._prefix)
-        return [value for value in values if value]
+    def _key_in_header(self, request: Request) -> str | None:
+        if self._prefix:
+            try:
+                return credentials(request.headers, self._name, self._prefix) or None
+            except UnreadableHeader:
+                raise _SeveralKeys from None
+        return _one([value for value in request.headers.get_all(self._name) if value])
 
-    def _keys_in_query(self, request: Request) -> list[str]:
+    def _key_in_query(self, request: Request) -> str | None:
         keys = []
         for part in request.query_string.split("&"):
             name, _, value = part.partition("=")
             if value and _decoded(name) == self._name:
                 keys.append(_decoded(value))
-        return keys
+        return _one(keys)
 
     def _client_of(self, key: str) -> str | None:
         raw = key.encode("utf-8", "surrogateescape")
@@ -91,6 +105,12 @@ class ApiKeyValidation(Policy):
         if not (remove or replace or path is not None):
             return None
         return RequestMutation(remove_headers=remove, set_headers=replace, path=path)
+
+
+def _one(keys: list[str]) -> str | None:
+    if len(keys) > 1:
+        raise _SeveralKeys
+    return keys[0] if keys else None
 
 
 def _stored(parameters: Parameters) -> list[tuple[bytes, list[tuple[bytes, str]]]]:

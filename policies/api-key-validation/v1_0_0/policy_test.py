@@ -71,10 +71,35 @@ def test_a_wrong_key_can_be_401() -> None:
     assert "www-authenticate" in outcome.response.headers
 
 
-def test_two_keys_are_refused_even_if_one_is_right() -> None:
-    assert with_key(policy(), ["mobile-key", "partner-key"]).status == 401
+@pytest.mark.parametrize("lines", [["mobile-key", "partner-key"], ["mobile-key"] * 2, "mobile-key,partner-key"])
+def test_two_keys_are_refused_even_if_one_is_right(lines: list[str] | str) -> None:
+    outcome = with_key(policy(), lines)
+    assert (outcome.status, outcome.reached_upstream) == (400, False)
+
+
+def test_two_keys_in_the_query_are_refused() -> None:
     in_query = policy(**{"in": "query", "name": "k"})
-    assert run(in_query, request("GET", "/?k=mobile-key&k=partner-key")).status == 401
+    assert run(in_query, request("GET", "/?k=mobile-key&k=partner-key")).status == 400
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ApiKey mobile-key,ApiKey mobile-key",
+        "ApiKey wrong,ApiKey mobile-key",
+        "Bearer x,apikey mobile-key",
+        "ApiKey mobile-key,",
+    ],
+)
+def test_several_authorization_lines_that_envoy_joined_are_refused(value: str) -> None:
+    outcome = run(policy(name="Authorization", prefix="ApiKey "), request(headers={"authorization": value}))
+    assert (outcome.status, outcome.reached_upstream) == (400, False)
+
+
+def test_a_key_may_hold_a_comma() -> None:
+    subject = policy(keys=[{"client": "c", "sha256": hashlib.sha256(b"a,b").hexdigest()}])
+    assert with_key(subject, "a,b").reached_upstream
+    assert with_key(subject, "a,c").status == 400
 
 
 def test_prefix_in_any_case_and_only_with_it() -> None:
@@ -109,8 +134,8 @@ def test_query_key_can_be_left_in_and_header_key_does_not_count_there() -> None:
 def test_no_input_but_a_key_gets_in_and_none_makes_it_fail(value: str, query: str) -> None:
     header = policy()
     by_query = policy(**{"in": "query", "name": "k"})
-    assert run(header, request(headers={"x-api-key": value.encode("utf-8", "replace")})).status in {401, 403}
-    assert run(by_query, request("GET", f"/?{query}")).status in {401, 403}
+    assert run(header, request(headers={"x-api-key": value.encode("utf-8", "replace")})).status in {400, 401, 403}
+    assert run(by_query, request("GET", f"/?{query}")).status in {400, 401, 403}
 
 
 @pytest.mark.parametrize(

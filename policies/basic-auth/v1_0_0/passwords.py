@@ -20,6 +20,11 @@ class Scrypt:
     salt: bytes
     expected: bytes
 
+    @property
+    def cost(self) -> tuple[object, ...]:
+        """What decides how long `fits` takes."""
+        return ("scrypt", self.n, self.r, self.p, len(self.expected))
+
     def fits(self, password: bytes) -> bool:
         """Return whether it is the password. Takes tens of milliseconds and lets other threads run meanwhile."""
         made = hashlib.scrypt(
@@ -35,6 +40,11 @@ class Pbkdf2:
     iterations: int
     salt: bytes
     expected: bytes
+
+    @property
+    def cost(self) -> tuple[object, ...]:
+        """What decides how long `fits` takes."""
+        return ("pbkdf2-sha256", self.iterations, len(self.expected))
 
     def fits(self, password: bytes) -> bool:
         """Return whether it is the password. Takes tens of milliseconds and lets other threads run meanwhile."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import binascii
 import hmac
+import re
 import secrets
 import time
 from base64 import b64decode
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from policy_engine.sdk import (
@@ -19,8 +20,11 @@ from policy_engine.sdk import (
     Request,
     RequestAction,
     RequestMutation,
+    UnreadableHeader,
+    credentials,
     header_name,
     header_value,
+    joined_key,
 )
 
 from .passwords import StoredPassword, parse
@@ -29,6 +33,8 @@ _LONGEST = 1024  # characters of the encoded credentials
 _THREADS = 2
 _MOST_PENDING = 64  # checks that wait or run; more are refused, so that guessing cannot pile up work
 _MOST_REMEMBERED = 10_000
+_MOST_COSTS = 8  # kinds of hashes, all of which a wrong password takes
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 
 
 class BasicAuth(Policy):
@@ -36,8 +42,7 @@ class BasicAuth(Policy):
 
     def __init__(self, parameters: Parameters) -> None:
         self._users = _users(parameters)
-        # An unknown name costs as much time as a known one: it is checked, in vain, against this.
-        self._decoy = next(iter(self._users.values()))
+        self._decoys = _one_of_each_cost(self._users.values())
         self._remember = parameters.get("remember", 300)
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, float] = {}
@@ -48,6 +53,9 @@ class BasicAuth(Policy):
         challenge = f'Basic realm="{parameters.get("realm", "api")}", charset="UTF-8"'
         headers = {"content-type": "application/json", "www-authenticate": challenge}
         self._missing = ImmediateResponse(401, '{"error":"unauthorized"}', headers, details="basic_auth_missing")
+        self._several = ImmediateResponse(
+            400, '{"error":"invalid_request"}', {"content-type": "application/json"}, details="basic_auth_several"
+        )
         self._refused = ImmediateResponse(401, '{"error":"unauthorized"}', headers, details="basic_auth_refused")
         self._busy = ImmediateResponse(
             503,
@@ -58,14 +66,17 @@ class BasicAuth(Policy):
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Check the credentials; an awaitable only when a password must be hashed."""
-        values = request.headers.get_all("authorization")
-        if not values or (len(values) == 1 and values[0][:6].lower() != "basic "):
+        try:
+            encoded = credentials(request.headers, "authorization", "Basic ")
+        except UnreadableHeader:
+            return self._several
+        if encoded is None:
             return self._missing
-        credentials = _credentials(values[0]) if len(values) == 1 else None
-        if credentials is None:
+        given = _decoded(encoded)
+        if given is None:
             return self._refused
-        user, password = credentials
-        digest = hmac.digest(self._secret, b"%b\0%b" % (user.encode(), password), "sha256")
+        user, password = given
+        digest = hmac.digest(self._secret, joined_key(user, password), "sha256")
         if self._known.get(digest, 0.0) > time.monotonic():
             return self._accept(request, user)
         pending = self._pending.get(digest)
@@ -77,7 +88,7 @@ class BasicAuth(Policy):
 
     def _start(self, user: str, password: bytes, digest: bytes) -> Future[bool]:
         stored = self._users.get(user)
-        pending = self._pending[digest] = self._pool.submit(_check, stored, self._decoy, password)
+        pending = self._pending[digest] = self._pool.submit(_check, stored, self._decoys, password)
 
         def done(future: Future[bool]) -> None:
             self._pending.pop(digest, None)
@@ -110,9 +121,29 @@ class BasicAuth(Policy):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _check(stored: StoredPassword | None, decoy: StoredPassword, password: bytes) -> bool:
-    right = (stored or decoy).fits(password)
-    return right and stored is not None
+def _check(stored: StoredPassword | None, decoys: Sequence[StoredPassword], password: bytes) -> bool:
+    """Return whether the password is right.
+
+    A wrong one takes a hash of every cost that some user has, so that the time tells neither whether there is such a
+    user nor how the password is stored.
+    """
+    if stored is not None and stored.fits(password):
+        return True
+    for decoy in decoys:
+        if stored is None or decoy.cost != stored.cost:
+            decoy.fits(password)
+    return False
+
+
+def _one_of_each_cost(stored: Iterable[StoredPassword]) -> Sequence[StoredPassword]:
+    kinds = {one.cost: one for one in stored}
+    if len(kinds) > _MOST_COSTS:
+        raise ParameterError(
+            f"the hashes have {len(kinds)} different costs (N, r, p, iterations, length); at most {_MOST_COSTS} are "
+            "possible, since a wrong password takes the time of all: hash the old ones anew",
+            "/users",
+        )
+    return list(kinds.values())
 
 
 def _users(parameters: Parameters) -> dict[str, StoredPassword]:
@@ -120,6 +151,8 @@ def _users(parameters: Parameters) -> dict[str, StoredPassword]:
     for index, entry in enumerate(parameters["users"]):
         if ":" in entry["name"]:
             raise ParameterError("a user name has no colon (RFC 7617, 2)", f"/users/{index}/name")
+        if _CONTROL.search(entry["name"].encode("utf-8", "surrogateescape")):
+            raise ParameterError("a user name has no control characters (RFC 7617, 2)", f"/users/{index}/name")
         if entry["name"] in users:
             raise ParameterError("this user is listed twice", f"/users/{index}/name")
         try:
@@ -145,13 +178,17 @@ def _user_header(parameters: Parameters) -> str | None:
     return name
 
 
-def _credentials(value: str) -> tuple[str, bytes] | None:
-    """Return user name and password from the header (RFC 7617, 2), None when it is malformed."""
-    encoded = value[6:].strip(" ")
+def _decoded(encoded: str) -> tuple[str, bytes] | None:
+    """Return user name and password from the credentials (RFC 7617, 2), None when they are malformed.
+
+    Control characters are: the RFC forbids them, and a NUL at the end of a password would make no difference to its
+    hash, as HMAC pads with them.
+    """
     if len(encoded) > _LONGEST or not encoded.isascii():
         return None
     try:
-        user, colon, password = b64decode(encoded, validate=True).partition(b":")
-        return (user.decode(), password) if colon else None
+        raw = b64decode(encoded, validate=True)
+        user, colon, password = raw.partition(b":")
+        return (user.decode(), password) if colon and not _CONTROL.search(raw) else None
     except (binascii.Error, UnicodeDecodeError):
         return None

@@ -82,7 +82,12 @@ def test_credentials_can_be_left_in() -> None:
         basic("", ""),
         basic("alice", USERS[0]["password_hash"]),
         basic("alice", "x" * 2000),
-        [basic("alice", "wonder:land")] * 2,
+        basic("alice", "wonder:land\0"),
+        basic("alice", "wonder:land" + "\0" * 30),
+        basic("alice", "wonder:land\n"),
+        basic("alice", "wonder:land\x7f"),
+        basic("alice\0", "wonder:land"),
+        basic("\talice", "wonder:land"),
     ],
 )
 def test_everybody_else_gets_the_same_401(value: str | list[str] | None) -> None:
@@ -91,6 +96,26 @@ def test_everybody_else_gets_the_same_401(value: str | list[str] | None) -> None
     assert outcome.response.headers["www-authenticate"] == 'Basic realm="shop", charset="UTF-8"'
     assert outcome.body == b'{"error":"unauthorized"}'
     assert "basic_auth" not in outcome.metadata
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [basic("alice", "wonder:land")] * 2,
+        basic("alice", "wonder:land") + "," + basic("alice", "wonder:land"),
+        basic("alice", "wrong") + "," + basic("alice", "wonder:land"),
+        basic("alice", "wonder:land") + ", Bearer x",
+        "Bearer x,bAsIc " + b64(b"alice:wonder:land"),
+        basic("alice", "wonder:land") + ",",
+    ],
+)
+def test_several_credentials_are_no_request_that_can_be_checked(lines: str | list[str]) -> None:
+    outcome = send(policy(), lines)
+    assert (outcome.status, outcome.reached_upstream) == (400, False)
+
+
+def test_credentials_of_another_scheme_that_hold_commas_are_not_several() -> None:
+    assert send(policy(), 'Digest username="alice", realm="basic x", nonce="1"').status == 401
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -133,6 +158,43 @@ def test_an_unknown_name_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> No
     calls = counting(monkeypatch)
     assert send(subject, basic("nobody", "x")).status == 401
     assert len(calls) == 1
+
+
+def test_wrong_passwords_cost_the_same_whoever_the_user_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = [
+        {"name": "cheap", "password_hash": scrypt("a", 8192)},
+        {"name": "dear", "password_hash": scrypt("b", 32768)},
+        {"name": "other", "password_hash": pbkdf2("c")},
+    ]
+    subject = policy(users=users, remember=0)
+    hashed: list[object] = []
+    real_scrypt, real_pbkdf2 = hashlib.scrypt, hashlib.pbkdf2_hmac
+
+    def scrypt_noted(*parts: Any, **named: Any) -> bytes:
+        hashed.append(named["n"])
+        return real_scrypt(*parts, **named)
+
+    def pbkdf2_noted(*parts: Any) -> bytes:
+        hashed.append(parts[3])
+        return real_pbkdf2(*parts)
+
+    monkeypatch.setattr(hashlib, "scrypt", scrypt_noted)
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", pbkdf2_noted)
+    seen = {}
+    for name in ("nobody", "cheap", "dear", "other"):
+        hashed.clear()
+        assert send(subject, basic(name, "wrong")).status == 401
+        seen[name] = sorted(map(str, hashed))
+    assert set(map(tuple, seen.values())) == {("100000", "32768", "8192")}
+
+
+def test_remembered_credentials_do_not_run_together() -> None:
+    subject = policy(
+        users=[{"name": "a", "password_hash": scrypt("b:c")}, {"name": "a\u00e9", "password_hash": scrypt("c")}]
+    )
+    assert send(subject, basic("a", "b:c")).status == 200
+    for user, password in (("a\u00e9", "b:c"), ("a", "c"), ("a", "\0b:c"), ("a", "b")):
+        assert send(subject, basic(user, password)).status == 401
 
 
 def gated(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, list[bytes]]:
@@ -193,6 +255,16 @@ def test_no_bytes_get_in_or_make_it_fail(raw: bytes) -> None:
     assert send(policy(), "Basic " + b64(raw)).status == 401
 
 
+def test_many_different_costs_are_refused() -> None:
+    users = [
+        {"name": str(one), "password_hash": f"pbkdf2-sha256${100_000 + one}$c2FsdHNhbHQ=${b64(b'x' * 32)}"}
+        for one in range(9)
+    ]
+    with pytest.raises(ParameterError, match="different costs") as caught:
+        policy(users=users)
+    assert caught.value.path == "/users"
+
+
 def test_close_ends_the_threads() -> None:
     subject = policy()
     send(subject, basic("alice", "wonder:land"))
@@ -216,6 +288,7 @@ def stored(start: str) -> dict[str, Any]:
         (stored("scrypt$8193$1$1$c2FsdHNhbHQ="), "/users/0/password_hash"),
         (stored("pbkdf2-sha256$10$c2FsdHNhbHQ="), "/users/0/password_hash"),
         (stored("pbkdf2-sha256$100000$c2E="), "/users/0/password_hash"),
+        ({"users": [{"name": "a\0", "password_hash": scrypt("x")}]}, "/users/0/name"),
         ({"user_header": "host"}, "/user_header"),
         ({"user_header": "Authorization"}, "/user_header"),
         ({"user_header": "x", "users": [{"name": "a\n", "password_hash": scrypt("x")}]}, "/users/0/name"),

@@ -7,7 +7,7 @@ import re
 from policy_engine.sdk import ImmediateResponse, Request
 
 from .entries import Entry, grouped
-from .freshness import http_date
+from .freshness import date_of, http_date
 
 _TAG = re.compile(r'[ \t,]*(?:W/)?("[\x21\x23-\x7e\x80-\U0010ffff]*")[ \t]*(?:,|$)')
 _LONGEST = 8192
@@ -32,7 +32,7 @@ def client_has(request: Request, entry: Entry) -> bool:
     wanted = request.headers.get_all("if-none-match")
     if wanted:
         return matches(",".join(wanted), entry.header("etag"))
-    since, changed = http_date(request.headers.get("if-modified-since")), http_date(entry.header("last-modified"))
+    since, changed = date_of(request.headers, "if-modified-since"), http_date(entry.header("last-modified"))
     return since is not None and changed is not None and changed <= since
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from policy_engine.sdk import Headers, ParameterError, Parameters, Request, header_name
+from policy_engine.sdk import (
+    Headers,
+    ParameterError,
+    Parameters,
+    Request,
+    authority_of,
+    digest_key,
+    header_name,
+    list_members,
+)
 
 from .directives import Directives, parse
 from .entries import Entry
@@ -37,11 +44,16 @@ _NO_CACHE = Directives({"no-cache": [None]})
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request that may be looked up and stored: its key, what it says about freshness, whether somebody is known."""
+    """A request that may be looked up: its key, what it says about freshness, whether somebody is known.
+
+    The response to one that spells its host with a final dot or a port of its own may tell so, and is not `storable`:
+    those who spell it otherwise would get links to it.
+    """
 
     key: str
     directives: Directives
     authenticated: bool
+    storable: bool
 
 
 class Requests:
@@ -59,19 +71,21 @@ class Requests:
     def key(self, request: Request) -> str:
         """Return the key of scheme, authority and target, which is the same for all methods."""
         zone = request.route if self._zone is None else self._zone
-        return _digest(zone, request.scheme.lower(), request.authority.lower(), request.target)
+        scheme = request.scheme.lower()
+        return digest_key(zone, scheme, authority_of(request.authority, scheme), request.target)
 
     def asked(self, request: Request) -> Asked | None:
         """Return what a GET or HEAD asks for; None when the cache has to leave it alone."""
         headers = request.headers
         if not request.authority or any(name in headers for name in self._bypass):
             return None
-        if (headers.get("content-length") or "0") != "0":
+        if any(one != "0" for one in list_members(headers.get_all("content-length"))):
             return None
         directives = self._directives(headers)
         if directives is None or "no-store" in directives:
             return None
-        return Asked(self.key(request), directives, "authorization" in headers or self.known(request))
+        plain = request.authority.lower() == authority_of(request.authority, request.scheme)
+        return Asked(self.key(request), directives, "authorization" in headers or self.known(request), plain)
 
     def known(self, request: Request) -> bool:
         """Return whether a policy has authenticated somebody, perhaps by a header that it then took away."""
@@ -95,7 +109,8 @@ class Requests:
         values = headers.get_all("cache-control")
         if values:
             return parse(values)
-        return _NO_CACHE if "no-cache" in (headers.get("pragma") or "").lower() else _NOTHING
+        pragma = (member.lower() for member in list_members(headers.get_all("pragma")))
+        return _NO_CACHE if "no-cache" in pragma else _NOTHING
 
 
 def usable(entry: Entry, directives: Directives, now: float) -> bool:
@@ -115,7 +130,7 @@ def digests(headers: Headers) -> dict[str, str]:
 def header_digest(headers: Headers, name: str) -> str:
     """Return a digest of all values of a header; empty without one."""
     values = headers.get_all(name)
-    return _digest(*values) if values else ""
+    return digest_key(*values) if values else ""
 
 
 def header_names(names: Iterable[str], path: str) -> tuple[str, ...]:
@@ -130,8 +145,4 @@ def header_names(names: Iterable[str], path: str) -> tuple[str, ...]:
 
 
 def _variant(seen: Mapping[str, str], names: tuple[str, ...]) -> str:
-    return _digest(*(part for name in names for part in (name, seen.get(name, ""))))
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    return digest_key(*(part for name in names for part in (name, seen.get(name, ""))))

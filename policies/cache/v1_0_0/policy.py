@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable
 from inspect import isawaitable
-from itertools import count
-from typing import Any
 
 from policy_engine.sdk import (
     ImmediateResponse,
@@ -19,6 +16,7 @@ from policy_engine.sdk import (
     ResponseAction,
     ResponseMutation,
     header_name,
+    steady_clock,
 )
 from policy_redis import redis_from, seconds
 
@@ -29,7 +27,6 @@ from .stores import MemoryStore, RedisStore
 from .storing import Responses
 
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
-_instances = count()
 
 
 class Cache(Policy):
@@ -50,8 +47,6 @@ class Cache(Policy):
             redis = parameters["redis"]
             self._redis = RedisStore(redis_from(redis), redis.get("prefix", "cache"), max_variants)
         self._store = self._redis or MemoryStore(parameters.get("max_bytes", 67_108_864), max_variants)
-        # What the request phase found out, for the response phase of this very instance: plain data without secrets.
-        self._slot = f"cache/{next(_instances)}"
         self._miss = (
             None if self._status_header is None else ResponseMutation(set_headers={self._status_header: "miss"})
         )
@@ -63,7 +58,7 @@ class Cache(Policy):
         """Answer from the store; an awaitable only when the store is Redis."""
         if request.method not in ("GET", "HEAD"):
             if request.method not in _SAFE:
-                request.metadata[self._slot] = {"changes": self._requests.key(request)}
+                self.state(request)["changes"] = self._requests.key(request)
             return None
         asked = self._requests.asked(request)
         if asked is None:
@@ -75,8 +70,8 @@ class Cache(Policy):
         self, request: Request, response: Response
     ) -> ResponseAction | Awaitable[ResponseAction | None] | None:
         """Say that it was a miss; forget what a successful POST, PUT, … has changed (RFC 9111, 4.4)."""
-        state = request.metadata.get(self._slot)
-        if state is None:
+        state = self.state(request)
+        if not state:
             return None
         if "changes" not in state:
             return self._miss
@@ -88,14 +83,14 @@ class Cache(Policy):
 
     def on_response_body(self, request: Request, response: Response) -> Awaitable[None] | None:
         """Store the response to a GET if it may be."""
-        state = request.metadata.get(self._slot)
-        if state is None or state.get("method") != "GET":
+        state = self.state(request)
+        if not state.get("storable"):
             return None
         storable = self._responses.entry(
             response,
             authenticated=state["authenticated"] or self._requests.known(request),
             requested=state["at"],
-            received=time.time(),
+            received=steady_clock.steady_time(),
         )
         if storable is None:
             return None
@@ -110,19 +105,18 @@ class Cache(Policy):
         return self._found(request, asked, await found)
 
     def _found(self, request: Request, asked: Asked, entry: Entry | None) -> RequestAction | None:
-        now = time.time()
+        now = steady_clock.steady_time()
         if entry is not None and usable(entry, asked.directives, now):
             return answer(request, entry, now, self._status_header)
         if "only-if-cached" in asked.directives:
             return self._not_cached
-        state: dict[str, Any] = {
-            "key": asked.key,
-            "method": request.method,
-            "at": now,
-            "authenticated": asked.authenticated,
-            "seen": digests(request.headers),
-        }
-        request.metadata[self._slot] = state
+        self.state(request).update(
+            key=asked.key,
+            storable=asked.storable and request.method == "GET",
+            at=now,
+            authenticated=asked.authenticated,
+            seen=digests(request.headers),
+        )
         return None
 
 

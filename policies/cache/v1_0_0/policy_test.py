@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_engine.sdk import Headers, ImmediateResponse, ParameterError, Policy, RequestMutation, ResponseMutation
+from policy_engine.sdk import (
+    Headers,
+    ImmediateResponse,
+    ParameterError,
+    Policy,
+    RequestMutation,
+    ResponseMutation,
+    steady_clock,
+)
 from policy_engine.sdk.testing import Outcome, load_policy, policy_class, request, response, run
 
 NOW = 1_700_000_000.0
@@ -28,7 +36,7 @@ class Clock:
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(time, "time", made)
+    monkeypatch.setattr(steady_clock, "steady_time", made)
     return made
 
 
@@ -83,12 +91,35 @@ def test_it_is_fetched_anew_when_it_is_stale(clock: Clock) -> None:
     assert fetch(subject).body == b"two"
 
 
+def test_a_step_of_the_time_of_day_makes_nothing_younger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the real clocks
+    subject = policy()
+    fetch(subject, says={"cache-control": "max-age=60", "age": "59"})
+    now, monotonic = time.time(), time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    assert hit(subject)
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic + 2)
+    assert not hit(subject)
+
+
 def test_head_is_answered_from_a_get_but_fills_nothing() -> None:
     subject = policy()
     assert not hit(subject, method="HEAD")
     assert not hit(subject, method="HEAD")
     assert not hit(subject)
     assert hit(subject, method="HEAD")
+
+
+@pytest.mark.parametrize(
+    "value", ["example.test.", "EXAMPLE.test.:443", "example.test:443", "example.test:", "example.test:0443"]
+)
+def test_spellings_of_a_host_are_one_host(value: str) -> None:
+    subject = policy()
+    fetch(subject, authority=value)
+    assert not hit(subject, authority="example.test"), "what the upstream made of another spelling is not for all"
+    assert hit(subject, authority=value)
+    fetch(subject, method="POST", authority=value)
+    assert not hit(subject, authority="example.test"), "a change is one, whichever way the host is written"
 
 
 @pytest.mark.parametrize("value", ["example.test", "EXAMPLE.test"])
@@ -173,6 +204,9 @@ def test_stored(says: dict[str, Any]) -> None:
         {"cache-control": None, "expires": STALE_BY},
         {"cache-control": None, "expires": "0"},
         {"cache-control": None, "expires": [FRESH_BY, FRESH_BY]},
+        {"cache-control": None, "expires": f"{FRESH_BY},{FRESH_BY}"},
+        {"cache-control": "max-age=60,private"},
+        {"cache-control": "max-age=60,max-age=0"},
         {"cache-control": "max-age=0", "expires": FRESH_BY},
         {"set-cookie": "a=1"},
         {"vary": "*"},
@@ -184,6 +218,8 @@ def test_stored(says: dict[str, Any]) -> None:
         {"age": "60"},
         {"age": "99999999999999999999"},
         {"date": formatdate(NOW - 60, usegmt=True)},
+        {"date": f"{formatdate(NOW - 60, usegmt=True)},{formatdate(NOW - 60, usegmt=True)}"},
+        {"age": "1,60"},
         {"content-range": "bytes 0-1/2"},
         {"content-type": None},
         {"content-encoding": "gzip", "cache-control": "max-age=60, no-transform"},

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from policy_engine.sdk import steady_clock
 from policy_redis import RedisLink, StoreUnavailable
 
 from .entries import Entry, packed, unpacked
@@ -126,7 +126,7 @@ class RedisStore:
 
     async def store(self, key: str, vary: Vary, variant: str, entry: Entry) -> None:
         """Keep a response as long as it is fresh."""
-        left = int((entry.lifetime - entry.age_at(time.time())) * 1000)
+        left = int((entry.lifetime - entry.age_at(steady_clock.steady_time())) * 1000)
         if left <= 0:
             return
         arguments: Sequence[str | bytes | int] = (",".join(vary), variant, packed(entry), left, self._max_variants)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from policy_engine.sdk import ParameterError
+from policy_engine.sdk import ParameterError, authority_of
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _ORIGIN = re.compile(
@@ -31,10 +31,12 @@ class Origins:
                     f"{origin!r} is no origin; write it as browsers do: https://app.example.com, lower case, no path",
                     f"/allow_origins/{index}",
                 )
+            # Browsers leave the scheme's own port out, so an entry with it would never be met.
+            host = authority_of(f"{found['host']}{found['port'] or ''}", found["scheme"])
             if found["any"]:
-                self._subdomains.append((f"{found['scheme']}://", f".{found['host']}{found['port'] or ''}"))
+                self._subdomains.append((f"{found['scheme']}://", f".{host}"))
             else:
-                self._exact.add(origin)
+                self._exact.add(f"{found['scheme']}://{host}")
 
     def __contains__(self, origin: str) -> bool:
         if self.any or origin in self._exact:

@@ -12,6 +12,8 @@ from policy_engine.sdk import (
     Request,
     Response,
     ResponseMutation,
+    UnreadableHeader,
+    single,
 )
 
 from .origins import Origins
@@ -55,15 +57,15 @@ class Cors(Policy):
         """Answer a preflight (Fetch, 3.2.2: OPTIONS with origin and the method that is to come)."""
         if request.method != "OPTIONS":
             return None
-        origin = request.headers.get("origin")
-        if origin is None or "access-control-request-method" not in request.headers:
+        if "origin" not in request.headers or "access-control-request-method" not in request.headers:
             return None
-        return self._preflight(self._shown(origin)) if origin in self._origins else self._refused
+        origin = _origin(request)
+        return self._preflight(self._shown(origin)) if origin and origin in self._origins else self._refused
 
     def on_response_headers(self, request: Request, response: Response) -> ResponseMutation:
         """Say whether the origin may read the response."""
-        origin = request.headers.get("origin")
-        return self._unmarked if origin is None or origin not in self._origins else self._mark(self._shown(origin))
+        origin = _origin(request)
+        return self._mark(self._shown(origin)) if origin and origin in self._origins else self._unmarked
 
     def _shown(self, origin: str) -> str:
         return "*" if self._origins.any else origin
@@ -94,3 +96,11 @@ class Cors(Policy):
             append_headers=() if origin == "*" else (("vary", "origin"),),
             remove_headers=[name for name in _GRANTS if name not in headers],
         )
+
+
+def _origin(request: Request) -> str | None:
+    """Return the origin, None when there is none or when several differ: an answer can be for one only."""
+    try:
+        return single(request.headers, "origin")
+    except UnreadableHeader:
+        return None

@@ -107,6 +107,26 @@ def test_origins(origin: str, allowed: bool) -> None:
     assert (preflight(policy(), origin).status == 204) is allowed
 
 
+@pytest.mark.parametrize("line", [f"{APP},{APP}", f"{APP}, {APP}", f"{APP},"])
+def test_one_origin_that_is_repeated_is_one(line: str) -> None:
+    outcome = preflight(policy(), line)
+    assert (outcome.status, outcome.response.headers["access-control-allow-origin"]) == (204, APP)
+    got = run(policy(), request(headers={"origin": line}))
+    assert got.response.headers.get_all("access-control-allow-origin") == (APP,)
+
+
+@pytest.mark.parametrize("origins", ["*", APP])
+def test_several_origins_get_no_grant(origins: str) -> None:
+    subject = policy(allow_origins=[origins])
+    for line in (f"{APP},https://evil.test", f"https://evil.test,{APP}"):
+        assert preflight(subject, line).status == 403
+        assert "access-control-allow-origin" not in run(subject, request(headers={"origin": line})).response.headers
+
+
+def test_an_allowed_origin_may_be_written_with_its_scheme_s_own_port() -> None:
+    assert preflight(policy(allow_origins=[f"{APP}:443"]), APP).status == 204
+
+
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_no_text_in_front_of_the_domain_gets_in_but_labels(text: str) -> None:

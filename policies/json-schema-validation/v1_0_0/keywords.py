@@ -1,4 +1,4 @@
-"""JSON Schema keywords in linear time: RE2 in the place of Python's regular expressions, uniqueness by hashing.
+"""JSON Schema keywords in linear time: RE2 for regular expressions, uniqueness by hashing, exact multiples.
 
 A separate module because it replaces parts of `jsonschema`, whose own are exponential or quadratic on hostile bodies.
 The engine does the same for parameters (`worker/policies/schema_keywords.py`); a policy imports only the SDK of it.
@@ -12,9 +12,11 @@ from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
+from jsonschema._utils import find_evaluated_item_indexes_by_schema, find_evaluated_property_keys_by_schema
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend
 
+from policy_engine.sdk.json_numbers import is_multiple_of
 from policy_patterns import compile_pattern
 
 
@@ -77,13 +79,39 @@ def _normal(value: Any) -> Any:
     return [_normal(item) for item in value] if isinstance(value, list) else value
 
 
+def _unevaluated_items(validator: Any, applied: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not isinstance(instance, list):
+        return
+    # jsonschema finds them as a list, and looks each index up in it.
+    evaluated = set(find_evaluated_item_indexes_by_schema(validator, instance, schema))
+    if any(index not in evaluated for index in range(len(instance))):
+        yield ValidationError("unevaluated")
+
+
+def _unevaluated_properties(validator: Any, applied: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not isinstance(instance, dict):
+        return
+    evaluated = set(find_evaluated_property_keys_by_schema(validator, instance, schema))
+    left = (name for name in instance if name not in evaluated)
+    if any(next(validator.descend(instance[name], applied), None) is not None for name in left):
+        yield ValidationError("unevaluated")
+
+
+def _multiple_of(validator: Any, divisor: float, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if validator.is_type(instance, "number") and not is_multiple_of(instance, divisor):
+        yield ValidationError("is not a multiple")
+
+
 BodyValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's own gap
     Draft202012Validator,
     {
+        "multipleOf": _multiple_of,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
+        "unevaluatedItems": _unevaluated_items,
+        "unevaluatedProperties": _unevaluated_properties,
     },
 )
 """`jsonschema`'s draft 2020-12 validator with the keywords above in the place of its own."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from policy_body import NotJson, matches_media, media_type_of, parse, problem
+from policy_body import NotJson, essence_of, matches_media, parse, problem
 from policy_engine.sdk import (
-    Headers,
     ImmediateResponse,
     ParameterError,
     Parameters,
@@ -24,15 +22,13 @@ from policy_engine.sdk import (
 from .schema import BodySchema, Violation
 
 _log = logging.getLogger("policy.json-schema-validation")
-_LARGE = 32 * 1024  # bytes: checking more takes milliseconds, which belong into a thread
+_BEFORE_VALUES = (b",", b"[", b"{")
 _NO_BODY = frozenset((204, 205, 304))
 _NOT_JSON_TYPE = "the content type is not one that can be checked"
 
-_Answer = TypeVar("_Answer")
-
 
 @dataclass(frozen=True, slots=True)
-class _Finding:
+class Finding:
     """What is wrong with a body: its type, its syntax or its content."""
 
     status: int
@@ -55,8 +51,10 @@ class JsonSchemaValidation(Policy):
         self._values = parameters.get("include_values", False)
         request, response = parameters.get("request", {}), parameters.get("response", {})
         formats = parameters.get("check_formats", True)
-        self._request_schema = _schema(request, "/request", formats=formats)
-        self._response_schema = _schema(response, "/response", formats=formats)
+        self._schemas = {
+            "request": _schema(request, "/request", formats=formats),
+            "response": _schema(response, "/response", formats=formats),
+        }
         self._invalid_status = request.get("invalid_status", 422)
         self._needs_body = frozenset(request.get("body_required_for", ("POST", "PUT", "PATCH")))
         self._others_pass = {
@@ -67,35 +65,41 @@ class JsonSchemaValidation(Policy):
         self._statuses = _statuses(response.get("statuses", ("2xx",)))
 
     def on_request_body(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
-        """Check the request's body; in a thread when it is large."""
+        """Check the request's body."""
         body = request.body or b""
         if not body and request.method not in self._needs_body:
             return None
-        return _now_or_in_thread(len(body), lambda: self._check_request(request, body))
+        essence = essence_of(request.headers)
+        return self.offload_large(self._finding, "request", essence, body, then=self._refusal, size=_work(body))
 
     def on_response_body(
         self, request: Request, response: Response
     ) -> ResponseAction | Awaitable[ResponseAction | None] | None:
-        """Check the response's body; in a thread when it is large."""
+        """Check the response's body."""
         body = response.body or b""
         status = response.status
         if not self._statuses(status) or (not body and (status in _NO_BODY or request.method == "HEAD")):
             return None
-        return _now_or_in_thread(len(body), lambda: self._check_response(request, response, body))
+        return self.offload_large(
+            self._finding,
+            "response",
+            essence_of(response.headers),
+            body,
+            then=lambda found: self._report(request, status, found),
+            size=_work(body),
+        )
 
-    def _check_request(self, request: Request, body: bytes) -> ImmediateResponse | None:
-        found = self._finding("request", request.headers, body, self._request_schema)
+    def _refusal(self, found: Finding | None) -> ImmediateResponse | None:
         if found is None:
             return None
         errors = [self._error(one) for one in found.violations]
         return problem(found.status, found.title, found.detail, reason=found.reason, errors=errors)
 
-    def _check_response(self, request: Request, response: Response, body: bytes) -> ImmediateResponse | None:
-        found = self._finding("response", response.headers, body, self._response_schema)
+    def _report(self, request: Request, status: int, found: Finding | None) -> ImmediateResponse | None:
         if found is None:
             return None
         places = [f"{one.pointer or '/'} {one.detail}" for one in found.violations]
-        facts = {"reason": found.reason, "status": response.status, "detail": found.detail, "violations": places}
+        facts = {"reason": found.reason, "status": status, "detail": found.detail, "violations": places}
         extra = {"event": "response_invalid", "request_id": request.id or None, "route": request.route, "fields": facts}
         _log.warning("the response of %s %s breaks its schema", request.method, request.route, extra=extra)
         request.metadata["json_schema_validation"] = {"response": found.reason, "violations": len(places)}
@@ -104,16 +108,18 @@ class JsonSchemaValidation(Policy):
         detail = "The upstream's response is not what its contract says."
         return problem(502, "Bad Gateway", detail, reason=f"response_{found.reason}")
 
-    def _finding(self, side: str, headers: Headers, body: bytes, schema: BodySchema | None) -> _Finding | None:
-        if body and not matches_media(media_type_of(headers), self._media):
-            if self._others_pass[side]:
+    def _finding(self, side: str, essence: str | None, body: bytes) -> Finding | None:
+        schema = self._schemas[side]
+        if body and not matches_media(essence or "", self._media):
+            # An unreadable type is not another type: who reads the body may see JSON in it.
+            if self._others_pass[side] and essence is not None:
                 return None
-            return _Finding(415, "Unsupported Media Type", f"{_NOT_JSON_TYPE}.".capitalize(), "body_not_json_type")
+            return Finding(415, "Unsupported Media Type", f"{_NOT_JSON_TYPE}.".capitalize(), "body_not_json_type")
         try:
             value = parse(body, self._depth)
         except NotJson as error:
             detail = f"The body is not valid JSON: {error}." if body else "A JSON body is expected."
-            return _Finding(400, "Bad Request", detail, "body_not_json")
+            return Finding(400, "Bad Request", detail, "body_not_json")
         violations = schema.violations(value, self._most) if schema is not None else ()
         if not violations:
             return None
@@ -121,7 +127,7 @@ class JsonSchemaValidation(Policy):
         if len(violations) == self._most:
             detail += f" The first {self._most} violations are listed; there may be more."
         title = "Bad Request" if self._invalid_status == 400 else "Unprocessable Content"
-        return _Finding(self._invalid_status, title, detail, "body_violates_schema", tuple(violations))
+        return Finding(self._invalid_status, title, detail, "body_violates_schema", tuple(violations))
 
     def _error(self, one: Violation) -> dict[str, str]:
         error = {"pointer": one.pointer, "detail": one.detail}
@@ -130,8 +136,9 @@ class JsonSchemaValidation(Policy):
         return error
 
 
-def _now_or_in_thread(size: int, check: Callable[[], _Answer]) -> _Answer | Awaitable[_Answer]:
-    return check() if size <= _LARGE else asyncio.to_thread(check)
+def _work(body: bytes) -> int:
+    """Return the work as a size: a value costs as much as 128 bytes of text, with a schema of several alternatives."""
+    return max(len(body), 128 * sum(map(body.count, _BEFORE_VALUES)))
 
 
 def _schema(side: Mapping[str, Any], where: str, *, formats: bool) -> BodySchema | None:

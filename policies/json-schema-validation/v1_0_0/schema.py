@@ -5,30 +5,33 @@ A separate module because the policy knows messages and this knows only JSON val
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError, best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from policy_engine.sdk import ParameterError, format_pointer
+from policy_engine.sdk.json_schema_words import why_no_keyword
+from policy_engine.sdk.text_formats import FORMATS
 
-from .formats import CHECKS, checker
 from .keywords import BodyValidator, compiled
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ROOT = "urn:json-schema-validation:body"
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_MAPS = ("properties", "patternProperties", "$defs", "dependentSchemas")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SINGLE = (
     *("items", "additionalProperties", "not", "if", "then", "else", "contains", "propertyNames"),
     *("unevaluatedItems", "unevaluatedProperties", "contentSchema"),
 )
+_log = logging.getLogger("policy.json-schema-validation")
 _LONGEST_VALUE = 100  # characters of a value that is shown
 _LONGEST_POINTER = 500
 
@@ -93,7 +96,7 @@ class BodySchema:
         self._check_references(registry, parts)
         for _, part in parts:
             part.pop("$schema", None)  # else jsonschema changes to its own validator of that dialect
-        self._validator = BodyValidator(self._schema, registry=registry, format_checker=checker() if formats else None)
+        self._validator = BodyValidator(self._schema, registry=registry, format_checker=_CHECKER if formats else None)
         try:
             self._validator.is_valid({})
         except RecursionError:
@@ -105,6 +108,11 @@ class BodySchema:
             return list(islice((_violation(error) for error in self._validator.iter_errors(value)), most))
         except RecursionError:
             return [Violation("", "is nested too deeply", None)]
+        except Exception as error:
+            # Whatever a body does to the validator, it has not been found to fit: a decision, not a failure, which
+            # failure_mode: open would let pass.
+            _log.warning("a body could not be checked: %s", type(error).__name__)
+            return [Violation("", "cannot be checked", None)]
 
     def _refuse(self, reason: str, path: tuple[str | int, ...]) -> ParameterError:
         return ParameterError(reason, self._where + format_pointer(path))
@@ -123,9 +131,13 @@ class BodySchema:
         if "unevaluatedProperties" in part and any("patternProperties" in one for _, one in _subschemas(part, ())):
             reason = "cannot be combined with patternProperties; use additionalProperties"
             raise self._refuse(reason, (*path, "unevaluatedProperties"))
+        for word in part:
+            why = why_no_keyword(word)
+            if why is not None:
+                raise self._refuse(f"{word!r} {why}", (*path, word))
         name = part.get("format")
-        if formats and name is not None and name not in CHECKS:
-            known = ", ".join(sorted(CHECKS))
+        if formats and name is not None and name not in FORMATS:
+            known = ", ".join(sorted(FORMATS))
             raise self._refuse(
                 f"this format cannot be checked; known: {known}; or set check_formats: false", (*path, "format")
             )
@@ -152,6 +164,19 @@ class BodySchema:
                 if not (isinstance(target, bool) or id(target) in known):
                     reason = "leads to no schema; references are local (#/$defs/…), nothing is fetched"
                     raise self._refuse(reason, (*path, keyword))
+
+
+def _checker() -> FormatChecker:
+    made = FormatChecker(formats=())
+    made.checkers = {name: (_of_text(check), ()) for name, check in FORMATS.items()}
+    return made
+
+
+def _of_text(check: Callable[[str], bool]) -> Callable[[object], bool]:
+    return lambda value: not isinstance(value, str) or check(value)
+
+
+_CHECKER = _checker()
 
 
 def _violation(error: ValidationError) -> Violation:

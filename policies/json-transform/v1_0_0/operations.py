@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from policy_engine.sdk import MISSING, ParameterError, PointerError, Request, find, parse_pointer
@@ -12,19 +13,38 @@ from policy_engine.sdk.json_pointer import index_of
 from .sources import Source, source
 
 Tokens = tuple[str, ...]
-Change = Callable[[Any, Request], Any]
+Apply = Callable[[Any, Any], Any]
+"""From a document and the operation's value to the changed document, in place where it can; raises Missing."""
 
 
 class Missing(Exception):
     """A path, or the value for it, is not there; the text is the pointer as the parameters have it."""
 
 
-def operation(entry: Mapping[str, Any], where: str) -> Change:
-    """Return the function from a document to the changed one; raises ParameterError.
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation. `value` reads what it puts there from the request; None for one that puts nothing."""
 
-    It changes the document in place where it can. What is missing ends it with Missing, or is skipped, as
-    `on_missing` says.
-    """
+    apply: Apply
+    value: Source | None = None
+    fails: bool = False
+
+    def read(self, request: Request) -> Any:
+        """Return the value for `changed`, MISSING when the request has none."""
+        return None if self.value is None else self.value(request)
+
+    def changed(self, document: Any, value: Any) -> Any:
+        """Return the changed document; what is missing ends it with Missing, or is skipped, as `on_missing` says."""
+        try:
+            return self.apply(document, value)
+        except Missing:
+            if self.fails:
+                raise
+            return document
+
+
+def operation(entry: Mapping[str, Any], where: str) -> Operation:
+    """Return the operation that `entry` describes; raises ParameterError."""
     kind = entry["op"]
     path = _tokens(entry, "path", where)
     if kind in ("copy", "move") and "from" not in entry:
@@ -33,39 +53,36 @@ def operation(entry: Mapping[str, Any], where: str) -> Change:
         raise ParameterError("rename needs to, the new name", where)
     if not path and kind != "set":
         raise ParameterError(f"{kind} cannot be done to the whole document", f"{where}/path")
-    change = _MAKERS[kind](entry, path, where)
-    if entry.get("on_missing", "skip") == "fail":
-        return change
-
-    def lenient(document: Any, request: Request) -> Any:
-        try:
-            return change(document, request)
-        except Missing:
-            return document
-
-    return lenient
+    value = source(entry, where) if kind in ("set", "default") else None
+    return Operation(_MAKERS[kind](entry, path, where), value, entry.get("on_missing", "skip") == "fail")
 
 
-def _set(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
-    value_of, create = source(entry, where), entry.get("create_parents", True)
-    return lambda document, request: _put(document, path, _there(value_of, request, entry), entry, create=create)
+def _set(entry: Mapping[str, Any], path: Tokens, where: str) -> Apply:
+    create = entry.get("create_parents", True)
+
+    def change(document: Any, value: Any) -> Any:
+        if value is MISSING:
+            raise Missing(entry["path"])
+        return _put(document, path, value, entry, create=create)
+
+    return change
 
 
-def _default(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+def _default(entry: Mapping[str, Any], path: Tokens, where: str) -> Apply:
     put = _set(entry, path, where)
-    return lambda document, request: document if find(document, path) is not MISSING else put(document, request)
+    return lambda document, value: document if find(document, path) is not MISSING else put(document, value)
 
 
-def _remove(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
-    def change(document: Any, _: Request) -> Any:
+def _remove(entry: Mapping[str, Any], path: Tokens, where: str) -> Apply:
+    def change(document: Any, _: Any) -> Any:
         _take(document, path, entry["path"])
         return document
 
     return change
 
 
-def _rename(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
-    def change(document: Any, _: Request) -> Any:
+def _rename(entry: Mapping[str, Any], path: Tokens, where: str) -> Apply:
+    def change(document: Any, _: Any) -> Any:
         parent = find(document, path[:-1])
         if not isinstance(parent, dict) or path[-1] not in parent:
             raise Missing(entry["path"])
@@ -76,10 +93,10 @@ def _rename(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
     return change
 
 
-def _copy(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+def _copy(entry: Mapping[str, Any], path: Tokens, where: str) -> Apply:
     origin, create = _origin(entry, path, where), entry.get("create_parents", True)
 
-    def change(document: Any, _: Request) -> Any:
+    def change(document: Any, _: Any) -> Any:
         value = find(document, origin)
         if value is MISSING:
             raise Missing(entry["from"])
@@ -88,10 +105,10 @@ def _copy(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
     return change
 
 
-def _move(entry: Mapping[str, Any], path: Tokens, where: str) -> Change:
+def _move(entry: Mapping[str, Any], path: Tokens, where: str) -> Apply:
     origin, create = _origin(entry, path, where), entry.get("create_parents", True)
 
-    def change(document: Any, _: Request) -> Any:
+    def change(document: Any, _: Any) -> Any:
         value = find(document, origin)
         if value is MISSING:
             raise Missing(entry["from"])
@@ -111,7 +128,7 @@ def _origin(entry: Mapping[str, Any], path: Tokens, where: str) -> Tokens:
     return origin
 
 
-_MAKERS: Mapping[str, Callable[[Mapping[str, Any], Tokens, str], Change]] = {
+_MAKERS: Mapping[str, Callable[[Mapping[str, Any], Tokens, str], Apply]] = {
     "set": _set,
     "default": _default,
     "remove": _remove,
@@ -126,13 +143,6 @@ def _tokens(entry: Mapping[str, Any], name: str, where: str) -> Tokens:
         return parse_pointer(entry[name])
     except PointerError as error:
         raise ParameterError(str(error), f"{where}/{name}") from None
-
-
-def _there(value_of: Source, request: Request, entry: Mapping[str, Any]) -> Any:
-    value = value_of(request)
-    if value is MISSING:
-        raise Missing(entry["path"])
-    return value
 
 
 def _check_place(document: Any, path: Tokens, entry: Mapping[str, Any], *, create: bool) -> None:

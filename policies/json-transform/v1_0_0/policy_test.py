@@ -152,6 +152,20 @@ def test_what_is_not_json_passes_or_is_refused(headers: dict[str, str], body: by
     assert post(policy(operation, not_json="refuse"), b"").reached_upstream
 
 
+@pytest.mark.parametrize(
+    "kind", ["application/json,text/plain", "text/plain, application/json", "application/json x", "j"]
+)
+def test_a_type_that_cannot_be_read_is_not_another_type(kind: str) -> None:
+    subject = policy({"op": "set", "path": "/b", "value": 1})
+    outcome = post(subject, b"{}", {"content-type": kind})
+    assert (outcome.status, outcome.reached_upstream) == (415, False)
+
+
+def test_a_repeated_json_type_is_json() -> None:
+    subject = policy({"op": "set", "path": "/b", "value": 1})
+    assert post(subject, b"{}", {"content-type": "application/json,application/json"}).request.body == b'{"b":1}'
+
+
 def test_a_document_without_change_goes_on_byte_for_byte() -> None:
     body = b'{ "a": 1.0, "big": 123456789012345678901234567890 }'
     outcome = post(policy({"op": "remove", "path": "/x"}), body)

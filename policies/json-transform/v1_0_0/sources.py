@@ -102,7 +102,7 @@ def _metadata(request: Request, tokens: tuple[str, ...]) -> Any:
         return MISSING
     try:
         return json.loads(dump(value))  # a copy, and the proof that it is JSON
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return MISSING
 
 

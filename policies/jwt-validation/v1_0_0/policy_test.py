@@ -116,6 +116,12 @@ def test_two_tokens_are_refused_even_if_both_are_good() -> None:
     assert 'error="invalid_request"' in outcome.response.headers["www-authenticate"]
 
 
+@pytest.mark.parametrize("joined", ["{t},{t}", "{t}, {t}", "Bearer x,{t}", "{t},Bearer", "Basic eDp5,{t}", "{t},"])
+def test_two_lines_that_envoy_joined_are_two_tokens(joined: str) -> None:
+    outcome = send(policy(), joined.format(t=f"Bearer {token()}"))
+    assert (outcome.status, outcome.reached_upstream) == (400, False)
+
+
 def test_another_header_without_a_scheme() -> None:
     subject = policy(token={"header": "X-Token", "prefix": ""})
     assert run(subject, request(headers={"x-token": token()})).reached_upstream

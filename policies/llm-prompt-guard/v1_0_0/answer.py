@@ -1,208 +1,271 @@
-"""Guards an answer as it passes: text is held back by a window, so a find across events is seen before it goes.
+"""Guards an answer as it passes: events one by one with their text held back, a JSON document as a whole.
 
-A separate module because it holds the state of one stream.
+A separate module because it holds the state of one answer, and the policy must hold none.
 """
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from typing import Any
 
-from policy_body import EventSplitter, EventTooLarge, NotJson, data_of, dump, event_of, parse
+from policy_body import Event, LenientReading, NotJson, event_of, events_of, read_leniently, write_leniently
+from policy_llm import AnswerReader, Key, Message, Piece, Reading, Reason
 
-from .rules import Rules, Span, redacted
+from .held_text import HeldText
+from .rules import RuleTexts, compiled, redacted
 
-_LARGEST = 1 << 20  # bytes of an event or of a JSON answer
-_DONE = event_of(b"[DONE]")
-
-
-class Unreadable(Exception):
-    """The answer cannot be looked at."""
+_MOST_TEXTS = 10_000  # that are held back in one answer
+_DONE = b"[DONE]"
 
 
-class Text:
-    """The text of one choice: what is held back, and what may go."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRules:
+    """What answers are held to; the parameters of the policy that are about answers."""
 
-    __slots__ = ("_before", "_held", "_label", "_rules", "_window", "stopped")
-
-    def __init__(self, rules: Rules, window: int, label: str | None) -> None:
-        self._rules = rules
-        self._window = window
-        self._label = label
-        self._before = ""  # the last character that went out, as it may be part of a word
-        self._held = ""
-        self.stopped = False
-
-    def feed(self, text: str, *, end: bool) -> str:
-        """Return what goes out now; `stopped` tells that a find ended the text (when there is no label)."""
-        self._held += text
-        size = len(self._held)
-        cut = size if end else max(0, size - self._window)
-        spans, exempt = self._look()
-        if not end:
-            # What made a find none must stay in sight of it.
-            cut = min([cut, *(start for start, last in exempt if start < cut < last and last - start <= self._window)])
-        # A find is decided when the window lies behind its start: until then it may grow, or turn out to be none.
-        chosen = [span for span in spans if span[0] < cut]
-        if self._label is None and chosen:
-            self.stopped = True
-            return self._held[: chosen[0][0]]
-        cut = max(cut, chosen[-1][1]) if chosen else cut
-        out = redacted(self._held[:cut], chosen, self._label or "")
-        self._before = self._held[cut - 1 : cut] if cut else self._before
-        self._held = self._held[cut:]
-        return out
-
-    def _look(self) -> tuple[list[Span], list[Span]]:
-        shift = len(self._before)
-        denied, exempt = self._rules.look(self._before + self._held)
-        if any(start < shift for start, _ in denied):
-            # It begins in what was decided before: no find, but it may cover one that begins here.
-            shift = 0
-            denied, exempt = self._rules.look(self._held)
-        return _shifted(denied, shift), _shifted(exempt, shift)
-
-
-def _shifted(spans: list[Span], shift: int) -> list[Span]:
-    return [(max(0, start - shift), last - shift) for start, last in spans if last > shift]
+    texts: RuleTexts
+    window: int = 200
+    label: str | None = None
+    passes_unknown: bool = False
 
 
 class Answer:
-    """Takes the pieces of an answer and gives what goes to the client; `stopped` tells that it ended by a find."""
+    """Takes what is whole of an answer and gives what goes to the client.
 
-    def __init__(self, rules: Rules, window: int, label: str | None) -> None:
+    `stopped` tells that it ended by a find, `fault` why it cannot be looked at and ends here; in both cases what `feed`
+    returned is the last of it. `unknown` counts what passed without a look, as the operator lets it; `passes` tells
+    that all the rest does. The state is small and can be pickled: much to look at is looked at in another process.
+    """
+
+    def __init__(self, rules: AnswerRules) -> None:
         self._rules = rules
-        self._window = window
-        self._label = label
+        self._reader = AnswerReader()
         self.stopped = False
+        self.fault = ""
+        self.unknown = 0
+        self.passes = False
 
-    def feed(self, data: bytes, *, end: bool) -> bytes:
-        """Return what goes out now; raises Unreadable."""
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
+        """Return what goes out now, given what is whole and, at the end, what is left."""
         raise NotImplementedError
+
+    def give_up(self, whole: bytes, rest: bytes, fault: str) -> bytes:
+        """Return what goes out when what comes after `whole` is too large to be looked at."""
+        out = self.feed(whole, b"", end=False)
+        if self.over:
+            return out
+        self._cannot_read(fault)
+        self.passes = not self.fault
+        closed = self._closed() if self.fault else self._flushed()
+        return out + closed + (rest if self.passes and not self.stopped else b"")
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer ends here."""
+        return self.stopped or bool(self.fault)
+
+    def _cannot_read(self, fault: str) -> None:
+        if self._rules.passes_unknown:
+            self.unknown += 1
+        else:
+            self.fault = fault
+
+    def _flushed(self) -> bytes:
+        """Return what was held back and may go."""
+        return b""
+
+    def _closed(self) -> bytes:
+        """Return what ends the answer before its own end."""
+        return b""
+
+
+def fed(answer: Answer, whole: bytes, rest: bytes, end: bool) -> tuple[bytes, Answer]:
+    """Return what `answer.feed` does, and the answer as it then is: for where it is a copy."""
+    return answer.feed(whole, rest, end=end), answer
 
 
 class EventAnswer(Answer):
     """An answer as server-sent events."""
 
-    def __init__(self, rules: Rules, window: int, label: str | None) -> None:
-        super().__init__(rules, window, label)
-        self._events = EventSplitter(_LARGEST)
-        self._texts: dict[tuple[int, str], Text] = {}
-        self._last: dict[str, Any] = {}
+    def __init__(self, rules: AnswerRules) -> None:
+        super().__init__(rules)
+        self._texts: dict[Key, HeldText] = {}
+        self._begun = False
 
-    def feed(self, data: bytes, *, end: bool) -> bytes:
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
         """Pass events on with the text that may go."""
         out: list[bytes] = []
-        try:
-            events = self._events.feed(data)
-        except EventTooLarge:
-            raise Unreadable("event_too_large") from None
-        rest = self._events.finish() if end else b""
-        for event in (*events, rest) if rest else events:
+        for event in events_of(whole, first=not self._begun):
             out.append(self._event(event))
-            if self.stopped:
-                return b"".join((*out, self._ends("content_filter"), _DONE))
+            if self.over:
+                return b"".join((*out, self._closed()))
+        self._begun |= bool(whole)
         if end:
-            out.append(self._flushed())
-        return b"".join(out)
+            out += [self._last(event) for event in events_of(rest, first=not self._begun)]
+            out.append(b"" if self.over else self._flushed())
+        return b"".join((*out, self._closed() if self.over else b""))
 
-    def _event(self, event: bytes) -> bytes:
-        data = data_of(event)
-        if data is None:
-            return event
-        if data.strip() == b"[DONE]":
-            return self._flushed() + (b"" if self.stopped else event)
+    def _last(self, rest: Event) -> bytes:
+        """Return an event without its empty line at the end of a stream, with that line when others may follow."""
+        whole = rest.completed()
+        out = self._event(whole)
+        return rest.raw if out == whole.raw and not self._texts else out
+
+    def _event(self, event: Event) -> bytes:
+        data = event.data
+        if data is None or not data.strip():
+            return event.raw
+        if data.strip() == _DONE:
+            flushed = self._flushed()
+            return flushed if self.stopped else flushed + event.raw
         try:
-            document = parse(data)
+            read = read_leniently(data)
         except NotJson:
-            raise Unreadable("event_not_json") from None
-        choices = document.get("choices") if isinstance(document, dict) else None
-        if not isinstance(choices, list) or not choices:
-            return event
-        self._last = document
-        for choice in choices:
-            if isinstance(choice, dict):
-                self._choice(choice)
-        return event_of(dump(document), like=event)
+            self._cannot_read("event_not_json")
+            return b"" if self.fault else event.raw
+        reading = self._reader.read(read.value)
+        if reading is None:
+            self._cannot_read("answer_unknown")
+            return b"" if self.fault else event.raw
+        return self._known(event, read, reading)
 
-    def _choice(self, choice: dict[str, Any]) -> None:
-        index = choice.get("index")
-        number = index if isinstance(index, int) else 0
-        end = choice.get("finish_reason") is not None
-        delta = choice.get("delta")
-        for holder, name in ((delta, "content"), (choice, "text")):
-            if not isinstance(holder, dict):
-                continue
-            given = holder.get(name)
-            known = (number, name) in self._texts
-            if not isinstance(given, str) and not (end and known):
-                continue
-            text = self._text(number, name)
-            out = text.feed(given if isinstance(given, str) else "", end=end)
-            if isinstance(given, str) or out:
-                holder[name] = out
-            if text.stopped:
-                self.stopped = True
-                choice["finish_reason"] = None
+    def _known(self, event: Event, read: LenientReading, reading: Reading) -> bytes:
+        changed = not read.exact or bool(reading.repeats)
+        reading.empty_repeats()
+        last = {piece.key: piece for piece in reading.pieces if not piece.whole}
+        before = self._ended(reading, set(last))
+        passed: list[tuple[Key, str]] = []
+        for piece in reading.pieces:
+            if self.stopped:
+                break
+            given = piece.text
+            out = self._text_of(piece, end=piece is last.get(piece.key) and _ends(reading, piece.key))
+            if not piece.whole:
+                passed.append((piece.key, out))
+            if out != given:
+                piece.replace(out)
+                changed = True
+        if self.stopped:
+            return before + b"".join(_framed(self._reader.more(key, text)) for key, text in passed if text)
+        if len(self._texts) > _MOST_TEXTS:
+            self.fault = "answer_too_large"
+            return before
+        return before + (event.with_data(write_leniently(read.value)) if changed else event.raw)
 
-    def _text(self, number: int, name: str) -> Text:
-        key = (number, name)
-        if key not in self._texts:
-            self._texts[key] = Text(self._rules, self._window, self._label)
-        return self._texts[key]
+    def _text_of(self, piece: Piece, *, end: bool) -> str:
+        """Return what of a piece may go."""
+        rules = self._rules
+        if piece.whole:
+            text = HeldText(rules.texts, rules.window, rules.label)
+            out = text.feed(piece.text, end=True)
+        else:
+            if piece.key not in self._texts:
+                self._texts[piece.key] = HeldText(rules.texts, rules.window, rules.label)
+            text = self._texts[piece.key]
+            out = text.feed(piece.text, end=end)
+            if end:
+                del self._texts[piece.key]
+        self.stopped |= text.stopped
+        return out
+
+    def _ended(self, reading: Reading, fed: set[Key]) -> bytes:
+        """Return events with the texts that end with a document that has no more of them."""
+        keys = [key for key in self._texts if key not in fed and _ends(reading, key)] if reading.ends else []
+        return b"".join(map(self._rest_of, keys))
 
     def _flushed(self) -> bytes:
         """Return an event for each text that is still held back."""
-        out = []
-        for (number, name), text in self._texts.items():
-            rest = text.feed("", end=True)
-            self.stopped |= text.stopped
-            if rest:
-                out.append(self._made(number, name, rest, None))
-        return b"".join(out)
+        return b"".join(map(self._rest_of, list(self._texts)))
 
-    def _ends(self, reason: str) -> bytes:
-        return b"".join(self._made(number, name, "", reason) for number, name in self._texts)
+    def _rest_of(self, key: Key) -> bytes:
+        text = self._texts.pop(key)
+        rest = text.feed("", end=True)
+        self.stopped |= text.stopped
+        return _framed(self._reader.more(key, rest)) if rest else b""
 
-    def _made(self, number: int, name: str, text: str, reason: str | None) -> bytes:
-        kept = {key: self._last[key] for key in ("id", "object", "created", "model") if key in self._last}
-        said: dict[str, Any] = {"text": text} if name == "text" else {"delta": {"content": text} if text else {}}
-        choice = {"index": number, **said, "finish_reason": reason}
-        return event_of(json.dumps({**kept, "choices": [choice]}).encode())
+    def _closed(self) -> bytes:
+        """Return what ends the stream here, in the API's own way: what was held back and is clean, then its end."""
+        flushed = self._flushed()
+        ends = b"".join(map(_framed, self._reader.end(Reason.DENIED)))
+        sentinel = self._reader.sentinel
+        return flushed + ends + (event_of(sentinel) if sentinel else b"")
 
 
 class JsonAnswer(Answer):
-    """An answer as one JSON document, which is held back until it is whole."""
+    """An answer as one JSON document, which is looked at when it is whole."""
 
-    def __init__(self, rules: Rules, window: int, label: str | None) -> None:
-        super().__init__(rules, window, label)
-        self._held = bytearray()
-
-    def feed(self, data: bytes, *, end: bool) -> bytes:
+    def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
         """Return nothing until the end, then the document."""
-        self._held += data
-        if len(self._held) > _LARGEST:
-            raise Unreadable("answer_too_large")
-        if not end or not self._held:
+        if not rest:
             return b""
-        raw = bytes(self._held)
         try:
-            document = parse(raw)
+            read = read_leniently(rest)
         except NotJson:
-            raise Unreadable("answer_not_json") from None
-        choices = document.get("choices") if isinstance(document, dict) else None
-        changed = [self._choice(one) for one in choices if isinstance(one, dict)] if isinstance(choices, list) else []
-        return dump(document) if any(changed) else raw
+            self._cannot_read("answer_not_json")
+            return b"" if self.fault else rest
+        documents = read.value if isinstance(read.value, list) else [read.value]
+        readings = [self._reader.read(one) for one in documents]
+        known = [one for one in readings if one is not None]
+        if len(known) < len(readings):
+            self._cannot_read("answer_unknown")
+            if self.fault:
+                return b""
+        changed = self._guard(documents, readings)
+        if changed:
+            for reading in known:
+                reading.empty_repeats()
+        return rest if read.exact and not changed else write_leniently(read.value)
 
-    def _choice(self, choice: dict[str, Any]) -> bool:
+    def _guard(self, documents: list[Any], readings: list[Reading | None]) -> bool:
+        """Look at each text as a whole, over all the pieces that it has; tell whether any changed."""
+        texts: dict[Key, list[tuple[Piece, Any]]] = {}
+        for number, (document, reading) in enumerate(zip(documents, readings, strict=True)):
+            for at, piece in enumerate(reading.pieces if reading is not None else ()):
+                own = (*piece.key, number, at) if piece.whole else piece.key
+                texts.setdefault(own, []).append((piece, document))
+        stopped: set[Key] = set()
         changed = False
-        for holder, name in ((choice.get("message"), "content"), (choice, "text")):
-            if isinstance(holder, dict) and isinstance(holder.get(name), str):
-                text = Text(self._rules, self._window, self._label)
-                out = text.feed(holder[name], end=True)
-                changed |= out != holder[name] or text.stopped
-                holder[name] = out
-                if text.stopped:
-                    choice["finish_reason"] = "content_filter"
-                    self.stopped = True
+        for pieces in texts.values():
+            choice = pieces[0][0].key[:2]
+            found = _guarded(self._rules, [piece.text for piece, _ in pieces])
+            if choice in stopped:  # what comes after the find, in a text of its own
+                found = [""] * len(pieces)
+            elif found is not None and self._rules.label is None:
+                stopped.add(choice)
+                self.stopped = True
+                for document in [document for _, document in pieces]:
+                    self._reader.mark(document, pieces[0][0].key, Reason.DENIED)
+            for (piece, _), text in zip(pieces, found or (), strict=found is not None):
+                piece.replace(text)
+                changed = True
         return changed
+
+
+def _guarded(rules: AnswerRules, pieces: list[str]) -> list[str] | None:
+    """Return the pieces of one text without what is denied in it; None when nothing is."""
+    text = "".join(pieces)
+    spans = compiled(rules.texts).spans(text)
+    if not spans:
+        return None
+    if rules.label is None:
+        spans, label = [(spans[0][0], len(text))], ""
+    else:
+        label = rules.label
+    out: list[str] = []
+    at = 0
+    for piece in pieces:
+        end = at + len(piece)
+        inside = [(max(start, at), min(last, end)) for start, last in spans if start < end and last > at]
+        new = redacted(piece, [(start - at, last - at) for start, last in inside], label)
+        if inside and any(start < at < last for start, last in spans):
+            new = new.removeprefix(label)  # it stands in the piece before
+        out.append(new)
+        at = end
+    return out
+
+
+def _ends(reading: Reading, key: Key) -> bool:
+    return any(key[: len(prefix)] == prefix for prefix in reading.ends)
+
+
+def _framed(message: Message) -> bytes:
+    return event_of(write_leniently(message.document), name=message.event)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from policy_body import NotJson, dump, is_compressed, media_type_of, parse, problem
+from policy_body import BodyBuffer, EventBuffer, is_compressed, matches_media, media_type_of, problem
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -19,13 +21,35 @@ from policy_engine.sdk import (
     ResponseMutation,
 )
 
-from .stream import Answer, EventAnswer, JsonAnswer
-from .tokens import prompt_size
+from .stream import Answer, EventAnswer, JsonAnswer, fed
+from .tokens import Bounds, Measured, measure
 
 _log = logging.getLogger("policy.llm-token-limit")
 _NAMESPACE = "policy.llm_token_limit"
-_CAPPED = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_LARGEST = 1 << 20  # bytes of an event, or of a JSON answer whose usage is read
+_JSON = ("application/json", "application/*+json", "text/json")
+_First = TypeVar("_First")
+_Last = TypeVar("_Last")
+_ForRequest = RequestMutation | ImmediateResponse | None
+_ForChunk = ChunkMutation | None
 _IDENTITY = RequestMutation(set_headers={"accept-encoding": "identity"})
+
+
+@dataclass(slots=True)
+class _Stream:
+    """An answer on its way: what is not whole of it yet, and what reads what is."""
+
+    answer: Answer
+    buffer: EventBuffer | BodyBuffer
+
+    def taken(self, fed: tuple[bytes, Answer]) -> bytes:
+        """Take the answer over as it came back from where it was fed; return what goes on."""
+        out, self.answer = fed
+        return out
+
+
+async def _then(earlier: Awaitable[_First], last: Callable[[_First], _Last]) -> _Last:
+    return last(await earlier)
 
 
 class LlmTokenLimit(Policy):
@@ -33,110 +57,126 @@ class LlmTokenLimit(Policy):
 
     def __init__(self, parameters: Parameters) -> None:
         self._prompt_limit = parameters.get("max_prompt_tokens")
-        self._cap = parameters.get("max_completion_tokens")
         self._stream_limit = parameters.get("max_stream_tokens")
-        self._per_token = parameters.get("characters_per_token", 4)
-        self._image_tokens = parameters.get("image_tokens", 1000)
-        self._field = parameters.get("cap_field", "max_tokens")
-        self._asks_usage = parameters.get("ask_for_usage", False)
+        self._bounds = Bounds(
+            cap=parameters.get("max_completion_tokens"),
+            cap_field=parameters.get("cap_field", "max_tokens"),
+            asks_usage=parameters.get("ask_for_usage", False),
+            characters_per_token=parameters.get("characters_per_token", 4),
+            image_tokens=parameters.get("image_tokens", 1000),
+        )
         self._refuses = parameters.get("not_json", "refuse") == "refuse"
-        if self._cap is not None and self._stream_limit is not None and self._stream_limit < self._cap:
+        self._refuses_unknown = parameters.get("unknown_shape", "pass") == "deny"
+        cap = self._bounds.cap
+        if cap is not None and self._stream_limit is not None and self._stream_limit < cap:
             raise ParameterError("a stream may not be shorter than max_completion_tokens", "/max_stream_tokens")
-        self._answers: dict[int, Answer | None] = {}  # by id(request), until the end of the stream
+        self._answers: dict[int, _Stream | None] = {}  # by id(request), until the end of the stream
 
     def on_request_headers(self, request: Request) -> RequestMutation:
         """Ask for an answer that can be read as it passes."""
         return _IDENTITY
 
-    def on_request_body(self, request: Request) -> RequestMutation | ImmediateResponse | None:
+    def on_request_body(self, request: Request) -> _ForRequest | Awaitable[_ForRequest]:
         """Estimate the prompt, cap what is asked for."""
         if not request.body:
             return None
-        try:
-            document = parse(request.body)
-        except NotJson as error:
-            return self._not_json(f"The body is not valid JSON: {error}.")
-        if not isinstance(document, dict):
-            return self._not_json("The body is not a JSON object.")
-        characters, tokens = prompt_size(document, self._image_tokens)
-        estimate = tokens + int(characters / self._per_token + 0.999999)
-        request.metadata["llm_usage"] = {"prompt_tokens_estimate": estimate}
-        if self._prompt_limit is not None and estimate > self._prompt_limit:
-            return self._too_long(estimate)
-        return RequestMutation(
-            body=dump(document) if self._capped(document) else None,
-            dynamic_metadata={_NAMESPACE: {"prompt_tokens_estimate": estimate}},
-        )
+        measured = self.offload_large(measure, self._bounds, request.body)
+        if isinstance(measured, Measured):
+            return self._judged(request, measured)
+        return _then(measured, lambda one: self._judged(request, one))
 
-    def on_response_body(self, request: Request, response: Response) -> ResponseMutation | None:
+    def on_response_body(
+        self, request: Request, response: Response
+    ) -> ResponseMutation | Awaitable[ResponseMutation | None] | None:
         """Read a whole answer, and cut one of events that is too long."""
-        body = response.body or b""
-        answer = self._answer(response)
-        if answer is None or not body:
+        stream = self._stream(response) if response.body else None
+        if stream is None:
             return None
-        self._answers[id(request)] = answer
-        new = answer.feed(body, end=True)
-        usage = self._publish(request, answer)
-        return ResponseMutation(body=None if new == body else new, dynamic_metadata={_NAMESPACE: usage})
+        body = response.body or b""
+        self._answers[id(request)] = stream
+        new = self._fed(stream, body, end=True)
+        if isinstance(new, bytes):
+            return self._answered(request, stream, body, new)
+        return _then(new, lambda out: self._answered(request, stream, body, out))
 
-    def on_response_chunk(self, request: Request, response: Response, chunk: Chunk) -> ChunkMutation | None:
+    def on_response_chunk(self, request: Request, response: Response, chunk: Chunk) -> _ForChunk | Awaitable[_ForChunk]:
         """Read an answer as it passes; nothing but the part of an event that is not whole is held back."""
         key = id(request)
         if key not in self._answers:
-            self._answers[key] = None if is_compressed(response.headers) else self._answer(response)
+            self._answers[key] = None if is_compressed(response.headers) else self._stream(response)
             if self._stream_limit is not None and is_compressed(response.headers):
                 _log.warning("a compressed stream cannot be counted and is ended", extra={"event": "llm_unreadable"})
                 return ChunkMutation(b"", end=True)
-        answer = self._answers[key]
-        if answer is None:
+        stream = self._answers[key]
+        if stream is None or stream.answer.passes:
             return None
-        new = answer.feed(chunk.data, end=chunk.end)
-        if answer.ended or chunk.end:
-            self._publish(request, answer)
-        return None if new == chunk.data and not answer.ended else ChunkMutation(new, end=bool(answer.ended))
+        new = self._fed(stream, chunk.data, end=chunk.end)
+        if isinstance(new, bytes):
+            return self._passed(request, stream, chunk, new)
+        return _then(new, lambda out: self._passed(request, stream, chunk, out))
 
     def on_stream_end(self, request: Request) -> None:
         """Write the line about the usage."""
-        answer = self._answers.pop(id(request), None)
-        if answer is None:
+        stream = self._answers.pop(id(request), None)
+        if stream is None:
             return
-        if isinstance(answer, JsonAnswer):
-            answer.read()  # again, as no chunk was marked as the last when trailers followed
-        usage = self._publish(request, answer)
+        usage = self._publish(request, stream.answer)
         extra = {"event": "llm_usage", "request_id": request.id or None, "route": request.route, "fields": usage}
         _log.info("tokens of an answer", extra=extra)
 
-    def _answer(self, response: Response) -> Answer | None:
+    def _fed(self, stream: _Stream, data: bytes, *, end: bool) -> bytes | Awaitable[bytes]:
+        """Return what goes on of `data` now, or later when there is much to read."""
+        whole = stream.buffer.feed(data)
+        too_large = stream.buffer.too_large
+        rest = stream.buffer.finish() if end or too_large else b""
+        if too_large:
+            return stream.answer.give_up(whole, rest)
+        result = self.offload_large(fed, stream.answer, whole, rest, end)
+        if isinstance(result, tuple):
+            return result[0]
+        return _then(result, stream.taken)
+
+    def _answered(self, request: Request, stream: _Stream, body: bytes, new: bytes) -> ResponseMutation:
+        usage = self._publish(request, stream.answer)
+        return ResponseMutation(body=None if new == body else new, dynamic_metadata={_NAMESPACE: usage})
+
+    def _passed(self, request: Request, stream: _Stream, chunk: Chunk, new: bytes) -> _ForChunk:
+        ended = bool(stream.answer.ended)
+        if ended or chunk.end:
+            self._publish(request, stream.answer)
+        if isinstance(stream.answer, JsonAnswer):
+            return None  # what was read is a copy
+        return None if new == chunk.data and not ended else ChunkMutation(new, end=ended)
+
+    def _judged(self, request: Request, measured: Measured) -> _ForRequest:
+        if measured.fault:
+            return self._not_json(measured.fault)
+        request.metadata["llm_usage"] = {"prompt_tokens_estimate": measured.estimate}
+        if self._prompt_limit is not None and measured.estimate > self._prompt_limit:
+            return self._too_long(measured.estimate)
+        return RequestMutation(
+            body=measured.body,
+            dynamic_metadata={_NAMESPACE: {"prompt_tokens_estimate": measured.estimate}},
+        )
+
+    def _stream(self, response: Response) -> _Stream | None:
         media_type = media_type_of(response.headers)
+        per_token = self._bounds.characters_per_token
         if media_type == "text/event-stream":
-            return EventAnswer(self._per_token, self._stream_limit)
-        return JsonAnswer(self._per_token, None) if media_type == "application/json" else None
+            answer = EventAnswer(per_token, self._stream_limit, refuses_unknown=self._refuses_unknown)
+            return _Stream(answer, EventBuffer(_LARGEST))
+        return _Stream(JsonAnswer(per_token), BodyBuffer(_LARGEST)) if matches_media(media_type, _JSON) else None
 
     def _publish(self, request: Request, answer: Answer) -> dict[str, Any]:
         usage: dict[str, Any] = dict(request.metadata.get("llm_usage", {}))
         usage["completion_tokens_estimate"] = answer.estimate
-        usage.update(answer.usage or {})
+        usage.update(answer.usage)
+        if answer.unknown:
+            usage["unknown"] = answer.unknown
         if answer.ended:
             usage["ended"] = answer.ended
         request.metadata["llm_usage"] = usage
         return usage
-
-    def _capped(self, document: dict[str, Any]) -> bool:
-        """Cap the members that say how long the answer may be; tell whether anything changed."""
-        changed = False
-        if self._cap is not None:
-            names = [name for name in _CAPPED if document.get(name) is not None] or [self._field]
-            for name in names:
-                asked = document.get(name)
-                if not isinstance(asked, int) or isinstance(asked, bool) or not 0 <= asked <= self._cap:
-                    document[name] = self._cap
-                    changed = True
-        if self._asks_usage and document.get("stream") is True:
-            options = document.get("stream_options")
-            wanted = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-            changed |= wanted != options
-            document["stream_options"] = wanted
-        return changed
 
     def _not_json(self, detail: str) -> ImmediateResponse | None:
         return problem(400, "Bad Request", detail, reason="llm_body_not_json") if self._refuses else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 from typing import Any
 
 import pytest
@@ -219,3 +220,167 @@ def test_chunks_make_no_difference(raw: bytes, cuts: list[int], limit: int) -> N
 def test_wrong_parameters() -> None:
     with pytest.raises(ParameterError):
         policy(max_completion_tokens=10, max_stream_tokens=9)
+
+
+def named(kind: str, **members: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **members})}\n\n".encode()
+
+
+RESPONSES = [
+    named("response.created", response={"id": "r", "object": "response", "model": "m"}, sequence_number=0),
+    named(
+        "response.output_text.delta", item_id="i", output_index=0, content_index=0, delta="x" * 12, sequence_number=1
+    ),
+    named("response.output_text.done", item_id="i", output_index=0, content_index=0, text="x" * 12, sequence_number=2),
+    named("response.completed", response={"usage": {"input_tokens": 4, "output_tokens": 3, "total_tokens": 7}}),
+]
+MESSAGES = [
+    named("message_start", message={"usage": {"input_tokens": 4, "output_tokens": 1}}),
+    named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+    named("content_block_delta", index=0, delta={"type": "text_delta", "text": "x" * 12}),
+    named("content_block_stop", index=0),
+    named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 3}),
+    named("message_stop"),
+]
+GEMINI = [
+    b'data: {"candidates":[{"content":{"parts":[{"text":"xxxxxxxxxxxx"}]},"index":0}]}\r\n\r\n',
+    b'data: {"candidates":[],"usageMetadata":{"promptTokenCount":4,"candidatesTokenCount":3,"totalTokenCount":7}}\r\n\r\n',
+]
+APIS = {"responses": RESPONSES, "messages": MESSAGES, "gemini": GEMINI}
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_streams_of_other_apis_are_counted_and_pass_byte_for_byte(api: str) -> None:
+    outcome = streamed(policy(max_stream_tokens=3), APIS[api])
+    assert b"".join(outcome.response_chunks) == b"".join(APIS[api])
+    usage = outcome.metadata["llm_usage"]
+    assert (usage["completion_tokens_estimate"], usage["prompt_tokens"], usage["completion_tokens"]) == (3, 4, 3)
+    assert "unknown" not in usage
+
+
+@pytest.mark.parametrize(
+    ("api", "says"),
+    [
+        ("responses", b'"incomplete_details":{"reason":"max_output_tokens"}'),
+        ("messages", b'"stop_reason":"max_tokens"'),
+        ("gemini", b'"finishReason":"MAX_TOKENS"'),
+    ],
+)
+def test_streams_of_other_apis_end_in_their_own_way(api: str, says: bytes) -> None:
+    for pieces in (APIS[api], [bytes([byte]) for byte in b"".join(APIS[api])]):
+        outcome = streamed(policy(max_stream_tokens=2), pieces)
+        out = b"".join(outcome.response_chunks)
+        assert (says in out, b"xxx" in out, b"[DONE]" in out) == (True, False, False)
+        assert outcome.metadata["llm_usage"]["ended"] == "token_limit"
+    if api == "messages":
+        assert out.index(b"content_block_stop") < out.index(b"max_tokens") < out.index(b"message_stop")
+    if api == "responses":
+        assert b"event: response.incomplete\n" in out
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
+def test_the_last_event_counts_without_its_empty_line_whatever_ends_lines(line_end: bytes) -> None:
+    raw = b"".join([event("Hello"), event("", usage=USAGE)]).rstrip(b"\n").replace(b"\n", line_end)
+    outcome = streamed(policy(max_stream_tokens=5), [raw])
+    assert outcome.response_chunks == [raw]
+    assert outcome.metadata["llm_usage"] == {"completion_tokens_estimate": 2, **USAGE}
+    assert b"length" in b"".join(streamed(policy(max_stream_tokens=2), [raw]).response_chunks)
+
+
+def test_an_event_that_ends_in_bare_cr_goes_on_at_once() -> None:
+    piece = event("a").replace(b"\n", b"\r")
+    assert streamed(policy(), [piece, b"", b"\n", piece]).response_chunks == [piece, b"\n", piece]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        rb'{"choices":[{"delta":{"content":"\x41\ud800%s"}}]}' % (b"x" * 40),
+        b'{"choices":[],"usage":{"completion_tokens":99},"x":NaN,"x":' + b"1" * 5000 + b"}",
+        b'{"message":{"content":"' + b"x" * 40 + b'"},"done":false}',
+        b"x" * 40,
+    ],
+)
+def test_whatever_an_upstream_sends_counts(odd: bytes) -> None:
+    data = b"data: " + odd + b"\n\n"
+    assert data not in streamed(policy(max_stream_tokens=5), [event("a"), data, event("SECRET")]).response_chunks
+    assert streamed(policy(), [event("a"), data, event("b")]).response_chunks == [event("a"), data, event("b")]
+
+
+def test_unknown_shapes_are_counted_and_the_operators_choice() -> None:
+    odd = b'data: {"message":"x"}\n\n'
+    passed = streamed(policy(), [odd, odd, event("a")])
+    assert passed.response_chunks == [odd, odd, event("a")]
+    assert passed.metadata["llm_usage"]["unknown"] == 2
+    denied = streamed(policy(unknown_shape="deny"), [event("a"), odd, event("b")])
+    assert denied.metadata["llm_usage"]["ended"] == "unknown_shape"
+    assert b"".join(denied.response_chunks).startswith(event("a") + b'data: {"error"')
+    large = [event("a"), b"data: " + b"x" * 2_000_000, b"x\n\n", event("b")]
+    outcome = streamed(policy(), large)
+    assert b"".join(outcome.response_chunks) == b"".join(large)
+    assert outcome.metadata["llm_usage"]["unknown"] == 1
+
+
+@pytest.mark.parametrize(
+    ("document", "characters"),
+    [
+        ({"object": "response", "output": [{"content": [{"type": "output_text", "text": "x" * 40}]}]}, 40),
+        ({"type": "message", "content": [{"type": "text", "text": "x" * 40}]}, 40),
+        ({"candidates": [{"content": {"parts": [{"text": "x" * 20}, {"text": "x" * 20}]}}]}, 40),
+        ([{"candidates": [{"content": {"parts": [{"text": "x" * 20}]}}]}] * 2, 40),
+    ],
+)
+def test_whole_answers_of_other_apis(document: Any, characters: int) -> None:
+    body = json.dumps(document).encode()
+    outcome = streamed(policy(), [body[:7], body[7:]], JSON)
+    assert b"".join(outcome.response_chunks) == body
+    assert outcome.metadata["llm_usage"] == {"completion_tokens_estimate": characters // 4}
+
+
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ({"input": "a"}, {"input": "a", "max_output_tokens": 50}),
+        ({"contents": []}, {"contents": [], "generationConfig": {"maxOutputTokens": 50}}),
+        (
+            {"contents": [], "generationConfig": {"maxOutputTokens": 99, "topK": 1}},
+            {"contents": [], "generationConfig": {"maxOutputTokens": 50, "topK": 1}},
+        ),
+        (
+            {"contents": [], "generation_config": {"max_output_tokens": 99}},
+            {"contents": [], "generation_config": {"max_output_tokens": 50}},
+        ),
+    ],
+)
+def test_caps_stand_where_each_api_has_them(asked: dict[str, Any], got: dict[str, Any]) -> None:
+    assert sent(ask(policy(max_completion_tokens=50), asked)) == got
+
+
+def test_prompts_of_other_apis_count() -> None:
+    for document in (
+        {"contents": [{"parts": [{"text": "x" * 4000}]}]},
+        {"contents": [], "systemInstruction": {"parts": [{"text": "x" * 4000}]}},
+        {"prompt": "", "suffix": "x" * 4000},
+        {"input": [{"type": "function_call_output", "output": "x" * 4000}]},
+        {"messages": [], "system": "x" * 4000},
+    ):
+        assert ask(policy(max_prompt_tokens=999), document).status == 413
+        assert ask(policy(max_prompt_tokens=1100), document).reached_upstream
+
+
+def test_much_is_read_in_another_process_with_the_same_result() -> None:
+    subject: Any = policy(max_stream_tokens=10_000, max_completion_tokens=5)
+    calls = []
+
+    async def away(function: Any, arguments: tuple[Any, ...]) -> Any:
+        calls.append(function.__name__)
+        return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments)))))
+
+    subject._away = away
+    pieces = [event("a"), event("b" * 30_000), event("c" * 20_000), event("d")]
+    outcome = streamed(subject, pieces)
+    assert outcome.response_chunks[:2] == pieces[:2]
+    assert b"length" in outcome.response_chunks[2]
+    assert outcome.metadata["llm_usage"]["ended"] == "token_limit"
+    assert sent(ask(subject, {"prompt": "x" * 30_000}))["max_tokens"] == 5
+    assert calls == ["fed", "fed", "measure"]

@@ -7,10 +7,10 @@ from typing import Any
 
 from policy_engine.sdk import ParameterError, PointerError, parse_pointer
 
-_Places = tuple[tuple[str, ...], ...]
+Places = tuple[tuple[str, ...], ...]
 
 
-def places(pointers: Iterable[str], where: str) -> _Places:
+def places(pointers: Iterable[str], where: str) -> Places:
     """Return parsed pointers in which `*` stands for any one name or index; raises ParameterError."""
     found = []
     for index, text in enumerate(pointers):
@@ -21,7 +21,7 @@ def places(pointers: Iterable[str], where: str) -> _Places:
     return tuple(found)
 
 
-def masked(value: Any, mask: Callable[[str], str], include: _Places, exclude: _Places) -> Any:
+def masked(value: Any, mask: Callable[[str], str], include: Places, exclude: Places) -> Any:
     """Return `value` with `mask` over its texts: those at or below `include` (all when empty), but not `exclude`.
 
     Returns the very same object when nothing changed. Names of members are not looked at.
@@ -29,7 +29,7 @@ def masked(value: Any, mask: Callable[[str], str], include: _Places, exclude: _P
     return _walk(value, mask, include if include else ((),), exclude)
 
 
-def _walk(value: Any, mask: Callable[[str], str], include: _Places, exclude: _Places) -> Any:
+def _walk(value: Any, mask: Callable[[str], str], include: Places, exclude: Places) -> Any:
     if () in exclude:
         return value
     if isinstance(value, str):
@@ -50,7 +50,7 @@ def _walk(value: Any, mask: Callable[[str], str], include: _Places, exclude: _Pl
     return [changed.get(index, item) for index, item in enumerate(value)]
 
 
-def _below(patterns: _Places, token: str, *, keep: bool) -> _Places:
+def _below(patterns: Places, token: str, *, keep: bool) -> Places:
     """Return what is left of the patterns one level down; one that ended holds for all below when `keep`."""
     left = []
     for pattern in patterns:

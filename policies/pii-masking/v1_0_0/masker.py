@@ -2,6 +2,7 @@
 
 A separate module because this promise is the hard part: text is masked in segments whose borders depend on the text
 alone, never on chunks. A segment ends at a line end; a line longer than the window is cut where no match is torn.
+What is kept back between pieces is text, so that a piece can be masked in another process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from policy_patterns import searchable
 
-from .detectors import Detector
+from .detectors import BUILT_IN, MARK, SHORTEST, Detector
 
 Style = Callable[[str, str], str]
 LONGEST_MATCH = 1024
@@ -25,18 +26,66 @@ class Masker:
     """What to find and how it looks afterwards; holds no state of a message."""
 
     def __init__(self, detectors: Sequence[tuple[str, Detector]], style: Style) -> None:
-        self._detectors = detectors
+        # A custom pattern may find anything: nothing is too short for it, and nothing is without a mark.
+        self._detectors = [
+            (name, SHORTEST[name] if BUILT_IN.get(name) is detector else 0, detector) for name, detector in detectors
+        ]
         self._style = style
 
     def mask(self, text: str) -> str:
         """Return the whole of `text` masked."""
-        stream = Stream(self)
-        return stream.feed(text) + stream.finish()
+        return self.piece("", text, end=True)[0]
+
+    def piece(self, held: str, text: str, *, end: bool) -> tuple[str, str]:
+        """Return what can be said now that `text` follows what was `held`, and what is held from now on.
+
+        That is at most a line, of a long line at most a window, and nothing at the end.
+        """
+        rest = held + text
+        if not end and len(rest) < WINDOW and "\n" not in text:
+            return "", rest
+        out = []
+        at = 0
+        while True:
+            line_end = rest.find("\n", at, at + WINDOW) + 1
+            if line_end:
+                out.append(self._whole(rest[at:line_end]))
+                at = line_end
+            elif len(rest) - at >= WINDOW:
+                masked, used = self._part(rest[at : at + WINDOW])
+                out.append(masked)
+                at += used
+            else:
+                break
+        if end:
+            out.append(self._whole(rest[at:]))
+            at = len(rest)
+        return "".join(out), rest[at:]
+
+    def _whole(self, text: str) -> str:
+        return self.replaced(text, self.spans(text))
+
+    def _part(self, window: str) -> tuple[str, int]:
+        """Mask the first part of a window and return it with its length before masking."""
+        cut = WINDOW - LONGEST_MATCH
+        spans = []
+        for span in self.spans(window):
+            if span[0] >= cut:
+                break
+            spans.append(span)
+            cut = max(cut, span[1])
+        return self.replaced(window[:cut], spans), cut
 
     def spans(self, text: str) -> list[tuple[int, int, str]]:
         """Return what is to be masked in order, without overlaps: what begins first, and of those the longest, wins."""
         plain = searchable(text)
-        found = [(start, -end, name) for name, detector in self._detectors for start, end in detector(plain)]
+        size = len(text) if MARK.search(text) else 0
+        found = [
+            (start, -end, name)
+            for name, shortest, detector in self._detectors
+            if size >= shortest
+            for start, end in detector(plain)
+        ]
         found.sort()
         kept: list[tuple[int, int, str]] = []
         done = 0
@@ -60,63 +109,6 @@ class Masker:
             at = end
         parts.append(text[at:])
         return "".join(parts)
-
-
-class Stream:
-    """Masks one text that arrives in pieces; keeps back at most a line, of a long line at most a window."""
-
-    __slots__ = ("_held", "_masker", "_size")
-
-    def __init__(self, masker: Masker) -> None:
-        self._masker = masker
-        self._held: list[str] = []
-        self._size = 0
-
-    def feed(self, text: str) -> str:
-        """Return what can be said now."""
-        if not text:
-            return ""
-        self._held.append(text)
-        self._size += len(text)
-        if self._size < WINDOW and "\n" not in text:
-            return ""
-        rest = "".join(self._held)
-        out = []
-        at = 0
-        while True:
-            end = rest.find("\n", at, at + WINDOW) + 1
-            if end:
-                out.append(self._whole(rest[at:end]))
-                at = end
-            elif len(rest) - at >= WINDOW:
-                masked, used = self._part(rest[at : at + WINDOW])
-                out.append(masked)
-                at += used
-            else:
-                break
-        self._held = [rest[at:]]
-        self._size = len(rest) - at
-        return "".join(out)
-
-    def finish(self) -> str:
-        """Return the rest."""
-        rest = "".join(self._held)
-        self._held, self._size = [], 0
-        return self._whole(rest)
-
-    def _whole(self, text: str) -> str:
-        return self._masker.replaced(text, self._masker.spans(text))
-
-    def _part(self, window: str) -> tuple[str, int]:
-        """Mask the first part of a window and return it with its length before masking."""
-        cut = WINDOW - LONGEST_MATCH
-        spans = []
-        for span in self._masker.spans(window):
-            if span[0] >= cut:
-                break
-            spans.append(span)
-            cut = max(cut, span[1])
-        return self._masker.replaced(window[:cut], spans), cut
 
 
 def full(label: str) -> Style:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any
 
-from policy_engine.sdk import ParameterError, Parameters, Request, header_name
+from policy_engine.sdk import ParameterError, Parameters, Request, digest_key, header_name, list_members
 
 Part = Callable[[Request], str | None]
 """Gives one part of the key, None when the request lacks it."""
+
+_WITH_COMMAS = frozenset(("cookie", "user-agent", "forwarded", "via", "x-forwarded-for"))
+"""Headers whose one value may hold commas, or that are lists, beside all that begin with `accept`."""
 
 _ADDRESS: Sequence[Parameters] = [{"source": "client_address"}]
 
@@ -20,11 +22,11 @@ class ClientKey:
     """The digest of all parts of the key, of one counter; raises ParameterError."""
 
     def __init__(self, parameters: Parameters) -> None:
-        self._parts = [
-            _SOURCES[entry["source"]](entry, f"/key/{index}")
-            for index, entry in enumerate(parameters.get("key", _ADDRESS))
-        ]
+        entries = parameters.get("key", _ADDRESS)
+        self._parts = [_SOURCES[entry["source"]](entry, f"/key/{index}") for index, entry in enumerate(entries)]
         self._counter = parameters.get("counter")
+        self.identity = json.dumps([_plain(entry) for entry in entries], sort_keys=True)
+        """Says who is counted: equal for policies that tell clients apart by the same."""
 
     def of(self, request: Request) -> str | None:
         """Return the digest; None when a part is missing."""
@@ -35,10 +37,17 @@ class ClientKey:
         """Return the digest that all requests without a whole key share; no client can have it."""
         return self._digest(request, None)
 
+    def counter(self, request: Request) -> str:
+        """Return what the counters of all clients of this policy have in common: a name, or else the route."""
+        return request.route if self._counter is None else self._counter
+
     def _digest(self, request: Request, parts: Sequence[str | None] | None) -> str:
-        # JSON, so that ("a", "b") and ("ab", "") differ.
-        text = json.dumps([request.route if self._counter is None else self._counter, parts])
-        return hashlib.sha256(text.encode()).hexdigest()
+        counter = self.counter(request)
+        return digest_key(counter) if parts is None else digest_key(counter, *parts)
+
+
+def _plain(entry: Parameters) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, list | tuple) else value for name, value in entry.items()}
 
 
 def _client_address(entry: Parameters, _: str) -> Part:
@@ -79,7 +88,11 @@ def _header(entry: Parameters, where: str) -> Part:
 
     def part(request: Request) -> str | None:
         values = request.headers.get_all(name)
-        return json.dumps(values) if any(values) else None
+        if name in _WITH_COMMAS or name.startswith("accept"):
+            return json.dumps(list_members(values)) if any(values) else None
+        # Who sends "a,b", or two lines, would be a client of its own here and a known one for the upstream.
+        members = set(list_members(values))
+        return members.pop() if len(members) == 1 else None
 
     return part
 
@@ -97,7 +110,7 @@ def _metadata(entry: Parameters, _: str) -> Part:
             return None
         try:
             return json.dumps(found, sort_keys=True)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             return None  # not data: nothing that names a client
 
     return part

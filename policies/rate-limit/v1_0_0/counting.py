@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
 from limits import RateLimitItem
 from limits.aio import strategies as asynchronous
-from limits.aio.storage import RedisStorage
-from limits.strategies import STRATEGIES
 
+from policy_engine.sdk.steady_clock import steady_time
 from policy_redis import RedisLink
 
-from .memory import BoundedMemory
+from . import memory
+from .linked import LinkedStorage
+from .memory import Counters, Limit, shared_partitions
 
-_ASYNCHRONOUS: Mapping[str, Callable[[RedisStorage], asynchronous.RateLimiter]] = asynchronous.STRATEGIES
+_ASYNCHRONOUS: Mapping[str, Callable[[LinkedStorage], asynchronous.RateLimiter]] = asynchronous.STRATEGIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,35 @@ class Verdict:
 class LocalCounter:
     """Counts in this process. Nothing awaits, so all limits are looked at and charged as one."""
 
-    def __init__(self, strategy: str, limits: Sequence[RateLimitItem], max_entries: int) -> None:
-        self.storage = BoundedMemory(max_entries)
-        self._limiter = STRATEGIES[strategy](self.storage)
-        self._limits = limits
+    def __init__(self, strategy: str, limits: Sequence[RateLimitItem], identity: Hashable, max_entries: int) -> None:
+        self._max_entries = max_entries
+        self._partitions = [
+            shared_partitions(strategy, Limit(limit.amount, limit.get_expiry()), identity) for limit in limits
+        ]
+        self._counters: dict[str, list[Counters]] = {}
 
-    def hit(self, key: str, cost: int, *, report: bool) -> Verdict:
+    def counters(self, name: str) -> list[Counters]:
+        """Return the counters of each limit for a route, or a `counter` of the parameters."""
+        found = self._counters.get(name)
+        if found is None:
+            found = self._counters[name] = [one.of(name, self._max_entries) for one in self._partitions]
+        return found
+
+    def hit(self, name: str, key: str, cost: int, *, report: bool) -> Verdict:
         """Charge all limits when all have room, else none."""
-        allowed = all(self._limiter.test(limit, key, cost=cost) for limit in self._limits)
+        counters, at = self.counters(name), memory.now()
+        allowed = all(one.standing(key, at)[0] >= cost for one in counters)
         if allowed:
-            allowed = all(self._limiter.hit(limit, key, cost=cost) for limit in self._limits)
-        if allowed and not report:
-            return Verdict(True)
-        return Verdict(allowed, tuple(_window(one, self._limiter.get_window_stats(one, key)) for one in self._limits))
+            for one in counters:
+                one.charge(key, cost, at)
+            if not report:
+                return Verdict(True)
+        return Verdict(allowed, tuple(_standing(one, key, at) for one in counters))
+
+
+def _standing(counters: Counters, key: str, at: float) -> Window:
+    remaining, more_in = counters.standing(key, at)
+    return _window(counters.limit.amount, counters.limit.seconds, remaining, more_in)
 
 
 class RedisCounter:
@@ -67,8 +83,9 @@ class RedisCounter:
     def __init__(self, strategy: str, limits: Sequence[RateLimitItem], link: RedisLink, prefix: str) -> None:
         self._link = link
         # The strategy is part of the name as each keeps values of its own kind.
-        options: dict[str, Any] = {"connection_pool": link.pool}  # documented, but not in the types of `limits`
-        storage = RedisStorage("async+redis://", implementation="redispy", key_prefix=f"{prefix}:{strategy}", **options)
+        # `limits` itself reads the time of day for this one when it says when there is more.
+        self._clock = time.time if strategy == "sliding-window-counter" else steady_time
+        storage = LinkedStorage(link.client, f"{prefix}:{strategy}")
         self._limiter = _ASYNCHRONOUS[strategy](storage)
         self._limits = limits
 
@@ -94,11 +111,14 @@ class RedisCounter:
         if allowed and not report:
             return Verdict(True)
         stats = await asyncio.gather(*(limiter.get_window_stats(limit, key) for limit in limits))
-        return Verdict(allowed, tuple(map(_window, limits, stats)))
+        now = self._clock()
+        return Verdict(allowed, tuple(_stats(limit, one, now) for limit, one in zip(limits, stats, strict=True)))
 
 
-def _window(limit: RateLimitItem, stats: tuple[float, int]) -> Window:
+def _stats(limit: RateLimitItem, stats: tuple[float, int], now: float) -> Window:
     reset, remaining = stats
-    seconds: int = limit.get_expiry()
-    left = min(max(1, ceil(reset - time.time())), seconds)
-    return Window(limit.amount, seconds, max(0, remaining), left)
+    return _window(limit.amount, limit.get_expiry(), remaining, reset - now)
+
+
+def _window(amount: int, seconds: int, remaining: int, more_in: float) -> Window:
+    return Window(amount, seconds, max(0, remaining), min(max(1, ceil(more_in)), seconds))

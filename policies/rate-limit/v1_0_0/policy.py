@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from itertools import count
+from dataclasses import replace
 
 from limits import RateLimitItem, parse
 
 from policy_engine.sdk import (
+    DynamicMetadata,
     ImmediateResponse,
     ParameterError,
     Parameters,
     Policy,
     Request,
     RequestAction,
+    RequestMutation,
     Response,
     ResponseMutation,
 )
@@ -25,7 +27,9 @@ from .headers import told
 
 _RESOURCE_EXHAUSTED = 8  # gRPC status codes
 _UNAVAILABLE = 14
-_instances = count()
+# In Envoy's access log: this request was decided without the store.
+_STORE_AWAY: DynamicMetadata = {"policy_engine.rate_limit": {"store": "unavailable"}}
+_UNCOUNTED = RequestMutation(dynamic_metadata=_STORE_AWAY)
 
 
 class RateLimit(Policy):
@@ -43,16 +47,15 @@ class RateLimit(Policy):
         self._report = parameters.get("headers_on_allowed", False) and self._convention != "none"
         if not self._report:
             self.idle_phases = ("response_headers",)
-        # A chain may hold several of this policy: each keeps what it told in a place of its own.
-        self._slot = f"rate_limit/{next(_instances)}"
         self._redis: RedisCounter | None = None
         if "redis" in parameters:
             redis = parameters["redis"]
             prefix = redis.get("prefix", "rate-limit")
             self._redis = RedisCounter(self._strategy, self._limits, redis_from(redis), prefix)
-        self._local = LocalCounter(self._strategy, self._limits, self._max_entries)
+        self._local = LocalCounter(self._strategy, self._limits, self._client.identity, self._max_entries)
         self._no_key = _refusal(400, "rate_limit_key_missing", {})
-        self._no_store = _refusal(503, "rate_limit_store_unavailable", {"retry-after": "1"}, grpc_status=_UNAVAILABLE)
+        refused = _refusal(503, "rate_limit_store_unavailable", {"retry-after": "1"}, grpc_status=_UNAVAILABLE)
+        self._no_store = replace(refused, dynamic_metadata=_STORE_AWAY)
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Count the request; an awaitable only when Redis is asked."""
@@ -64,12 +67,12 @@ class RateLimit(Policy):
                 return None
             key = self._client.missing(request)
         if self._redis is None:
-            return self._decide(request, self._local.hit(key, self._cost, report=self._report))
+            return self._decide(request, self._count_here(request, key))
         return self._ask(request, self._redis, key)
 
     def on_response_headers(self, request: Request, response: Response) -> ResponseMutation | None:
         """Tell how the limits stand, beside what others tell."""
-        pairs = request.metadata.get(self._slot)
+        pairs = self.state(request).get("told")
         if not pairs:
             return None
         if self._convention == "draft":
@@ -87,15 +90,19 @@ class RateLimit(Policy):
             if self._on_store_error == "deny":
                 return self._no_store
             if self._on_store_error == "allow":
-                return None
-            verdict = self._local.hit(key, self._cost, report=self._report)
+                return _UNCOUNTED
+            verdict = self._count_here(request, key)
+            return self._decide(request, verdict) or _UNCOUNTED
         return self._decide(request, verdict)
+
+    def _count_here(self, request: Request, key: str) -> Verdict:
+        return self._local.hit(self._client.counter(request), key, self._cost, report=self._report)
 
     def _decide(self, request: Request, verdict: Verdict) -> ImmediateResponse | None:
         pairs = told(self._convention, verdict.windows)
         if verdict.allowed:
             if pairs:
-                request.metadata[self._slot] = pairs
+                self.state(request)["told"] = pairs
             return None
         retry = {"retry-after": str(verdict.retry_after(self._cost))}
         return _refusal(429, "rate_limited", {**dict(pairs), **retry}, grpc_status=_RESOURCE_EXHAUSTED)

@@ -14,6 +14,7 @@ from policy_engine.sdk import (
     Response,
     ResponseMutation,
     header_name,
+    list_members,
 )
 
 _GOOD = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -34,9 +35,10 @@ class RequestId(Policy):
     def on_request_headers(self, request: Request) -> RequestMutation | None:
         """Settle the id."""
         values = request.headers.get_all(self._header) if self._accept else ()
-        if len(values) == 1 and _GOOD.fullmatch(values[0]):
-            request.metadata["request_id"] = values[0]
-            return None
+        given = set(list_members(values))
+        if len(given) == 1 and _GOOD.fullmatch(one := given.pop()):
+            request.metadata["request_id"] = one
+            return None if values == (one,) else RequestMutation(set_headers={self._header: one})
         made = _random_uuid()
         request.metadata["request_id"] = made
         return RequestMutation(set_headers={self._header: made})

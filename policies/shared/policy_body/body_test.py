@@ -1,8 +1,7 @@
-"""Strict JSON, pointers, media types and server-sent events."""
+"""Strict JSON and media types."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -10,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_body import (
-    EventSplitter,
-    EventTooLarge,
     NotJson,
-    charset_of,
-    data_of,
     dump,
-    event_of,
     is_compressed,
     matches_media,
     media_type_of,
@@ -77,7 +71,6 @@ def test_media_types() -> None:
         {"content-type": 'Application/Problem+JSON; a=b; Charset="UTF-8"', "content-encoding": "identity, br"}
     )
     assert media_type_of(headers) == "application/problem+json"
-    assert charset_of(headers) == "utf-8"
     assert is_compressed(headers)
     assert not is_compressed(Headers.of({"content-encoding": "identity"}))
     assert media_type_of(Headers.of({"content-type": ["application/json", "text/plain"]})) == ""
@@ -87,37 +80,3 @@ def test_media_types() -> None:
     assert not matches_media("text/", ["text/*"])
     assert matches_media("text/plain", ["*/*"])
     assert not matches_media("", ["*/*"])
-
-
-EVENTS = st.lists(st.sampled_from([b"data: a", b"data:b", b": c", b"id: 1", b"\n", b"\r\n", b"\r", b"\n\n", b"x"])).map(
-    b"".join
-)
-
-
-@given(EVENTS, st.lists(st.integers(0, 60)))
-def test_events_are_the_same_however_the_stream_is_cut(stream: bytes, cuts: list[int]) -> None:
-    def events(pieces: list[bytes]) -> tuple[list[bytes], bytes]:
-        splitter = EventSplitter(1000)
-        found = [event for piece in pieces for event in splitter.feed(piece)]
-        return found, splitter.finish()
-
-    places = sorted({min(cut, len(stream)) for cut in cuts})
-    pieces = [stream[a:b] for a, b in zip([0, *places], [*places, len(stream)], strict=True)]
-    whole = events([stream])
-    assert events(pieces) == whole
-    assert b"".join(whole[0]) + whole[1] == stream
-
-
-def test_event_data_and_back() -> None:
-    event = b"id: 7\r\ndata: one\r\ndata:two\r\n\r\n"
-    assert data_of(event) == b"one\ntwo"
-    assert event_of(b"x\ny", like=event) == b"id: 7\ndata: x\ndata: y\n\n"
-    assert data_of(b": ping\n\n") is None
-    assert json.loads(data_of(event_of(dump({"a": "\u2028\n"}))) or b"") == {"a": "\u2028\n"}
-
-
-def test_an_event_without_end_is_not_kept_for_ever() -> None:
-    splitter = EventSplitter(100)
-    splitter.feed(b"x" * 100)
-    with pytest.raises(EventTooLarge):
-        splitter.feed(b"x")

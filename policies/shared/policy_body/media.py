@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from policy_engine.sdk import Headers
+from policy_engine.sdk import Headers, UnreadableHeader, content_codings, media_type
+
+
+def essence_of(headers: Headers) -> str | None:
+    """Return the media type in lower case without parameters: empty when there is none, None when it is unreadable."""
+    try:
+        found = media_type(headers)
+    except UnreadableHeader:
+        return None
+    return "" if found is None else found.essence
 
 
 def media_type_of(headers: Headers) -> str:
-    """Return the media type in lower case without parameters, empty when there is none or several differ."""
-    types = {value.partition(";")[0].strip().lower() for value in headers.get_all("content-type")}
-    return types.pop() if len(types) == 1 else ""
-
-
-def charset_of(headers: Headers) -> str:
-    """Return the charset parameter in lower case, empty when there is none."""
-    for parameter in (headers.get("content-type") or "").split(";")[1:]:
-        name, _, value = parameter.partition("=")
-        if name.strip().lower() == "charset":
-            return value.strip().strip('"').lower()
-    return ""
+    """Return the media type as `essence_of` does, empty also when it is unreadable: for who treats both alike."""
+    return essence_of(headers) or ""
 
 
 def matches_media(media_type: str, ranges: Iterable[str]) -> bool:
@@ -29,8 +28,7 @@ def matches_media(media_type: str, ranges: Iterable[str]) -> bool:
 
 def is_compressed(headers: Headers) -> bool:
     """Tell whether the body has a content coding other than identity."""
-    values = ",".join(headers.get_all("content-encoding")).split(",")
-    return any(value.strip().lower() not in ("", "identity") for value in values)
+    return bool(content_codings(headers))
 
 
 def _in_range(media_type: str, wanted: str) -> bool:

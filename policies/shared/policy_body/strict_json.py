@@ -34,7 +34,7 @@ def parse(data: bytes, max_depth: int = 64) -> Any:
         raise NotJson(f"syntax error at line {error.lineno}, column {error.colno}") from None
     except ValueError:  # an integer of more digits than Python converts
         raise NotJson("a number has too many digits") from None
-    _check(value, max_depth, surrogates="\\u" in text)
+    check_levels(value, max_depth, surrogates="\\u" in text)
     return value
 
 
@@ -61,8 +61,8 @@ def _float(text: str) -> float:
     return value
 
 
-def _check(value: Any, max_depth: int, *, surrogates: bool) -> None:
-    """Look at depth and text level by level, without recursion."""
+def check_levels(value: Any, max_depth: int, *, surrogates: bool = False) -> None:
+    """Raise NotJson below `max_depth` levels, and for half of a surrogate pair when asked; without recursion."""
     level: list[Any] = [value]
     depth = 0
     while level:

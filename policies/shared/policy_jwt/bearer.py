@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from policy_engine.sdk import ImmediateResponse, Request
+from policy_engine.sdk import ImmediateResponse, Request, UnreadableHeader, credentials
 
 
 class Bearer:
@@ -15,23 +15,17 @@ class Bearer:
 
     def __init__(self, header: str = "authorization", prefix: str = "Bearer", realm: str = "api") -> None:
         self.header = header
-        self._prefix = f"{prefix.lower()} " if prefix else ""
+        self._start = f"{prefix} " if prefix else ""
         self._realm = realm
         self._answer = lru_cache(maxsize=64)(self._build)
 
     def token(self, request: Request) -> str | ImmediateResponse:
         """Return the token, or the answer to a request without one, or with more than one."""
-        values = request.headers.get_all(self.header)
-        if len(values) > 1:
+        try:
+            token = credentials(request.headers, self.header, self._start)
+        except UnreadableHeader:
             return self._answer(400, "invalid_request", "jwt_several_tokens")
-        if not values:
-            return self._answer(401, "", "jwt_missing")
-        value, size = values[0], len(self._prefix)
-        if value[:size].lower() != self._prefix:
-            return self._answer(401, "", "jwt_missing")
-        if "," in value:  # Envoy joins repeated `authorization` lines, and no token has a comma in it (RFC 6750, 2.1)
-            return self._answer(400, "invalid_request", "jwt_several_tokens")
-        return value[size:].strip(" ") or self._answer(401, "", "jwt_missing")
+        return token or self._answer(401, "", "jwt_missing")
 
     def refused(self, reason: str) -> ImmediateResponse:
         """Return the answer to a token that is not to be trusted."""

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from policy_jwt.errors import InvalidToken
 
 _LONGEST_KID = 512
+_MOST_LEVELS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,16 @@ def parse_header(segment: str) -> Header:
 
 
 def parse_object(segment: str) -> Mapping[str, Any]:
-    """Return the JSON object in a segment; raises InvalidToken also for names that occur twice, NaN and Infinity."""
+    """Return the JSON object in a segment.
+
+    Raises InvalidToken also for names that occur twice, NaN and Infinity, and more than 64 levels: whoever writes or
+    compares claims later would fail at that, and a failure is not a refusal.
+    """
     try:
         found = json.loads(decode(segment), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise InvalidToken("jwt_malformed") from None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or _is_deep(found):
         raise InvalidToken("jwt_malformed")
     return found
 
@@ -57,6 +62,16 @@ def decode(segment: str) -> bytes:
     if urlsafe_b64encode(raw).rstrip(b"=").decode() != segment:
         raise InvalidToken("jwt_malformed")
     return raw
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_MOST_LEVELS):
+        inner = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for many in inner for one in many if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

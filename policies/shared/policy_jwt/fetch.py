@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from policy_jwt.connecting import connect
+
 
 class FetchError(Exception):
     """The document could not be had; the text says why and may be logged."""
@@ -46,7 +48,7 @@ def fetch(url: str, *, ca_file: str | None, timeout: float, max_bytes: int) -> D
         # A context for each fetch, so that a renewed CA file counts from the next fetch on.
         context = tls_context(ca_file)
         with (
-            socket.create_connection((host, port), timeout=timeout) as plain,
+            connect(host, port, timeout=timeout) as plain,
             context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False) as tls,
             _CutOff(tls, deadline - time.monotonic()),
         ):

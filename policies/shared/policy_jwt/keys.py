@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed448 import Ed448PublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -17,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 from jwt.algorithms import Algorithm, get_default_algorithms
-from jwt.exceptions import InvalidKeyError
+
+from policy_jwt.weakness import LONGEST_RSA, ed448_weakness, ed25519_weakness, rsa_weakness
 
 ASYMMETRIC = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -33,10 +35,11 @@ ALGORITHMS: Mapping[str, Algorithm] = {
 _RSA = frozenset(name for name in ASYMMETRIC if name[:2] in {"RS", "PS"})
 _CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}  # RFC 7518, 3.2: at least as long as the hash
-_SHORTEST_RSA = 2048  # bits; RFC 7518, 3.3
 _MOST_KEYS = 256
 _MOST_TRIES = 16  # signatures checked for one token without a key id
 _BY_TYPE = {"RSA": "RS256", "EC": "ES256", "OKP": "EdDSA", "oct": "HS256"}
+_LONGEST_RSA_TEXT = LONGEST_RSA // 6 + 8  # characters of base64url
+_SHOWN = 64  # characters of what a set holds in a message
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth")
 
 
@@ -58,13 +61,21 @@ class Key:
     material: Any
 
 
+class ForeignKey(KeyProblem):
+    """A key for another purpose or of a kind that this library does not know: in a set it is normal."""
+
+
 class KeySet:
-    """An immutable set of keys, found by key id and algorithm."""
+    """An immutable set of keys, found by key id and algorithm.
 
-    __slots__ = ("_by_kid", "_nameless", "keys")
+    `refused` says of each entry that was left out because something is wrong with it what that is.
+    """
 
-    def __init__(self, keys: Iterable[Key]) -> None:
+    __slots__ = ("_by_kid", "_nameless", "keys", "refused")
+
+    def __init__(self, keys: Iterable[Key], refused: Iterable[str] = ()) -> None:
         self.keys = tuple(keys)
+        self.refused = tuple(refused)
         self._by_kid: dict[str, list[Key]] = {}
         self._nameless = [key for key in self.keys if key.kid is None]
         for key in self.keys:
@@ -87,7 +98,7 @@ def key_from_pem(pem: str, kid: str | None = None) -> Key:
     try:
         data = pem.encode()
         material = load_pem_x509_certificate(data).public_key() if "CERTIFICATE" in pem else load_pem_public_key(data)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyProblem("not a PEM block of a public key or certificate") from error
     return Key(kid, _algorithms_of(material), material)
 
@@ -95,24 +106,32 @@ def key_from_pem(pem: str, kid: str | None = None) -> Key:
 def key_set_from_jwks(document: object, *, inline: bool) -> KeySet:
     """Return the keys of a JWK set (RFC 7517, 5); raises KeyProblem when there is none to be used.
 
-    Of a fetched set, keys for other purposes and keys that this library does not know are left out, as the RFC asks,
-    and symmetric keys too: a published secret is none. An inline set may hold symmetric keys, and every key must do.
+    Of a fetched set, keys for other purposes, of kinds that this library does not know, and entries that are no keys
+    are left out, as the RFC asks, and symmetric keys too: a published secret is none. Whatever one entry is, the others
+    serve. An inline set may hold symmetric keys, and every key must do.
     """
     entries = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(entries, list):
         raise KeyProblem("not a JWK set: an object with a list of keys is expected")
     if len(entries) > _MOST_KEYS:
         raise KeyProblem(f"a JWK set may hold {_MOST_KEYS} keys, not {len(entries)}", "/keys")
-    keys = []
+    keys, refused = [], []
     for index, entry in enumerate(entries):
         try:
             keys.append(_key_from_jwk(entry, symmetric=inline))
         except KeyProblem as problem:
             if inline:
                 raise KeyProblem(problem.message, f"/keys/{index}") from None
+            if not isinstance(problem, ForeignKey):
+                refused.append(f"{_name(entry, index)}: {problem.message}")
     if not keys:
-        raise KeyProblem("the JWK set holds no key that can verify a signature", "/keys")
-    return KeySet(keys)
+        raise KeyProblem("; ".join(["the JWK set holds no key that can verify a signature", *refused[:3]]), "/keys")
+    return KeySet(keys, refused)
+
+
+def _name(entry: object, index: int) -> str:
+    kid = entry.get("kid") if isinstance(entry, dict) else None
+    return f"key {kid[:_SHOWN]!a}" if isinstance(kid, str) else f"key {index}"
 
 
 def _key_from_jwk(entry: object, *, symmetric: bool) -> Key:
@@ -122,16 +141,22 @@ def _key_from_jwk(entry: object, *, symmetric: bool) -> Key:
     if kid is not None and not isinstance(kid, str):
         raise KeyProblem("kid must be text")
     if use not in (None, "sig"):
-        raise KeyProblem("the key is not for signatures (use)")
+        raise ForeignKey("the key is not for signatures (use)")
     if operations is not None and not (isinstance(operations, list) and "verify" in operations):
-        raise KeyProblem("the key is not for verifying (key_ops)")
+        raise ForeignKey("the key is not for verifying (key_ops)")
+    if not isinstance(kind, str):
+        raise KeyProblem("kty must be text")
     if kind not in _BY_TYPE or (kind == "oct" and not symmetric):
-        raise KeyProblem(f"keys of type {kind!r} cannot be used here")
+        raise ForeignKey(f"keys of type {kind[:_SHOWN]!a} cannot be used here")
     if any(name in entry for name in _PRIVATE):
         raise KeyProblem("this is a private key; give the public key only")
     try:
+        if kind == "RSA" and len(entry["n"]) > _LONGEST_RSA_TEXT:  # before anything is worked out from it
+            raise KeyProblem(f"an RSA key may have {LONGEST_RSA} bits, this one has more")
         material = ALGORITHMS[_BY_TYPE[kind]].from_jwk(entry)
-    except (InvalidKeyError, ValueError, TypeError, KeyError) as error:
+    except KeyProblem:
+        raise
+    except Exception as error:  # whatever a library makes of an odd entry: it is one entry of a set
         raise KeyProblem(f"not a valid key of type {kind}") from error
     algorithms = _algorithms_of(material)
     if bound is not None:
@@ -144,12 +169,16 @@ def _key_from_jwk(entry: object, *, symmetric: bool) -> Key:
 def _algorithms_of(material: object) -> frozenset[str]:
     match material:
         case RSAPublicKey():
-            if material.key_size < _SHORTEST_RSA:
-                raise KeyProblem(f"an RSA key must have {_SHORTEST_RSA} bits, this one has {material.key_size}")
+            numbers = material.public_numbers()
+            _refuse(rsa_weakness(numbers.n, numbers.e))
             return _RSA
         case EllipticCurvePublicKey() if material.curve.name in _CURVES:
             return frozenset({_CURVES[material.curve.name]})
-        case Ed25519PublicKey() | Ed448PublicKey():
+        case Ed25519PublicKey():
+            _refuse(ed25519_weakness(material.public_bytes_raw()))
+            return frozenset({"EdDSA"})
+        case Ed448PublicKey():
+            _refuse(ed448_weakness(material.public_bytes_raw()))
             return frozenset({"EdDSA"})
         case bytes():
             fitting = frozenset(name for name, size in _SECRET_BYTES.items() if len(material) >= size)
@@ -157,3 +186,8 @@ def _algorithms_of(material: object) -> frozenset[str]:
                 raise KeyProblem("a secret for HS256 must have 32 bytes or more (RFC 7518, 3.2)")
             return fitting
     raise KeyProblem("this kind of key is for none of the supported algorithms")
+
+
+def _refuse(weakness: str | None) -> None:
+    if weakness is not None:
+        raise KeyProblem(weakness)

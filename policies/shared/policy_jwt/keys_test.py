@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+from itertools import count
+from math import prod
 from typing import Any
 
 import pytest
@@ -33,6 +36,35 @@ def test_alg_use_and_key_ops_narrow() -> None:
     assert len(key_set_from_jwks({"keys": good}, inline=True).keys) == 2
 
 
+def rsa(modulus: int, exponent: int = 65537) -> dict[str, Any]:
+    def text(number: int) -> str:
+        return segment(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+
+    return {"kty": "RSA", "kid": "odd", "n": text(modulus), "e": text(exponent)}
+
+
+def okp(raw: bytes, curve: str = "Ed25519") -> dict[str, Any]:
+    return {"kty": "OKP", "crv": curve, "kid": "odd", "x": segment(raw)}
+
+
+GOOD = int.from_bytes(base64.urlsafe_b64decode(jwk("good")["n"] + "=="), "big")
+EVEN = GOOD - 1
+PRIME = 2**1279 - 1
+ROCA_BASE = prod(prime for prime in range(2, 168) if all(prime % d for d in range(2, prime)))
+# A modulus of the form that the faulty library makes: 65537**a + k * M, here without its factors.
+ROCA = next(
+    found
+    for step in count()
+    if all((found := pow(65537, 7, ROCA_BASE) + (2**1850 + step) * ROCA_BASE) % d for d in range(2, 752))
+)
+SMALL_ORDER = [
+    *("00" * 32, "00" * 31 + "80", "01" + "00" * 31, "01" + "00" * 30 + "80"),
+    *("ec" + "ff" * 30 + "7f", "ec" + "ff" * 31, "ed" + "ff" * 30 + "7f", "ed" + "ff" * 31, "ee" + "ff" * 30 + "7f"),
+    *(f"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc{end}" for end in ("05", "85")),
+    *(f"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03{end}" for end in ("7a", "fa")),
+]
+"""Encodings of the points of order 1, 2, 4 and 8, canonical and not."""
+
 BAD: list[tuple[Any, str]] = [
     (jwk("one", use="enc"), "not for signatures"),
     (jwk("one", key_ops=["encrypt"]), "not for verifying"),
@@ -42,6 +74,35 @@ BAD: list[tuple[Any, str]] = [
     (jwk("one", d="AQAB"), "private"),
     (jwk("one", n=None), "not a valid key"),
     (jwk("one", kid=7), "kid"),
+    (jwk("one", kty=["RSA"]), "kty"),
+    (jwk("one", kty={"a": 1}), "kty"),
+    (jwk("one", kty=None), "kty"),
+    (jwk("one", n=[1]), "not a valid key"),
+    (jwk("one", n=7), "not a valid key"),
+    (jwk("one", e={}), "not a valid key"),
+    (jwk("one", e=""), "not a valid key"),
+    (jwk("one", "P-256", x=None), "not a valid key"),
+    (jwk("one", "P-256", crv=["P-256"]), "not a valid key"),
+    (jwk("one", "P-256", y=segment(b"\0" * 32)), "not a valid key"),
+    (jwk("one", "Ed25519", crv={}), "not a valid key"),
+    (jwk("one", "Ed25519", x=segment(b"short")), "not a valid key"),
+    (rsa(EVEN), "small factor|not a valid key"),
+    (rsa(GOOD * 3), "small factor"),
+    (rsa(2**16384 + 1), "16384 bits"),
+    (rsa(2**1_000_000 + 1), "16384 bits"),
+    (rsa(PRIME**2), "square"),
+    (rsa(GOOD, 1), "exponent|not a valid key"),
+    (rsa(GOOD, 2), "exponent|not a valid key"),
+    (rsa(GOOD, 65538), "exponent|not a valid key"),
+    (rsa(GOOD, 2**64 + 1), "exponent"),
+    (rsa(GOOD, 2**2047 + 1), "exponent"),
+    (rsa(ROCA), "ROCA"),
+    *((okp(bytes.fromhex(one)), "small order|no point") for one in SMALL_ORDER),
+    (okp((2**255 - 19 + 3).to_bytes(32, "little")), "no point"),
+    (okp((2).to_bytes(32, "little")), "no point"),
+    (okp((1).to_bytes(57, "little"), "Ed448"), "small order"),
+    (okp(bytes(57), "Ed448"), "small order"),
+    (okp((2**448 - 2**224 - 2).to_bytes(57, "little"), "Ed448"), "small order"),
     (jwk("weak", "RSA-1024"), "2048"),
     ({"kty": "AKP"}, "AKP"),
     ("text", "object"),
@@ -62,6 +123,22 @@ def test_a_fetched_set_leaves_it_out_and_needs_one_that_does(entry: object) -> N
     assert [key.kid for key in keys.keys] == ["good"]
     with pytest.raises(KeyProblem, match="no key"):
         key_set_from_jwks({"keys": [entry]}, inline=False)
+
+
+def test_every_odd_entry_of_a_fetched_set_is_named_and_the_good_ones_serve() -> None:
+    odd = [{"kty": ["RSA"]}, rsa(ROCA), 7, okp(b"\1" + bytes(31)), jwk("enc", use="enc"), {"kty": "AKP"}]
+    keys = key_set_from_jwks({"keys": [*odd, jwk("good")]}, inline=False)
+    assert [key.kid for key in keys.keys] == ["good"]
+    said = "\n".join(keys.refused)
+    assert len(keys.refused) == 4, "keys for other purposes are normal"
+    assert "key 0: kty" in said
+    assert "key 'odd': this RSA key" in said
+
+
+def test_a_sound_key_of_every_kind_is_taken() -> None:
+    for kind in ("RSA", "P-256", "P-384", "Ed25519"):
+        assert key_set_from_jwks({"keys": [jwk("one", kind)]}, inline=False).keys
+    assert key_set_from_jwks({"keys": [rsa(GOOD, 3)]}, inline=False).keys
 
 
 @pytest.mark.parametrize("document", [None, [], {}, {"keys": {}}, {"keys": []}, {"keys": [jwk("one")] * 257}])

@@ -56,6 +56,7 @@ class RemoteKeySet:
         self._refresh_at = self._fresh_until = self._stale_until = 0.0
         self._next_fetch = float("-inf")
         self._failures = 0
+        self._told: frozenset[str] = frozenset()
 
     def ready(self) -> KeySet | None:
         """Return the keys if they can be used without waiting, else None; starts a refresh that is due."""
@@ -122,6 +123,10 @@ class RemoteKeySet:
             self._refresh_at = now + lifetime * random.uniform(*_REFRESH_AHEAD)  # noqa: S311 # spreads load, no secret
             self._fresh_until = now + lifetime
             self._stale_until = self._fresh_until + settings.stale_for
+        new = [reason for reason in keys.refused if reason not in self._told]
+        self._told = frozenset(keys.refused)
+        for reason in new:
+            _log.warning("key set %s: %s; it is left out, the others serve", self._shown_url(), reason)
         if recovered:
             _log.info("key set %s is back after %d failed fetches", self._shown_url(), recovered)
 

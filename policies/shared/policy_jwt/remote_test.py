@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from policy_jwt.remote import RemoteKeySet, RemoteSettings, shared_key_set
-from policy_jwt.testing import Authority, JwksServer, jwk, serve
+from policy_jwt.testing import Authority, JwksServer, dropping, jwk, resolving, serve
 
 
 class Clock:
@@ -306,3 +307,28 @@ def test_one_key_set_for_equal_settings_and_none_when_unused() -> None:
     del first
     gc.collect()
     assert shared_key_set(settings)._failures == 0 or id(shared_key_set(settings)) != marker
+
+
+def test_a_name_whose_first_address_is_dead(make: Make, server: JwksServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = urlsplit(server.url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    resolving(monkeypatch, parts.hostname, ["127.0.0.2", "127.0.0.1"])
+    with dropping("127.0.0.2", parts.port):
+        keys = make(timeout=20.0)
+        fetch(keys)
+    assert kids(keys) == ["one"]
+
+
+def test_an_odd_entry_is_left_out_and_said_once(
+    make: Make, server: JwksServer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.keys = [{"kty": ["RSA"]}, jwk("one")]
+    keys = make(min_refresh_interval=1.0)
+    with caplog.at_level(logging.WARNING, "policy_jwt"):
+        for round in range(3):
+            server.keys = [*server.keys, jwk("one", kid=f"more-{round}")]
+            clock.now += 100
+            fetch(keys)
+    assert "one" in (kids(keys) or [])
+    assert [record.getMessage().count("key 0") for record in caplog.records] == [1]

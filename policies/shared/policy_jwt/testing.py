@@ -5,14 +5,16 @@ Not part of an image: a target of its own, for tests only.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import ipaddress
 import json
+import socket
 import ssl
 import threading
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -219,3 +222,30 @@ def serve(server: JwksServer, context: ssl.SSLContext) -> Iterator[JwksServer]:
         httpd.shutdown()
         httpd.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def dropping(address: str, port: int) -> Iterator[None]:
+    """Have TCP packets to an address of the loopback dropped."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(0)
+        for _ in range(8):  # a full backlog: Linux drops what comes then
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex((address, port))
+        yield
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, name: str, addresses: Sequence[str]) -> None:
+    """Let a name have these addresses, in this order."""
+    real = socket.getaddrinfo
+
+    def looked_up(host: Any, port: Any, *args: Any, **options: Any) -> list[Any]:
+        if host not in (name, name.encode()):
+            return list(real(host, port, *args, **options))
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)

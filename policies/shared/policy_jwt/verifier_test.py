@@ -87,6 +87,15 @@ def test_alg_none_is_refused_in_every_spelling(name: str) -> None:
     }
 
 
+@pytest.mark.parametrize("depth", [70, 900, 20_000])
+@pytest.mark.parametrize("pair", ["[]", '{"a":}'])
+def test_claims_that_are_nested_deeply_are_malformed(depth: int, pair: str) -> None:
+    opening, closing = pair[:-1], pair[-1]
+    deep = opening * depth + "1" + closing * depth
+    payload = f'{{"iss":"{ISSUER}","aud":"{AUDIENCE}","exp":{int(time.time()) + 300},"x":{deep}}}'.encode()
+    assert reason(verifier(max_token_bytes=1_000_000), signed_raw(payload)) == "jwt_malformed"
+
+
 def test_an_rsa_public_key_is_no_hmac_secret() -> None:
     header = {"alg": "HS256", "kid": "one", "typ": "JWT"}
     signed = forged(header).rpartition(".")[0]

@@ -1,17 +1,30 @@
-"""Regular expressions of policy parameters, run by RE2: linear time on whatever a client sends.
+"""Regular expressions of policy parameters, run by RE2 (linear time on whatever a client sends), and text for them.
 
 A plain library, apart from `policy_body` because it needs `google-re2` and only some policies do.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import re2
 
 from policy_engine.sdk import ParameterError
+from policy_patterns.plain_text import Folded, has_unshown, normal_form, searchable
+
+__all__ = ["Folded", "any_of", "compile_pattern", "has_unshown", "normal_form", "searchable"]
 
 _MAX_LENGTH = 8192
+
+
+def any_of(texts: Sequence[str], *, ignore_case: bool = False) -> Any:
+    """Return one expression that matches where any of these does, to ask once; None when they do not fit into one."""
+    joined = "|".join(f"(?:{text})" for text in texts)
+    try:
+        return compile_pattern(joined, "", ignore_case=ignore_case)
+    except ParameterError:
+        return None
 
 
 def compile_pattern(text: str, where: str, *, ignore_case: bool = False) -> Any:
@@ -27,14 +40,3 @@ def compile_pattern(text: str, where: str, *, ignore_case: bool = False) -> Any:
         reason = error.args[0] if error.args else error
         said = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         raise ParameterError(f"not a regular expression that RE2 can run: {said}", where) from None
-
-
-def searchable(text: str) -> str:
-    """Return `text` with every lone surrogate, which RE2 cannot take, as U+FFFD: of the same length."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
-    return text

@@ -1,4 +1,4 @@
-"""Redis for policies (R-55): a client with bounded waiting, and a circuit, so that an outage costs few requests time.
+"""Redis for policies: a client with bounded waiting, and a circuit, so that an outage costs few requests time.
 
 A plain library, shared by the policies that keep state in Redis; it is no policy itself. See its README.
 """

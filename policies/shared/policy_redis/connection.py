@@ -1,22 +1,20 @@
-"""One Redis and how it is asked: never longer than a set time, and not at all while it is known to be away."""
+"""How Redis is asked: never longer than a set time, and not at all while it is known to be away."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from policy_redis.circuit import Circuit
 
 _Answer = TypeVar("_Answer")
 logger = logging.getLogger("policy_redis")
+_REMINDER_S = 60.0
 
 
 class StoreUnavailable(Exception):
@@ -24,46 +22,79 @@ class StoreUnavailable(Exception):
 
 
 class RedisLink:
-    """A client of one Redis. `where` is its address for logs; `timeout` bounds each `ask` as a whole, in seconds."""
+    """A client of one Redis, or of one cluster.
 
-    def __init__(self, where: str, options: dict[str, Any], *, timeout: float, connections: int, pause: float) -> None:
+    `where` is its address for logs; `client` is redis-py's, connected to nothing yet; `timeout` bounds each `ask` as a
+    whole, in seconds; `close_client` ends all connections.
+    """
+
+    def __init__(
+        self, where: str, client: Any, *, timeout: float, pause: float, close_client: Callable[[], Awaitable[None]]
+    ) -> None:
         self._where = where
         self._timeout = timeout
         self._circuit = Circuit(pause)
-        self.pool = BlockingConnectionPool(
-            max_connections=connections,
-            timeout=timeout,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            # Once, at once: a pooled connection may be one of before Redis was started again.
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-            **options,
-        )
-        self.client: Redis = Redis(connection_pool=self.pool)
+        self._close_client = close_client
+        self._outage = _Outage(where)
+        self.client = client
 
     async def ask(self, question: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Return the answer to `question`, which uses `client` or `pool`; raises StoreUnavailable."""
+        """Return the answer to `question`, which uses `client`; raises StoreUnavailable."""
         if not self._circuit.allows():
+            self._outage.refused()
             raise StoreUnavailable("Redis failed just now and is not asked")
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await question()
         except (RedisError, OSError, TimeoutError) as error:
             kind = _kind(error)
-            if self._circuit.failed():
-                logger.warning("Redis at %s fails (%s); it is tried now and then", self._where, kind)
+            self._circuit.failed()
+            self._outage.failed(kind)
             raise StoreUnavailable(f"Redis at {self._where} fails ({kind})") from None
-        if self._circuit.succeeded():
-            logger.warning("Redis at %s answers again", self._where)
+        self._circuit.succeeded()
+        self._outage.over()
         return answer
 
     async def close(self) -> None:
         """Close all connections."""
-        await self.client.aclose()
-        await self.pool.disconnect()
+        await self._close_client()
 
     def __repr__(self) -> str:
         return f"RedisLink({self._where})"
+
+
+class _Outage:
+    """Tells the log that Redis fails: at the first failure, once a minute with their number, and when it is over."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._count = 0
+        self._began = 0.0
+        self._next = float("-inf")
+
+    def failed(self, kind: str) -> None:
+        """Note a question that failed."""
+        now = time.monotonic()
+        if not self._count:
+            self._began = now
+        self._count += 1
+        if now >= self._next:
+            self._next = now + _REMINDER_S
+            logger.warning("Redis at %s fails (%s); it is tried now and then", self._where, kind, extra=self._facts())
+
+    def refused(self) -> None:
+        """Note a question that was not asked."""
+        self._count += 1
+
+    def over(self) -> None:
+        """Note an answer."""
+        if self._count:
+            logger.warning("Redis at %s answers again", self._where, extra=self._facts())
+            self._count, self._next = 0, min(self._next, time.monotonic() + 1.0)
+
+    def _facts(self) -> dict[str, Any]:
+        seconds = round(time.monotonic() - self._began, 1)
+        return {"event": "store_unavailable", "fields": {"unanswered": self._count, "seconds": seconds}}
 
 
 def _kind(error: BaseException) -> str:

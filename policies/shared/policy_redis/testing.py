@@ -80,6 +80,34 @@ def redis_server(*options: str, port: int = 0) -> Iterator[RedisServer]:
             server.stop()
 
 
+@contextmanager
+def sentinel(service: str, port: int, primary: int) -> Iterator[None]:
+    """Run a Sentinel on a TCP port that says the primary of `service` listens on port `primary` of the loopback."""
+    with tempfile.TemporaryDirectory(prefix="redis-", dir="/tmp") as name:
+        configuration = Path(name) / "sentinel.conf"
+        configuration.write_text(
+            f'port {port}\nbind 127.0.0.1\ndir "{name}"\nlogfile "{name}/log"\n'
+            f"sentinel monitor {service} 127.0.0.1 {primary} 1\n"
+        )
+        found = shutil.which("redis-server") or "redis-server"
+        process = subprocess.Popen([found, str(configuration), "--sentinel"])  # noqa: S603 # the machine's program
+        try:
+            deadline = time.monotonic() + _READY_S
+            while not _listens(port):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("redis-server --sentinel did not start")
+                time.sleep(0.01)
+            yield
+        finally:
+            process.terminate()
+            process.wait(_READY_S)
+
+
+def _listens(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def free_port() -> int:
     """Return a TCP port of the loopback that nobody listens on."""
     with closing(socket.socket()) as probe:

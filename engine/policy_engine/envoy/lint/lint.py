@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, ordered
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.clusters import lint_engine_cluster, lint_upstream_cluster
 from policy_engine.envoy.lint.filters import lint_buffers, lint_filter
@@ -28,15 +28,10 @@ def lint_file(path: Path, demands: Demands, ignored: Collection[str] = ()) -> tu
 
     `ignored` are rules whose warnings are left out, as are those that a comment in the file silences.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        return (Diagnostic(str(path), f"cannot be read: {error.strerror or error}", rule=Rule.UNREADABLE),)
-    document, found = read_document(str(path), content)
+    document, found = read_document_file(path)
     if document is None:
         return tuple(found)
-    text = content.decode("utf-8-sig", "replace")
+    text = path.read_text("utf-8-sig", "replace")
     found = [*found, *lint_scalars(document, text), *lint_document(document, demands)]
     return ordered(not_silenced(found, text, ignored))
 

@@ -46,7 +46,9 @@ def test_without_a_server_there_is_nothing_to_follow() -> None:
 def test_a_chain_gets_its_defaults_and_every_mistake_is_told() -> None:
     read = route_reader(ChainReader(Registry([KNOWN])))
     good = {"route_key": "r", "policies": [{"name": "known", "version": "v1", "parameters": {}}]}
-    assert read(good).policies[0].parameters == {"limit": 5}
+    (entry,) = read(good).policies
+    assert entry.parameters == {"limit": 5}
+    assert (entry.version, entry.written_version) == ("v1.0.0", "v1")
     bad = {
         "route_key": "r",
         "policies": [{"name": "known", "version": "v9", "parameters": {"limit": "x"}}, {"name": "no"}],

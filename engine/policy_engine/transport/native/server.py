@@ -6,16 +6,15 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from policy_engine.kernel.stream import StreamHandlerFactory
 from policy_engine.transport import listen
 from policy_engine.transport.client_names import ClientNames
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.transport.health import Health
+from policy_engine.transport.native.accepting import Acceptor
 from policy_engine.transport.native.connections import Connections
 from policy_engine.transport.native.dispatch import Dispatcher
 from policy_engine.transport.native.protocol import ServerProtocol
@@ -46,7 +45,7 @@ class NativeServer:
         self._handler_factory = handler_factory
         self._given_sockets = tuple(sockets)
         self._dispatcher: Dispatcher | None = None
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._addresses: tuple[str, ...] = ()
         self._own_paths: list[Path] = []
         self._connections = Connections(self._options.limits.max_connections)
@@ -72,7 +71,7 @@ class NativeServer:
                         self._own_paths.append(Path(sock.getsockname()))
             self._addresses = tuple(map(listen.bound_address, bound))
             for sock in bound:
-                self._servers.append(await self._listen(loop, sock, self._dispatcher))
+                self._acceptors.append(self._listen(loop, sock, self._dispatcher))
         except BaseException:
             for sock in bound:
                 sock.close()
@@ -134,25 +133,19 @@ class NativeServer:
             raise RuntimeError("the server was not started")
         return self._dispatcher
 
-    async def _listen(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, dispatcher: Dispatcher
-    ) -> asyncio.Server:
+    def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, dispatcher: Dispatcher) -> Acceptor:
         def protocol() -> asyncio.Protocol:
             served = ServerProtocol(dispatcher, loop, self._connections, self._lost.set, self._client_names)
             return served if self._tls is None else TlsProtocol(self._tls, served)
 
-        arguments: dict[str, Any] = {"sock": sock, "backlog": self._options.backlog}
-        if sock.family != socket.AF_UNIX:
-            return await loop.create_server(protocol, **arguments)
-        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):
-            # The path may belong to a supervisor and to other workers.
-            arguments["cleanup_socket"] = False
-        return await loop.create_unix_server(protocol, **arguments)
+        sock.listen(self._options.backlog)
+        # TLS is the protocol's own, so that a connection counts before its handshake.
+        return Acceptor(sock, protocol, None, dispatcher.limits.handshake_seconds)
 
     def _stop_listening(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         for path in self._own_paths:
             path.unlink(missing_ok=True)
         self._own_paths.clear()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import resource
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from hyperframe.frame import HeadersFrame, RstStreamFrame, SettingsFrame
 
 from policy_engine.kernel.stream import Replies
 from policy_engine.transport import listen
+from policy_engine.transport.native import accepting
 from policy_engine.transport.native.frames import PREFACE
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions
@@ -45,6 +48,39 @@ def run(test: Callable[[], Awaitable[None]], factory: Callable[[], asyncio.Abstr
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(limited())
+
+
+def test_without_file_descriptors_it_says_so_once_and_goes_on_when_there_are_some(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepting, "PAUSE_SECONDS", 0.1)
+    caplog.set_level(logging.INFO)
+
+    async def scenario() -> None:
+        async with serving(Recorder()) as server:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            host, port = server.address.rsplit(":", 1)
+            clients = [socket.socket() for _ in range(20)]
+            used = max(one.fileno() for one in clients)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (used + 6, hard))
+            try:
+                for one in clients:
+                    one.setblocking(False)
+                    await asyncio.get_running_loop().sock_connect(one, (host, int(port)))
+                await asyncio.sleep(0.5)
+                assert 0 < server.counters.connections_active < len(clients)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await until(lambda: server.counters.connections_active == len(clients))
+            for one in clients:
+                one.close()
+            assert await hello(server.address)
+
+    run(scenario)
+    told = [one.getMessage() for one in caplog.records if "accept" in one.getMessage()]
+    assert len(told) == 1, told
+    assert "Too many open files" in told[0]
+    assert "LimitNOFILE" in told[0]
 
 
 async def connect(server: NativeServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

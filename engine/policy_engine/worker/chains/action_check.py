@@ -138,7 +138,7 @@ def _request_pseudo_headers(action: RequestMutation) -> list[tuple[str, bytes, b
     return found
 
 
-def _checked_values(replaced: object, appended: object) -> list[tuple[str, bytes, bool]]:
+def _checked_values(replaced: Any, appended: Any) -> list[tuple[str, bytes, bool]]:
     # Asking an abstract class costs as much as all the rest.
     if type(replaced) not in _USUAL_MAPPINGS and not isinstance(replaced, Mapping):
         raise InvalidAction(f"headers to set must be a mapping of names to values, not {type(replaced).__name__}")

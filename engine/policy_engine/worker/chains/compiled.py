@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
+from policy_engine.worker.chains.mark import mark_of
 from policy_engine.worker.chains.needs import Needs
 from policy_engine.worker.chains.statistics import PolicyStatistics
 
@@ -64,7 +65,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledChain:
-    """The steps of one route by phase; response steps are already in reverse order (R-02)."""
+    """The steps of one route by phase; response steps are already in reverse order (R-02).
+
+    `mark` is the route key as the executor notes it for whoever asks what a process was doing.
+    """
 
     route_key: str
     content_hash: str
@@ -81,6 +85,11 @@ class CompiledChain:
     response_trailers: tuple[Step, ...] = ()
     stream_end: tuple[Callable[[Request], None], ...] = ()
     usage: Usage = field(default_factory=Usage)
+    mark: bytes = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Make the mark once for all requests."""
+        object.__setattr__(self, "mark", mark_of(self.route_key))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

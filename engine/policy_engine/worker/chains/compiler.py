@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from policy_engine.limits import BLOCKING_THREADS, CONSTRUCTION_SECONDS, POLICY_TIMEOUT
@@ -38,16 +39,19 @@ from policy_engine.sdk.hooks import (
     phases_of,
 )
 from policy_engine.worker.chains.action_check import WrongKind, check_action
-from policy_engine.worker.chains.blocking import BlockingPool
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step
 from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
 from policy_engine.worker.conditions.condition import compile_condition
+from policy_engine.worker.offload.binding import Away
+from policy_engine.worker.offload.blocking import BlockingPool
+from policy_engine.worker.offload.helpers import Helpers
+from policy_engine.worker.offload.job import Recipe
 from policy_engine.worker.policies.closing import give_up
 from policy_engine.worker.policies.construction import Overrun, construct
-from policy_engine.worker.policies.registry import Registry
+from policy_engine.worker.policies.registry import PolicyDefinition, Registry
 
 
 class CompileError(ValueError):
@@ -86,6 +90,7 @@ class Compiler:
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
+    helpers: Helpers = field(default_factory=Helpers)
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
 
     def compile(self, spec: ChainsSpec, previous: Snapshot | None = None) -> Snapshot:
@@ -113,7 +118,8 @@ class Compiler:
         return Snapshot(version=total.hexdigest()[:16], chains=chains)
 
     def close(self) -> None:
-        """Stop the thread pools."""
+        """Stop the thread pools and the helper processes."""
+        self.helpers.close()
         for pool in self._pools.values():
             pool.close()
 
@@ -167,6 +173,7 @@ class Compiler:
                 else None
             )
             instance = construct(definition.policy_class, spec.parameters, self.construction_seconds)
+            self._bind(instance, definition, spec)
         except Overrun as error:
             raise CompileError(f"{where}: its constructor {error}") from None
         except (Exception, SystemExit) as error:
@@ -186,6 +193,13 @@ class Compiler:
             spec.timeout,
             spec.failure_mode is FailureMode.OPEN,
         )
+
+    def _bind(self, instance: Policy, definition: PolicyDefinition, spec: PolicySpec) -> None:
+        """Let the instance offload work; one whose class came from no directory cannot be made again elsewhere."""
+        if isinstance(definition.source, Path):
+            label = f"{definition.name}_{definition.version}"
+            recipe = Recipe.of(str(definition.source), definition.entrypoint, label, spec.parameters)
+            instance._away = Away(self.helpers, recipe, instance, spec.timeout)
 
     def _steps(self, entries: Sequence[Entry], hook: Hook) -> tuple[Step, ...]:
         return tuple(
@@ -222,7 +236,7 @@ class Compiler:
             method=method.name,
             hook=call,
             accepts=hook.accepts,
-            condition=entry.condition,
+            condition=self._explained(entry),
             timeout=entry.timeout,
             fails_open=entry.fails_open,
             failure_response=ImmediateResponse(
@@ -231,6 +245,11 @@ class Compiler:
             statistics=entry.statistics,
             on_failure=entry.on_failure,
         )
+
+    def _explained(self, entry: Entry) -> Condition | None:
+        if self.tracing is None or entry.condition is None:
+            return entry.condition
+        return self.tracing.explained(entry.condition, entry.name, entry.version)
 
     def _pool(self, name: str, version: str) -> BlockingPool:
         key = (name, version)

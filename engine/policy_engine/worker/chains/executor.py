@@ -28,11 +28,13 @@ from policy_engine.sdk import (
 from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
-from policy_engine.worker.chains.blocking import PoolFull
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
+from policy_engine.worker.chains.mark import MARK_BYTES
 from policy_engine.worker.chains.statistics import FailureKind
+from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
+from policy_engine.worker.offload.blocking import PoolFull
 
 logger = logging.getLogger("policy_engine.worker")
 repeated = RepeatedLines(logger)
@@ -85,6 +87,7 @@ def run(
     failure mode is `open` (R-11). Only a step's `on_failure` may raise, which the engine's own steps do not have.
     """
     running = RUNNING
+    running.page[:MARK_BYTES] = exchange.chain.mark
     for position in range(start, len(steps)):
         step = steps[position]
         statistics = step.statistics
@@ -130,7 +133,7 @@ async def _finish(
     """Await the hook that waits, then run the rest of the phase."""
     step, began = steps[waiting.position], waiting.began
     try:
-        result = await _within(step, waiting.result)
+        result = await _within(step, waiting.result, exchange.chain.mark)
     except Exception as error:
         step.statistics.observe(perf_counter() - began)
         if _fail(exchange, step, error, outcome):
@@ -143,12 +146,12 @@ async def _finish(
     return rest if isinstance(rest, Outcome) else await rest
 
 
-async def _within(step: Step, waiting: Awaitable[Any]) -> Any:
+async def _within(step: Step, waiting: Awaitable[Any], mark: bytes) -> Any:
     """Await what a hook returned for at most the step's timeout, in a task of its own.
 
     `asyncio.timeout` would wait for a policy that swallows its cancellation; a stream must never hang on one (R-12).
     """
-    task = asyncio.ensure_future(Watched(step, waiting))
+    task = asyncio.ensure_future(Watched(step, waiting, mark))
     try:
         done, _ = await asyncio.wait((task,), timeout=step.timeout)
     except asyncio.CancelledError:
@@ -244,6 +247,7 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
             "failure": kind.value,
             "failure_mode": "open" if step.fails_open else "closed",
             "request_id": exchange.request.id,
+            "trace_id": trace_id(exchange.request),
         },
         exc_info=error if kind is FailureKind.EXCEPTION else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 import time
@@ -12,9 +13,9 @@ from typing import Any
 import pytest
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, RequestMutation
-from policy_engine.worker.chains.blocking import BlockingPool, PoolFull
 from policy_engine.worker.chains.loop_watch import LoopWatch
 from policy_engine.worker.chains.statistics import FailureKind
+from policy_engine.worker.offload.blocking import BlockingPool, PoolFull
 from testsupport.chains import Engine, engine, entry
 from testsupport.envoy_messages import parse, request_headers
 
@@ -112,6 +113,19 @@ class SpinsInACoroutine(Policy):
             pass
 
 
+class HoldsInAPattern(Policy):
+    """C code that lets signal handlers run, and no other thread."""
+
+    def on_request_headers(self, request: Request) -> None:
+        re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+class HoldsInAPatternLater(Policy):
+    async def on_request_headers(self, request: Request) -> None:
+        await asyncio.sleep(0)
+        re.search(r"(\w+\s?)*$", "word " * 40 + "!")
+
+
 class Exits(Policy):
     def on_request_headers(self, request: Request) -> None:
         sys.exit(3)
@@ -153,6 +167,8 @@ FAILURES = [
     (HoldsTheLoop, FailureKind.TIMEOUT),
     (SpinsTheLoop, FailureKind.TIMEOUT),
     (SpinsInACoroutine, FailureKind.TIMEOUT),
+    (HoldsInAPattern, FailureKind.TIMEOUT),
+    (HoldsInAPatternLater, FailureKind.TIMEOUT),
 ]
 
 
@@ -184,6 +200,14 @@ def test_a_policy_that_holds_the_loop_is_named(caplog: pytest.LogCaptureFixture)
     asyncio.run(ask(engine(entry(HoldsTheLoop, timeout=0.1), classes=[HoldsTheLoop])))
     assert "holdstheloop v1.0.0" in caplog.text
     assert "held the event loop" in caplog.text
+
+
+@pytest.mark.usefixtures("watch")
+def test_a_pattern_may_take_all_of_its_time(caplog: pytest.LogCaptureFixture) -> None:
+    """Longer than the alarm waits, and not longer than its timeout."""
+    asyncio.run(ask(engine(entry(HoldsInAPattern, timeout=1.0), classes=[HoldsInAPattern])))
+    (held,) = re.findall(r"held the event loop for ([\d.]+) s", caplog.text)
+    assert float(held) >= 1.0
 
 
 @pytest.mark.usefixtures("watch")

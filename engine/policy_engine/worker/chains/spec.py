@@ -32,7 +32,9 @@ class FailureMode(StrEnum):
 class PolicySpec:
     """One entry of a chain.
 
-    `version` is written as the operator wrote it (`v1.0.0` or `v1`, R-13). `timeout` is in seconds (R-12).
+    `version` is the exact version that runs (`v1.2.3`), resolved once by whoever read the chain, so that every worker
+    process runs the same; `requested_version` is what the operator wrote (`v1` or `v1.2.3`, R-13), empty when nobody
+    wrote it. `timeout` is in seconds (R-12).
     `parameters` have their defaults filled in and their secrets resolved; `secrets` holds the JSON Pointers (RFC 6901)
     of the values in it that must never be shown (R-24), which is why `parameters` is not part of the repr.
     """
@@ -45,6 +47,12 @@ class PolicySpec:
     timeout: float = POLICY_TIMEOUT
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
     secrets: frozenset[str] = frozenset()
+    requested_version: str = ""
+
+    @property
+    def written_version(self) -> str:
+        """The version as the operator wrote it."""
+        return self.requested_version or self.version
 
     def redacted_parameters(self) -> dict[str, Any]:
         """Return a copy of the parameters fit for logs and admin pages: every secret is `***`."""
@@ -55,6 +63,7 @@ class PolicySpec:
         return {
             "name": self.name,
             "version": self.version,
+            "requested_version": self.written_version,
             "enabled": self.enabled,
             "condition": self.condition,
             "failure_mode": self.failure_mode.value,
@@ -73,6 +82,7 @@ class RouteSpec:
     def content_hash(self) -> str:
         """Return a hash of the whole content, independent of the order of keys; equal hash means same chain.
 
+        Of a version only the exact one counts: `v1` and the `v1.2.3` it stands for are the same chain.
         A chain without secrets hashes the same everywhere. Secrets enter through a hash keyed with a random value of
         this process and its forks: a changed secret changes the hash, but a hash on an admin page is no oracle for
         guessing a weak secret.
@@ -110,6 +120,7 @@ def _redact(value: Any, pointer: str, secrets: frozenset[str]) -> Any:
 
 def _hashable(policy: PolicySpec) -> dict[str, Any]:
     document = policy.as_document()
+    del document["requested_version"]
     if policy.secrets:
         plain = json.dumps(policy.parameters, sort_keys=True, separators=(",", ":"), allow_nan=False)
         document["secrets"] = hashlib.blake2b(plain.encode(), key=_SECRET_HASH_KEY).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from policy_engine.sdk import Request, Response
+from policy_engine.worker.conditions.cost import Cost, cost_of
 from policy_engine.worker.conditions.direct import Evaluate, compile_direct
 from policy_engine.worker.conditions.source import (
     ConditionRefused,
@@ -78,10 +79,18 @@ class ConditionError(Exception):
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_direct", "_program", "_readers", "text", "uses_response")
+    __slots__ = ("_cost", "_direct", "_program", "_readers", "text", "uses_response")
 
-    def __init__(self, text: str, program: Program, readers: dict[str, Reader], direct: Evaluate | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        program: Program,
+        readers: dict[str, Reader],
+        direct: Evaluate | None = None,
+        cost: Cost | None = None,
+    ) -> None:
         self.text = text
+        self._cost = cost
         self.uses_response = any(name.startswith("response.") for name in readers)
         self._direct = direct
         self._program = program
@@ -92,7 +101,10 @@ class Condition:
         try:
             if self._direct is not None:
                 return self._direct(request, response)
-            return self._program.evaluate({name: read(request, response) for name, read in self._readers})
+            variables = {name: read(request, response) for name, read in self._readers}
+            if self._cost is not None and not self._cost.within_limit(variables):
+                raise EvaluationFailed("it would cost too much with headers or a query of this size")
+            return self._program.evaluate(variables)
         except EvaluationFailed as error:
             raise ConditionError(str(error), self.text) from None
 
@@ -119,7 +131,7 @@ def compile_condition(
     program = engine.compile_source(source)
     _check_patterns(source, engine)
     readers = {name: reader(name, keys) for name, keys in source.variables.items()}
-    return Condition(text, program, readers, compile_direct(source) if direct else None)
+    return Condition(text, program, readers, compile_direct(source) if direct else None, cost_of(source))
 
 
 def check_condition(text: str, *, phase_has_response: bool, engine: Engine = ENGINE) -> list[Problem]:

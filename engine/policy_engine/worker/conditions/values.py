@@ -16,7 +16,7 @@ from policy_engine.worker.conditions.source import EvaluationFailed
 Reader = Callable[[Request, Response | None], Any]
 
 MAX_ENTRIES = 1000
-"""Entries of a header map or of the query that a condition may look through."""
+"""Entries of a header map or of the query that a condition may look through; single look-ups are not counted."""
 MAX_METADATA_VALUES = 2000
 """Values, counted through all levels, that one condition may take from the metadata."""
 MAX_METADATA_DEPTH = 16
@@ -89,12 +89,13 @@ def joined_header(name: str, values: tuple[str, ...]) -> str:
 
 
 def _query(request: Request, keys: frozenset[str] | None) -> dict[str, str]:
+    if keys is not None:
+        # However many others there are: a client must not be able to make a look-up fail.
+        query = request.query
+        return {name: text(query[name]) for name in keys if name in query}
     if request.query_string.count("&") >= MAX_ENTRIES:
         raise EvaluationFailed(f"more than {MAX_ENTRIES} query parameters")
-    query = request.query
-    if keys is not None:
-        return {name: text(query[name]) for name in keys if name in query}
-    return {text(name): text(value) for name, value in query.items()}
+    return {text(name): text(value) for name, value in request.query.items()}
 
 
 def _metadata(metadata: Mapping[str, Any], keys: frozenset[str] | None) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from referencing.jsonschema import DRAFT202012
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.sdk import ParameterError
 from policy_engine.sdk.json_pointer import Path, format_pointer
+from policy_engine.sdk.json_schema_words import why_no_keyword
 from policy_engine.worker.policies.json_data import bounded_copy
 from policy_engine.worker.policies.schema_keywords import (
     FORMATS,
@@ -39,7 +40,7 @@ _REMEMBERED_LENGTH = 4096  # characters of JSON: larger parameters are few, and 
 _ROOT = "urn:policy-engine:parameters"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "dependentSchemas")
 _LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
 _SCHEMAS = (
     "items",
@@ -203,6 +204,12 @@ class ParameterSchema:
         for path, schema in parts:
             for keyword in schema:
                 keywords.setdefault(keyword, (*path, keyword))
+                reason = why_no_keyword(keyword)
+                if reason is not None:
+                    yield Violation((*path, keyword), reason, at_key=True)
+            if schema.get("format", "regex") not in FORMATS.checkers:
+                allowed = ", ".join(sorted(FORMATS.checkers))
+                yield Violation((*path, "format"), "is not a format that is checked", allowed, schema["format"])
             yield from _pattern_violations(path, schema)
             for keyword in ("$ref", "$dynamicRef"):
                 if keyword in schema and not self._resolves(schema[keyword], known):

@@ -314,3 +314,33 @@ def test_a_named_dialect_is_checked_by_the_same_keywords(unlinked: dict[str, Any
         ("/a/d", "is not a known parameter"),
         ("/e", "is not a known parameter"),
     }
+
+
+@pytest.mark.parametrize("value", [19.99, 4.02, 0.07, 10.2, 10**19])
+def test_multiples_count_in_decimals(value: float) -> None:
+    assert violations({"properties": {"a": {"multipleOf": 0.01}}}, {"a": value}) == []
+
+
+@pytest.mark.parametrize("value", [19.999, 10**19 + 1])
+def test_what_is_no_multiple_is_told(value: float) -> None:
+    assert "not a multiple" in one({"multipleOf": 0.01 if isinstance(value, float) else 2}, value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "pointer", "said"),
+    [
+        ({"definitions": {}}, "/definitions", r"\$defs"),
+        ({"properties": {"a": {"dependencies": {}}}}, "/properties/a/dependencies", "dependentRequired"),
+        ({"properties": {"a": {"minimun": 1}}}, "/properties/a/minimun", "'minimum'"),
+        ({"properties": {"a": {"nullable": True}}}, "/properties/a/nullable", "null"),
+        ({"properties": {"a": {"format": "phone"}}}, "/properties/a/format", "not a format"),
+    ],
+)
+def test_words_that_would_be_ignored_are_refused(schema: dict[str, Any], pointer: str, said: str) -> None:
+    with pytest.raises(SchemaError, match=said) as caught:
+        ParameterSchema(schema)
+    assert caught.value.violations[0].pointer == pointer
+
+
+def test_notes_of_one_s_own_are_possible() -> None:
+    assert violations({"x-owner": "orders", "properties": {"a": {"x-note": 1}}}, {"a": 1}) == []

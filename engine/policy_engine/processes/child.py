@@ -1,0 +1,211 @@
+"""One worker process as the supervisor sees it: how it is started, spoken with, and known to be alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict
+
+from policy_engine.processes.channel import Channel, Message
+from policy_engine.processes.flight_record import STACK_SIGNAL, FlightRecord, LastSeen, is_stopped
+from policy_engine.processes.serving import WorkerOptions
+from policy_engine.processes.stray_signals import stray_signals_wait
+from policy_engine.telemetry.metrics import Samples
+
+START_SECONDS = 60.0
+PREPARE_SECONDS = 60.0
+"""For all chains together, beyond what one constructor may take."""
+COMMIT_SECONDS = 30.0
+LISTEN_SECONDS = 30.0
+SAMPLES_SECONDS = 2.0
+DRAIN_MESSAGE_SECONDS = 1.0
+STACK_SECONDS = 0.2
+"""For a process that hangs to write down where."""
+
+
+class WorkerFailed(Exception):
+    """A worker process did not do what it was asked; the message says which and why."""
+
+
+class WorkerSilent(WorkerFailed):
+    """A worker process did not answer in time: nobody knows what it runs."""
+
+
+class WorkerGone(WorkerFailed):
+    """A worker process ended before it answered, which says nothing about what it was asked."""
+
+
+class Child:
+    """One running worker process and the conversation with it. `heard` is when it last sent anything (monotonic)."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self.options = options
+        self.started = time.monotonic()
+        self.heard = self.started
+        self.quiet = False
+        """Whether it has been silent for so long that it does not count as serving."""
+        self.hung = False
+        """Whether it was killed for its silence."""
+        self.samples: Samples = {}
+        self.taken: Message | None = None
+        """The chains it runs, as they were sent."""
+        self._answers: dict[str, tuple[int, asyncio.Future[Message]]] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asked = 0
+        self._ended = False
+        self._record = FlightRecord()
+
+    async def start(self) -> None:
+        """Return when it is ready to be given chains; raises WorkerFailed."""
+        mine, theirs = socket.socketpair()
+        passed = (theirs.fileno(), self._record.descriptor)
+        try:
+            # It begins with signals held back, so that none ends it before it ignores them.
+            with stray_signals_wait():
+                self.process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-P",  # the working directory adds no code
+                    "-m",
+                    "policy_engine.processes.serving",
+                    *map(str, passed),
+                    pass_fds=(*passed, *self.options.inherited),
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+                )
+        finally:
+            theirs.close()
+        self._channel = await Channel.over(mine)
+        ready = self._expect("ready", self.process.pid)
+        self._reader = asyncio.ensure_future(self._read())
+        try:
+            await self._channel.send({"start": asdict(self.options)})
+            await self._answer(ready, START_SECONDS, "become ready")
+        except (WorkerFailed, ConnectionError) as error:
+            self.kill()
+            raise WorkerFailed(str(error)) from error
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there to be asked, as far as is known."""
+        return not self._ended and self.process.returncode is None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since it last gave a sign of life."""
+        return time.monotonic() - self.heard
+
+    async def prepare(self, turn: int, spec: Message) -> None:
+        """Have it build the chains; raises WorkerFailed with what is wrong with them, or WorkerGone."""
+        seconds = PREPARE_SECONDS + self.options.construction_seconds
+        await self._ask("prepared", turn, {"prepare": turn, "spec": spec}, seconds)
+
+    async def commit(self, turn: int, spec: Message) -> None:
+        """Have it serve from the chains that it built."""
+        await self._ask("committed", turn, {"commit": turn}, COMMIT_SECONDS)
+        self.taken = spec
+
+    async def abort(self, turn: int) -> None:
+        """Have it forget the chains that it built."""
+        with contextlib.suppress(ConnectionError):
+            await self._channel.send({"abort": turn})
+
+    async def listen(self) -> None:
+        """Have it listen, if it does not yet; raises WorkerFailed with the address and the reason."""
+        self._asked += 1
+        await self._ask("listening", self._asked, {"listen": self._asked}, LISTEN_SECONDS)
+
+    async def fetch_samples(self) -> None:
+        """Bring `samples` up to date; a worker process that does not answer keeps its last ones."""
+        if self.quiet:
+            return
+        with contextlib.suppress(WorkerFailed):
+            self._asked += 1
+            answer = await self._ask("samples", self._asked, {"samples": self._asked}, SAMPLES_SECONDS)
+            self.samples = {
+                name: [(labels, value) for labels, value in rows] for name, rows in answer["values"].items()
+            }
+
+    async def drain(self) -> None:
+        """Tell it to take nothing new and to end."""
+        # One that hangs takes nothing from its channel, which may be full.
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            await asyncio.wait_for(self._channel.send({"drain": True}), DRAIN_MESSAGE_SECONDS)
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(ProcessLookupError, AttributeError):  # it may not even be started
+            self.process.kill()
+
+    async def last_seen(self) -> LastSeen:
+        """Return what it is doing, for one that hangs: it is asked for its stack, which needs no answer of its loop."""
+        if not self.stopped:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(STACK_SIGNAL)
+            await asyncio.sleep(STACK_SECONDS)
+        return self._record.read()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped it (SIGSTOP)."""
+        return is_stopped(self.process.pid)
+
+    def close(self) -> None:
+        """Give back what is held for it, once it has ended."""
+        self._record.close()
+
+    def ending(self) -> str:
+        """Say how it ended."""
+        code = self.process.returncode
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                return f"by {signal.Signals(-code).name}"
+        return f"with exit status {code}"
+
+    async def _ask(self, kind: str, turn: int, message: Message, seconds: float) -> Message:
+        async with self._turns[kind]:
+            answer = self._expect(kind, turn)
+            sending = asyncio.ensure_future(self._channel.send(message))
+            try:
+                reply = await self._answer(answer, seconds, f"answer with {kind!r}")
+            finally:
+                sending.cancel()
+                with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+                    await sending
+        if "problem" in reply:
+            raise WorkerFailed(f"worker process {self.options.number}: {reply['problem']}")
+        return reply
+
+    def _expect(self, kind: str, turn: int) -> asyncio.Future[Message]:
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        if self._ended:
+            future.set_exception(WorkerGone(f"worker process {self.options.number} ended"))
+        self._answers[kind] = turn, future
+        return future
+
+    async def _answer(self, future: asyncio.Future[Message], seconds: float, what: str) -> Message:
+        try:
+            return await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            raise WorkerSilent(f"worker process {self.options.number} did not {what} within {seconds:g} s") from None
+
+    async def _read(self) -> None:
+        reason = "ended"
+        while (message := await self._channel.receive()) is not None:
+            self.heard = time.monotonic()
+            if "failed" in message:
+                reason = message["failed"]
+                continue
+            for kind, (turn, future) in self._answers.items():
+                # An answer that comes too late must not be taken for that to a later question.
+                if message.get(kind) == turn and not future.done():
+                    future.set_result(message)
+        self._ended = True
+        for _, future in self._answers.values():
+            if not future.done():
+                future.set_exception(WorkerGone(f"worker process {self.options.number} {reason}"))
+        self._channel.close()

@@ -1,0 +1,26 @@
+"""A policy for the engine's own tests that holds the event loop in C code, when a request has the header x-hold."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from policy_engine.sdk import Parameters, Policy, Request, RequestMutation
+
+_HOSTILE = re.compile(r"(a+)+$")
+_MARKS = "a" + "\u0301" * 400_000 + "\u0316" * 400_000
+
+
+class Holding(Policy):
+    """Answers at once, or not within minutes."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._how: str = parameters["how"]
+
+    def on_request_headers(self, request: Request) -> RequestMutation:
+        if request.headers.get("x-hold"):
+            if self._how == "pattern":
+                _HOSTILE.match("a" * 40 + "b")
+            else:
+                unicodedata.normalize("NFKC", _MARKS)
+        return RequestMutation(set_headers={"x-mark": "1"})
