@@ -13,7 +13,7 @@ from pathlib import Path
 
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
-from policy_engine.documents.diagnostics import Diagnostic, has_errors, render_json, render_sarif, render_text
+from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
 from policy_engine.scaffold import ScaffoldError, scaffold
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
@@ -171,6 +171,14 @@ def _envoy_config_command(commands: argparse._SubParsersAction[argparse.Argument
         "--format", choices=("text", "json", "sarif"), default="text", help="form of the lint's report"
     )
     command.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    command.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="RULE",
+        choices=sorted(rule for rule in Rule if rule.startswith("envoy-")),
+        help="leave out warnings of this rule, which a finding ends with; in the file: # policy-engine: ignore RULE",
+    )
 
 
 def _command(
@@ -214,12 +222,17 @@ def _run(options: argparse.Namespace) -> int:
     # Only this command needs servers; the others should start fast.
     from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415
     from policy_engine.processes.supervisor import Supervisor  # noqa: PLC0415
+    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415
     from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
 
     settings = _settings(options)
     configure_logging(settings.log.level.value, settings.log.format.value)
     for variable in service_links(os.environ):
         logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
+    try:
+        check_tls(settings)
+    except ValueError as error:
+        return _complain(str(error), 1)
     try:
         return asyncio.run(Supervisor(settings).run())
     except PoliciesUnusable:
@@ -230,19 +243,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
+    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415 - see _run
+
     settings = _settings(options)
+    try:
+        check_tls(settings)
+    except ValueError as error:
+        return _complain(str(error), 1)
     registry = _registry(settings)
     found = validate_paths(options.paths, registry, chain_reader(registry, settings))
     print(_report(found, options.format, f"valid: {', '.join(map(str, options.paths))}\n"), end="")
     return 1 if has_errors(found) else 0
 
 
-def _report(found: Sequence[Diagnostic], form: str, nothing: str) -> str:
+def _report(found: Sequence[Diagnostic], form: str, nothing: str, *, rules: bool = False) -> str:
     if form == "json":
         return render_json(found)
     if form == "sarif":
         return render_sarif(found, __version__)
-    return render_text(found) if found else nothing
+    return render_text(found, rules=rules) if found else nothing
 
 
 def _envoy_config(options: argparse.Namespace) -> int:
@@ -254,7 +273,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _complain(str(error))
     if options.lint is not None:
-        text = _report(outcome.diagnostics, options.format, f"nothing to report: {options.lint}\n")
+        text = _report(outcome.diagnostics, options.format, f"nothing to report: {options.lint}\n", rules=True)
     elif has_errors(outcome.diagnostics):
         return _complain(f"nothing was written: the chains are not valid\n{render_text(outcome.diagnostics)}", 1)
     else:

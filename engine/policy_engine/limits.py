@@ -36,6 +36,9 @@ STREAMS: Final = 20_000
 ENVOY_STREAMS_PER_CONNECTION: Final = 16_384
 """What the Envoy configurations made here let Envoy open on one connection to the engine."""
 
+CONNECTIONS: Final = 1024
+"""Connections to one worker process."""
+
 ACCEPT_BACKLOG: Final = 1024
 """Connections that wait to be accepted."""
 

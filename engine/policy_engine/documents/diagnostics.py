@@ -69,6 +69,10 @@ class Rule(StrEnum):
     ENVOY_HTTP2 = "envoy-http2"
     ENVOY_FLOOD = "envoy-flood-limit"
     ENVOY_CIRCUIT_BREAKER = "envoy-circuit-breaker"
+    ENVOY_SPELLING = "envoy-spelling"
+    ENVOY_UPGRADE = "envoy-upgrade"
+    ENVOY_LOCAL_REPLY = "envoy-local-reply"
+    ENVOY_SCALAR = "envoy-scalar"
 
 
 MOST_FINDINGS = 1_000
@@ -178,14 +182,18 @@ def ordered(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     return tuple(sorted(dict.fromkeys(diagnostics), key=place))
 
 
-def render_text(diagnostics: Sequence[Diagnostic]) -> str:
-    """Return one finding per line (more for conditions, which show a caret) and a last line that counts them."""
+def render_text(diagnostics: Sequence[Diagnostic], *, rules: bool = False) -> str:
+    """Return one finding per line (more for conditions, which show a caret) and a last line that counts them.
+
+    With `rules` each ends with the name of its rule.
+    """
     errors = sum(one.severity is Severity.ERROR for one in diagnostics)
     warnings = len(diagnostics) - errors
     counted = f"{errors} error{'' if errors == 1 else 's'}"
     if warnings:
         counted += f", {warnings} warning{'' if warnings == 1 else 's'}"
-    return "".join(f"{one}\n" for one in diagnostics) + f"{counted}\n"
+    lines = [f"{one} [{one.rule.value}]\n" if rules else f"{one}\n" for one in diagnostics]
+    return "".join(lines) + f"{counted}\n"
 
 
 def render_json(diagnostics: Sequence[Diagnostic]) -> str:

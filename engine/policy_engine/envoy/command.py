@@ -38,7 +38,7 @@ def envoy_config(settings: Settings, registry: Registry, options: argparse.Names
         return Outcome(diagnostics=loaded.diagnostics)
     demands = demands_of(settings, loaded.chains, registry)
     if options.lint is not None:
-        return Outcome(diagnostics=ordered((*loaded.diagnostics, *lint_file(options.lint, demands))))
+        return Outcome(diagnostics=ordered((*loaded.diagnostics, *lint_file(options.lint, demands, options.ignore))))
     if options.engine:
         demands = replace(demands, addresses=tuple(options.engine))
     return Outcome(_written(demands, _tls(demands, options), options))

@@ -302,6 +302,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         certificate_file=str(settings.tls.cert or ""),
         key_file=str(settings.tls.key or ""),
         client_ca_file=str(settings.tls.client_ca or ""),
+        client_names=settings.tls.client_names,
         tracing_endpoint=settings.tracing.endpoint or "",
         tracing_sample_ratio=settings.tracing.sample_ratio,
         tracing_service_name=settings.tracing.service_name,
@@ -310,6 +311,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         worker_timeout=settings.worker_timeout,
         limits={
             "max_concurrent_streams": settings.limits.streams,
+            "max_connections": settings.limits.connections,
             # What is over a limit must get its status from the session, not an error of the transport.
             "max_message_bytes": longest,
             "receive_buffer_bytes": max(RECEIVE_BUFFER, 4 * longest),

@@ -28,6 +28,7 @@ from policy_engine.documents.quantities import (
 from policy_engine.limits import (
     BLOCKING_THREADS,
     BODY_LIMIT,
+    CONNECTIONS,
     CONSTRUCTION_SECONDS,
     FILE_SETTLE_SECONDS,
     HEADER_COUNT,
@@ -38,6 +39,8 @@ from policy_engine.limits import (
     STREAMS,
     WORKER_SECONDS,
 )
+from policy_engine.transport.client_names import ClientNames
+from policy_engine.transport.listen import UNIX_PREFIX, parse_unix
 
 AUTO = "auto"
 WORKER_PLACE = "{worker}"
@@ -187,11 +190,9 @@ def _address(text: str) -> str:
     `{worker}` in it stands for the number of the worker process, so that each has an address of its own.
     """
     written, text = text, text.replace(WORKER_PLACE, "0")
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        # Linux: sun_path holds 108 bytes with its end (unix(7)).
-        if not path.startswith("/") or len(path.encode()) > 107:
-            raise ValueError("is not an absolute socket path of at most 107 bytes")
+    if text.startswith(UNIX_PREFIX):
+        if not parse_unix(text).path.is_absolute():
+            raise ValueError("is not an absolute socket path")
         return written
     host, separator, port = text.rpartition(":")
     if not separator or not host or not port.isdecimal() or not port.isascii() or int(port) > 65535:
@@ -208,6 +209,12 @@ def _addresses(text: str) -> tuple[str, ...]:
     if len(set(found)) != len(found):
         raise ValueError("names an address twice")
     return found
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(one.strip() for one in text.split(",")) if text else ()
+    ClientNames(names)
+    return names
 
 
 def _loopback(text: str) -> str | None:
@@ -270,10 +277,12 @@ def _written_or_nothing(value: object) -> str:
     return "" if value is None else str(value)
 
 
+_UNIX = "unix:/path; ?mode=0660&group=NAME after it lets clients of other users in"
 ADDRESS = Form(_address, "host:port", _written_or_nothing)
-ADDRESSES = Form(_addresses, "a list of host:port, [v6]:port or unix:/path", _written_list)
+ADDRESSES = Form(_addresses, f"a list of host:port, [v6]:port or {_UNIX}", _written_list)
 LOOPBACK = Form(_loopback, "a loopback host:port, unix:/path, or off", _written_or_off)
 OPTIONAL_ADDRESS = Form(_optional_address, "host:port, unix:/path, or off", _written_or_off)
+NAMES = Form(_names, "a list of DNS names and URIs", _written_list)
 BOOLEAN = Form(_boolean, "true, false", _written_boolean)
 TEXT = Form(_plain, "text", _written_or_nothing)
 METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _written_or_nothing)
@@ -289,6 +298,12 @@ class TlsSettings:
     cert: Path | None = setting(FILE, None, "certificate chain of the ext_proc server, PEM; without it, no TLS")
     key: Path | None = setting(FILE, None, "private key of the certificate, PEM")
     client_ca: Path | None = setting(FILE, None, "CA whose client certificates are accepted, PEM; makes them required")
+    client_names: tuple[str, ...] = setting(
+        NAMES,
+        (),
+        "names of which a client's certificate has to bear one, such as envoy.example, *.edge.example or "
+        "spiffe://cluster.local/ns/gateways/*; any certificate of the CA unless set",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +413,11 @@ class LimitSettings:
     """What peers may make the engine hold (R-09, R-14)."""
 
     streams: int = setting(_whole_number(1, 1_000_000), STREAMS, "streams open at once in one worker process")
+    connections: int = setting(
+        _whole_number(1, 1_000_000),
+        CONNECTIONS,
+        "connections to one worker process; idle ones give way to new ones",
+    )
     blocking_threads: int = setting(
         _whole_number(1, 1024), BLOCKING_THREADS, "threads for each blocking policy version"
     )
@@ -458,6 +478,8 @@ def contradictions(settings: Settings) -> Mapping[str, str]:
         if (tls.cert is None) != (tls.key is None):
             missing = "key" if tls.key is None else "cert"
             found[f"{name}.{missing}"] = f"is not set, but {name}.{'cert' if missing == 'key' else 'key'} is"
+    if settings.tls.client_names and settings.tls.client_ca is None:
+        found["tls.client_ca"] = "is not set, but tls.client_names is; without a CA no client shows a certificate"
     if settings.tls.client_ca is not None and settings.tls.cert is None:
         found["tls.cert"] = "is not set, but tls.client_ca is; client certificates need TLS"
     if settings.xds.tls.cert is not None and settings.xds.tls.ca is None:
