@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent.parent / "engine")]
+sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent.parent / "engine")]
 
-from suite import SuiteError, judge, read_expected, table  # noqa: E402
+from tools.conformance.suite import SuiteError, judge, read_expected, table  # noqa: E402 - found through the line above
 
 SUITES = {"h2spec": "HTTP/2 (RFC 9113) of the native transport, with github.com/summerwind/h2spec"}
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("suites", nargs="+", choices=sorted(SUITES), metavar="SUITE", help="what to run")
     holds = True
     for name in parser.parse_args(arguments).suites:
-        suite: Any = importlib.import_module(f"{name}_suite")
+        suite: Any = importlib.import_module(f"tools.conformance.{name}_suite")
         try:
             outcome = judge(suite.run(), read_expected(HERE / suite.EXPECTED))
         except SuiteError as error:

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from suite import Case, SuiteError
-
 from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.transport.health import EXT_PROC_SERVICE
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import ServerOptions
+from tools.conformance.suite import Case, SuiteError
 
 EXPECTED = "h2spec.toml"
 _SECONDS = 300

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from suite import Case, judge, read_expected, table
+from tools.conformance.suite import Case, judge, read_expected, table
 
 FAILS, PASSES = Case("a/1", passed=False, detail="why"), Case("a/2", passed=True)
 
