@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 
 from integration.harness.chain_file import Document, policy
-from integration.harness.exchange import Answer, HeaderList
 from integration.runtime_stack import Runtime, started
-from policy_engine.sdk.header_fields import JOINED_IN_REQUESTS, JOINED_IN_RESPONSES, as_envoy_sends
 
 POLICIES = Path(__file__).parent.parent / "policies"
 KEY = "mobile-key"
@@ -45,7 +43,6 @@ CHAINS: dict[str, list[Document]] = {
     "masked": [policy("pii-masking", "v1.0.0", MASKED, timeout="20s")],
     "host": [policy("respond", "v1.0.0", {"status": 403}, condition='request.host == "admin.example.com"')],
 }
-NEITHER = ("accept-language", "proxy-authorization", "range", "forwarded", "x-api-key", "x-real-ip", "traceparent")
 
 
 @pytest.fixture(scope="module")
@@ -53,27 +50,6 @@ def runtime(transport: str) -> Iterator[Runtime]:
     with started(CHAINS, transport=transport, policies=POLICIES) as runtime:
         yield runtime
         assert runtime.value("policy_engine_handler_errors_total") == 0
-
-
-def upstream_saw(runtime: Runtime, headers: HeaderList) -> list[tuple[str, bytes]]:
-    names = {name for name, _ in headers}
-    assert runtime.send("/plain/", headers=headers).status == 200
-    return [(name, value.encode()) for name, value in runtime.upstream.last().headers if name in names]
-
-
-@pytest.mark.parametrize("name", sorted({*JOINED_IN_REQUESTS, *NEITHER}))
-def test_the_sdk_joins_request_lines_as_envoy_does(runtime: Runtime, name: str) -> None:
-    sent = [(name, "aa"), (name, "bb")]
-    assert upstream_saw(runtime, sent) == as_envoy_sends((name, value.encode()) for name, value in sent)
-
-
-@pytest.mark.parametrize("name", sorted({*JOINED_IN_RESPONSES, "set-cookie", "www-authenticate", "retry-after"}))
-def test_the_sdk_joins_response_lines_as_envoy_does(runtime: Runtime, name: str) -> None:
-    sent = [(name, "aa"), (name, "bb")]
-    runtime.upstream.answer_with(Answer(headers=sent, chunks=[b"x"]))
-    got = [(own, value.encode()) for own, value in runtime.send("/plain/").headers if own.lower() == name]
-    assert got == as_envoy_sends(((name, value.encode()) for name, value in sent), response=True)
-    runtime.upstream.reset()
 
 
 @pytest.mark.parametrize(

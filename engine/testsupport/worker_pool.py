@@ -29,11 +29,12 @@ parameters:
   properties: {value: {type: string}}
 """
 CODE = """
+import collections
+import itertools
 import os
 import pathlib
 import signal
 import socket
-import unicodedata
 from policy_engine.sdk import ParameterError, Policy, RequestMutation, ResponseMutation
 
 DEADLY = pathlib.Path(__file__).with_name("deadly")
@@ -53,7 +54,7 @@ class Tag(Policy):
 
     def on_request_headers(self, request):
         if self.value == "hold":
-            unicodedata.normalize("NFKC", "a" + "\\u0301" * 400_000 + "\\u0316" * 400_000)
+            collections.deque(itertools.repeat(0), maxlen=0)  # a loop in C that looks at no signal
         return RequestMutation(set_headers={"x-tag": self.value, "x-pid": str(os.getpid())})
 
     def on_response_headers(self, request, response):

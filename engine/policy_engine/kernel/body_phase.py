@@ -53,7 +53,7 @@ def _chunk(phases: Phases, side: Side, message: Any) -> Result:
 
 
 def _buffered(phases: Phases, side: Side, view: Request | Response, message: Any) -> Result:
-    codings = codings_of(view.headers.get("content-encoding"))
+    codings = codings_of(view.headers)
     try:
         whole = decoded(message.body, codings, phases.kernel.options.body_limit)
     except (BodyTooLarge, UndecodableBody) as error:

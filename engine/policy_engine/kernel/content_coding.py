@@ -11,6 +11,8 @@ from typing import Any
 
 import brotli
 
+from policy_engine.sdk import Headers, content_codings
+
 CODINGS = frozenset({"gzip", "deflate", "br"})
 """What can be decoded and encoded."""
 
@@ -32,12 +34,11 @@ class UndecodableBody(Exception):
     """The body is not what its `content-encoding` says, or the coding is not one we know."""
 
 
-def codings_of(header: str | None) -> tuple[str, ...]:
-    """Return the codings of a `content-encoding` value in the order they were applied, without `identity`."""
-    if not header:
+def codings_of(headers: Headers) -> tuple[str, ...]:
+    """Return the codings of a body in the order they were applied, without `identity`, however Envoy joined the lines."""
+    if "content-encoding" not in headers:
         return ()
-    names = (part.strip().lower() for part in header.split(","))
-    return tuple("gzip" if name == "x-gzip" else name for name in names if name not in ("", "identity"))
+    return tuple("gzip" if name == "x-gzip" else name for name in content_codings(headers))
 
 
 def decode(body: bytes, codings: tuple[str, ...], limit: int) -> bytes:

@@ -130,7 +130,7 @@ def _without_content(phases: Phases, side: Side, outcome: Outcome) -> bytes:
 
 def _replaced(side: Side, outcome: Outcome, view: Request | Response) -> Result:
     """Return the headers reply with a new body, encoded as its `content-encoding` says, or without that header."""
-    codings, edits = codings_of(view.headers.get("content-encoding")), outcome.edits
+    codings, edits = codings_of(view.headers), outcome.edits
     if not CODINGS.issuperset(codings):
         codings, edits = (), [*edits, _IDENTITY]
     return then(

@@ -11,27 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from types import MappingProxyType
-from typing import Final
 
-from policy_engine.sdk.headers import HeaderPairs, Headers
-
-JOINED_IN_REQUESTS: Final = frozenset(
-    (
-        *("accept", "accept-encoding", "access-control-request-headers", "access-control-request-method"),
-        *("authorization", "cache-control", "content-encoding", "content-type", "cookie", "expect", "grpc-timeout"),
-        *("if-match", "if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "origin", "pragma"),
-        *("referer", "user-agent", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-request-id"),
-    )
-)
-"""Request headers whose lines Envoy 1.36 joins into one; a test sends each twice through Envoy."""
-
-JOINED_IN_RESPONSES: Final = frozenset(
-    (
-        *("access-control-allow-origin", "age", "cache-control", "content-encoding", "content-type", "date", "etag"),
-        *("expires", "last-modified", "location", "vary"),
-    )
-)
-"""Response headers whose lines Envoy 1.36 joins into one."""
+from policy_engine.sdk.headers import Headers
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 # a grammar rule (RFC 9110, 5.6.2), no secret
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -65,25 +46,6 @@ class MediaType:
     def charset(self) -> str:
         """The charset parameter in lower case, empty when there is none."""
         return self.parameters.get("charset", "").lower()
-
-
-def as_envoy_sends(pairs: HeaderPairs, *, response: bool = False) -> list[tuple[str, bytes]]:
-    """Return the header lines as Envoy hands them on: names in lower case, joined where the first was.
-
-    Cookies are joined by `; ` (RFC 9113, 8.2.3), all others by `,` (RFC 9110, 5.3).
-    """
-    joined = JOINED_IN_RESPONSES if response else JOINED_IN_REQUESTS
-    sent: list[tuple[str, bytes]] = []
-    places: dict[str, int] = {}
-    for given, value in pairs:
-        name = given.lower()
-        if name in joined and name in places:
-            separator = b"; " if name == "cookie" else b","
-            sent[places[name]] = (name, sent[places[name]][1] + separator + value)
-        else:
-            places.setdefault(name, len(sent))
-            sent.append((name, value))
-    return sent
 
 
 def list_members(values: Iterable[str]) -> list[str]:

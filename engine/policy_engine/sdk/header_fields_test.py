@@ -14,7 +14,6 @@ from policy_engine.sdk import (
     media_type,
     single,
 )
-from policy_engine.sdk.header_fields import as_envoy_sends
 
 
 def of_type(*lines: str) -> Headers:
@@ -129,18 +128,3 @@ def test_the_port_is_part_of_an_authority_unless_it_is_the_scheme_s_own() -> Non
     assert authority_of("API.example.com.:443", "https") == authority_of("api.example.com", "https")
     assert authority_of("api.example.com:443", "http") == "api.example.com:443"
     assert authority_of("[::1]:08080", "http") == "[::1]:8080"
-
-
-def test_lines_are_joined_as_envoy_joins_them() -> None:
-    lines = [("Authorization", b"a"), ("x-api-key", b"k"), ("authorization", b"b"), ("cookie", b"c"), ("cookie", b"d")]
-    assert as_envoy_sends([*lines, ("x-api-key", b"l")]) == [
-        ("authorization", b"a,b"),
-        ("x-api-key", b"k"),
-        ("cookie", b"c; d"),
-        ("x-api-key", b"l"),
-    ]
-    assert as_envoy_sends([("etag", b"a"), ("etag", b"b")], response=True) == [("etag", b"a,b")]
-    assert as_envoy_sends([("set-cookie", b"a"), ("set-cookie", b"b")], response=True) == [
-        ("set-cookie", b"a"),
-        ("set-cookie", b"b"),
-    ]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections import deque
+from itertools import repeat
 
 from policy_engine.sdk import Parameters, Policy, Request, RequestMutation
 
 _HOSTILE = re.compile(r"(a+)+$")
-_MARKS = "a" + "\u0301" * 400_000 + "\u0316" * 400_000
 
 
 class Holding(Policy):
-    """Answers at once, or not within minutes."""
+    """Answers at once, or not at all."""
 
     def __init__(self, parameters: Parameters) -> None:
         self._how: str = parameters["how"]
@@ -22,5 +22,5 @@ class Holding(Policy):
             if self._how == "pattern":
                 _HOSTILE.match("a" * 40 + "b")
             else:
-                unicodedata.normalize("NFKC", _MARKS)
+                deque(repeat(0), maxlen=0)  # a loop in C that looks at no signal
         return RequestMutation(set_headers={"x-mark": "1"})
