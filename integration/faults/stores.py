@@ -22,6 +22,7 @@ SECOND_ADDRESS = "127.0.0.2"
 def _limited(url: str, on_store_error: str) -> Document:
     parameters = {
         "limits": ["1000000/hour"],
+        "strategy": "fixed-window",
         "key": [{"source": "constant", "value": "all"}],
         "on_store_error": on_store_error,
         "redis": {"url": url},
