@@ -318,6 +318,7 @@ def _describe(ctx, engine, requirements, outputs):
     policies = [(target.label, target[PolicyInfo]) for target in ctx.attr.policies]
     ctx.actions.write(request, json.encode({
         "architecture": ctx.attr.architecture,
+        "configuration": [file.path for file in ctx.files.configuration],
         "debian_lock": ctx.file._debian_lock.path,
         "engine": {
             "files": _described(engine),
@@ -342,7 +343,10 @@ def _describe(ctx, engine, requirements, outputs):
     ctx.actions.run(
         executable = ctx.executable._tool,
         arguments = [request.path] + ["%s=%s" % (key, file.path) for key, file in outputs.items()],
-        inputs = depset([request, ctx.file.engine_version, ctx.file._debian_lock] + [entry.file for entry in entries]),
+        inputs = depset(
+            [request, ctx.file.engine_version, ctx.file._debian_lock] + ctx.files.configuration +
+            [entry.file for entry in entries],
+        ),
         outputs = outputs.values(),
         mnemonic = "CheckPolicies",
         progress_message = "Checking the policies of %{label}",
@@ -382,7 +386,7 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
     Args:
       name: of the target that loads the image.
       policies: labels of `policy` targets.
-      configuration: files for /etc/policy-engine; a deployment mounts its own over them.
+      configuration: files for /etc/policy-engine, UTF-8 text without secrets; a deployment mounts its own over them.
       repository: the image's name in the local container engine, and where `:NAME.push` pushes by default.
       visibility: of all these targets.
     """

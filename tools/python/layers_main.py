@@ -52,6 +52,7 @@ BUILDER: Mapping[str, str] = {
     "package": "recipe discover validate describe",
     "commands": "recipe discover validate describe package",
     "__main__": "discover commands",
+    "testregistry": "package",
     "testworld": ANY,
     "conftest": ANY,
 }

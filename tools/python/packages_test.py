@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2] if "TEST_SRCDIR" not in os.environ el
 PACKAGES = {"engine": "policy_engine", "builder": "policy_builder", "controlplane": "policy_control_plane"}
 """Directories with a pyproject.toml, and the import package that each brings."""
 
-NOT_INSTALLED = {"policy_builder/testworld.py"}
+NOT_INSTALLED = {"policy_builder/testregistry.py", "policy_builder/testworld.py"}
 """Support of tests that is not named like a test."""
 
 BUNDLED = {"launch.py", "requirements_lock.txt", "debian.lock.json"}

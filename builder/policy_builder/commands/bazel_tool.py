@@ -23,6 +23,7 @@ from policy_builder.discover.choice import ChosenPolicy
 from policy_builder.discover.debian import read_lock
 from policy_builder.discover.distributions import Distribution, DistributionError, read_distribution
 from policy_builder.discover.engine_source import engine_version
+from policy_builder.discover.file_kinds import CONFIGURATION_TAKEN, unfit_configuration
 from policy_builder.discover.library import Library
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import PolicySource, read_source
@@ -59,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def gather(request: Mapping[str, Any], report: Report) -> Facts:
     """Return what the request describes, with everything wrong with it in `report`."""
     platform = Platform(request["architecture"])
+    for file in request.get("configuration", ()):
+        wrong = unfit_configuration(Path(file))
+        if wrong:
+            finding = Diagnostic(file, wrong, allowed=CONFIGURATION_TAKEN, rule=Rule.UNREADABLE)
+            report.add(f"{request['label']}, configuration", [finding])
     engine = _needs("the engine", request["engine"]["requirements"], report)
     sources: list[PolicySource] = []
     needs: dict[str, Needs] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,13 @@ def policy(directory: Path, label: str, requirements: list[dict[str, str]], vers
     }
 
 
-def run(world: World, *policies: dict[str, Any], architecture: str = "amd64") -> tuple[int, Path]:
+def run(
+    world: World, *policies: dict[str, Any], architecture: str = "amd64", configuration: Sequence[Path] = ()
+) -> tuple[int, Path]:
     engine = world.root / "engine/policy_engine/__init__.py"
     request = {
         "architecture": architecture,
+        "configuration": [str(path) for path in configuration],
         "debian_lock": str(world.debian),
         "engine": {
             "files": [{"owner": "engine", "path": "policy_engine/__init__.py", "source": str(engine)}],
@@ -120,3 +124,14 @@ def test_wheels_that_were_chosen_for_another_platform_are_refused(
     assert run(world, one)[0] == 1
     assert "lib 1.0 was chosen for another platform: lib/code.so is compiled for aarch64" in capsys.readouterr().err
     assert run(world, one, architecture="arm64")[0] == 0
+
+
+def test_a_key_among_the_configuration_is_refused(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    good, key = world.root / "chains.yaml", world.root / "engine.yaml"
+    good.write_text("version: v1\n")
+    key.write_text("-----BEGIN PRIVATE KEY-----\n")
+    assert run(world, configuration=[good])[0] == 0
+    assert run(world, configuration=[good, key])[0] == 1
+    report = capsys.readouterr().err
+    assert f"{key}: holds a private key, which whoever has the image could read; mount it where the engine" in report
+    assert "chains.yaml" not in report

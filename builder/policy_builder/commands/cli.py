@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from policy_builder.package.bytecode import BytecodeError
 from policy_builder.package.image import Built, OutputError, build
 from policy_builder.package.layers import LayerError
 from policy_builder.package.push import PushError, push
-from policy_builder.validate.report import Report
+from policy_builder.validate.report import Report, as_json
 from policy_builder.validate.validation import validate
 
 OK = 0
@@ -153,6 +152,6 @@ def _show(options: argparse.Namespace, report: Report, built: Built | None = Non
                 "digest": built.digest,
                 "layers": [{"name": name, "bytes": size} for name, size in built.layers],
             }
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+        print(as_json(document), end="")
     else:
         print(report.render_text(), end="", file=sys.stderr)

@@ -48,6 +48,19 @@ def test_a_refused_choice_is_status_1_and_writes_nothing(
     assert "one v1.0.0\n  " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options_of", [[], ["--json"]])
+def test_reports_can_be_printed_whatever_names_they_hold(world: World, options_of: list[str]) -> None:
+    directory = world.policy("one", code=CODE.replace("on_request_headers", "on_request_header"))
+    moved = directory.rename(os.fsdecode(os.fsencode(directory.parent) + b"/v1_0_0\xff"))
+    for module, paths in (("validator_tool", [str(moved)]), ("schema_tool", [str(moved)])):
+        command = [sys.executable, "-m", f"policy_builder.commands.{module}", *options_of, *paths]
+        path = os.pathsep.join(one for one in sys.path if one)
+        done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": path})
+        assert b"Traceback" not in done.stderr, done.stderr
+        assert b"v1_0_0" in done.stdout
+        done.stdout.decode()
+
+
 def test_wrong_use_is_status_2(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.policy("one")
     for arguments in ([], ["build"], ["nonsense"], ["validate", *options(world), "--platform", "linux/386"]):

@@ -7,7 +7,6 @@ a missing one the line to write.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import PolicySource, discover_directory
 from policy_builder.discover.workspace import enter_working_directory
 from policy_builder.validate.interface import ClassView, check_interface, class_view, signature
-from policy_builder.validate.report import Report
+from policy_builder.validate.report import Report, as_json
 from policy_engine.documents.diagnostics import ordered
 from policy_engine.sdk.hooks import Phase, names_of
 
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if others:
                 print(f"  also: {', '.join(others)}")
     if options.json:
-        print(json.dumps({**report.as_document(), "policies": explained}, indent=2, ensure_ascii=False))
+        print(as_json({**report.as_document(), "policies": explained}), end="")
     else:
         print(report.render_text(), end="")
     return 1 if report.failed else 0

@@ -13,7 +13,8 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors
+from policy_builder.discover.file_kinds import CONFIGURATION_TAKEN, unfit_configuration
+from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import Fields
 from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
 from policy_engine.worker.policies.registry import Version
@@ -43,18 +44,26 @@ class ChosenPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A checked manifest; paths are absolute, or relative to the working directory as the manifest's own path was."""
+    """What a manifest says; paths are absolute, or relative to the working directory as the manifest's own path was.
+
+    `others` are directories that entries name which cannot be taken (chosen twice, no exact version): nothing of them
+    goes into an image, and what is wrong in them is told all the same.
+    """
 
     repository: str
     configuration: tuple[Path, ...]
     libraries: tuple[Path, ...]
     wheels: tuple[Path, ...]
     policies: tuple[ChosenPolicy, ...]
+    others: tuple[Path, ...]
     document: Document = field(repr=False, compare=False)
 
 
 def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
-    """Return the choice in the file `path` with everything wrong with it; None when something is."""
+    """Return what the file `path` chooses, as far as that can be read, with everything wrong with it.
+
+    None when nothing can be read. With an error among the findings it is there to be examined, not to be built.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -76,10 +85,8 @@ def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
     configuration = _paths(fields, "configuration", base, directories=False)
     libraries = _paths(fields, "libraries", base, directories=True)
     wheels = _paths(fields, "wheels", base, directories=True)
-    policies = _policies(fields, document, diagnostics, base)
-    if has_errors(diagnostics):
-        return None, diagnostics
-    return Choice(repository, configuration, libraries, wheels, policies, document), diagnostics
+    policies, others = _policies(fields, document, diagnostics, base)
+    return Choice(repository, configuration, libraries, wheels, policies, others, document), diagnostics
 
 
 def _paths(fields: Fields, name: str, base: Path, *, directories: bool) -> tuple[Path, ...]:
@@ -89,10 +96,14 @@ def _paths(fields: Fields, name: str, base: Path, *, directories: bool) -> tuple
             fields.error((name, index), "must be a path", rule=Rule.WRONG_TYPE)
             continue
         path = base / item
-        if not (path.is_dir() if directories else path.is_file()):
+        if not _is_there(path, directory=directories):
             fields.error(
                 (name, index), f"is no {'directory' if directories else 'file'} beside the manifest", value=item
             )
+            continue
+        wrong = "" if directories else unfit_configuration(path, base)
+        if wrong:
+            fields.error((name, index), wrong, value=item, allowed=CONFIGURATION_TAKEN)
             continue
         paths.append(path)
     names = [path.name for path in paths]
@@ -101,10 +112,19 @@ def _paths(fields: Fields, name: str, base: Path, *, directories: bool) -> tuple
     return tuple(paths)
 
 
+def _is_there(path: Path, *, directory: bool) -> bool:
+    """Return whether the path leads to a directory or a file; one that no file system takes leads nowhere."""
+    try:
+        return path.is_dir() if directory else path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _policies(
     fields: Fields, document: Document, diagnostics: list[Diagnostic], base: Path
-) -> tuple[ChosenPolicy, ...]:
+) -> tuple[tuple[ChosenPolicy, ...], tuple[Path, ...]]:
     chosen: list[ChosenPolicy] = []
+    others: list[Path] = []
     first: dict[str, int] = {}
     for index, _ in enumerate(fields.items("policies", most=MAX_POLICIES)):
         entry = Fields(document, ("policies", index), ENTRY_KEYS, diagnostics, "a chosen policy")
@@ -115,19 +135,24 @@ def _policies(
         if path is not None and package is not None and "path" in entry:
             entry.error(("package",), "a policy comes from a path or from a package, not from both")
         if not entry.ok or name is None or version is None:
+            others += [path] if path is not None and package is None else []
             continue
         policy = ChosenPolicy(name, version, None if package else path, package, index)
         if str(policy) in first:
             reason = f"policy {policy} is chosen twice; first as entry {first[str(policy)] + 1}"
             entry.error((), reason, rule=Rule.DUPLICATE_POLICY)
+            others += [policy.path] if policy.path is not None else []
             continue
         first[str(policy)] = index
         chosen.append(policy)
-    return tuple(chosen)
+    known = {one.path for one in chosen}
+    return tuple(chosen), tuple(
+        path for path in dict.fromkeys(others) if path not in known and _is_there(path, directory=True)
+    )
 
 
 def _version(entry: Fields) -> Version | None:
-    text = entry.text("version", required=True)
+    text = entry.text("version", required=True, longest=64)
     if text is None:
         return None
     try:

@@ -76,12 +76,13 @@ def test_no_policies_is_a_choice(tmp_path: Path) -> None:
         ("policies: []\nlibraries: [lib]", "is no directory beside the manifest"),
         ("policies: []\nconfiguration: [engine.yaml]", "is no file beside the manifest"),
         ("policies: []\nconfiguration: [3]", "must be a path"),
+        ('policies: []\nlibraries: ["a\\0b"]', "is no directory beside the manifest"),
+        (f"policies: []\nconfiguration: [{'x' * 5000}]", "is no file beside the manifest"),
         ("policies: []\npolicies: []", "is here for the second time"),
     ],
 )
 def test_refused(tmp_path: Path, text: str, expected: str) -> None:
-    choice, found = read(tmp_path, text)
-    assert choice is None
+    _, found = read(tmp_path, text)
     assert expected in found
 
 
@@ -90,9 +91,15 @@ def test_a_policy_chosen_twice_is_refused_and_every_mistake_is_told(tmp_path: Pa
   - {name: a, version: v1.0.0}
   - {name: a, version: v1.0.0, path: other}
   - {name: b}
+  - {name: c, version: v1, path: third}
+  - {name: d, version: v1.0.0}
 """
+    (tmp_path / "other").mkdir()
+    (tmp_path / "third").mkdir()
     choice, found = read(tmp_path, text)
-    assert choice is None
+    assert choice is not None
+    assert [str(one) for one in choice.policies] == ["a v1.0.0", "d v1.0.0"]
+    assert choice.others == (tmp_path / "other", tmp_path / "third")
     assert "policy-manifest.yaml:4:5: /policies/1: policy a v1.0.0 is chosen twice; first as entry 1" in found
     assert "policy-manifest.yaml:5:5: /policies/2: lacks the required key 'version'" in found
 
@@ -101,8 +108,7 @@ def test_two_configuration_files_of_one_name_would_lie_in_one_directory(tmp_path
     for directory in ("a", "b"):
         (tmp_path / directory).mkdir()
         (tmp_path / directory / "engine.yaml").touch()
-    choice, found = read(tmp_path, "policies: []\nconfiguration: [a/engine.yaml, b/engine.yaml]\n")
-    assert choice is None
+    _, found = read(tmp_path, "policies: []\nconfiguration: [a/engine.yaml, b/engine.yaml]\n")
     assert "/configuration: has two files of one name; they would lie in one directory of the image" in found
 
 

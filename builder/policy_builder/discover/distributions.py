@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion
 
 _DIST_INFO = re.compile(r"[^/]+\.dist-info/METADATA")
 _LONGEST_LICENCE = 100
@@ -85,10 +87,17 @@ def read_distribution(files: Mapping[str, Path]) -> Distribution:
     content = files[metadata_files[0]].read_bytes()
     metadata = email.parser.BytesParser().parsebytes(content, headersonly=True)
     name, version = str(metadata["Name"]), str(metadata["Version"])
+    if metadata["Name"] is None or metadata["Version"] is None:
+        raise DistributionError(f"{metadata_files[0]} lacks Name or Version")
     try:
-        requires = tuple(Requirement(line) for line in metadata.get_all("Requires-Dist") or ())
-    except InvalidRequirement as error:
-        raise DistributionError(f"{metadata_files[0]} has a requirement that cannot be read: {error}") from None
+        requires = tuple(Requirement(str(line)) for line in metadata.get_all("Requires-Dist") or ())
+        for requirement in requires:
+            if requirement.marker is not None:
+                requirement.marker.evaluate({"extra": ""})  # whether it can be judged, not how
+    except (InvalidRequirement, UndefinedComparison, UndefinedEnvironmentName, InvalidVersion, RecursionError) as error:
+        raise DistributionError(
+            f"{metadata_files[0]} has a requirement that cannot be read: {str(error)[:200]}"
+        ) from None
     return Distribution(canonicalize_name(name), name, version, licence_of(metadata), requires, dict(files))
 
 

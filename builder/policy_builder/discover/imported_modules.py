@@ -6,12 +6,14 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from policy_builder.discover.python_source import SourceError, parse_python, unparsed
+
 
 def imported_modules(path: Path) -> set[str]:
     """Return the top-level modules that the Python file `path` imports absolutely; none when it cannot be parsed."""
     try:
-        tree = ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError, RecursionError):
+        tree = parse_python(path, str(path))
+    except SourceError:
         return set()
     modules: set[str] = set()
     for node in imports_of(tree):
@@ -29,7 +31,7 @@ def imports_of(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
         node = waiting.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        elif isinstance(node, ast.If) and unparsed(node.test).endswith("TYPE_CHECKING"):
             waiting.extend(node.orelse)
         elif isinstance(node, ast.Try) and any(_handles_import_error(handler) for handler in node.handlers):
             waiting.extend([*node.handlers, *node.orelse, *node.finalbody])

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 
 from policy_builder.discover.choice import ChosenPolicy
 from policy_builder.discover.distributions import Distribution
+from policy_builder.discover.file_kinds import compiled_code, irregularity
 from policy_builder.discover.requirements_file import Requirements, read_requirements
 from policy_builder.recipe import belongs_in_image, is_debris, is_nested_package, is_test
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
@@ -83,7 +84,7 @@ def read_source(
     requires: tuple[Requirement, ...] = (),
 ) -> PolicySource:
     """Return the policy that consists of `files`, with everything that can be seen from policy.yaml and the names."""
-    diagnostics = list(diagnostics)
+    diagnostics = [*diagnostics, *_compiled(where, files)]
     manifest = None
     if MANIFEST_FILE in files:
         manifest, found = parse_manifest(f"{where}/{MANIFEST_FILE}", files[MANIFEST_FILE].read_bytes())
@@ -135,6 +136,8 @@ def discover_package(
             continue
         offered.append(f"{manifest.name} {manifest.version}")
         if offered[-1] == str(chosen):
+            if len(inside) > MAX_FILES or sum(path.stat().st_size for path in inside.values()) > MAX_BYTES:
+                return _nothing(chosen, where, _too_much(f"{where}/{prefix.rstrip('/')}"))
             tests = tuple(sorted(name for name in inside if is_test(name) and not is_debris(name)))
             files = {name: path for name, path in inside.items() if belongs_in_image(name)}
             needs = distribution.needs((), environment)
@@ -163,27 +166,45 @@ def _files(
     size = 0
     for path in sorted(directory.rglob("*")):
         name = path.relative_to(directory).as_posix()
-        linked = path.is_symlink() and not follow_links
         if is_nested_package(name) and path.is_file():
             reason = (
                 "makes its directory another package for Bazel, which then leaves all of it out of the policy; "
                 "only the policy's own directory has a BUILD file"
             )
             return {}, (), [Diagnostic(f"{where}/{name}", reason, rule=Rule.UNREADABLE)]
-        if is_debris(name) or (path.is_dir() and not linked):
+        if is_debris(name):
             continue
-        if linked or not path.is_file():
-            reason = "is not a regular file: what it leads to is not part of the policy"
-            return {}, (), [Diagnostic(f"{where}/{name}", reason, rule=Rule.UNREADABLE)]
+        wrong = irregularity(path, follow_links=follow_links)
+        if wrong:
+            shown = name.encode(errors="backslashreplace").decode()
+            return {}, (), [Diagnostic(f"{where}/{shown}", wrong, rule=Rule.UNREADABLE)]
+        if path.is_dir():
+            continue
         size += path.stat().st_size
         if len(files) + len(tests) >= MAX_FILES or size > MAX_BYTES:
-            reason = f"holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MiB; is this the directory of one policy?"
-            return {}, (), [Diagnostic(where, reason, rule=Rule.UNREADABLE)]
+            return {}, (), [_too_much(where)]
         if is_test(name):
             tests.append(name)
         else:
             files[name] = path
     return files, tuple(tests), []
+
+
+def _too_much(where: str) -> Diagnostic:
+    reason = f"holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MiB; is this the directory of one policy?"
+    return Diagnostic(where, reason, rule=Rule.UNREADABLE)
+
+
+def _compiled(where: str, files: Mapping[str, Path]) -> list[Diagnostic]:
+    """Return a finding for each file of compiled code: nobody can review it, and it runs on one platform only."""
+    found = []
+    for name, path in files.items():
+        what = compiled_code(name, path)
+        if what:
+            reason = f"is {what}; a policy is source that can be read, and runs on every platform"
+            allowed = "a wheel that has it, pinned in requirements.txt"
+            found.append(Diagnostic(f"{where}/{name}", reason, allowed=allowed, rule=Rule.UNREADABLE))
+    return found
 
 
 def _entry_points(distribution: Distribution) -> list[str]:

@@ -6,19 +6,30 @@ understood alike. Only what can be built twice with the same result is accepted.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.markers import InvalidMarker, Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 
 MAX_BYTES = 4 << 20
 _HASH = re.compile(r"--hash[= ](\S+)")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+_CODING = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # begins like UTF-16's
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 _COMMENT = re.compile(r"(^|\s)#.*$")
 
 
@@ -67,25 +78,57 @@ def read_requirements(path: Path, environment: Mapping[str, str], shown: str | N
     try:
         if path.stat().st_size > MAX_BYTES:
             return Requirements(file, {}, (_error(file, 1, f"is larger than {MAX_BYTES >> 20} MiB"),))
-        text = path.read_text(encoding="utf-8")
+        text = _decoded(path.read_bytes())
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
         return Requirements(file, {}, (Diagnostic(file, reason, rule=Rule.UNREADABLE),))
-    except UnicodeDecodeError:
-        return Requirements(file, {}, (_error(file, 1, "is not UTF-8 text"),))
+    except _EncodingError as error:
+        return Requirements(file, {}, (_error(file, 1, str(error)),))
     pins: dict[str, Pin] = {}
     diagnostics: list[Diagnostic] = []
     for number, line in _logical_lines(text):
         pin = _pin(file, number, line)
         if isinstance(pin, Diagnostic):
             diagnostics.append(pin)
-        elif not pin.marker or Requirement(f"x; {pin.marker}").marker.evaluate(dict(environment)):  # type: ignore[union-attr] # has one
+        elif not pin.marker or (holds := _holds(pin.marker, environment)):
             if pin.name in pins:
                 diagnostics.append(
                     _error(file, number, f"names {pin.shown_name} again; first in line {pins[pin.name].line}")
                 )
             pins.setdefault(pin.name, pin)
+        elif holds is None:
+            diagnostics.append(
+                _error(file, number, f"{pin.shown_name} has a marker that cannot be judged: {pin.marker[:80]}")
+            )
     return Requirements(file, pins, tuple(diagnostics))
+
+
+class _EncodingError(Exception):
+    """A file is no text that an installer reads."""
+
+
+def _decoded(content: bytes) -> str:
+    """Return the text of a requirements file, read as pip reads it: by its BOM, by its PEP 263 line, else as UTF-8."""
+    encoding = next((name for mark, name in _BOMS if content.startswith(mark)), "")
+    if not encoding:
+        declared = next(filter(None, (_CODING.match(line) for line in content.split(b"\n")[:2])), None)
+        encoding = declared[1].decode() if declared else "utf-8"
+    try:
+        text = content.decode(encoding)
+    except (UnicodeError, LookupError):
+        name = "UTF-8 text" if encoding == "utf-8" else f"text in the encoding {encoding[:40]} that it states"
+        raise _EncodingError(f"is not {name}") from None
+    if not isinstance(text, str):  # codecs such as rot13 and hex are none of text
+        raise _EncodingError(f"states the encoding {encoding[:40]}, which is none of text")
+    return text.removeprefix("\ufeff")
+
+
+def _holds(marker: str, environment: Mapping[str, str]) -> bool | None:
+    """Return whether a marker holds in `environment`; None when it compares what cannot be compared."""
+    try:
+        return Marker(marker).evaluate(dict(environment))
+    except (InvalidMarker, UndefinedComparison, UndefinedEnvironmentName, InvalidVersion, RecursionError):
+        return None
 
 
 def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
@@ -120,7 +163,11 @@ def _pin(file: str, number: int, line: str) -> Pin | Diagnostic:
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
-        return _error(file, number, f"is not a requirement: {str(error).splitlines()[0]}", allowed="name==version")
+        return _error(
+            file, number, f"is not a requirement: {str(error).splitlines()[0][:200]}", allowed="name==version"
+        )
+    except RecursionError:
+        return _error(file, number, "is not a requirement: its marker is nested too deep", allowed="name==version")
     if requirement.url:
         reason = f"{requirement.name} comes from a URL, which may change"
         return _error(file, number, reason, allowed=f"{requirement.name}==VERSION")

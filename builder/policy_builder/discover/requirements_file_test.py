@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,57 @@ def test_refused(tmp_path: Path, line: str, expected: str) -> None:
 def test_a_name_twice_is_refused_however_it_is_written(tmp_path: Path) -> None:
     (finding,) = read(tmp_path, "some.name==1\nSome_Name==2\n").diagnostics
     assert "requirements.txt:2:1: names Some_Name again; first in line 1" in str(finding)
+
+
+PINNED = "# eins, zw\u00f6lf\nPyJWT==2.15.1\r\nredis==5.0\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PINNED.encode(),
+        codecs.BOM_UTF8 + PINNED.encode(),
+        PINNED.encode("utf-16"),
+        codecs.BOM_UTF16_LE + PINNED.encode("utf-16-le"),
+        codecs.BOM_UTF16_BE + PINNED.encode("utf-16-be"),
+        codecs.BOM_UTF32_LE + PINNED.encode("utf-32-le"),
+        codecs.BOM_UTF32_BE + PINNED.encode("utf-32-be"),
+        b"# -*- coding: latin-1 -*-\n" + PINNED.encode("latin-1"),
+        b"\n# coding=cp1252\n" + PINNED.encode("cp1252"),
+    ],
+)
+def test_encodings_are_those_that_pip_reads(tmp_path: Path, content: bytes) -> None:
+    found = read(tmp_path, content)
+    assert not found.diagnostics
+    assert {name: pin.version for name, pin in found.pins.items()} == {"pyjwt": "2.15.1", "redis": "5.0"}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"# z\xf6lf\nPyJWT==2.15.1\n", "is not UTF-8 text"),
+        (PINNED.encode("utf-16-le"), "is not UTF-8 text"),
+        (codecs.BOM_UTF8 + b"\xff", "is not UTF-8 text"),
+        (codecs.BOM_UTF16_LE + b"x", "is not text in the encoding utf-16"),
+        (b"# coding: nonsense\nPyJWT==2.15.1\n", "is not text in the encoding nonsense that it states"),
+        (b"# coding: rot13\nPyJWT==2.15.1\n", "is not text in the encoding rot13"),
+        (b"x==1; " + b"(" * 5000 + b"os_name == 'a'" + b")" * 5000, "its marker is nested too deep"),
+        (b"x==1; os_name ~= 'a'", "x has a marker that cannot be judged: os_name"),
+        (b"x==1; python_version ~= '3'", "x has a marker that cannot be judged: python_version"),
+    ],
+)
+def test_what_pip_could_not_read_either(tmp_path: Path, content: bytes, expected: str) -> None:
+    found = read(tmp_path, content)
+    assert not found.pins
+    assert expected in "\n".join(str(one) for one in found.diagnostics)
+
+
+@given(
+    content=st.binary(max_size=100),
+    mark=st.sampled_from([b"", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"# coding: hex\n"]),
+)
+def test_any_bytes_give_pins_or_findings(tmp_path_factory: pytest.TempPathFactory, content: bytes, mark: bytes) -> None:
+    read(tmp_path_factory.mktemp("any"), mark + content)
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

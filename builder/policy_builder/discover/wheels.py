@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from policy_builder.discover.made_once import made_once
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.requirements_file import Pin
+from policy_builder.discover.wheel_archive import unpack_wheel
 from policy_builder.recipe import PYTHON, wheel_belongs_in_image
 
 TIMEOUT = 1800.0
@@ -34,7 +33,7 @@ _VERSION = tuple(int(part) for part in PYTHON.split("."))
 
 
 class FetchError(Exception):
-    """The registry could not be asked, or a file is no wheel; `output` is what pip said."""
+    """The registry could not be asked; `output` is what pip said."""
 
     def __init__(self, message: str, output: str = "") -> None:
         super().__init__(message)
@@ -46,7 +45,7 @@ class WheelStore:
 
     def __init__(self, cache: Path, platform: Platform, directories: Sequence[Path] = ()) -> None:
         self._wheels = cache / "wheels"
-        self._unpacked = cache / "unpacked"
+        self._unpacked = cache / "judged"  # not where earlier builders unpacked what they had not judged
         self._platform = platform
         self._directories = tuple(directories)
         platforms = platform.wheel_platforms()
@@ -92,11 +91,10 @@ class WheelStore:
     def unpack(self, wheel: Path) -> dict[str, Path]:
         """Return the files that `wheel` installs, by their names below site-packages.
 
-        Scripts, headers and data are left out: nothing in an image starts them. Raises FetchError for a file that is no
-        wheel.
+        Raises WheelError for a file that is no wheel, or one that is not unpacked.
         """
         place = self._unpacked / f"{wheel.stem}-{_sha256(wheel)[:16]}"
-        target = made_once(place, lambda directory: _extract(wheel, directory))
+        target = made_once(place, lambda directory: unpack_wheel(wheel, directory))
         files = {path.relative_to(target).as_posix(): path for path in sorted(target.rglob("*")) if path.is_file()}
         return {name: path for name, path in files.items() if wheel_belongs_in_image(name)}
 
@@ -157,20 +155,6 @@ class WheelStore:
         if _WRONG_HASH.search(output):
             return f"what the registry serves as {names} has none of the pinned hashes"
         return f"no registry has a wheel of {names} for {self._platform} and Python {PYTHON}"
-
-
-def _extract(wheel: Path, target: Path) -> None:
-    """Unpack the purelib and platlib parts of `wheel` (PEP 427); zipfile keeps members inside `target`."""
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(target)
-    except zipfile.BadZipFile as error:
-        raise FetchError(f"{wheel} is not a wheel: {error}") from None
-    for data in list(target.glob("*.data")):
-        for part in ("purelib", "platlib"):
-            if (data / part).is_dir():
-                shutil.copytree(data / part, target, dirs_exist_ok=True)
-        shutil.rmtree(data)
 
 
 def _sha256(path: Path) -> str:

@@ -33,8 +33,8 @@ compiled = []
 for path, source in marshal.load(sys.stdin.buffer):
     try:
         code = compile(source, path, "exec", dont_inherit=True, optimize=0)
-    except (SyntaxError, ValueError):  # a template, code for another Python: it stays as it is
-        continue
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        continue  # a template, code for another Python: it stays as it is
     flags = (1).to_bytes(4, "little")  # hash-based, unchecked
     header = importlib.util.MAGIC_NUMBER + flags + importlib.util.source_hash(source)
     compiled.append((path, header + marshal.dumps(code)))

@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import http.server
 import json
 import os
 import re
 import shutil
 import subprocess
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from policy_builder.commands import oci_tool
-from policy_builder.package.oci_layout import ImageConfig, write_image, write_index
+from policy_builder.package.oci_layout import write_index
 from policy_builder.package.push import PushError, push
+from policy_builder.testregistry import PASSWORD, USER, Server, layout, log_in
 
 _DEADLINE = 60.0
 
 
-def layout(directory: Path, *contents: bytes, architecture: str = "amd64") -> Path:
-    """Write an image with a layer of each content."""
-    directory.mkdir(parents=True)
-    tars = []
-    for number, content in enumerate(contents):
-        tars.append(directory / f"layer{number}.tar")
-        tars[-1].write_bytes(content)
-    write_image(directory / "oci", tars, ImageConfig("linux", architecture, entrypoint=("/x",)))
-    return directory / "oci"
+HTPASSWD = "user:$2y$05$abcdefghijklmnopqrstuuaqK2GzvvdzpyGxNlESsA0MPDBr3z0XK"  # of PASSWORD
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[str]:
-    """Run Debian's docker-registry; give HOST:PORT."""
+@pytest.fixture(params=[False])
+def registry(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run Debian's docker-registry, where the parameter says so one that asks for USER and PASSWORD; give HOST:PORT."""
     binary = os.environ.get("DOCKER_REGISTRY") or shutil.which("docker-registry")
     assert binary, "this test needs Debian's docker-registry: apt-get install docker-registry"
     settings = tmp_path / "registry.yml"
     settings.write_text(
         "version: 0.1\nlog: {level: info}\nhttp: {addr: '127.0.0.1:0', secret: test}\n"
         f"storage: {{filesystem: {{rootdirectory: {tmp_path / 'storage'}}}, delete: {{enabled: true}}}}\n"
+        + (f"auth: {{htpasswd: {{realm: 'a, b=\"c', path: {tmp_path / 'htpasswd'}}}}}\n" if request.param else "")
     )
+    (tmp_path / "htpasswd").write_text(f"{HTPASSWD}\n")
     log = tmp_path / "registry.log"
     with log.open("w") as output:
         process = subprocess.Popen([binary, "serve", str(settings)], stdout=output, stderr=subprocess.STDOUT)
@@ -107,58 +98,25 @@ def test_the_command_of_the_bazel_rules(registry: str, tmp_path: Path, capsys: p
     assert captured.err == "3 uploaded, 0 already there\n"
 
 
-@dataclass
-class Server:
-    """A registry that does what a test tells it to; `seen` are the requests."""
-
-    answers: dict[tuple[str, str], Any]
-    seen: list[tuple[str, str, str | None]] = field(default_factory=list)
-    address: str = ""
+WITH_PASSWORD = pytest.mark.parametrize("registry", [True], indirect=True)
 
 
-@pytest.fixture
-def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    server = Server({})
-    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            path = self.path.partition("?")[0]
-            server.seen.append((self.command, path, self.headers.get("Authorization")))
-            status, headers, body = next(
-                (
-                    one
-                    for (method, part), one in server.answers.items()
-                    if method in (self.command, "*") and part in path
-                ),
-                (404, {}, b""),
-            )
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        do_GET = do_HEAD = do_POST = do_PUT = answer
-
-        def log_message(self, *_: object) -> None: ...
-
-    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.address = f"127.0.0.1:{listening.server_port}"
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    yield server
-    listening.shutdown()
-    thread.join()
-    listening.server_close()
+@WITH_PASSWORD
+@pytest.mark.parametrize("key", ["{}", "https://{}/v1/", "{}/v1/", "https://{}/v2/", "{}/team"])
+def test_a_registry_that_asks_for_a_password(registry: str, no_logins: Path, key: str) -> None:
+    image = layout(no_logins / "one", b"base")
+    with pytest.raises(PushError, match=f"401 Unauthorized; run `docker login {registry}`"):
+        push(image, f"{registry}/team/engine")
+    log_in(no_logins, key.format(registry), f"{USER}:{PASSWORD}")
+    assert push(image, f"{registry}/team/engine", ["v1"]).uploaded == 3
 
 
-def log_in(directory: Path, server: str) -> None:
-    auth = base64.b64encode(b"user:pass").decode()
-    (directory / "config.json").write_text(json.dumps({"auths": {server: {"auth": auth}}}))
+@WITH_PASSWORD
+def test_a_wrong_password_is_refused_and_not_shown(registry: str, no_logins: Path) -> None:
+    log_in(no_logins, registry, f"{USER}:wrong-{PASSWORD}")
+    with pytest.raises(PushError, match="401") as caught:
+        push(layout(no_logins / "one", b"base"), f"{registry}/team/engine")
+    assert PASSWORD not in str(caught.value)
 
 
 def test_credentials_go_to_the_registry_and_not_where_it_points(misbehaving: Server, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from policy_builder.discover.imported_modules import imports_of
-from policy_engine.documents.diagnostics import Diagnostic, Rule
+from policy_builder.discover.python_source import SourceError, parse_python
+from policy_engine.documents.diagnostics import MOST_FINDINGS, Diagnostic, Rule
 
 SDK = "policy_engine.sdk"
 TEST_KIT = "policy_engine.sdk.testing"
@@ -33,14 +34,14 @@ def check_imports(
         if not name.endswith(".py"):
             continue
         try:
-            tree = ast.parse(path.read_bytes(), name)
-        except (SyntaxError, ValueError, RecursionError) as error:
-            reason = f"is not valid Python: {getattr(error, 'msg', None) or error}"
-            line, column = getattr(error, "lineno", None), getattr(error, "offset", None)
-            diagnostics.append(Diagnostic(f"{where}/{name}", reason, line, column, rule=Rule.IMPORT))
+            tree = parse_python(path, name)
+        except SourceError as error:
+            diagnostics.append(Diagnostic(f"{where}/{name}", str(error), error.line, error.column, rule=Rule.IMPORT))
             continue
         depth = name.count("/")
         for node in imports_of(tree):
+            if len(diagnostics) >= MOST_FINDINGS:
+                return diagnostics
             for reason, allowed in _wrong(node, depth, siblings, own, engines or {}):
                 diagnostics.append(
                     Diagnostic(

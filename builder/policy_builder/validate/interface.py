@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from policy_builder.discover.python_source import SourceError, parse_python, unparsed
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase, names_of
@@ -23,6 +24,11 @@ from policy_engine.worker.policies.manifest import PolicyManifest
 SDK = "policy_engine.sdk"
 _FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _NEAR = 0.8
+_MOST_CLASSES = 100
+"""Classes and names that are followed from a policy's class to its bases; what lies behind them is unseen."""
+_MOST_SHOWN = 20
+_MOST_COMPARED = 1000
+"""Members whose names are compared with those of hooks."""
 _PLAIN = frozenset({"__init__", "on_stream_end"})  # the engine does not await these
 
 
@@ -117,7 +123,8 @@ class _Reader:
             near = difflib.get_close_matches(manifest.class_name, classes, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else ""
             reason = f"module {manifest.module} has no class {manifest.class_name!r}{meant}"
-            self._report(manifest, reason, ", ".join(f"{manifest.module}:{name}" for name in classes))
+            shown = [f"{manifest.module}:{name}" for name in classes[:_MOST_SHOWN]]
+            self._report(manifest, reason, ", ".join(shown) + (", …" if len(classes) > _MOST_SHOWN else ""))
             return None
         return view
 
@@ -135,15 +142,13 @@ class _Reader:
     def _tree(self, file: str) -> ast.Module | None:
         if file not in self._trees:
             path = self._files.get(file) or self._libraries[file]
+            self._trees[file] = None
             try:
-                self._trees[file] = ast.parse(path.read_bytes(), file)
-            except (SyntaxError, ValueError, RecursionError) as error:
-                line = getattr(error, "lineno", None)
-                reason = f"is not valid Python: {getattr(error, 'msg', None) or error}"
-                self._diagnostics.append(
-                    Diagnostic(f"{self._where}/{file}", reason, line, getattr(error, "offset", None), rule=Rule.IMPORT)
-                )
-                self._trees[file] = None
+                self._trees[file] = parse_python(path, file)
+            except SourceError as error:
+                if file in self._files:  # in a requirement's file it is a base class that cannot be seen
+                    where = f"{self._where}/{file}"
+                    self._diagnostics.append(Diagnostic(where, str(error), error.line, error.column, rule=Rule.IMPORT))
         return self._trees[file]
 
     def _classes(self, file: str) -> list[str]:
@@ -153,7 +158,7 @@ class _Reader:
     def _collect(self, view: ClassView, file: str, name: str, seen: set[tuple[str, str]]) -> bool:
         """Add the members of class `name` of `file` and of its bases to `view`, nearest first; False when not found."""
         tree = self._tree(file)
-        if tree is None or (file, name) in seen:
+        if tree is None or (file, name) in seen or len(seen) >= _MOST_CLASSES:
             return (file, name) in seen
         seen.add((file, name))
         definition = next(
@@ -164,7 +169,7 @@ class _Reader:
         for node in definition.body:
             self._member(view, file, node)
         for base in definition.bases:
-            shown = ast.unparse(base)
+            shown = unparsed(base)
             if shown in ("object", "ABC", "abc.ABC", "Generic", "typing.Generic") or isinstance(base, ast.Subscript):
                 continue
             if isinstance(base, ast.Name) and self._collect(view, file, base.id, seen):
@@ -209,7 +214,7 @@ class _Reader:
         """Return whether `base` is the SDK's Policy by way of a module: `sdk.Policy`, `policy_engine.sdk.Policy`."""
         if base.attr != "Policy":
             return False
-        module = ast.unparse(base.value)
+        module = unparsed(base.value)
         for node in _top_level(tree):
             if isinstance(node, ast.Import):
                 names = {alias.asname or alias.name for alias in node.names if alias.name == SDK}
@@ -244,21 +249,22 @@ def _names(targets: list[ast.expr]) -> set[str]:
 
 
 def _top_level(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Yield the statements of a module, also those under `if` and `try`."""
-    waiting: list[ast.stmt] = list(tree.body)
+    """Yield the statements of a module, also those under `if` and `try`, in their order."""
+    waiting: list[ast.stmt] = tree.body[::-1]
     while waiting:
-        node = waiting.pop(0)
+        node = waiting.pop()
         yield node
         if isinstance(node, ast.If):
-            waiting[:0] = [*node.body, *node.orelse]
+            waiting += [*node.body, *node.orelse][::-1]
         elif isinstance(node, ast.Try):
-            waiting[:0] = [*node.body, *(one for handler in node.handlers for one in handler.body), *node.orelse]
+            handled = [one for handler in node.handlers for one in handler.body]
+            waiting += [*node.body, *handled, *node.orelse][::-1]
 
 
 def _method_findings(view: ClassView) -> Iterator[Diagnostic]:
     known = hook_parameters()
     hooks = [name for name in known if name.startswith("on_")]
-    for member in view.members.values():
+    for number, member in enumerate(view.members.values()):
         if member.name in known:
             yield from _signature_findings(view, member, known[member.name])
         elif member.name.startswith("on_"):
@@ -266,7 +272,7 @@ def _method_findings(view: ClassView) -> Iterator[Diagnostic]:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             reason = f"{view.name}.{member.name} is no hook: the engine would never call it{meant}"
             yield _finding(member, reason, ", ".join(hooks))
-        elif member.node is not None and not member.name.startswith("_"):
+        elif member.node is not None and not member.name.startswith("_") and number < _MOST_COMPARED:
             near = difflib.get_close_matches(_hook_like(member.name), hooks, n=1, cutoff=_NEAR)
             if near:
                 reason = f"{view.name}.{member.name} looks like the hook {near[0]!r}, but the engine does not call it"
@@ -287,7 +293,7 @@ def _signature_findings(view: ClassView, member: Hook, wanted: tuple[str, ...]) 
         return
     where = f"{view.name}.{member.name}"
     expected = signature(member.name)
-    decorators = {ast.unparse(one).rpartition(".")[2] for one in node.decorator_list}
+    decorators = {unparsed(one).rpartition(".")[2] for one in node.decorator_list}
     if "property" in decorators or "cached_property" in decorators:
         yield _finding(member, f"{where} is a property, not a method", expected)
         return

@@ -45,7 +45,7 @@ class Report:
         for subject, found in self.findings.items():
             lines.append(subject)
             lines += [f"  {str(one).replace(chr(10), chr(10) + '  ')}" for one in found]
-        return "".join(f"{line}\n" for line in [*lines, self.summary()])
+        return _printable("".join(f"{line}\n" for line in [*lines, self.summary()]))
 
     def summary(self) -> str:
         """Return the counts in words."""
@@ -69,4 +69,14 @@ class Report:
 
     def render_json(self) -> str:
         """Return `as_document` as JSON text."""
-        return json.dumps(self.as_document(), indent=2, ensure_ascii=False) + "\n"
+        return as_json(self.as_document())
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """Return a report, or what is built around one, as JSON text."""
+    return _printable(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _printable(text: str) -> str:
+    """Return `text` with what no encoding has (bytes in names, lone surrogates) as escapes, as JSON has them."""
+    return text.encode(errors="backslashreplace").decode()

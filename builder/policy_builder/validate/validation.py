@@ -20,6 +20,7 @@ from policy_builder.discover.library import Library, find_libraries
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import PolicySource, discover_directory, discover_package
 from policy_builder.discover.requirements_file import Pin, Requirements, read_requirements
+from policy_builder.discover.wheel_archive import WheelError
 from policy_builder.discover.wheels import FetchError, WheelStore
 from policy_builder.discover.workspace import Workspace
 from policy_builder.validate.facts import Facts
@@ -79,9 +80,19 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
     for policy in policies:
         report.add(str(policy), policy.diagnostics)
     libraries = {str(one): find_libraries(one.files, choice.libraries, environment) for one in policies}
+    for directory in choice.others:
+        source = discover_directory(None, directory, environment)
+        report.add(source.where, [*source.diagnostics, *source_findings(source)])
     for library in {library.name: library for many in libraries.values() for library in many}.values():
-        report.add(f"library {library.name}", library.requirements.diagnostics)
-    resolution = _resolve(engine, policies, libraries, lock=lock, store=store, environment=environment, report=report)
+        report.add(f"library {library.name}", library.diagnostics)
+    try:
+        resolution = _resolve(
+            engine, policies, libraries, lock=lock, store=store, environment=environment, report=report
+        )
+    except FetchError:  # what does not depend on what could not be fetched is told all the same
+        for policy in policies:
+            report.add(str(policy), source_findings(policy))
+        raise
     _add(report, machine_findings(resolution, platform))
     for policy in policies:
         needs = resolution.policies[str(policy)]
@@ -90,6 +101,14 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
         return None
     facts = Facts(engine.version, engine.files, policies, resolution, debian)
     return Plan(choice, engine, policies, resolution, facts, platform)
+
+
+def source_findings(policy: PolicySource) -> list[Diagnostic]:
+    """Return what is wrong with a policy's code whatever its requirements bring."""
+    findings = check_imports(policy.where, policy.files, None)
+    if policy.manifest is not None:
+        findings += check_interface(policy.manifest, policy.where, policy.files)
+    return findings
 
 
 def code_findings(policy: PolicySource, needs: Needs, engine: Needs) -> list[Diagnostic]:
@@ -120,7 +139,7 @@ def _discover(
         try:
             distribution = read_distribution(store.unpack(wheel))
             return discover_package(chosen, distribution, choice.document, environment)
-        except DistributionError as error:
+        except (DistributionError, WheelError) as error:
             reason = f"{wheel}: {error}"
     reason = (
         reason or f"package {name}=={version} is neither in the lock {lock.file} nor in the directories in `wheels`"
@@ -142,7 +161,13 @@ def _resolve(
 ) -> Resolution:
     def fetch(pins: Sequence[Pin]) -> tuple[dict[str, Distribution], dict[str, str]]:
         wheels, failed = store.fetch(pins)
-        return {name: read_distribution(store.unpack(wheel)) for name, wheel in wheels.items()}, failed
+        found: dict[str, Distribution] = {}
+        for name, wheel in wheels.items():
+            try:
+                found[name] = read_distribution(store.unpack(wheel))
+            except (DistributionError, WheelError) as error:
+                failed[name] = f"{wheel}: {error}"
+        return found, failed
 
     users = [Pinned(str(one), str(one), one.requirements) for one in policies]
     users += [

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from policy_builder.discover.platform import Platform
 from policy_builder.discover.wheels import FetchError
-from policy_builder.testworld import CODE, MANIFEST, World, make_wheel, sha256
+from policy_builder.testworld import CODE, MANIFEST, World, elf, make_wheel, sha256
 from policy_builder.validate.report import Report
+from policy_builder.validate.validation import validate
 
 
 def test_two_policies_that_pin_different_versions_are_both_named_with_the_way_out(world: World) -> None:
@@ -205,6 +208,61 @@ def test_links_do_not_lead_out_of_a_policy(world: World) -> None:
     assert "policies/one/v1_0_0/pipe: is not a regular file" in world.report()
 
 
+def test_compiled_code_in_a_policy_is_named(world: World, tmp_path: Path) -> None:
+    directory = world.policy("one")
+    (directory / "fast.cpython-313-x86_64-linux-gnu.so").write_bytes(elf())
+    (directory / "table.dat").write_bytes(elf(183))
+    report = world.report()
+    for name in ("fast.cpython-313-x86_64-linux-gnu.so", "table.dat"):
+        assert f"policies/one/v1_0_0/{name}: is compiled code (ELF); a policy is source that can be read" in report
+    assert "allowed: a wheel that has it, pinned in requirements.txt" in report
+
+
+def test_links_do_not_lead_out_of_a_library(world: World, tmp_path: Path) -> None:
+    world.settings += "libraries: [shared]\n"
+    (tmp_path / "shared/tokens").mkdir(parents=True)
+    (tmp_path / "shared/tokens/__init__.py").write_text("")
+    (tmp_path / "shared/tokens/secret.txt").symlink_to("/etc/hostname")
+    os.mkfifo(tmp_path / "shared/tokens/pipe")
+    world.policy("one", code="import tokens\n" + CODE)
+    report = world.report()
+    assert "library tokens\n  shared/tokens/pipe: is not a regular file: it is a pipe" in report
+    assert "shared/tokens/secret.txt: is not a regular file: it is a link" in report
+
+
+def test_a_policy_from_a_wheel_has_the_limits_of_any_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    files: dict[str, str | bytes] = {**package_files(), "acme/quota/data.bin": bytes((1 << 20) + 1)}
+    make_wheel(world.wheels, "acme-policies", "1.4.0", files, entry_points=ENTRY)
+    world.choose("name: quota, version: v1.2.0, package: acme-policies==1.4.0")
+    plan, _ = world.validate()
+    assert plan is not None
+    monkeypatch.setattr("policy_builder.discover.policy_source.MAX_BYTES", 1 << 20)
+    assert "acme-policies-1.4.0/acme/quota: holds more than 2000 files or 1 MiB" in world.report()
+
+
+def test_wheels_that_are_not_unpacked_are_findings_beside_all_others(world: World) -> None:
+    evil = {"lib/__init__.py": "", "../evil.py": ""}
+    world.locked("lib", "1.0", files=evil)
+    make_wheel(world.wheels, "acme-policies", "1.4.0", {**package_files(), "/evil.py": ""}, entry_points=ENTRY)
+    world.policy("one", code="import nowhere\n" + CODE, requirements="lib==1.0\n")
+    world.choose("name: quota, version: v1.2.0, package: acme-policies==1.4.0")
+    report = world.report()
+    assert "lib-1.0-py3-none-any.whl: has '../evil.py', which is no name of a file below its directory" in report
+    assert "acme_policies-1.4.0-py3-none-any.whl: has '/evil.py', which is no name of a file" in report
+    assert "imports nowhere" in report
+    assert not list(world.root.rglob("evil.py"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x ==", "x; os_name ~= 'a'", "x; " + "(" * 5000 + "os_name == 'a'" + ")" * 5000],
+)
+def test_metadata_that_cannot_be_read_is_a_finding(world: World, line: str) -> None:
+    world.locked("lib", "1.0", requires=[line])
+    world.policy("one", requirements="lib==1.0\n")
+    assert "METADATA has a requirement that cannot be read" in world.report()
+
+
 def test_a_path_that_is_too_much_for_one_policy(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("policy_builder.discover.policy_source.MAX_FILES", 4)
     world.policy("one")
@@ -315,8 +373,7 @@ def test_a_file_that_is_no_wheel(world: World) -> None:
     with (world.lock).open("a") as lock:
         lock.write(f"lib==1.0 --hash={sha256(world.wheels / 'lib-1.0-py3-none-any.whl')}\n")
     world.policy("one", requirements="lib==1.0\n")
-    with pytest.raises(FetchError, match="is not a wheel"):
-        world.validate()
+    assert "lib-1.0-py3-none-any.whl: is not a wheel: File is not a zip file" in world.report()
 
 
 def test_wheels_are_fetched_by_hash_and_kept(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -366,3 +423,67 @@ def test_an_unreachable_registry_is_not_the_policys_fault(world: World, monkeypa
 def test_reports_do_not_depend_on_the_order_of_checks() -> None:
     assert Report().render_text() == "0 errors\n"
     assert not Report().failed
+
+
+MISTAKE = "import nowhere\n" + CODE.replace("on_request_headers", "on_request_header")
+FOUND = ("did you mean 'on_request_headers'?", "lib is not pinned")
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("name: one, version: v1.0.0", "policy one v1.0.0 is chosen twice; first as entry 1"),
+        ("name: one, version: v1.0.0, path: twin", "policy one v1.0.0 is chosen twice"),
+        ("name: twin, version: v1, path: twin", 'is not an exact version (got "v1")'),
+        ("name: twin, version: latest", 'is not an exact version (got "latest")'),
+        ("version: v1.0.0, path: twin", "lacks the required key 'name'"),
+        ("name: twin, path: twin", "lacks the required key 'version'"),
+        ("name: twin, version: v1.0.0, package: x>=1", "is not pinned to one version"),
+        ("name: twin, version: v1.0.0, pth: twin", "'pth' is not a key of a chosen policy"),
+        ("name: twin, version: v1.0.0, path: twin, package: x==1", "from a path or from a package, not from both"),
+    ],
+)
+def test_a_wrong_entry_of_the_manifest_hides_nothing(world: World, entry: str, expected: str) -> None:
+    world.policy("one", code=MISTAKE, requirements="lib>=1\n")
+    world.choose(entry)
+    twin = world.policy("other", code=MISTAKE, requirements="lib>=1\n")
+    shutil.copytree(twin, world.root / "twin")
+    report = world.report()
+    assert expected in report
+    places = ["policies/one/v1_0_0", "policies/other/v1_0_0"] + (
+        ["twin"] if "path: twin" in entry and "package" not in entry else []
+    )
+    for place in places:
+        for finding in FOUND:
+            assert any(f"{place}/" in line and finding in line for line in report.splitlines()), (place, report)
+    assert "imports nowhere" in report
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("repository: Wrong/Name\n", "is not the name of an image"),
+        ("libraries: [none]\n", "is no directory beside the manifest"),
+        ("configuration: [none.yaml]\n", "is no file beside the manifest"),
+        ("more: 1\n", "'more' is not a key of a manifest of policies"),
+    ],
+)
+def test_a_wrong_setting_of_the_manifest_hides_nothing(world: World, settings: str, expected: str) -> None:
+    world.settings += settings
+    world.policy("one", code=MISTAKE, requirements="lib>=1\n")
+    report = world.report()
+    for finding in (expected, *FOUND):
+        assert finding in report
+
+
+def test_a_registry_that_cannot_be_asked_hides_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise FetchError("pip could not download")
+
+    monkeypatch.setattr("policy_builder.discover.wheels.WheelStore.fetch", unreachable)
+    world.policy("one", code=MISTAKE, requirements="lib>=1\n")
+    report = Report()
+    with pytest.raises(FetchError):
+        validate(world.manifest, world.workspace(), Platform(), report)
+    for finding in FOUND:
+        assert finding in report.render_text()

@@ -164,7 +164,7 @@ def test_an_exception_of_the_validator_is_a_decision(keyword: str, monkeypatch: 
         raise OverflowError("integer division result too large for a float")
 
     validator: Any = subject
-    monkeypatch.setitem(validator._request_schema._validator.VALIDATORS, keyword, broken)
+    monkeypatch.setitem(validator._schemas["request"]._validator.VALIDATORS, keyword, broken)
     assert run(subject, request("POST", headers=JSON, body=b'{"a":["x"]}')).status == 422
 
 

@@ -39,7 +39,12 @@ _IDENTITY = {"accept-encoding": "identity"}
 class PiiMasking(Policy):
     """Masks what it finds; a body that it should look at and cannot is not passed on unless the operator said so."""
 
+    offload_above = 4 * 1024
+    """The dearest text (near misses of card numbers) takes 1.5 microseconds a character."""
+
     def __init__(self, parameters: Parameters) -> None:
+        # Each line is searched for each pattern anew, which costs as much as so many characters.
+        self._line = 16 * (1 + len(parameters.get("patterns", ())))
         directions = parameters.get("directions", ("response",))
         headers = parameters.get("headers", {})
         self._headers = {side: _names(headers.get(side, ()), f"/headers/{side}") for side in ("request", "response")}
@@ -128,7 +133,10 @@ class PiiMasking(Policy):
             if not state.takes(body):
                 return answer(Unmaskable("charset"))
             return self.offload_large(
-                self._mask_text, state.codec, b"", "", body, True, then=lambda found: answer(found[0])
+                self._mask_text,
+                *(state.codec, b"", "", body, True),
+                then=lambda found: answer(found[0]),
+                size=self._work("", body),
             )
         if len(body) > self._bodies.max_json_bytes:
             return answer(Unmaskable("json_too_large"))
@@ -169,7 +177,10 @@ class PiiMasking(Policy):
                 return ChunkMutation(data)
 
             return self.offload_large(
-                self._mask_text, text.codec, text.cut, text.held, chunk.data, chunk.end, then=go_on
+                self._mask_text,
+                *(text.codec, text.cut, text.held, chunk.data, chunk.end),
+                then=go_on,
+                size=self._work(text.held, chunk.data),
             )
         state.held += chunk.data
         if len(state.held) > self._bodies.max_json_bytes:
@@ -182,6 +193,9 @@ class PiiMasking(Policy):
             raw,
             then=lambda found: give_up(found, raw) if isinstance(found, Unmaskable) else ChunkMutation(found),
         )
+
+    def _work(self, held: str, data: bytes) -> int:
+        return len(held) + len(data) + self._line * data.count(b"\n")
 
     def _mask_text(self, codec: str, cut: bytes, held: str, data: bytes, end: bool) -> tuple[bytes, bytes, str]:
         return self._bodies.text(codec, cut, held, data, end)

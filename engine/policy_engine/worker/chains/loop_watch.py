@@ -143,6 +143,7 @@ class Watched:
                 raise PolicyExit(f"raised {type(error).__name__}") from error
             finally:
                 RUNNING.step = None
+                value = None  # else a cancellation and this frame would keep each other, and with them the body
             try:
                 yield pending
                 resume, value = inner.__next__, None

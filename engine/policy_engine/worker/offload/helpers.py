@@ -172,7 +172,6 @@ class Helpers:
         Raises HelpersFull at once, TimeoutError after `seconds`, HelperLost.
         """
         self._on_this_loop()
-        self._queue = deque(job for job in self._queue if not job.answer.done())
         if len(self._queue) >= self.waiting:
             self.statistics.refused += 1
             raise HelpersFull(f"all {self.processes} helpers are busy and {self.waiting} calls wait")
@@ -181,7 +180,13 @@ class Helpers:
         job = _Job(recipe, parts, time.monotonic() + seconds, answer, sum(map(len, parts)))
         self._queue.append(job)
         self._dispatch()
-        return await answer
+        try:
+            return await answer
+        finally:
+            # Nobody waits any more: the body goes at once, also where the caller left, or a traceback keeps the job.
+            job.parts = []
+            if job in self._queue:
+                self._queue.remove(job)
 
     def close(self) -> None:
         """End all helpers; calls that wait or run fail."""

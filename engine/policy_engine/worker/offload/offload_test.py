@@ -244,6 +244,20 @@ def test_more_calls_than_may_wait_are_refused_at_once(directory: Path) -> None:
     run(directory, test, processes=2, waiting=3)
 
 
+def test_callers_that_leave_while_they_wait_leave_nothing(directory: Path) -> None:
+    async def test(bound: Bound) -> None:
+        policy = bound.policy()
+        calls = [asyncio.ensure_future(policy.offload(policy.sleep, LARGE, 0.2)) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        for call in calls[1:]:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert not bound.helpers._queue
+        assert (await policy.offload(policy.who, LARGE))[2] == 1
+
+    run(directory, test, processes=1)
+
+
 def test_large_calls_leave_a_helper_to_smaller_ones(directory: Path) -> None:
     async def test(bound: Bound) -> None:
         policy, large = bound.policy(), b"x" * 1_000_000
