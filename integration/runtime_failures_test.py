@@ -104,7 +104,7 @@ def runtime(running: Runtime) -> Iterator[Runtime]:
 def test_closed_denies_without_a_word_about_why(runtime: Runtime, how: str) -> None:
     route = f"request-{how}-closed"
     reply = runtime.send(f"/{route}/")
-    assert (reply.status, reply.body, runtime.upstream.received) == (500, b"", [])
+    assert (reply.status, reply.told, runtime.upstream.received) == (500, b"", [])
     assert runtime.value("policy_engine_policy_failures_total", route=route, kind=KINDS[how]) == 1
     assert runtime.log_lines(f"/{route}/", 1)[0]["details"] == "policy_failed:misbehaving_v1.0.0"
 
@@ -121,7 +121,7 @@ def test_open_goes_on_with_the_next_policy(runtime: Runtime, how: str) -> None:
 @pytest.mark.parametrize("how", ON_RESPONSE)
 def test_response_phase_closed_hides_the_response(runtime: Runtime, how: str) -> None:
     reply = runtime.send(f"/response-{how}-closed/")
-    assert (reply.status, reply.body, reply.header("x-upstream")) == (500, b"", None)
+    assert (reply.status, reply.told, reply.header("x-upstream")) == (500, b"", None)
     assert len(runtime.upstream.received) == 1
 
 
@@ -138,7 +138,7 @@ def exchange(runtime: Runtime, route: str) -> tuple[int, bytes, list[tuple[str, 
         reply = runtime.send(f"/{route}/", method="POST", body=iter([b"one", b"two"]), trailers=[("x-client-end", "1")])
     except ClientError:
         return 0, b"", []
-    return reply.status, reply.body, reply.trailers
+    return reply.status, reply.told, reply.trailers
 
 
 @pytest.mark.parametrize("phase", LATE_PHASES)

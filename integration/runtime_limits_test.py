@@ -103,7 +103,7 @@ def test_response_body_over_the_limit_gets_502(runtime: Runtime, *, chunked: boo
     runtime.upstream.answer_with(Answer(chunks=[body]) if chunked else Answer.of(body))
     for route in ("bodies", "bodies-open"):
         reply = runtime.send(f"/{route}/")
-        assert (reply.status, reply.body) == (502, b"")
+        assert (reply.status, reply.told) == (502, b"")
 
 
 def test_chunked_request_over_the_limit_gets_413(runtime: Runtime) -> None:
@@ -196,10 +196,10 @@ def test_headers_over_a_limit_are_refused_named_and_counted(runtime: Runtime, he
 
     before = refused("request_headers"), refused("response_headers")
     reply = runtime.send("/passes/", headers=headers)
-    assert (reply.status, reply.body, runtime.upstream.received) == (431, b"", [])
+    assert (reply.status, reply.told, runtime.upstream.received) == (431, b"", [])
     runtime.upstream.answer_with(Answer.of(b"unseen", headers=headers))
     reply = runtime.send("/passes/")
-    assert (reply.status, reply.body, reply.header(headers[0][0])) == (502, b"", None)
+    assert (reply.status, reply.told, reply.header(headers[0][0])) == (502, b"", None)
     assert (refused("request_headers"), refused("response_headers")) == (before[0] + 1, before[1] + 1)
     named = [f"{phase}_headers of route passes refused" for phase in ("request", "response")]
     eventually(lambda: all(line in runtime.engine.log() for line in named), "logged")

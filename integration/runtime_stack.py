@@ -247,7 +247,7 @@ def _edit(path: Path, log: Path, change: Callable[[Any], None]) -> None:
     config = yaml.safe_load(path.read_text())
     connection_manager(config)["access_log"] = [access_log(log, LOGGED)]
     change(config)
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(json.dumps(config))  # which is YAML, without names that Envoy reads as booleans
 
 
 def connection_manager(config: Any) -> Any:

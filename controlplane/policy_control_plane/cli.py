@@ -1,7 +1,4 @@
-"""The command `policy-control-plane`: serve (when no command is named), status, validate, bootstrap.
-
-Exit codes: 0 done; 1 what was checked is not valid or not converged; 2 wrong use, or it cannot start.
-"""
+"""The command `policy-control-plane`: serve (when no command is named), status, validate, bootstrap."""
 
 from __future__ import annotations
 
@@ -23,17 +20,26 @@ from policy_control_plane.fleet import Fleet
 from policy_control_plane.rollout import Rollout, Waits
 from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_control_plane.status import Overview, StatusServer, converged, render
+from policy_engine import __version__
 from policy_engine.documents.diagnostics import has_errors, render_json, render_text
 from policy_engine.documents.quantities import parse_duration, parse_size
-from policy_engine.limits import BODY_LIMIT, POLICY_TIMEOUT
+from policy_engine.limits import BODY_LIMIT, FILE_SETTLE_SECONDS, POLICY_TIMEOUT
+from policy_engine.settings.model import LogFormat, LogLevel
 from policy_engine.sources.chain_file import read_chain_files
+from policy_engine.telemetry.logs import configure_logging
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
 from policy_engine.worker.policies.registry import Registry
 
 logger = logging.getLogger("policy_control_plane")
 
+_EXIT_STATUS = """exit status:
+  0  done; what was checked is valid or has converged
+  1  what was checked is not valid, or has not converged
+  2  the command line is wrong, or it cannot start
+"""
 _STATUS = "127.0.0.1:18001"
 _COMMANDS = ("serve", "status", "validate", "bootstrap")
+_OPTIONS = ("-h", "--help", "--version")
 
 
 class CannotStart(Exception):
@@ -43,9 +49,9 @@ class CannotStart(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given and given[0] not in (*_COMMANDS, "-h", "--help"):
+    if not given or given[0] not in (*_COMMANDS, *_OPTIONS):
         given.insert(0, "serve")
-    options = _parser().parse_args(given)
+    options = parser().parse_args(given)
     try:
         return int(options.command(options))
     except (CannotStart, PoliciesUnusable) as error:
@@ -53,11 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with every command."""
     parser = argparse.ArgumentParser(
-        prog="policy-control-plane", description="Serves routes to Envoy and their chains to policy engines."
+        prog="policy-control-plane",
+        description="Serves routes to Envoy and their chains to policy engines.",
+        epilog=_EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"policy-control-plane {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve a directory over xDS (the default command)")
     _add_directory(serve)
     serve.add_argument("--listen", default="127.0.0.1:18000", metavar="ADDRESS", help="xDS, gRPC (%(default)s)")
@@ -76,6 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--envoy-wait", type=_duration, default=10.0, help="longest wait for Envoys (10s)")
     serve.add_argument(
         "--expected-engines", type=int, default=1, metavar="N", help="engines that come before Envoys after a start (1)"
+    )
+    serve.add_argument(
+        "--settle",
+        type=_duration,
+        default=FILE_SETTLE_SECONDS,
+        help="time a file that was not renamed into place must be left alone before it is read (2s)",
+    )
+    serve.add_argument(
+        "--end-marker", action="store_true", help="refuse a file whose last line is not `...`, as half written"
+    )
+    serve.add_argument("--log-format", choices=tuple(LogFormat), default="json", help="form of log lines (%(default)s)")
+    serve.add_argument(
+        "--log-level", choices=tuple(LogLevel), default="info", help="least severity that is logged (%(default)s)"
     )
     serve.set_defaults(command=_serve)
     status = commands.add_parser("status", help="who has which version, and what was refused; exit code 1 on trouble")
@@ -109,7 +133,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging(options.log_level, options.log_format)
     return asyncio.run(_run(options))
 
 
@@ -120,7 +144,14 @@ async def _run(options: argparse.Namespace) -> int:
     registry = _registry(options)
     namespaces = tuple(options.metadata_namespace)
     builder = SnapshotBuilder(registry, options.body_limit, namespaces, options.policy_timeout)
-    configuration = Configuration(options.config_dir, model_reader(registry), builder, rollout.offer)
+    configuration = Configuration(
+        options.config_dir,
+        model_reader(registry),
+        builder,
+        rollout.offer,
+        settle=options.settle,
+        end_marker=options.end_marker,
+    )
     try:
         server = AdsServer(fleet, options.listen, _tls(options))
         status = StatusServer(options.status_listen, Overview(configuration, rollout, fleet))

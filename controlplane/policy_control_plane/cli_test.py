@@ -96,9 +96,11 @@ def test_status_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
 class Running:
     """The directory, what was offered, and the status page, without a gRPC server."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, settle: float) -> None:
         self.offered: list[Snapshot] = []
-        self.configuration = Configuration(directory, model_reader(None), SnapshotBuilder(), self.offered.append)
+        self.configuration = Configuration(
+            directory, model_reader(None), SnapshotBuilder(), self.offered.append, settle=settle
+        )
         self.fleet = Fleet()
         self.status = StatusServer("127.0.0.1:0", Overview(self.configuration, Rollout(self.fleet), self.fleet))
 
@@ -114,8 +116,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[Running]:
-    made = Running(directory)
+async def running(directory: Path, settle: float = 0.1) -> AsyncIterator[Running]:
+    made = Running(directory, settle)
     await made.status.start()
     task = asyncio.create_task(made.configuration.run())
     try:
@@ -142,6 +144,44 @@ def test_a_changed_directory_is_offered_once_and_a_broken_one_not_at_all(tmp_pat
             write(tmp_path, GOOD.replace("name: a,", "name: b,"))
             await eventually(lambda: len(here.offered) == 2)
             assert here.configuration.rejection is None
+
+    asyncio.run(run())
+
+
+TWO_ROUTES = """\
+version: v1
+listeners: [{name: http, address: 127.0.0.1, port: 8080}]
+clusters: [{name: app, endpoints: ["127.0.0.1:9000"]}]
+engine: {endpoints: ["127.0.0.1:9002"]}
+routes:
+- name: private
+  match: {prefix: /private}
+  cluster: app
+  chain:
+  - {name: first, version: v1}
+  - {name: second, version: v1}
+- {name: open, match: {prefix: /}, cluster: app}
+"""
+
+
+def test_a_file_that_is_written_in_place_is_not_offered_before_its_end(tmp_path: Path) -> None:
+    """Every beginning of it up to a line's end, from the first chain entry on, is a valid directory."""
+    file = tmp_path / "routes.yaml"
+    file.write_text(TWO_ROUTES)
+
+    async def run() -> None:
+        async with running(tmp_path, settle=1.5) as here:
+            await eventually(lambda: here.offered)
+            whole = TWO_ROUTES.replace(":9000", ":9001")
+            with file.open("w") as writing:
+                for line in whole.splitlines(keepends=True):
+                    writing.write(line)
+                    writing.flush()
+                    await asyncio.sleep(0.1)
+            await eventually(lambda: len(here.offered) == 2)
+            await asyncio.sleep(2.5)
+            assert len(here.offered) == 2
+            assert here.configuration.rejections == 0
 
     asyncio.run(run())
 

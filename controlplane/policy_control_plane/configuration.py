@@ -18,8 +18,9 @@ from policy_control_plane.resources import Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.secret_references import SecretSource
-from policy_engine.sources.chain_file import ChainFiles, read_chain_files
-from policy_engine.sources.file_watch import watch
+from policy_engine.limits import FILE_SETTLE_SECONDS
+from policy_engine.sources.chain_file import ChainFiles, is_chain_file_name, read_chain_files, with_checksums
+from policy_engine.sources.file_watch import Settled, watch
 from policy_engine.sources.validate import chain_reader
 from policy_engine.worker.policies.construction import off_loop
 from policy_engine.worker.policies.registry import Registry
@@ -49,15 +50,28 @@ class Rejection:
 
 
 class Configuration:
-    """The configuration directory. `offer` is called with every new valid snapshot."""
+    """The configuration directory. `offer` is called with every new valid snapshot.
+
+    A file that may be half written is not read before it has been left alone for `settle` seconds; with `end_marker` it
+    has to end with one too.
+    """
 
     def __init__(
-        self, directory: Path, reader: ModelReader, builder: SnapshotBuilder, offer: Callable[[Snapshot], None]
+        self,
+        directory: Path,
+        reader: ModelReader,
+        builder: SnapshotBuilder,
+        offer: Callable[[Snapshot], None],
+        *,
+        settle: float = FILE_SETTLE_SECONDS,
+        end_marker: bool = False,
     ) -> None:
         self.directory = directory
         self._reader = reader
         self._builder = builder
         self._offer = offer
+        self._settle = settle
+        self._end_marker = end_marker
         self._content = ""
         self.version = ""
         self.loaded: float | None = None
@@ -66,15 +80,16 @@ class Configuration:
 
     async def run(self) -> None:
         """Load, and load again after every settled change, until cancelled."""
-        async with aclosing(watch(lambda: (self.directory,))) as changes:
-            async for _ in changes:
-                await self.load()
+        changes = watch(lambda: with_checksums(self.directory), self._settle, of_interest=is_chain_file_name)
+        async with aclosing(changes):
+            async for moment in changes:
+                await self._load(moment)
 
-    async def load(self) -> None:
-        """Load once; nothing happens when the content is what was loaded last."""
-        files = await off_loop(read_chain_files, (self.directory,))
+    async def _load(self, moment: Settled) -> None:
+        """Load once; nothing happens when the content is what was loaded last, or is being written."""
+        files = await off_loop(read_chain_files, (self.directory,), end_marker=self._end_marker)
         content = files.content_hash()
-        if content == self._content:
+        if content == self._content or not await off_loop(moment.still):
             return
         self._content = content
         loaded, snapshot = await off_loop(self._build, files)

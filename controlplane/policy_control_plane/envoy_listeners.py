@@ -6,10 +6,13 @@ nothing of a single route or chain is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
 from betterproto2 import Message
+from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
@@ -29,21 +32,21 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     MetadataOptions,
     MetadataOptionsMetadataNamespaces,
     ProcessingMode,
-    ProcessingModeBodySendMode,
-    ProcessingModeHeaderSendMode,
 )
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
-    HttpConnectionManagerPathWithEscapedSlashesAction,
     HttpFilter,
     Rds,
 )
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.google.protobuf import Any
+from google.protobuf import json_format
+from google.protobuf.message import Message as ProtoMessage
 
 from policy_control_plane.model import ListenerModel
 from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, buffer_limit_for, message_timeout_for
+from policy_engine.envoy.edge import FILTER_MODES, SPELLINGS, http2_limits
 from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER, RETRY_ON
 from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 
@@ -72,16 +75,12 @@ def listener_body(
     filters = [_http_filter("envoy.filters.http.router", Router())]
     if with_engine:
         filters.insert(0, _http_filter(FILTER, _external_processor(message_timeout, namespaces)))
-    manager = HttpConnectionManager(
-        stat_prefix=listener.name,
-        rds=Rds(config_source=over_ads(), route_config_name=listener.name),
-        http_filters=filters,
-        use_remote_address=True,
-        # Routes choose policies by path: different spellings of one path must not choose different routes.
-        normalize_path=True,
-        merge_slashes=True,
-        path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
-    )
+    buffer_limit = buffer_limit_for(body_limit)
+    edge = {**SPELLINGS, "http2_protocol_options": http2_limits(buffer_limit)}
+    manager = HttpConnectionManager.parse(_wire(edge, http_connection_manager_pb2.HttpConnectionManager()))
+    manager.stat_prefix = listener.name
+    manager.rds = Rds(config_source=over_ads(), route_config_name=listener.name)
+    manager.http_filters = filters
     return bytes(
         Listener(
             name=listener.name,
@@ -93,7 +92,7 @@ def listener_body(
                     ]
                 )
             ],
-            per_connection_buffer_limit_bytes=buffer_limit_for(body_limit),
+            per_connection_buffer_limit_bytes=buffer_limit,
         )
     )
 
@@ -117,14 +116,7 @@ def _external_processor(message_timeout: float, namespaces: tuple[str, ...]) -> 
         failure_mode_allow=False,
         # What a route does not say, the engine says with its first answer.
         allow_mode_override=True,
-        processing_mode=ProcessingMode(
-            request_header_mode=ProcessingModeHeaderSendMode.SEND,
-            response_header_mode=ProcessingModeHeaderSendMode.SEND,
-            request_body_mode=ProcessingModeBodySendMode.NONE,
-            response_body_mode=ProcessingModeBodySendMode.NONE,
-            request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
-            response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
-        ),
+        processing_mode=ProcessingMode.parse(_wire(FILTER_MODES, processing_mode_pb2.ProcessingMode())),
         request_attributes=[ROUTE_NAME, SOURCE_ADDRESS],
         message_timeout=timedelta(seconds=message_timeout),
         # Policies may rewrite method, authority and scheme (R-06).
@@ -152,6 +144,11 @@ def _another_engine() -> RetryPolicy:
         ],
         host_selection_retry_max_attempts=3,
     )
+
+
+def _wire(values: Mapping[str, object], message: ProtoMessage) -> bytes:
+    """Return data in the words of Envoy's YAML, as one of its messages on the wire."""
+    return json_format.ParseDict(dict(values), message).SerializeToString()
 
 
 def _http_filter(name: str, message: Message) -> HttpFilter:

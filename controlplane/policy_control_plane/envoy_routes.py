@@ -13,9 +13,11 @@ from typing import Any, Final
 
 from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
+from google.protobuf import json_format
 
 from policy_control_plane.chain_needs import enabled
 from policy_control_plane.model import HeaderMatch, MatchKind, RouteModel
+from policy_engine.envoy.edge import ANY_PORT, NOT_FOUND
 from policy_engine.envoy.filter_config import FILTER
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.worker.chains.needs import Needs
@@ -49,7 +51,7 @@ def route_configuration_body(name: str, routes: Sequence[tuple[RouteModel, Filte
     say which phases it needs. A route without hosts is for every host: Envoy looks into the most specific virtual host
     only, so such a route goes into all of them. What has no route gets a 404 and no engine is asked.
     """
-    configuration = route_pb2.RouteConfiguration(name=name, ignore_port_in_host_matching=True)
+    configuration = json_format.ParseDict({"name": name, **ANY_PORT}, route_pb2.RouteConfiguration())
     messages = [(route.hosts, _route(route, filtering, needs)) for route, filtering, needs in routes]
     for host in sorted({host for hosts, _ in messages for host in hosts} | {"*"}):
         virtual_host = configuration.virtual_hosts.add(name=host, domains=[host])
@@ -79,9 +81,7 @@ def _route(route: RouteModel, filtering: Filtering, needs: Needs | None) -> Any:
 
 def _not_found() -> Any:
     """Return a route that answers 404 by itself: a request without a route would still go through the filter."""
-    message = route_components_pb2.Route()
-    message.match.prefix = "/"
-    message.direct_response.status = 404
+    message = json_format.ParseDict(NOT_FOUND, route_components_pb2.Route())
     message.typed_per_filter_config[FILTER].Pack(ext_proc_pb2.ExtProcPerRoute(disabled=True))
     return message
 

@@ -44,7 +44,7 @@ MAX_PARTS = 1_000
 MAX_TIMEOUT = 3600.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}", re.ASCII)
-_HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(:\d{1,5})?)", re.ASCII)
+_HOST = re.compile(r"(\*|(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?\.?(:\d{1,5})?)", re.ASCII)
 _HEADER = re.compile(r":?[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
 _NAME_FORM = "letters, digits and . _ : / - (at most 255)"
 
@@ -138,7 +138,8 @@ class ModelReader:
         if name is None or cluster is None or match is None:
             return
         kind, value, headers = match
-        load.routes.append(RouteModel(name, kind, value, cluster, headers, hosts, listeners, timeout, chain))
+        spelled = tuple(dict.fromkeys(map(_one_spelling, hosts)))
+        load.routes.append(RouteModel(name, kind, value, cluster, headers, spelled, listeners, timeout, chain))
 
     def _chain(
         self, fields: Fields, document: Document, path: Path, name: str | None, load: _Load
@@ -331,6 +332,14 @@ def _texts(fields: Fields, key: str) -> tuple[str, ...]:
         else:
             fields.error((key, index), "must be a non-empty text", rule=Rule.WRONG_TYPE)
     return tuple(texts)
+
+
+def _one_spelling(host: str) -> str:
+    """Return the host as Envoy compares it: in lower case, without a port, and without the dot of the root.
+
+    Two spellings of one would be two virtual hosts, which Envoy refuses, or one that no request finds.
+    """
+    return host.lower().partition(":")[0].removesuffix(".")
 
 
 def _check_references(load: _Load) -> None:

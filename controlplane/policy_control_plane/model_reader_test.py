@@ -66,6 +66,13 @@ def test_a_whole_file() -> None:
     assert not model.engine.resolved_by_envoy
 
 
+def test_spellings_of_a_host_are_one() -> None:
+    spellings = "api.example.com, API.Example.com, api.example.com., 'api.example.com:8443', 'Api.example.com.:80'"
+    loaded = read(WHOLE.replace("hosts: [api.example.com]", f"hosts: [{spellings}, '*.example.org']"))
+    assert loaded.model is not None, loaded.diagnostics
+    assert loaded.model.routes[0].hosts == ("api.example.com", "*.example.org")
+
+
 def test_files_are_taken_together_in_the_order_of_their_names() -> None:
     route = "version: v1\nroutes: [{name: %s, match: {prefix: /}, cluster: app}]"
     base = "version: v1\nclusters: [{name: app, endpoints: []}]"

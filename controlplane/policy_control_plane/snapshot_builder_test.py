@@ -17,9 +17,11 @@ from google.protobuf import json_format
 from policy_control_plane.model import ClusterModel, Endpoint, ListenerModel, MatchKind, Model, RouteModel
 from policy_control_plane.resources import CHAIN, CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
-from policy_engine.envoy.demands import Demands
+from policy_engine.envoy.demands import Demands, buffer_limit_for
+from policy_engine.envoy.edge import SPELLINGS, http2_limits
 from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
 from policy_engine.kernel.route_key import ROUTE_NAME
+from policy_engine.limits import BODY_LIMIT
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
 from policy_engine.settings.route_key import RouteKeyPlace
@@ -239,3 +241,20 @@ def test_the_filter_is_the_one_that_the_engine_itself_would_write() -> None:
     served = processor_of(SnapshotBuilder(None, metadata_namespaces=("namespace",)).build(Model((HTTP,), (), ENGINE)))
     served.message_timeout.CopyFrom(written.message_timeout)  # rounded here
     assert served == written
+
+
+def test_requests_are_spelt_as_behind_the_configuration_that_the_engine_itself_would_write() -> None:
+    manager = manager_of(build(route("a", "both")))
+    edge = {**SPELLINGS, "http2_protocol_options": http2_limits(buffer_limit_for(BODY_LIMIT))}
+    written = json_format.ParseDict(edge, http_connection_manager_pb2.HttpConnectionManager())
+    for field in ("stat_prefix", "rds", "http_filters"):  # what is this listener's own
+        manager.ClearField(field)
+    assert manager == written
+    options = manager.common_http_protocol_options
+    assert options.HeadersWithUnderscoresAction.Name(options.headers_with_underscores_action) == "REJECT_REQUEST"
+    assert manager.strip_trailing_host_dot
+
+
+def test_envoys_own_answers_are_not_sent_to_the_engine() -> None:
+    mode = processor_of(build(route("a", "both"))).processing_mode
+    assert mode.HeaderSendMode.Name(mode.response_header_mode) == "SKIP"

@@ -1,7 +1,4 @@
-"""The command `policy-engine`: reads its arguments and hands over to the module that does the work.
-
-Exit codes: 0 done; 1 what was checked is not valid, or the engine ended with an error; 2 wrong use or settings.
-"""
+"""The command `policy-engine`: reads its arguments and hands over to the module that does the work."""
 
 from __future__ import annotations
 
@@ -15,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from policy_engine import __version__
-from policy_engine.documents.diagnostics import Diagnostic, has_errors, render_json, render_sarif, render_text
+from policy_engine.completion import SHELLS, completion
+from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
 from policy_engine.scaffold import ScaffoldError, scaffold
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
@@ -32,6 +30,13 @@ from policy_engine.worker.policies.registry import Registry
 
 INSTALLED_CONFIG = Path("/etc/policy-engine/policy-engine.yaml")
 """Settings file that is read when none is named and this one is there, as in an image."""
+
+_EXIT_STATUS = """exit status:
+  0  done; what was checked is valid, warnings are possible
+  1  what was checked is not valid, or the engine ended with an error
+  2  the command line, the settings or the policies cannot be used
+
+"""
 
 _EXAMPLES = """examples:
   policy-engine run --config configs/policy-engine.yaml
@@ -54,12 +59,35 @@ _ENVOY_EXAMPLES = """examples:
 """
 
 
+_COMPLETION_EXAMPLES = """examples:
+  bash   policy-engine completion bash > ~/.local/share/bash-completion/completions/policy-engine
+  zsh    policy-engine completion zsh > "${fpath[1]}/_policy-engine"
+  fish   policy-engine completion fish > ~/.config/fish/completions/policy-engine.fish
+"""
+
+_OF_CHAINS = (
+    "configuration",
+    "policies.",
+    "secrets.",
+    "chain_files.end_marker",
+    "policy_timeout",
+    "construction_timeout",
+)
+"""The settings that decide what a valid chain is."""
+
+_OF_ENVOY = (
+    *("listen", "transport", "workers", "chains", "unmapped_routes", "body_limit", "policy_timeout"),
+    *("policies.", "route_key.", "tls.", "secrets.", "limits."),
+)
+"""The settings that an Envoy's configuration follows from."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["--build-info"]:  # as people expect it of a binary
         words[0] = "build-info"
-    options = _parser().parse_args(words)
+    options = parser().parse_args(words)
     try:
         return int(options.command(options))
     except BrokenPipeError:
@@ -74,37 +102,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"the policies of this engine cannot be used:\n{error}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line, with every command."""
     parser = argparse.ArgumentParser(
         prog="policy-engine",
         description="Envoy ext_proc policy engine.",
-        epilog=_EXAMPLES,
+        epilog=_EXIT_STATUS + _EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"policy-engine {__version__}")
     parser.add_argument("--build-info", action="store_true", help="same as the command build-info")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _command(commands, "run", _run, "serve ext_proc to Envoy")
-    validate = _command(commands, "validate", _validate, "check chain files and policies, change nothing")
+    validate = _command(
+        commands, "validate", _validate, "check chain files and policies, change nothing", shown=_OF_CHAINS
+    )
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
     _envoy_config_command(commands)
-    _command(commands, "build-info", _build_info, "print engine, policies with digests, and dependencies, as JSON")
+    text = "print engine, policies with digests, and dependencies, as JSON"
+    _command(commands, "build-info", _build_info, text, shown=("policies.",))
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
-    show = _command(config, "show", _config_show, "print every setting, its value and where it came from")
+    show = _command(config, "show", _config_show, "print every setting, its value and where it came from", shown=())
     show.add_argument("--json", action="store_true", help="as JSON")
     new = commands.add_parser("new-policy", help="write a policy that works, to start from")
     new.add_argument("name", help="kebab-case, such as add-tenant")
     new.add_argument("--directory", type=Path, default=Path("policies"), metavar="DIR", help="default: policies")
     new.add_argument("--version", default="v1.0.0", help="default: v1.0.0")
+    new.epilog, new.formatter_class = _EXIT_STATUS, argparse.RawDescriptionHelpFormatter
     new.set_defaults(command=_new_policy)
+    text = "print a script that lets a shell complete commands and options"
+    shell = commands.add_parser(
+        "completion",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=_COMPLETION_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shell.add_argument("shell", choices=SHELLS, help="the shell")
+    shell.set_defaults(command=_completion)
     return parser
 
 
 def _envoy_config_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "write the Envoy configuration that the chains need, or check one"
-    command = _command(commands, "envoy-config", _envoy_config, text, _ENVOY_EXAMPLES)
+    command = _command(commands, "envoy-config", _envoy_config, text, examples=_ENVOY_EXAMPLES, shown=_OF_ENVOY)
     command.add_argument("--lint", type=Path, metavar="FILE", help="check an Envoy bootstrap (YAML or JSON) instead")
     command.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead of standard output")
     command.add_argument("--bootstrap", action="store_true", help="write a whole bootstrap with one route per chain")
@@ -128,6 +171,14 @@ def _envoy_config_command(commands: argparse._SubParsersAction[argparse.Argument
         "--format", choices=("text", "json", "sarif"), default="text", help="form of the lint's report"
     )
     command.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    command.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="RULE",
+        choices=sorted(rule for rule in Rule if rule.startswith("envoy-")),
+        help="leave out warnings of this rule, which a finding ends with; in the file: # policy-engine: ignore RULE",
+    )
 
 
 def _command(
@@ -135,13 +186,15 @@ def _command(
     name: str,
     command: Callable[[argparse.Namespace], int],
     text: str,
+    *,
     examples: str = _EXAMPLES,
+    shown: tuple[str, ...] | None = None,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
-        epilog=examples,
+        epilog=_EXIT_STATUS + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -150,7 +203,7 @@ def _command(
         metavar="FILE",
         help=f"settings file; POLICY_ENGINE_CONFIG, else {INSTALLED_CONFIG} if there is one",
     )
-    add_flags(parser)
+    add_flags(parser, shown)
     parser.set_defaults(command=command)
     return parser
 
@@ -169,12 +222,17 @@ def _run(options: argparse.Namespace) -> int:
     # Only this command needs servers; the others should start fast.
     from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415
     from policy_engine.processes.supervisor import Supervisor  # noqa: PLC0415
+    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415
     from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
 
     settings = _settings(options)
     configure_logging(settings.log.level.value, settings.log.format.value)
     for variable in service_links(os.environ):
         logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
+    try:
+        check_tls(settings)
+    except ValueError as error:
+        return _complain(str(error), 1)
     try:
         return asyncio.run(Supervisor(settings).run())
     except PoliciesUnusable:
@@ -185,19 +243,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
+    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415 - see _run
+
     settings = _settings(options)
+    try:
+        check_tls(settings)
+    except ValueError as error:
+        return _complain(str(error), 1)
     registry = _registry(settings)
     found = validate_paths(options.paths, registry, chain_reader(registry, settings))
     print(_report(found, options.format, f"valid: {', '.join(map(str, options.paths))}\n"), end="")
     return 1 if has_errors(found) else 0
 
 
-def _report(found: Sequence[Diagnostic], form: str, nothing: str) -> str:
+def _report(found: Sequence[Diagnostic], form: str, nothing: str, *, rules: bool = False) -> str:
     if form == "json":
         return render_json(found)
     if form == "sarif":
         return render_sarif(found, __version__)
-    return render_text(found) if found else nothing
+    return render_text(found, rules=rules) if found else nothing
 
 
 def _envoy_config(options: argparse.Namespace) -> int:
@@ -209,7 +273,7 @@ def _envoy_config(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _complain(str(error))
     if options.lint is not None:
-        text = _report(outcome.diagnostics, options.format, f"nothing to report: {options.lint}\n")
+        text = _report(outcome.diagnostics, options.format, f"nothing to report: {options.lint}\n", rules=True)
     elif has_errors(outcome.diagnostics):
         return _complain(f"nothing was written: the chains are not valid\n{render_text(outcome.diagnostics)}", 1)
     else:
@@ -239,6 +303,11 @@ def _new_policy(options: argparse.Namespace) -> int:
     except (ScaffoldError, OSError) as error:
         return _complain(str(error))
     print(*files, sep="\n")
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    print(completion(parser(), options.shell), end="")
     return 0
 
 

@@ -36,6 +36,9 @@ STREAMS: Final = 20_000
 ENVOY_STREAMS_PER_CONNECTION: Final = 16_384
 """What the Envoy configurations made here let Envoy open on one connection to the engine."""
 
+CONNECTIONS: Final = 1024
+"""Connections to one worker process."""
+
 ACCEPT_BACKLOG: Final = 1024
 """Connections that wait to be accepted."""
 
@@ -52,3 +55,6 @@ WORKER_SECONDS: Final = 5.0
 
 BLOCKING_THREADS: Final = 8
 """Threads for each blocking policy version."""
+
+FILE_SETTLE_SECONDS: Final = 2.0
+"""How long a configuration file that did not come whole has to be left alone before it is believed to be complete."""

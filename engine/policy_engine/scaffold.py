@@ -6,11 +6,14 @@ A separate module because it is for authors and takes no part in running an engi
 from __future__ import annotations
 
 import re
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from policy_engine.worker.policies.manifest import LONGEST_NAME, is_policy_name
 from policy_engine.worker.policies.registry import Version
 
+_NAMES_VERSION = (".yaml", ".md", ".bazel", ".py")
 _ENGINE_MODULE = re.compile(r'^module\([^)]*name\s*=\s*"policy_engine"', re.MULTILINE)
 
 _MANIFEST = """\
@@ -124,18 +127,26 @@ class ScaffoldError(ValueError):
 def scaffold(name: str, directory: Path, version: str = "v1.0.0") -> tuple[Path, ...]:
     """Write a new policy to `directory/NAME/v1_0_0` and return its files.
 
+    Where there is an older version of it, the newest of those is copied, with the new version written where it was.
     Raises ScaffoldError for a name that is not in kebab-case, a version that is not of the form v1.2.3 and a directory
     that exists, and OSError.
     """
     if not is_policy_name(name):
         raise ScaffoldError(f"{name!r} is not in kebab-case, such as add-tenant (at most {LONGEST_NAME} characters)")
     try:
-        Version.parse(version)
+        wanted = Version.parse(version)
     except ValueError as error:
         raise ScaffoldError(str(error)) from None
-    target = directory / name / version.replace(".", "_")
-    if target.exists():
-        raise ScaffoldError(f"{target} exists; a new version gets a directory of its own (--version)")
+    target = directory / name / _directory_name(wanted)
+    there = _versions(directory / name)
+    if target.exists() or (there and wanted < there[0]):
+        newest = there[-1] if there else wanted
+        following = Version(newest.major, newest.minor + 1, 0)
+        why = f"{target} exists" if target.exists() else f"the oldest version of {name} there is {there[0]}"
+        raise ScaffoldError(f"{why}; a new version gets a directory of its own, such as --version {following}")
+    older = [one for one in there if one < wanted]
+    if older:
+        return _copy(directory / name / _directory_name(older[-1]), target, older[-1], wanted)
     values = {
         "name": name,
         "version": version,
@@ -154,6 +165,39 @@ def scaffold(name: str, directory: Path, version: str = "v1.0.0") -> tuple[Path,
     for file, text in files.items():
         (target / file).write_text(text.format(**values), encoding="utf-8")
     return tuple(target / file for file in files)
+
+
+def _directory_name(version: Version) -> str:
+    return str(version).replace(".", "_")
+
+
+def _versions(directory: Path) -> list[Version]:
+    """Return the versions of the policy in `directory`, oldest first."""
+    found = []
+    for one in directory.iterdir() if directory.is_dir() else ():
+        with suppress(ValueError):
+            version = Version.parse(one.name.replace("_", "."))
+            if one.name == _directory_name(version) and one.is_dir():
+                found.append(version)
+    return sorted(found)
+
+
+def _copy(source: Path, target: Path, old: Version, new: Version) -> tuple[Path, ...]:
+    """Copy a version of a policy without what tools left in it, and write `new` where it says that it is `old`."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*_cache", ".hypothesis", "*.pyc"))
+    number, directory = re.escape(str(old)), re.escape(_directory_name(old))
+    # Where a version is named as this policy's own; a history of versions stays what it is.
+    own = re.compile(
+        rf"""((?:\bversion\s*[:=]\s*["']?)|(?:^\#\ .*\ ))({number})(?![0-9.])""", re.MULTILINE | re.VERBOSE
+    )
+    files = sorted(one for one in target.rglob("*") if one.is_file())
+    for file in files:
+        if file.suffix in _NAMES_VERSION:
+            text = file.read_text(encoding="utf-8")
+            text = own.sub(rf"\g<1>{new}", text)
+            text = re.sub(rf"\b{directory}\b", _directory_name(new), text)
+            file.write_text(text, encoding="utf-8")
+    return tuple(files)
 
 
 def _is_in_engine_repository(path: Path) -> bool:

@@ -8,7 +8,21 @@ from typing import Any
 
 import yaml
 
+from policy_engine.envoy.scalars import is_plain_text
+
 Document = Mapping[str, Any]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what PyYAML leaves plain and others take for a number, such as `1e3`."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if is_plain_text(text) else '"'
+    ),
+)
 
 
 class ChainFile:
@@ -19,7 +33,7 @@ class ChainFile:
 
     def write(self, document: Document) -> None:
         """Replace the content by `document` as YAML."""
-        self.write_text(yaml.safe_dump(dict(document), sort_keys=False))
+        self.write_text(yaml.dump(dict(document), Dumper=_Dumper, sort_keys=False))
 
     def write_text(self, text: str) -> None:
         """Replace the content by `text`, whatever it is."""

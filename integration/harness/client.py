@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,6 +39,16 @@ class Reply:
     def body(self) -> bytes:
         """The whole body."""
         return b"".join(piece for _, piece in self.chunks)
+
+    @property
+    def told(self) -> bytes:
+        """What the body tells: nothing when it is a refusal of the engine's own, which has a status and an id only."""
+        if self.header("content-type") == "application/problem+json":
+            problem = self.json()
+            plain = {"type": "about:blank", "title": HTTPStatus(self.status).phrase, "status": self.status}
+            if {key: value for key, value in problem.items() if key != "request_id"} == plain:
+                return b""
+        return self.body
 
     def json(self) -> Any:
         """Parse the body as JSON."""

@@ -27,6 +27,8 @@ def settings(*, listen: str, admin_port: int, chains: str, **others: Any) -> Set
         "chains": chains,
         "admin": {"listen": f"127.0.0.1:{admin_port}"},
         "health": {"listen": "off"},
+        # Tests write files whole before an engine starts; how long half-written ones rest is for their own test.
+        "chain_files": {"settle": "200ms"},
         **others,
     }
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from integration.harness.envoy_binary import ENVOY_VERSION
+from policy_engine.settings.model import usable_cores
 
 
 def facts() -> Mapping[str, str]:
@@ -18,7 +19,7 @@ def facts() -> Mapping[str, str]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
-        "CPU": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
+        "CPU": f"{_cpu()}, {usable_cores()} cores",
         "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "?"),

@@ -27,16 +27,20 @@ ENGINE: Mapping[str, str] = {
     "worker.offload": "sdk limits worker.policies",
     "worker.chains": "sdk limits documents worker.policies worker.conditions worker.offload",
     "kernel": "sdk limits worker.chains",
-    "transport": "limits kernel",
+    "transport": "sdk limits kernel transport.listen transport.client_names",
+    "transport.listen": "limits",
+    "transport.client_names": "",
     # What is around it. Only `processes` and `cli` know all the rest.
-    "settings": "sdk limits documents kernel",
+    "settings": "sdk limits documents kernel transport.listen transport.client_names",
     "sources": f"sdk settings {_WORKER}",
-    "telemetry": "sdk kernel transport sources worker.policies worker.chains",
-    "envoy": f"sdk settings sources kernel transport {_WORKER}",
+    "telemetry": "sdk kernel transport transport.listen sources worker.policies worker.chains",
+    "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
     "envoy.lint": "sdk documents kernel envoy",
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",
-    "processes": f"sdk settings sources telemetry kernel transport {_WORKER}",
+    "processes": f"sdk settings sources telemetry kernel transport transport.listen {_WORKER}",
     "scaffold": "worker.policies",
+    "command_tree": "",
+    "completion": "command_tree",
     "kit": f"sdk kernel {_WORKER}",
     "sdk.testing": "sdk kit",
     "cli": ANY,
@@ -59,7 +63,7 @@ BUILDER: Mapping[str, str] = {
 """The stages of `policy_builder`, each of which may import those before it."""
 
 _BUILDER_OF_ENGINE = "policy_engine.sdk policy_engine.documents policy_engine.worker.policies"
-_CONTROL_PLANE_OF_ENGINE = "sdk limits documents worker.policies worker.chains kernel settings sources envoy"
+_CONTROL_PLANE_OF_ENGINE = "sdk limits documents worker.policies worker.chains kernel settings sources envoy telemetry"
 
 
 def _named(package: str, layers: Mapping[str, str]) -> dict[str, frozenset[str]]:
@@ -77,7 +81,8 @@ LAYERS: Mapping[str, frozenset[str]] = {
     **{name: allowed | {*_BUILDER_OF_ENGINE.split()} for name, allowed in _named("policy_builder", BUILDER).items()},
     "policy_builder.commands": _named("policy_builder", BUILDER)["policy_builder.commands"]
     | {*_BUILDER_OF_ENGINE.split(), "policy_engine.sources"},
-    "policy_control_plane": frozenset(f"policy_engine.{name}" for name in _CONTROL_PLANE_OF_ENGINE.split()),
+    "policy_control_plane": frozenset(f"policy_engine.{name}" for name in _CONTROL_PLANE_OF_ENGINE.split())
+    | {"policy_engine"},
     "controlplane_testing": frozenset({ANY}),
     "testsupport": frozenset({ANY}),
     "fuzz": frozenset({ANY}),

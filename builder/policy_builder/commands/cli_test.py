@@ -121,6 +121,28 @@ def test_validator_reads_policies_and_runs_none(world: World, capsys: pytest.Cap
     assert "takes 1 arguments, but is called with 2" in document["subjects"][0]["findings"][0]["reason"]
 
 
+def test_validator_says_that_nothing_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        validator_tool.main(["nope/at/all"])
+    assert ended.value.code == 2
+    assert "nope/at/all: no such file or directory" in capsys.readouterr().err
+
+
+def test_validator_checks_a_whole_tree_and_all_versions_of_a_policy(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = world.policy("one")
+    world.policy("two", code="def wrong(:")
+    tree = good.parent.parent
+    assert validator_tool.main([str(good.parent)]) == 0
+    capsys.readouterr()
+    assert validator_tool.main([str(tree)]) == 1
+    assert "two v1.0.0" in capsys.readouterr().out
+    (tree / "three/v1_0_0").mkdir(parents=True)
+    assert validator_tool.main([str(tree / "three")]) == 1
+    assert "has no policy.yaml" in capsys.readouterr().out
+
+
 def test_validator_finds_a_policy_that_is_there_twice(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     one = world.policy("one")
     two = world.policy("two", policy__yaml=MANIFEST.format(name="one", version="v1.0.0"))
@@ -207,6 +229,33 @@ def test_a_second_version_gets_its_own_directory(tmp_path: Path) -> None:
         scaffold("add-tenant", tmp_path)
     scaffold("add-tenant", tmp_path, "v1.1.0")
     assert "version: v1.1.0" in (tmp_path / "add-tenant/v1_1_0/policy.yaml").read_text()
+
+
+def test_a_further_version_is_a_copy_of_the_newest_before_it(tmp_path: Path) -> None:
+    scaffold("add-tenant", tmp_path, "v1.2.0")
+    first = tmp_path / "add-tenant/v1_2_0"
+    (first / "policy.py").write_text('"""Changed since v1.2.0."""\n')
+    (first / "rules").mkdir()
+    (first / "rules/table.txt").write_text("version: v1.2.0")
+    (first / "__pycache__").mkdir()
+    (first / "__pycache__/policy.pyc").write_text("")
+    (first / "README.md").write_text((first / "README.md").read_text() + "\nSince v1.2.0 it is faster than v1.2.01.\n")
+    written = scaffold("add-tenant", tmp_path, "v1.10.0")
+    second = tmp_path / "add-tenant/v1_10_0"
+    assert set(written) == {one for one in second.rglob("*") if one.is_file()}
+    assert not (second / "__pycache__").exists()
+    assert "version: v1.10.0" in (second / "policy.yaml").read_text()
+    assert 'version = "v1.10.0"' in (second / "BUILD.bazel").read_text()
+    readme = (second / "README.md").read_text()
+    assert readme.startswith("# add-tenant v1.10.0\n")
+    assert "version: v1.10.0" in readme
+    assert "Since v1.2.0 it is faster than v1.2.01." in readme
+    assert (second / "policy.py").read_text() == (first / "policy.py").read_text()
+    assert (second / "rules/table.txt").read_text() == "version: v1.2.0"
+    scaffold("add-tenant", tmp_path, "v2.0.0")
+    assert (tmp_path / "add-tenant/v2_0_0/policy.py").read_text() == (first / "policy.py").read_text()
+    with pytest.raises(ScaffoldError, match=r"oldest version of add-tenant there is v1\.2\.0.*--version v2\.1\.0"):
+        scaffold("add-tenant", tmp_path, "v1.0.0")
 
 
 @pytest.mark.parametrize("name", ["AddTenant", "add_tenant", "", "-a", "a--b", "../a", "a/b", "a" * 64, "1a"])

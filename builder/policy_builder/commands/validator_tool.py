@@ -34,6 +34,7 @@ _EPILOG = """exit status:
 
 examples:
   policy-validator policies/set-header/v1_0_0
+  policy-validator policies/
   policy-validator --policies policies configs/chains.yaml"""
 
 
@@ -46,14 +47,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="policy (directory or policy.yaml) or chains"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="policy (its directory or policy.yaml), tree of policies, or chains",
     )
     parser.add_argument("--policies", type=Path, metavar="PATH", help="registry.json or a tree of policies, for chains")
     parser.add_argument("--json", action="store_true", help="the report as JSON")
     parser.add_argument("--follow-links", action="store_true", help="policies are trees of links, as Bazel makes them")
     options = parser.parse_args(arguments)
-    directories = [path for path in map(policy_directory, options.paths) if path is not None]
-    chains = [path for path in options.paths if policy_directory(path) is None]
+    for path in options.paths:
+        if not path.exists():
+            parser.error(f"{path}: no such file or directory")
+    directories = [directory for path in options.paths for directory in policy_directories(path)]
+    chains = [path for path in options.paths if not policy_directories(path)]
     report = Report()
     check_policies(directories, report, follow_links=options.follow_links)
     if chains:
@@ -75,6 +83,16 @@ def policy_directory(path: Path) -> Path | None:
     if path.name == MANIFEST_FILE:
         return path.parent
     return path if (path / MANIFEST_FILE).is_file() else None
+
+
+def policy_directories(path: Path) -> list[Path]:
+    """Return the directories of the policies in `path`: a policy, all versions of one, or a tree `<name>/<v1_0_0>/`."""
+    one = policy_directory(path)
+    if one is not None:
+        return [one]
+    found = {file.parent for pattern in ("*", "*/*") for file in path.glob(f"{pattern}/{MANIFEST_FILE}")}
+    found |= {version for pattern in ("v*_*_*", "*/v*_*_*") for version in path.glob(pattern) if version.is_dir()}
+    return sorted(found)
 
 
 def check_policies(directories: Sequence[Path], report: Report, *, follow_links: bool = False) -> list[PolicySource]:

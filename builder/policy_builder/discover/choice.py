@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from policy_builder.discover.file_kinds import CONFIGURATION_TAKEN, unfit_configuration
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import Fields
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.worker.policies.registry import Version
 
 FORMAT = "v1"
@@ -64,13 +64,7 @@ def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
 
     None when nothing can be read. With an error among the findings it is there to be examined, not to be built.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-        return None, [Diagnostic(str(path), reason, rule=Rule.UNREADABLE)]
-    document, diagnostics = read_document(str(path), content)
+    document, diagnostics = read_document_file(path)
     if document is None:
         return None, diagnostics
     fields = Fields(document, (), CHOICE_KEYS, diagnostics, "a manifest of policies")

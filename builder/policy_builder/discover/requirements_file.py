@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
+from policy_engine.documents.plain_file import read_plain_file
 
 MAX_BYTES = 4 << 20
 _HASH = re.compile(r"--hash[= ](\S+)")
@@ -76,9 +77,10 @@ def read_requirements(path: Path, environment: Mapping[str, str], shown: str | N
     """
     file = shown or str(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
+        content = read_plain_file(path, MAX_BYTES)
+        if len(content) > MAX_BYTES:
             return Requirements(file, {}, (_error(file, 1, f"is larger than {MAX_BYTES >> 20} MiB"),))
-        text = _decoded(path.read_bytes())
+        text = _decoded(content)
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
         return Requirements(file, {}, (Diagnostic(file, reason, rule=Rule.UNREADABLE),))

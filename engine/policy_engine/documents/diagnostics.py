@@ -43,6 +43,7 @@ class Rule(StrEnum):
     PARAMETERS = "invalid-parameters"
     REFUSED = "refused-by-policy"
     SECRET = "unresolved-secret"  # noqa: S105 - the name of a rule, not a secret
+    REFERENCE = "invalid-secret-reference"
     SCHEMA = "invalid-schema"
     EXAMPLE = "invalid-example"
     IMPORT = "policy-import"
@@ -68,6 +69,10 @@ class Rule(StrEnum):
     ENVOY_HTTP2 = "envoy-http2"
     ENVOY_FLOOD = "envoy-flood-limit"
     ENVOY_CIRCUIT_BREAKER = "envoy-circuit-breaker"
+    ENVOY_SPELLING = "envoy-spelling"
+    ENVOY_UPGRADE = "envoy-upgrade"
+    ENVOY_LOCAL_REPLY = "envoy-local-reply"
+    ENVOY_SCALAR = "envoy-scalar"
 
 
 MOST_FINDINGS = 1_000
@@ -81,6 +86,7 @@ class Diagnostic:
     `line` and `column` count from 1, None where there is no text (environment, xDS). `path` is a JSON Pointer (RFC
     6901) into the file. `value` is the offending scalar, None to show none: whoever makes a diagnostic must leave out
     secrets (R-24). `allowed` says what would be right.
+    `route` is the key or the name of the route that `path` leads into, which nobody has to count for.
     """
 
     file: str
@@ -92,6 +98,7 @@ class Diagnostic:
     allowed: str = ""
     severity: Severity = Severity.ERROR
     rule: Rule = Rule.WRONG_VALUE
+    route: str = ""
 
     def __str__(self) -> str:
         place = self.file
@@ -99,7 +106,7 @@ class Diagnostic:
             place += f":{self.line}:{self.column or 1}"
         warning = "warning: " if self.severity is Severity.WARNING else ""
         path = f"{self.path}: " if self.path else ""
-        return f"{place}: {warning}{path}{self.message}"
+        return f"{place}: {warning}{path}{self.message_with_route}"
 
     @property
     def message(self) -> str:
@@ -108,6 +115,14 @@ class Diagnostic:
         allowed = f"; allowed: {self.allowed}" if self.allowed else ""
         return f"{self.reason}{got}{allowed}"
 
+    @property
+    def message_with_route(self) -> str:
+        """The message, with the route at the end of its first line."""
+        if not self.route:
+            return self.message
+        first, line_break, rest = self.message.partition("\n")
+        return f"{first} (route {shown(self.route)}){line_break}{rest}"
+
     def as_document(self) -> dict[str, Any]:
         """Return the finding as JSON-able data."""
         return {
@@ -115,6 +130,7 @@ class Diagnostic:
             "line": self.line,
             "column": self.column,
             "path": self.path,
+            "route": self.route,
             "reason": self.reason,
             "value": None if self.value is None else shown(self.value),
             "allowed": self.allowed,
@@ -166,14 +182,18 @@ def ordered(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     return tuple(sorted(dict.fromkeys(diagnostics), key=place))
 
 
-def render_text(diagnostics: Sequence[Diagnostic]) -> str:
-    """Return one finding per line (more for conditions, which show a caret) and a last line that counts them."""
+def render_text(diagnostics: Sequence[Diagnostic], *, rules: bool = False) -> str:
+    """Return one finding per line (more for conditions, which show a caret) and a last line that counts them.
+
+    With `rules` each ends with the name of its rule.
+    """
     errors = sum(one.severity is Severity.ERROR for one in diagnostics)
     warnings = len(diagnostics) - errors
     counted = f"{errors} error{'' if errors == 1 else 's'}"
     if warnings:
         counted += f", {warnings} warning{'' if warnings == 1 else 's'}"
-    return "".join(f"{one}\n" for one in diagnostics) + f"{counted}\n"
+    lines = [f"{one} [{one.rule.value}]\n" if rules else f"{one}\n" for one in diagnostics]
+    return "".join(lines) + f"{counted}\n"
 
 
 def render_json(diagnostics: Sequence[Diagnostic]) -> str:
@@ -211,7 +231,7 @@ def _result(diagnostic: Diagnostic) -> dict[str, Any]:
     return {
         "ruleId": diagnostic.rule.value,
         "level": diagnostic.severity.value,
-        "message": {"text": diagnostic.message},
+        "message": {"text": diagnostic.message_with_route},
         "locations": [location],
     }
 

@@ -12,5 +12,14 @@ def error_text(error: BaseException, *, message: bool = True) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    said = f": {error}" if message and str(error) else ""
-    return f"{type(error).__name__}{said}{place}"
+    return f"{said(error) if message else type(error).__name__}{place}"
+
+
+def said(error: BaseException) -> str:
+    """Return an exception as `Type: message`, also one whose own `__str__` raises."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException as inner:  # the author's own, also its `sys.exit()`
+        text = f"its text cannot be had, {type(inner).__name__}"
+    return f"{name}: {text}" if text else name

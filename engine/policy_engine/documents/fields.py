@@ -43,11 +43,15 @@ class Fields:
         else:
             reason = "is empty" if value is None and not path else f"must be an object, not {type_in_words(value)}"
             self.error((), f"{what} {reason}", rule=Rule.WRONG_TYPE, allowed=f"an object with {', '.join(known)}")
-        for name in self._values:
+        for name in tuple(self._values):
             if name not in known:
-                self._meant.update(difflib.get_close_matches(name, known, n=1))
                 reason = f"{name!r} is not a key of {what}{did_you_mean(name, known)}"
                 self.error((name,), reason, rule=Rule.UNKNOWN_KEY, key=True, allowed=", ".join(known))
+                for meant in difflib.get_close_matches(name, known, n=1):
+                    self._meant.add(meant)
+                    if meant not in self._values:
+                        # What it holds is checked in the same round.
+                        document.mend_key(path, name, meant)
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path as FilePath
 from typing import Any, NoReturn
 
 import yaml
@@ -23,8 +24,9 @@ from yaml.events import (
 )
 
 from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooManyFindings
+from policy_engine.documents.plain_file import read_plain_file
 from policy_engine.documents.redaction import sounds_secret
-from policy_engine.sdk.json_pointer import Path, format_pointer
+from policy_engine.sdk.json_pointer import Path, find, format_pointer, path_within
 
 MAX_BYTES = 16 << 20
 MAX_NODES = 1_000_000
@@ -91,7 +93,49 @@ class Document:
         place = self.locate(path, key=key)
         line, column = (place.line, place.column) if place else (None, None)
         pointer = format_pointer(path)
-        return Diagnostic(self.file, reason, line, column, pointer, **details)
+        return Diagnostic(self.file, reason, line, column, pointer, route=self.route(path), **details)
+
+    def route(self, path: Path) -> str:
+        """Return the key, or the name, of the innermost route that `path` leads into; empty when there is none."""
+        value, found, last = self.value, "", None
+        for token in path:
+            if isinstance(value, dict) and isinstance(token, str):
+                value = value.get(token)
+            elif isinstance(value, list) and isinstance(token, int) and 0 <= token < len(value):
+                value = value[token]
+                if last == "routes" and isinstance(value, dict):
+                    key = value.get("route_key", value.get("name"))
+                    found = key if isinstance(key, str) else ""
+            else:
+                break
+            last = token
+        return found
+
+    def mend_key(self, path: Path, wrong: str, meant: str) -> None:
+        """Let the object at `path` have `meant` besides the misspelt `wrong`, to find what is wrong below it."""
+        value = find(self.value, path)
+        value[meant] = value[wrong]
+        mark = self._mark
+        for token in path:
+            children = mark[2] if mark is not None else None
+            if children is None:  # not read from text, or inside an alias, whose place is the alias
+                return
+            mark = children[token][2] if isinstance(token, str) else children[token]
+        if mark is not None and mark[2] is not None:
+            mark[2][meant] = mark[2][wrong]
+
+
+def read_document_file(path: FilePath, what: str = "", hint: str = "") -> tuple[Document | None, list[Diagnostic]]:
+    """Read the file `path` as `read_document` reads its content, whatever it turns out to be.
+
+    Why it cannot be read is told of `what` (`the settings file`), and followed by `hint`.
+    """
+    try:
+        content = read_plain_file(path, MAX_BYTES)
+    except OSError as error:
+        reason = f"{what} cannot be read: {error.strerror or error}{hint}".lstrip()
+        return None, [Diagnostic(str(path), reason, rule=Rule.UNREADABLE)]
+    return read_document(str(path), content)
 
 
 def read_document(file: str, content: bytes) -> tuple[Document | None, list[Diagnostic]]:
@@ -101,9 +145,14 @@ def read_document(file: str, content: bytes) -> tuple[Document | None, list[Diag
     """
     composer = _Composer(file)
     try:
-        return composer.read(content), composer.diagnostics
+        document = composer.read(content)
     except (_Stop, TooManyFindings):
         return None, composer.diagnostics
+    found: list[Diagnostic] = Findings()
+    found.extend(
+        replace(one, route=document.route(path_within(document.value, one.path))) for one in composer.diagnostics
+    )
+    return document, found
 
 
 class _Stop(Exception):

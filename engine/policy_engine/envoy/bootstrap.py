@@ -6,14 +6,15 @@ A separate module because it is a sample: everything in it that the engine needs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 import yaml
 
 from policy_engine.envoy.demands import Demands
+from policy_engine.envoy.edge import ANY_PORT, SPELLINGS, http2_limits
 from policy_engine.envoy.filter_config import (
     TYPE,
     Config,
@@ -21,9 +22,11 @@ from policy_engine.envoy.filter_config import (
     cluster,
     engine_cluster,
     ext_proc_filter,
+    not_found,
     route_parts,
     socket_address,
 )
+from policy_engine.envoy.scalars import is_plain_text
 from policy_engine.transport.listen import parse_address
 
 UPSTREAM_CLUSTER = "upstream"
@@ -34,6 +37,13 @@ _COMMENTS = {
         "answer (413) is the one the client sees.",
     ),
     "normalize_path": ("Two ways to write one path must not be two routes with different policies.",),
+    "strip_trailing_host_dot": ("Nor two ways to write one host.",),
+    "headers_with_underscores_action": ("`x_user` beside `x-user` is one header to many upstreams.",),
+    "initial_stream_window_size": ("Bounds what Envoy holds of a request over HTTP/2: above the engine's body limit.",),
+    "response_header_mode": (
+        "SKIP, so that Envoy's own answers (400, 426, 431) reach the client; routes and the engine ask for them.",
+    ),
+    "direct_response": ("A path without a route: 404, without the engine.",),
     "failure_mode_allow": ("An engine that cannot be reached must not switch authentication off.",),
     "retry_policy": ("Another engine is asked when one restarts or is gone and cannot have seen the request.",),
     "message_timeout": ("Above the timeouts of the slowest chain's policies together (default 200 ms).",),
@@ -90,26 +100,16 @@ def render(config: Config, header: Sequence[str] = ()) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every text on one line, so that lines can be told apart by keys, and quotes what looks like a number.
+    """Writes every text on one line, so that lines can be told apart by keys, and quotes what Envoy takes for no text.
 
-    PyYAML knows the numbers of YAML 1.1 only: it leaves `1e5` plain, which Envoy reads as a number.
+    PyYAML knows neither all booleans nor all numbers that Envoy's reader does: it leaves `n` and `1e5` plain.
     """
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style=None if text.isprintable() and not _is_number(text) else '"'
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() and is_plain_text(text) else '"'
     )
-
-
-def _is_number(text: str) -> bool:
-    for read in (float, partial(int, base=0)):
-        try:
-            read(text)
-        except ValueError:
-            continue
-        return True
-    return False
 
 
 _Dumper.add_representer(str, _text)
@@ -119,10 +119,8 @@ def _listener(demands: Demands, sample: Sample, namespaces: Sequence[str]) -> Co
     manager = {
         "@type": f"{TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "ingress",
-        "use_remote_address": True,
-        "normalize_path": True,
-        "merge_slashes": True,
-        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        **deepcopy(SPELLINGS),
+        "http2_protocol_options": http2_limits(demands.buffer_limit),
         "http_filters": [
             ext_proc_filter(demands, namespaces),
             {
@@ -132,6 +130,7 @@ def _listener(demands: Demands, sample: Sample, namespaces: Sequence[str]) -> Co
         ],
         "route_config": {
             "name": "routes",
+            **ANY_PORT,
             "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": _routes(demands)}],
         },
     }
@@ -152,7 +151,7 @@ def _routes(demands: Demands) -> list[Config]:
         match = {"path_separated_prefix": "/" + quote(key, safe="")}
         named = {"name": parts.pop("name"), "match": match, "route": {"cluster": UPSTREAM_CLUSTER}}
         routes.append(named | parts)
-    return routes
+    return [*routes, not_found()]
 
 
 def _address(text: str) -> Config:

@@ -31,12 +31,14 @@ class Outcome:
 
 def envoy_config(settings: Settings, registry: Registry, options: argparse.Namespace) -> Outcome:
     """Do what the options ask; raises ValueError for options that cannot be used."""
-    loaded = load_chain_paths((settings.chains,), chain_reader(registry, settings))
+    loaded = load_chain_paths(
+        (settings.chains,), chain_reader(registry, settings), end_marker=settings.chain_files.end_marker
+    )
     if loaded.chains is None:
         return Outcome(diagnostics=loaded.diagnostics)
     demands = demands_of(settings, loaded.chains, registry)
     if options.lint is not None:
-        return Outcome(diagnostics=ordered((*loaded.diagnostics, *lint_file(options.lint, demands))))
+        return Outcome(diagnostics=ordered((*loaded.diagnostics, *lint_file(options.lint, demands, options.ignore))))
     if options.engine:
         demands = replace(demands, addresses=tuple(options.engine))
     return Outcome(_written(demands, _tls(demands, options), options))

@@ -6,14 +6,13 @@ The processing modes are the kernel's own decision, asked for here and made ther
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
-from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes
+from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes, usable_cores
 from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import CompiledChain
@@ -142,7 +141,7 @@ def _demand(route: RouteSpec, chain: CompiledChain) -> ChainDemand:
 
 
 def _addresses(settings: Settings) -> tuple[str, ...]:
-    workers = settings.workers if isinstance(settings.workers, int) else len(os.sched_getaffinity(0))
+    workers = settings.workers if isinstance(settings.workers, int) else usable_cores()
     found = []
     for address in settings.listen:
         numbers = range(workers) if WORKER_PLACE in address else (0,)

@@ -7,12 +7,14 @@ and not `envoy-data-plane`'s types: those are no dependency of the engine's imag
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, ChainDemand, Demands
+from policy_engine.envoy.edge import ANY_PORT, FILTER_MODES, NOT_FOUND, SPELLINGS, http2_limits
 from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 from policy_engine.transport.listen import parse_address
@@ -62,7 +64,12 @@ def fragments(demands: Demands, tls: EngineTls | None = None, namespaces: Sequen
     return {
         "per_connection_buffer_limit_bytes": demands.buffer_limit,
         "http_filters": [ext_proc_filter(demands, namespaces)],
-        "routes": [route_parts(chain, demands) for chain in demands.chains.values()],
+        "http_connection_manager": {
+            **deepcopy(SPELLINGS),
+            "http2_protocol_options": http2_limits(demands.buffer_limit),
+        },
+        "route_config": dict(ANY_PORT),
+        "routes": [*(route_parts(chain, demands) for chain in demands.chains.values()), not_found()],
         "clusters": [engine_cluster(demands.addresses, tls)],
     }
 
@@ -76,14 +83,7 @@ def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
         "message_timeout": duration(demands.message_timeout),
         "allow_mode_override": True,
         "request_attributes": [demands.route_key.attribute, SOURCE_ADDRESS],
-        "processing_mode": {
-            "request_header_mode": "SEND",
-            "response_header_mode": "SEND",
-            "request_body_mode": "NONE",
-            "response_body_mode": "NONE",
-            "request_trailer_mode": "SKIP",
-            "response_trailer_mode": "SKIP",
-        },
+        "processing_mode": dict(FILTER_MODES),
         "mutation_rules": {"allow_all_routing": True},
     }
     if namespaces:
@@ -119,6 +119,12 @@ def route_parts(chain: ChainDemand, demands: Demands) -> Config:
     if place.namespace:
         parts["metadata"] = {"filter_metadata": {place.namespace: {place.key: chain.route_key}}}
     return parts | {"typed_per_filter_config": {FILTER: per_route}}
+
+
+def not_found() -> Config:
+    """Return the last route of a virtual host: what has no route gets a 404 from Envoy, and no engine is asked."""
+    off = {"@type": f"{TYPE}.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", "disabled": True}
+    return {**deepcopy(NOT_FOUND), "typed_per_filter_config": {FILTER: off}}
 
 
 def engine_cluster(addresses: Sequence[str], tls: EngineTls | None = None) -> Config:

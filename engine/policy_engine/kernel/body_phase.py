@@ -8,15 +8,17 @@ from typing import Any
 
 from policy_engine.kernel.coding_threads import decoded, encoded
 from policy_engine.kernel.content_coding import BodyTooLarge, UndecodableBody, codings_of
+from policy_engine.kernel.no_content import NO_FRAMING, without_content
 from policy_engine.kernel.phases import Phases, Result, then
 from policy_engine.kernel.promises import honour, name_body_in_pieces
 from policy_engine.kernel.reply import ProcessingMode, body_reply, chunk_reply, dropped_reply, piece_reply
 from policy_engine.kernel.sides import Side, first_closed
 from policy_engine.kernel.stream import Replies
 from policy_engine.sdk import Chunk, ImmediateResponse, Request, Response
+from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.executor import Outcome, run
 
-logger = logging.getLogger("policy_engine.kernel")
+repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
 
 def body(phases: Phases, side: Side, message: Any) -> Result:
@@ -83,6 +85,10 @@ def _whole(phases: Phases, side: Side, view: Request | Response, whole: bytes, c
     def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
             return phases.answer(outcome)
+        if outcome.restated and without_content(phases, view):
+            return body_reply(
+                side.body, [*outcome.edits, NO_FRAMING], outcome.actions, body=b"", had_content_length=False
+            )
         if all(action.body is None for action in outcome.actions):
             return reply(outcome, None)
         return then(encoded(view.body or b"", codings), lambda changed: reply(outcome, changed))
@@ -101,24 +107,30 @@ def _refused(phases: Phases, side: Side, error: BodyTooLarge | UndecodableBody) 
 def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Replies:
     """No policy can read this body: the failure modes of those that need it decide (R-11)."""
     closed = first_closed(side.on_body)
-    logger.warning(
+    repeated.log(
+        logging.WARNING,
+        (side.body, phases.route.chain.route_key),
         "%s of route %s cannot be decoded (%s), %s",
         side.body,
         phases.route.chain.route_key,
         error,
         "policies that read it are skipped" if closed is None else f"denied for {closed.label}",
-        extra={"event": "undecodable_body", "route": phases.route.chain.route_key},
+        extra={
+            "event": "undecodable_body",
+            "route": phases.route.chain.route_key,
+            "request_id": phases.request.id,
+        },
     )
     if closed is None:
         return chunk_reply(side.body, None)
-    return phases.end(ImmediateResponse(side.undecodable, details="policy_engine:undecodable_body"))
+    return phases.deny(ImmediateResponse(side.undecodable, details="policy_engine:undecodable_body"))
 
 
 def _in_pieces(phases: Phases, side: Side) -> Replies:
     """More of a body that was to come whole: Envoy streams it as its own configuration says, policies saw part."""
     closed = first_closed(side.on_body)
     name_body_in_pieces(phases.route, side.body, side.on_body, closed)
-    return chunk_reply(side.body, None) if closed is None else phases.end(closed.failure_response)
+    return chunk_reply(side.body, None) if closed is None else phases.deny(closed.failure_response)
 
 
 def _unguarded(phases: Phases, side: Side) -> Replies:
@@ -127,4 +139,4 @@ def _unguarded(phases: Phases, side: Side) -> Replies:
     if guard is None:
         return chunk_reply(side.body, None)
     phases.kernel.statistics.doubted_responses += 1
-    return phases.end(guard.failure_response)
+    return phases.deny(guard.failure_response)

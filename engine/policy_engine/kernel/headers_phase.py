@@ -6,7 +6,9 @@ from typing import Any
 
 from policy_engine.kernel.coding_threads import encoded
 from policy_engine.kernel.content_coding import CODINGS, codings_of
+from policy_engine.kernel.endless import REFUSAL, is_endless
 from policy_engine.kernel.header_view import headers_of
+from policy_engine.kernel.no_content import NO_FRAMING, without_content
 from policy_engine.kernel.phases import Phases, Result, then
 from policy_engine.kernel.promises import doubt, name_unsent_request_body, name_unsent_response_body
 from policy_engine.kernel.reply import ProcessingMode, headers_reply
@@ -22,6 +24,10 @@ _IDENTITY = HeaderEdit(("content-encoding",))
 
 def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     """Run the request's headers; `bodiless` when they end the request."""
+    if phases.modes.endless is not None and is_endless(phases.request):
+        if phases.modes.needs_end:
+            return phases.deny(REFUSAL)
+        phases.modes = phases.modes.endless
     if phases.modes.response.by_override and phases.peer.doubted:
         _probe(phases, bodiless=bodiless)
     side, request = phases.modes.request, phases.request
@@ -43,6 +49,7 @@ def response_headers(phases: Phases, message: Any) -> Result:
     if modes.skips_response_headers:
         doubt(phases.peer)
     side = modes.response
+    phases.content = not message.end_of_stream
     comes = empty = False
     if side.body_mode and _can_have_body(request, response):
         comes = not message.end_of_stream
@@ -50,7 +57,7 @@ def response_headers(phases: Phases, message: Any) -> Result:
         if comes and side.by_override and phases.peer.doubted and modes.guard is not None:
             name_unsent_response_body(phases.route, modes)
             phases.kernel.statistics.doubted_responses += 1
-            return phases.end(modes.guard.failure_response)
+            return phases.deny(modes.guard.failure_response)
     return _headers(phases, side, response, [request, response], comes=comes, empty=empty)
 
 
@@ -96,6 +103,8 @@ def _headers_done(
 def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcome, *, replaced: bool) -> Result:
     if outcome.immediate is not None:
         return phases.answer(outcome)
+    if (replaced or outcome.restated) and without_content(phases, view):
+        return _without_content(phases, side, outcome)
     if replaced or view.body:
         phases.no_longer_awaited(side)
         return _replaced(side, outcome, view)
@@ -107,6 +116,16 @@ def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcom
         # Serialised anew only when an action is another object than before.
         cached.actions, cached.reply = actions, headers_reply(side.headers, outcome.edits, actions) + side.override
     return cached.reply
+
+
+def _without_content(phases: Phases, side: Side, outcome: Outcome) -> bytes:
+    """Return the reply to a response's headers that ends the response with them, whatever of it is still to come."""
+    phases.no_longer_awaited(side)
+    phases.over += (side,)
+    # Nothing can be replaced where nothing follows; to a HEAD request nothing does (RFC 9110, 9.3.2).
+    follows = phases.content and phases.request.method != "HEAD"
+    edits = [*outcome.edits, NO_FRAMING]
+    return headers_reply(side.headers, edits, outcome.actions, body=b"" if follows else None)
 
 
 def _replaced(side: Side, outcome: Outcome, view: Request | Response) -> Result:
@@ -151,4 +170,4 @@ def _body_never_came(phases: Phases) -> Result:
     steps = side.on_body or side.on_chunk
     closed = first_closed(steps)
     name_unsent_request_body(phases.route, steps, closed)
-    return None if closed is None else phases.end(closed.failure_response)
+    return None if closed is None else phases.deny(closed.failure_response)

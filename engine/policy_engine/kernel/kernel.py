@@ -8,11 +8,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from policy_engine.kernel.reply import immediate_reply
 from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.kernel.routes import RequestCounter, Routes
 from policy_engine.limits import BODY_LIMIT, HEADER_COUNT, HEADER_SIZE
-from policy_engine.sdk import ImmediateResponse
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import Snapshot
 from policy_engine.worker.chains.compiler import retire
@@ -72,7 +70,7 @@ class KernelStatistics:
 class Kernel:
     """Holds what all sessions of a process share; `activate` swaps the configuration by one assignment."""
 
-    __slots__ = ("_requests", "not_ready", "options", "routes", "short_headers", "statistics", "tracing", "unmapped")
+    __slots__ = ("_requests", "options", "routes", "short_headers", "statistics", "tracing")
 
     def __init__(self, options: KernelOptions | None = None, tracing: Tracing | None = None) -> None:
         self.options = options or KernelOptions()
@@ -82,8 +80,6 @@ class Kernel:
         self.routes: Routes | None = None
         self.statistics = KernelStatistics()
         self._requests: dict[str, RequestCounter] = {}
-        self.not_ready = immediate_reply(ImmediateResponse(503, details="policy_engine:not_ready"))
-        self.unmapped = immediate_reply(ImmediateResponse(500, details="policy_engine:unmapped_route"))
 
     @property
     def snapshot(self) -> Snapshot | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import CoroutineType
 from typing import Any, TypeVar, cast
 
+from policy_engine.kernel.denial import denial
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.promises import ended_without_body
 from policy_engine.kernel.reply import immediate_reply
@@ -18,10 +19,11 @@ from policy_engine.kernel.routes import Modes, Route
 from policy_engine.kernel.sides import Side
 from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.sdk import ImmediateResponse, Request, Response
+from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.executor import Exchange, Outcome
 
-logger = logging.getLogger("policy_engine.kernel")
+repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
 _Value = TypeVar("_Value")
 
@@ -37,9 +39,22 @@ class Phases:
     - `over`: the sides whose body is over for the policies, whatever still comes of it.
     - `ended`: an answer ended the exchange.
     - `probing`: the response's body may come without its headers; see `promises`.
+    - `content`: the response's headers do not end it.
     """
 
-    __slots__ = ("awaited", "ended", "exchange", "kernel", "modes", "over", "peer", "probing", "request", "route")
+    __slots__ = (
+        "awaited",
+        "content",
+        "ended",
+        "exchange",
+        "kernel",
+        "modes",
+        "over",
+        "peer",
+        "probing",
+        "request",
+        "route",
+    )
 
     def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request, peer: Peer) -> None:
         self.kernel = kernel
@@ -50,6 +65,7 @@ class Phases:
         self.exchange = Exchange(route.chain, request)
         self.awaited: tuple[Side, ...] = ()
         self.over: tuple[Side, ...] = ()
+        self.content = False
         self.ended = False
         self.probing = False
         route.chain.usage.streams += 1
@@ -74,22 +90,40 @@ class Phases:
         return True
 
     def answer(self, outcome: Outcome) -> Replies:
-        """End the exchange with what a policy answered."""
+        """End the exchange with what a policy answered, or what answers for one that failed."""
         self.kernel.statistics.immediate += 1
-        return self.end(outcome.immediate or _INTERNAL_ERROR, outcome.actions)
+        # Of a policy that failed, the executor has logged why.
+        return self.end(outcome.immediate or _INTERNAL_ERROR, outcome.actions, refused=outcome.failed)
+
+    def deny(self, response: ImmediateResponse) -> Replies:
+        """End the exchange with a refusal of the engine's own, and say so with the id that the client gets."""
+        route = self.route.chain.route_key
+        repeated.log(
+            logging.INFO,
+            (response.details, route),
+            "a request of route %s was refused with %d (%s)",
+            route,
+            response.status,
+            response.details,
+            extra={"event": "refused", "route": route, "request_id": self.request.id},
+        )
+        return self.end(response, refused=True)
 
     def too_large(self, side: Side) -> Replies:
         """End the exchange for a body over the limit."""
         self.kernel.statistics.body_too_large += 1
-        return self.end(ImmediateResponse(side.too_large, details="policy_engine:body_too_large"))
+        return self.deny(ImmediateResponse(side.too_large, details="policy_engine:body_too_large"))
 
-    def end(self, response: ImmediateResponse, earlier: Sequence[Any] = ()) -> Replies:
-        """End the exchange with `response`; dynamic metadata of `earlier` actions is still published."""
+    def end(self, response: ImmediateResponse, earlier: Sequence[Any] = (), *, refused: bool = False) -> Replies:
+        """End the exchange with `response`; dynamic metadata of `earlier` actions is still published.
+
+        `refused`: it is the engine's own, see `denial`.
+        """
         self.ended = True
         tracing = self.kernel.tracing
         if tracing is not None and self.request.trace is not None:
             tracing.answered(self.request.trace, response)
-        return immediate_reply(response, earlier)
+        return immediate_reply(denial(response, self.request.headers) if refused else response, earlier)
 
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
@@ -102,7 +136,13 @@ class Phases:
             try:
                 hook(self.request)
             except BaseException:  # the policy's own, also its `sys.exit()`: it does not end the worker
-                logger.exception("on_stream_end of a policy on route %s failed", chain.route_key)
+                repeated.log(
+                    logging.ERROR,
+                    ("on_stream_end", chain.route_key),
+                    "on_stream_end of a policy on route %s failed",
+                    chain.route_key,
+                    exc_info=True,
+                )
         tracing = self.kernel.tracing
         if tracing is not None and self.request.trace is not None:
             tracing.end(self.request.trace)

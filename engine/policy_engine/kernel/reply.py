@@ -6,7 +6,7 @@ stand in one place: `content-length` must match a replaced body (envoy `mutation
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
@@ -142,5 +142,12 @@ def _metadata(actions: Sequence[Any]) -> bytes:
     reply = ext_proc.ProcessingResponse()
     for namespaces in published:
         for namespace, values in namespaces.items():
-            reply.dynamic_metadata.get_or_create_struct(namespace).update(dict(values))
+            reply.dynamic_metadata.get_or_create_struct(namespace).update(_plain(values))
     return bytes(reply.SerializeToString())
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON data with dicts for mappings: protobuf's `Struct` takes no other."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -32,6 +32,16 @@ def attribute(message: Any, name: str) -> str:
     return str(message.attributes[ATTRIBUTES].fields[name].string_value)
 
 
+def has_no_route(message: Any, name: str) -> bool:
+    """Return whether Envoy says that the request has no route: `xds.route_name` was evaluated, and there was none.
+
+    An unnamed route has an empty name. Where attributes are not asked for at all, nothing is said. To be asked after
+    `attribute`, which leaves a value of no kind for what was not sent.
+    """
+    fields = message.attributes[ATTRIBUTES].fields
+    return name == ROUTE_NAME and fields[name].WhichOneof("kind") is None and SOURCE_ADDRESS in fields
+
+
 def client_address(message: Any) -> str:
     """Return the address of Envoy's downstream peer without the port; empty when `source.address` was not sent."""
     host, _, _ = attribute(message, SOURCE_ADDRESS).rpartition(":")

@@ -5,11 +5,11 @@ A separate module because these bytes are made once per configuration and read b
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from policy_engine.kernel.nearest_names import NearestNames
 from policy_engine.kernel.reply import ProcessingMode, mode_override
 from policy_engine.kernel.sides import Side, first_closed, request_side, response_side
 from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
@@ -30,6 +30,8 @@ class Modes:
     """What one chain asks of Envoy under one static configuration, and how its bodies will arrive.
 
     `guard` is the first policy of the response body that fails closed, `probe` what is asked in doubt; see `promises`.
+    `endless` is what is asked where bodies do not end, None for a chain that needs none whole; `needs_end` is whether
+    policies that fail closed do.
     """
 
     request: Side
@@ -37,6 +39,8 @@ class Modes:
     skips_response_headers: bool
     guard: Step | None = None
     probe: Modes | None = None
+    endless: Modes | None = None
+    needs_end: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +69,29 @@ class Route:
 
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
+    modes = _asked(chain, static)
+    whole = [side for side in (modes.request, modes.response) if side.body_mode == ProcessingMode.BUFFERED]
+    if not whole:
+        return modes
+    return replace(
+        modes,
+        endless=_asked(_without_whole_bodies(chain, modes), static),
+        needs_end=any(first_closed(side.on_body) is not None for side in whole),
+    )
+
+
+def _without_whole_bodies(chain: CompiledChain, modes: Modes) -> CompiledChain:
+    """Return `chain` without the policies of bodies that it needs whole under `modes`."""
+    if modes.request.body_mode == ProcessingMode.BUFFERED:
+        needs = replace(chain.needs, request_body=BodyMode.NONE, request_trailers=bool(chain.request_trailers))
+        chain = replace(chain, needs=needs, request_body=(), request_chunks=())
+    if modes.response.body_mode == ProcessingMode.BUFFERED:
+        needs = replace(chain.needs, response_body=BodyMode.NONE, response_trailers=bool(chain.response_trailers))
+        chain = replace(chain, needs=needs, response_body=(), response_chunks=())
+    return chain
+
+
+def _asked(chain: CompiledChain, static: StaticModes) -> Modes:
     mode = processing_mode(chain.needs, static)
     modes = _asking(chain, mode, static)
     if not modes.response.by_override:
@@ -115,7 +142,7 @@ def _send(wanted: bool) -> Any:
 class Routes:
     """Every route of one snapshot by its key; immutable once made."""
 
-    __slots__ = ("_routes", "snapshot")
+    __slots__ = ("_nearest", "_routes", "snapshot")
 
     def __init__(self, snapshot: Snapshot, counters: dict[str, RequestCounter], previous: Routes | None = None) -> None:
         self.snapshot = snapshot
@@ -126,6 +153,7 @@ class Routes:
                 kept = Route(chain, counters.setdefault(key, RequestCounter()))
             routes[key] = kept
         self._routes: Mapping[str, Route] = routes
+        self._nearest: NearestNames | None = None
 
     def get(self, key: str) -> Route | None:
         """Return the route of `key`, or None when the configuration has none."""
@@ -133,4 +161,6 @@ class Routes:
 
     def nearest(self, key: str) -> Sequence[str]:
         """Return up to three known keys that look like `key`, for the log of a denied request (R-07)."""
-        return difflib.get_close_matches(key, self._routes, n=3, cutoff=0.4)
+        if self._nearest is None:
+            self._nearest = NearestNames(self._routes)
+        return self._nearest.of(key)

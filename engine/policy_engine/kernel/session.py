@@ -14,19 +14,26 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.message import DecodeError
 
 from policy_engine.kernel.body_phase import body
+from policy_engine.kernel.denial import denial
 from policy_engine.kernel.header_limits import refusal
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.headers_phase import request_headers, response_headers
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.phases import Phases, Result
-from policy_engine.kernel.reply import chunk_reply, headers_reply, trailers_reply
-from policy_engine.kernel.route_key import attribute, client_address
+from policy_engine.kernel.reply import chunk_reply, headers_reply, immediate_reply, trailers_reply
+from policy_engine.kernel.route_key import attribute, client_address, has_no_route
+from policy_engine.kernel.routes import Routes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
-from policy_engine.sdk import Request
+from policy_engine.sdk import Headers, ImmediateResponse, Request
+from policy_engine.sdk.repeated_lines import RepeatedLines
 
-logger = logging.getLogger("policy_engine.kernel")
+repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
+_NOT_READY = ImmediateResponse(503, details="policy_engine:not_ready")
+_NO_ROUTE = ImmediateResponse(404, details="policy_engine:no_route")
+_UNMAPPED = ImmediateResponse(500, details="policy_engine:unmapped_route")
+_LOGGED_KEY = 200
 _INVALID_ARGUMENT = 3
 _parse = ext_proc.ProcessingRequest.FromString
 _PASS_REQUEST_HEADERS = headers_reply("request_headers")
@@ -77,7 +84,8 @@ class Session:
         if phases is None:
             return _PASS[part]
         if part == "response_headers" and len(message) > self._kernel.short_headers:
-            refused = refusal(self._kernel, phases.route, part, request.response_headers.headers, len(message))
+            headers, size = request.response_headers.headers, len(message)
+            refused = refusal(self._kernel, phases.route, part, headers, size, phases.request.headers)
             if refused is not None:
                 phases.ended = True
                 return refused
@@ -104,12 +112,14 @@ class Session:
         routes = kernel.routes
         if routes is None:
             kernel.statistics.not_ready += 1
-            self._ended = True
-            return kernel.not_ready
+            return self._deny(_NOT_READY, headers_of(message.request_headers.headers))
         key = attribute(message, kernel.options.route_key)
         route = routes.get(key)
         if route is None:
-            return self._unmapped(key)
+            self._trace_unmapped(key, message)
+            if not kernel.options.pass_unmapped and has_no_route(message, kernel.options.route_key):
+                return self._without_route(message)
+            return self._unmapped(routes, key, headers_of(message.request_headers.headers))
         route.requests.value += 1
         config = message.protocol_config
         modes = route.modes_for((config.request_body_mode, config.response_body_mode))
@@ -117,28 +127,66 @@ class Session:
             return modes.request.pass_reply
         headers = message.request_headers
         header_map = headers.headers
-        if size > kernel.short_headers and (refused := refusal(kernel, route, part, header_map, size)) is not None:
-            self._ended = True
-            return refused
-        request = Request(headers_of(header_map), route=key, client_address=lambda: client_address(message))
+        view = headers_of(header_map)
+        if size > kernel.short_headers:
+            refused = refusal(kernel, route, part, header_map, size, view)
+            if refused is not None:
+                self._ended = True
+                return refused
+        request = Request(view, route=key, client_address=lambda: client_address(message))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
 
-    def _unmapped(self, key: str) -> Result:
+    def _trace_unmapped(self, key: str, message: Any) -> None:
+        """Give the caller's trace a span that tells why the request ended here."""
+        tracing = self._kernel.tracing
+        if tracing is None or self._kernel.options.pass_unmapped:
+            return
+        headers = headers_of(message.request_headers.headers)
+        span = tracing.begin(Request(headers, route=key, client_address=lambda: client_address(message)))
+        if span is not None:
+            tracing.answered(span, _UNMAPPED)
+            tracing.end(span)
+
+    def _unmapped(self, routes: Routes, key: str, headers: Headers) -> Result:
         kernel = self._kernel
         kernel.statistics.unmapped += 1
         if kernel.options.pass_unmapped:
             return _PASS_REQUEST_HEADERS
-        nearest = ", ".join(kernel.routes.nearest(key)) if kernel.routes is not None else ""
-        logger.error(
-            "route key %r (attribute %s) has no chain, request denied; nearest known keys: %s",
-            key,
+        # Finding near names costs more than the rest of the denial.
+        if repeated.due(key):
+            repeated.say(
+                logging.ERROR,
+                key,
+                "route key %.200r (attribute %s) has no chain, request denied; nearest known keys: %s",
+                key,
+                kernel.options.route_key,
+                ", ".join(routes.nearest(key)) or "none",
+                extra={
+                    "event": "unmapped_route",
+                    "route": key[:_LOGGED_KEY],
+                    "request_id": headers.get("x-request-id") or "",
+                },
+            )
+        return self._deny(_UNMAPPED, headers)
+
+    def _without_route(self, message: Any) -> Result:
+        """Answer as Envoy would have, had it not asked: a 404 opens nothing where `request_attributes` is wrong."""
+        kernel, headers = self._kernel, headers_of(message.request_headers.headers)
+        kernel.statistics.unmapped += 1
+        repeated.log(
+            logging.INFO,
+            None,
+            "a request without a route was denied with 404; if it should have one, see that request_attributes of the "
+            "filter holds %s",
             kernel.options.route_key,
-            nearest or "none",
-            extra={"event": "unmapped_route", "route": key},
+            extra={"event": "no_route", "request_id": headers.get("x-request-id") or ""},
         )
+        return self._deny(_NO_ROUTE, headers)
+
+    def _deny(self, response: ImmediateResponse, headers: Headers) -> bytes:
         self._ended = True
-        return kernel.unmapped
+        return immediate_reply(denial(response, headers))
 
     def _refuse(self, reason: str) -> StreamError:
         self._kernel.statistics.protocol_errors += 1

@@ -62,7 +62,7 @@ def _without_body(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Re
         if closed is None or not any(map(_changes, outcome.actions)):
             return go_on()
         name_trailers_only(phases.route)
-        return phases.end(closed.failure_response)
+        return phases.deny(closed.failure_response)
 
     return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), done)
 
@@ -83,7 +83,7 @@ def _last_chunk(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Resu
             return go_on()
         if side.body_mode == ProcessingMode.FULL_DUPLEX_STREAMED:
             return _in_front(duplex_chunk_reply(side.body, data, end=False), go_on())
-        return go_on() if closed is None else phases.end(closed.failure_response)
+        return go_on() if closed is None else phases.deny(closed.failure_response)
 
     return then(run(phases.exchange, side.on_chunk, arguments, Outcome()), done)
 

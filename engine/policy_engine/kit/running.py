@@ -18,7 +18,7 @@ from policy_engine.kit.header_lines import HeaderLines, HeaderValues, Part, line
 from policy_engine.kit.making import response as make_response
 from policy_engine.kit.outcome import Outcome
 from policy_engine.sdk import Headers, ImmediateResponse, Policy, Request, Response
-from policy_engine.worker.chains.compiled import Snapshot
+from policy_engine.worker.chains.compiled import Condition, Snapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.policies.registry import Registry
 
@@ -157,6 +157,10 @@ class _Exchange:
 
     def end(self, span: Any) -> None:
         """See `Tracing`."""
+
+    def explained(self, condition: Condition, policy: str, version: str) -> Condition:
+        """Leave conditions alone: a failure of one is told by its step."""
+        return condition
 
     def around(self, hook: Callable[..., Any], policy: str, version: str, name: str) -> Callable[..., Any]:
         """See `Tracing`; the chain notes its hooks itself."""

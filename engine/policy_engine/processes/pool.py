@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from policy_engine.processes.channel import Message, spec_to_message
 from policy_engine.processes.child import Child, WorkerFailed, WorkerGone
@@ -21,7 +20,7 @@ from policy_engine.processes.liveness import Liveness
 from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
 from policy_engine.settings.model import WORKER_PLACE
 from policy_engine.telemetry.metrics import Samples, add_samples
-from policy_engine.transport.listen import bind
+from policy_engine.transport.listen import bind, parse_unix
 from policy_engine.worker.chains.spec import ChainsSpec
 
 logger = logging.getLogger("policy_engine.supervisor")
@@ -261,7 +260,7 @@ class WorkerPool:
         for sock, address in zip(self._sockets, self._shared, strict=False):
             sock.close()
             if address.startswith("unix:"):
-                Path(address.removeprefix("unix:")).unlink(missing_ok=True)
+                parse_unix(address).path.unlink(missing_ok=True)
         self._sockets = []
 
     async def samples(self) -> Samples:

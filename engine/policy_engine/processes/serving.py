@@ -25,6 +25,7 @@ from policy_engine.processes.stray_signals import ignore_stray_signals, let_sign
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
+from policy_engine.transport.certificate_watch import CertificateWatch
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.transport.health import Health
 from policy_engine.transport.native.server import NativeServer
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("policy_engine.worker_process")
 
-_IDLE = CountersSnapshot(**dict.fromkeys(CountersSnapshot.__slots__, 0) | {"protocol_errors": {}})  # type: ignore[arg-type] # every field but one is an int
+_IDLE = CountersSnapshot(
+    **dict.fromkeys(CountersSnapshot.__slots__, 0)  # type: ignore[arg-type] # every field but two is an int
+    | {"protocol_errors": {}, "connections_refused": {}}
+)
 
 
 def sign_of_life_interval(timeout: float) -> float:
@@ -59,6 +63,10 @@ class Transport(Protocol):
 
     async def start(self) -> None:
         """Listen and serve."""
+        ...
+
+    def reload_tls(self) -> None:
+        """Read the files of TLS again, for connections to come; raises ValueError and keeps what was read before."""
         ...
 
     async def drain(self, seconds: float) -> object:
@@ -90,6 +98,7 @@ class WorkerOptions:
     certificate_file: str = ""
     key_file: str = ""
     client_ca_file: str = ""
+    client_names: tuple[str, ...] = ()
     tracing_endpoint: str = ""
     tracing_sample_ratio: float = 1.0
     tracing_service_name: str = "policy-engine"
@@ -109,7 +118,7 @@ class WorkerOptions:
         tls = None
         if self.certificate_file:
             client_ca = Path(self.client_ca_file) if self.client_ca_file else None
-            tls = TlsOptions(Path(self.certificate_file), Path(self.key_file), client_ca)
+            tls = TlsOptions(Path(self.certificate_file), Path(self.key_file), client_ca, tuple(self.client_names))
         return ServerOptions(bind=self.bind, tls=tls, limits=Limits(**self.limits), reuse_port=self.reuse_port)
 
 
@@ -140,6 +149,7 @@ class WorkerProcess:
         self._health = Health()
         self._watch = LoopWatch()
         self._server: Transport | None = None
+        self._certificates: CertificateWatch | None = None
         self._prepared: Snapshot | None = None
 
     async def run(self) -> None:
@@ -180,6 +190,8 @@ class WorkerProcess:
         if self._server is not None:
             await self._server.drain(self._options.drain_seconds)
         self._watch.stop()
+        if self._certificates is not None:
+            self._certificates.stop()
         self._compiler.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
@@ -213,6 +225,10 @@ class WorkerProcess:
             except ValueError as error:
                 return str(error)
             self._server = server
+            tls = self._options.server().tls
+            if tls is not None:
+                self._certificates = CertificateWatch(tls, server.reload_tls)
+                self._certificates.start()
             # What is loaded now lives as long as the process: keep the collector from scanning it again and again.
             gc.collect()
             gc.freeze()

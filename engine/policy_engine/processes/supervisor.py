@@ -9,7 +9,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,12 @@ from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes
+from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes, usable_cores
 from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
 from policy_engine.sources.source import LoadReport
-from policy_engine.sources.validate import chain_reader
+from policy_engine.sources.validate import chain_reader, unusable_policies
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
@@ -83,6 +82,8 @@ class Supervisor:
         ignore_stray_signals()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        for warning in unusable_policies(self._registry):
+            logger.warning("%s", warning)
         info = build_info(self._registry, self._policies)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         _check_certificates(self._settings)
@@ -109,7 +110,15 @@ class Supervisor:
         reader = chain_reader(self._registry, self._settings)
         if self._settings.configuration is ConfigurationSource.XDS:
             await self._follow_management_server(reader)
-        source = FileSource(self._settings.chains, reader, self._apply, self._note_load)
+        settings = self._settings
+        source = FileSource(
+            settings.chains,
+            reader,
+            self._apply,
+            self._note_load,
+            settings.chain_files.settle,
+            settings.chain_files.end_marker,
+        )
         loop = asyncio.get_running_loop()
         reloads: set[asyncio.Task[LoadReport | None]] = set()
 
@@ -238,7 +247,8 @@ class Supervisor:
             ("health.listen", settings.health.listen, "health and metrics"),
         ):
             if address is not None:
-                server = AdminServer(address, sources, probes_only=name == "health.listen")
+                probes_only = name == "health.listen"
+                server = AdminServer(address, sources, probes_only=probes_only, hosts=settings.admin.hosts)
                 try:
                     await server.start()
                 except OSError as error:
@@ -264,7 +274,7 @@ def _check_certificates(settings: Settings) -> None:
 
 def worker_count(workers: int | str) -> int:
     """Return how many workers `workers` means; `auto` is one for each core this process may use."""
-    return len(os.sched_getaffinity(0)) if workers == AUTO else int(workers)
+    return usable_cores() if workers == AUTO else int(workers)
 
 
 def configuration_version(chains: ChainsSpec) -> str:
@@ -292,6 +302,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         certificate_file=str(settings.tls.cert or ""),
         key_file=str(settings.tls.key or ""),
         client_ca_file=str(settings.tls.client_ca or ""),
+        client_names=settings.tls.client_names,
         tracing_endpoint=settings.tracing.endpoint or "",
         tracing_sample_ratio=settings.tracing.sample_ratio,
         tracing_service_name=settings.tracing.service_name,
@@ -300,6 +311,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         worker_timeout=settings.worker_timeout,
         limits={
             "max_concurrent_streams": settings.limits.streams,
+            "max_connections": settings.limits.connections,
             # What is over a limit must get its status from the session, not an error of the transport.
             "max_message_bytes": longest,
             "receive_buffer_bytes": max(RECEIVE_BUFFER, 4 * longest),

@@ -9,7 +9,8 @@ from policy_engine.sdk.headers import HeaderValue, encode_value
 
 _Value = TypeVar("_Value", bound=HeaderValue)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+", re.ASCII)
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header value may hold (RFC 9110, 5.5); Envoy fails the whole request for it."""
 _FRAMING = frozenset(
     ("host", "content-length", "connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade")
 )
@@ -37,7 +38,7 @@ def header_value(value: _Value) -> _Value:
     The text of the error does not hold the value, which may be a secret.
     """
     raw = encode_value(value)
-    if _CONTROL.search(raw):
+    if CONTROL.search(raw):
         raise ValueError("a header value must not hold control characters such as CR, LF or NUL (RFC 9110, 5.5)")
     if raw != raw.strip(b" \t"):
         raise ValueError("a header value must not begin or end with a space or tab (RFC 9110, 5.5)")

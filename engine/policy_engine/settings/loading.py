@@ -16,7 +16,7 @@ from typing import Any
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, ordered, render_text
 from policy_engine.documents.fields import did_you_mean
 from policy_engine.documents.json_types import type_in_words
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.sdk.json_pointer import format_pointer
 from policy_engine.settings.model import Form, Settings, contradictions
 
@@ -109,19 +109,28 @@ def _fields(section: Any) -> tuple[Field[Any], ...]:
     return tuple(one for one in fields(section) if one.name != "origins")
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a flag for every setting (`--listen`, `--tls-cert`, …); `load_settings` reads them from the namespace."""
-    group = parser.add_argument_group("settings", "each overrides its environment variable and the settings file")
+def add_flags(parser: argparse.ArgumentParser, shown: tuple[str, ...] | None = None) -> None:
+    """Add a flag for every setting (`--listen`, `--tls-cert`, …); `load_settings` reads them from the namespace.
+
+    The help shows all, or those in `shown`: names, or beginnings of names that end with a dot.
+    """
+    others = "" if shown is None else "; those of `policy-engine run --help` that are not listed are taken too"
+    group = parser.add_argument_group(
+        "settings", f"each overrides its environment variable and the settings file{others}"
+    )
     for known in known_settings():
         default = known.form.write(known.default)
         note = f" (default {default})" if default else ""
+        hidden = shown is not None and not any(
+            known.name.startswith(one) if one.endswith(".") else known.name == one for one in shown
+        )
         group.add_argument(
             known.flag,
             dest=_FLAG_PREFIX + known.name,
             metavar=known.name.rpartition(".")[2].upper(),
             action="append" if known.is_list else "store",
             default=None,
-            help=f"{known.description}{note}; {known.variable}".replace("%", "%%"),
+            help=argparse.SUPPRESS if hidden else f"{known.description}{note}; {known.variable}".replace("%", "%%"),
         )
 
 
@@ -199,14 +208,7 @@ def sample_file() -> str:
 
 
 def _from_file(path: Path, known: Mapping[str, KnownSetting], diagnostics: list[Diagnostic]) -> dict[str, _Given]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = f"the settings file cannot be read: {error.strerror or error}"
-        diagnostics.append(Diagnostic(str(path), reason, rule=Rule.UNREADABLE))
-        return {}
-    document, found = read_document(str(path), content)
+    document, found = read_document_file(path, "the settings file")
     diagnostics += found
     given: dict[str, _Given] = {}
     if document is None or document.value is None:

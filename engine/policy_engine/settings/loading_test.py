@@ -278,6 +278,29 @@ def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
     assert load(tmp_path, "", environ) == Settings()
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "outcome"),
+    [
+        ("http://collector:4318", "http://collector:4318"),
+        ("http://collector:4318/", "http://collector:4318"),
+        ("https://collector.example:443/otlp/v2", "https://collector.example:443/otlp/v2"),
+        ("http://collector:4318/v1/traces", "http://collector:4318/v1/traces"),
+        ("http://collector:4317", "port for OTLP over gRPC"),
+        ("https://[::1]:4317/base", "port for OTLP over gRPC"),
+        ("http://collector:4318/a?token=x", "odd characters"),
+        ("http://collector", "allowed: http://host:port"),
+        ("grpc://collector:4317", "allowed: http://host:port"),
+    ],
+)
+def test_where_spans_go(endpoint: str, outcome: str) -> None:
+    environ = {"POLICY_ENGINE_TRACING_ENDPOINT": endpoint}
+    if outcome.startswith("http"):
+        assert load_settings(None, environ).tracing.endpoint == outcome
+    else:
+        with pytest.raises(SettingsError, match=outcome):
+            load_settings(None, environ)
+
+
 def test_the_sample_file_is_complete_valid_and_up_to_date(tmp_path: Path) -> None:
     assert load(tmp_path, sample_file()) == Settings()
     with_values = "\n".join(

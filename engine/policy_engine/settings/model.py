@@ -8,6 +8,7 @@ and the sample file are all derived from these classes. Reading them from their 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,9 @@ from policy_engine.documents.quantities import (
 from policy_engine.limits import (
     BLOCKING_THREADS,
     BODY_LIMIT,
+    CONNECTIONS,
     CONSTRUCTION_SECONDS,
+    FILE_SETTLE_SECONDS,
     HEADER_COUNT,
     HEADER_SIZE,
     LARGEST_HEADERS,
@@ -36,6 +39,8 @@ from policy_engine.limits import (
     STREAMS,
     WORKER_SECONDS,
 )
+from policy_engine.transport.client_names import ClientNames
+from policy_engine.transport.listen import UNIX_PREFIX, parse_unix
 
 AUTO = "auto"
 WORKER_PLACE = "{worker}"
@@ -86,6 +91,13 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use; macOS and Windows only know how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +190,9 @@ def _address(text: str) -> str:
     `{worker}` in it stands for the number of the worker process, so that each has an address of its own.
     """
     written, text = text, text.replace(WORKER_PLACE, "0")
-    if text.startswith("unix:"):
-        path = text.removeprefix("unix:")
-        # Linux: sun_path holds 108 bytes with its end (unix(7)).
-        if not path.startswith("/") or len(path.encode()) > 107:
-            raise ValueError("is not an absolute socket path of at most 107 bytes")
+    if text.startswith(UNIX_PREFIX):
+        if not parse_unix(text).path.is_absolute():
+            raise ValueError("is not an absolute socket path")
         return written
     host, separator, port = text.rpartition(":")
     if not separator or not host or not port.isdecimal() or not port.isascii() or int(port) > 65535:
@@ -201,6 +211,12 @@ def _addresses(text: str) -> tuple[str, ...]:
     return found
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(one.strip() for one in text.split(",")) if text else ()
+    ClientNames(names)
+    return names
+
+
 def _loopback(text: str) -> str | None:
     if text == OFF:
         return None
@@ -216,8 +232,12 @@ def _collector(text: str) -> str | None:
     scheme, separator, address = text.partition("://")
     if scheme not in ("http", "https") or not separator or address.startswith("unix:"):
         raise ValueError("is not http://host:port or https://host:port")
-    _address(address)
-    return text
+    host, slash, path = address.partition("/")
+    if _address(host).endswith(":4317"):
+        raise ValueError("is the port for OTLP over gRPC; spans go over HTTP, whose port is 4318")
+    if not re.fullmatch(r"[A-Za-z0-9._~/-]*", path, re.ASCII):
+        raise ValueError("has a path with a query, a fragment or odd characters")
+    return f"{scheme}://{host}{slash}{path}".rstrip("/")
 
 
 def _ratio(text: str) -> float:
@@ -232,6 +252,13 @@ def _optional_address(text: str) -> str | None:
 
 def _paths(text: str) -> tuple[Path, ...]:
     return tuple(_path(one.strip()) for one in text.split(",")) if text else ()
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(one.strip().lower() for one in text.split(",")) if text else ()
+    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", one, re.ASCII) for one in names):
+        raise ValueError("has a name that is no host name; ports are left out")
+    return names
 
 
 def _written_list(values: Iterable[object]) -> str:
@@ -250,13 +277,16 @@ def _written_or_nothing(value: object) -> str:
     return "" if value is None else str(value)
 
 
+_UNIX = "unix:/path; ?mode=0660&group=NAME after it lets clients of other users in"
 ADDRESS = Form(_address, "host:port", _written_or_nothing)
-ADDRESSES = Form(_addresses, "a list of host:port, [v6]:port or unix:/path", _written_list)
+ADDRESSES = Form(_addresses, f"a list of host:port, [v6]:port or {_UNIX}", _written_list)
 LOOPBACK = Form(_loopback, "a loopback host:port, unix:/path, or off", _written_or_off)
 OPTIONAL_ADDRESS = Form(_optional_address, "host:port, unix:/path, or off", _written_or_off)
+NAMES = Form(_names, "a list of DNS names and URIs", _written_list)
 BOOLEAN = Form(_boolean, "true, false", _written_boolean)
 TEXT = Form(_plain, "text", _written_or_nothing)
 METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _written_or_nothing)
+HOSTS = Form(_hosts, "a list of host names without ports", _written_list)
 FILE = Form(_path, "a path", _written_or_nothing)
 FILES = Form(_paths, "a list of paths", _written_list)
 
@@ -268,6 +298,12 @@ class TlsSettings:
     cert: Path | None = setting(FILE, None, "certificate chain of the ext_proc server, PEM; without it, no TLS")
     key: Path | None = setting(FILE, None, "private key of the certificate, PEM")
     client_ca: Path | None = setting(FILE, None, "CA whose client certificates are accepted, PEM; makes them required")
+    client_names: tuple[str, ...] = setting(
+        NAMES,
+        (),
+        "names of which a client's certificate has to bear one, such as envoy.example, *.edge.example or "
+        "spiffe://cluster.local/ns/gateways/*; any certificate of the CA unless set",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +346,23 @@ class RouteKeySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainFileSettings:
+    """When a chain file is taken for complete (R-20)."""
+
+    settle: float = setting(
+        _duration(0, 600), FILE_SETTLE_SECONDS, "time a chain file that was not renamed into place must be left alone"
+    )
+    end_marker: bool = setting(BOOLEAN, False, "refuse a chain file whose last line is not `...`, as half written")
+
+
+@dataclass(frozen=True, slots=True)
 class SecretSettings:
     """Where secrets of chains may come from (R-24)."""
 
     directories: tuple[Path, ...] = setting(
-        FILES, (), "directories that ${file:…} may read from; every file the engine can read unless set"
+        FILES,
+        (),
+        "directories that ${file:…} may read from; unless set, everything, or nothing when configuration is xds",
     )
 
 
@@ -323,6 +371,9 @@ class AdminSettings:
     """Admin pages (R-53)."""
 
     listen: str | None = setting(LOOPBACK, "127.0.0.1:9003", "admin pages, loopback only; off for none")
+    hosts: tuple[str, ...] = setting(
+        HOSTS, (), "host names, besides those of loopback, by which browsers may ask for admin pages, as behind a proxy"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +396,7 @@ class TracingSettings:
     """Spans for OpenTelemetry (R-52)."""
 
     endpoint: str | None = setting(
-        Form(_collector, "http://host:port, https://host:port, or off", _written_or_off),
+        Form(_collector, "http://host:port, https://host:port/path, or off", _written_or_off),
         None,
         "OTLP/HTTP collector that spans are sent to (its /v1/traces); off for no tracing",
     )
@@ -362,6 +413,11 @@ class LimitSettings:
     """What peers may make the engine hold (R-09, R-14)."""
 
     streams: int = setting(_whole_number(1, 1_000_000), STREAMS, "streams open at once in one worker process")
+    connections: int = setting(
+        _whole_number(1, 1_000_000),
+        CONNECTIONS,
+        "connections to one worker process; idle ones give way to new ones",
+    )
     blocking_threads: int = setting(
         _whole_number(1, 1024), BLOCKING_THREADS, "threads for each blocking policy version"
     )
@@ -405,6 +461,7 @@ class Settings:
     policies: PolicySettings = field(default_factory=PolicySettings)
     xds: XdsSettings = field(default_factory=XdsSettings)
     route_key: RouteKeySettings = field(default_factory=RouteKeySettings)
+    chain_files: ChainFileSettings = field(default_factory=ChainFileSettings)
     secrets: SecretSettings = field(default_factory=SecretSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
@@ -421,6 +478,8 @@ def contradictions(settings: Settings) -> Mapping[str, str]:
         if (tls.cert is None) != (tls.key is None):
             missing = "key" if tls.key is None else "cert"
             found[f"{name}.{missing}"] = f"is not set, but {name}.{'cert' if missing == 'key' else 'key'} is"
+    if settings.tls.client_names and settings.tls.client_ca is None:
+        found["tls.client_ca"] = "is not set, but tls.client_names is; without a CA no client shows a certificate"
     if settings.tls.client_ca is not None and settings.tls.cert is None:
         found["tls.cert"] = "is not set, but tls.client_ca is; client certificates need TLS"
     if settings.xds.tls.cert is not None and settings.xds.tls.ca is None:

@@ -6,19 +6,26 @@ A separate module because the file watcher, the validator and the control plane 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooManyFindings
+from policy_engine.documents.plain_file import read_plain_file
 from policy_engine.documents.yaml_document import MAX_BYTES, read_document
 from policy_engine.sources.chain_reader import ChainReader, LoadedChains
 
 MAX_FILES = 10_000
 MAX_TOTAL_BYTES = 64 << 20
 """Of all files together: they are read at once, and as YAML take some thirty times their size in memory."""
+END_MARKER = b"..."
+"""YAML's own mark of a document's end (YAML 1.2.2, 9.1.2), the last line of a file that says it is complete."""
 _SUFFIXES = (".yaml", ".yml")
+_CHECKSUM_SUFFIX = ".sha256"
+_CHECKSUM = re.compile(rb"([0-9A-Fa-f]{64})(\s.*)?", re.DOTALL)
+_MAX_CHECKSUM_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +57,22 @@ def find_chain_files(path: Path) -> list[Path]:
     return [one for one in names if not one.is_dir()]
 
 
-def read_chain_files(paths: Sequence[Path]) -> ChainFiles:
-    """Read every chain file that `paths` (files or directories) stand for."""
+def is_chain_file_name(name: str) -> bool:
+    """Return whether a file of this name in a directory matters: a chain file, or the checksum of one."""
+    return name.removesuffix(_CHECKSUM_SUFFIX).endswith(_SUFFIXES)
+
+
+def with_checksums(path: Path) -> tuple[Path, ...]:
+    """Return what to watch for changes of the chain file, or the directory of chain files, at `path`."""
+    return (path,) if path.is_dir() else (path, _checksum_file(path))
+
+
+def read_chain_files(paths: Sequence[Path], *, end_marker: bool = False) -> ChainFiles:
+    """Read every chain file that `paths` (files or directories) stand for.
+
+    A file that does not match the checksum in `FILE.sha256` beside it is half written or not meant, and is reported as
+    unreadable; so is, with `end_marker`, one whose last line is not `...`.
+    """
     contents: dict[Path, bytes] = {}
     diagnostics: list[Diagnostic] = []
     total = 0
@@ -69,10 +90,13 @@ def read_chain_files(paths: Sequence[Path]) -> ChainFiles:
             continue
         for file in files:
             try:
-                contents[file] = _read(file)
+                contents[file] = read_plain_file(file, MAX_BYTES)
+                reason = _why_incomplete(file, contents[file], end_marker)
             except OSError as error:
                 diagnostics.append(_unreadable(file, error))
                 continue
+            if reason:
+                diagnostics.append(Diagnostic(str(file), reason, rule=Rule.UNREADABLE))
             total += len(contents[file])
             if total > MAX_TOTAL_BYTES:
                 reason = f"the files up to this one are together larger than {MAX_TOTAL_BYTES >> 20} MiB"
@@ -93,17 +117,31 @@ def load_chains(files: ChainFiles, reader: ChainReader) -> LoadedChains:
     return reader.read_documents(documents, diagnostics)
 
 
-def load_chain_paths(paths: Iterable[Path], reader: ChainReader) -> LoadedChains:
+def load_chain_paths(paths: Iterable[Path], reader: ChainReader, *, end_marker: bool = False) -> LoadedChains:
     """Read and check the chain files at `paths` (files or directories) as one configuration."""
-    return load_chains(read_chain_files(tuple(paths)), reader)
+    return load_chains(read_chain_files(tuple(paths), end_marker=end_marker), reader)
 
 
-def _read(path: Path) -> bytes:
-    if path.exists() and not path.is_file():
-        raise OSError(0, "it is not a regular file")
-    with path.open("rb") as file:
-        # One byte more than is allowed is enough for the reader to say that it is too large.
-        return file.read(MAX_BYTES + 1)
+def _why_incomplete(path: Path, content: bytes, end_marker: bool) -> str:
+    if end_marker and content.rstrip().rpartition(b"\n")[2] != END_MARKER:
+        return f"is not complete: its last line is not {END_MARKER.decode()!r}, which chain_files.end_marker asks for"
+    checksum_file = _checksum_file(path)
+    try:
+        text = read_plain_file(checksum_file, _MAX_CHECKSUM_BYTES)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"its checksum {checksum_file} cannot be read: {error.strerror or error}"
+    found = _CHECKSUM.fullmatch(text)
+    if found is None:
+        return f"its checksum {checksum_file} is not one: 64 hexadecimal digits, as sha256sum writes them"
+    if found[1].decode().lower() != hashlib.sha256(content).hexdigest():
+        return f"does not match its checksum {checksum_file}: one of the two is old, or not completely written"
+    return ""
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(path.name + _CHECKSUM_SUFFIX)
 
 
 def _unreadable(path: Path, error: OSError) -> Diagnostic:

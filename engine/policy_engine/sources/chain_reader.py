@@ -31,7 +31,13 @@ from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.conditions.failing import unguarded
-from policy_engine.worker.policies.registry import PolicyDefinition, Registry, UnknownPolicy, UnknownVersion
+from policy_engine.worker.policies.registry import (
+    PolicyDefinition,
+    Registry,
+    UnknownPolicy,
+    UnknownVersion,
+    UnusablePolicy,
+)
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
 
@@ -219,6 +225,8 @@ class ChainReader:
             available = ", ".join(error.available) or "none, this engine was built without policies"
             reason = f"there is no policy {name!r} in this engine{meant}"
             fields.error(("name",), reason, rule=Rule.UNKNOWN_POLICY, allowed=available)
+        except UnusablePolicy as error:
+            fields.error(("name",), str(error), rule=Rule.UNKNOWN_POLICY)
         except UnknownVersion as unknown:
             if version is not None:
                 available = ", ".join(str(one) for one in unknown.available)
@@ -241,7 +249,8 @@ class ChainReader:
         """Return parameters with secrets and defaults in place and the pointers of the secret ones, or None."""
         resolution = resolve_secrets(parameters, load.secrets)
         for within, reason in resolution.problems:
-            load.diagnostics.append(document.diagnostic((*path, *within), reason, rule=Rule.SECRET))
+            rule = Rule.REFERENCE if within in resolution.malformed else Rule.SECRET
+            load.diagnostics.append(document.diagnostic((*path, *within), reason, rule=rule))
         if definition is None:
             return None
         checked = definition.parameters.check(resolution.parameters)
@@ -303,9 +312,16 @@ def _violation(
 
 
 def _refusal(refusal: Refusal, pending: _Pending) -> Diagnostic:
+    resolution = pending.resolution
+    at = refusal.pointer
+    if at and any(pointer == at or pointer.startswith(f"{at}/") for pointer in resolution.pointers):
+        # Whatever the policy says of this value may quote it, and be it a bracket of a regular expression.
+        reason = "is not valid; why is not shown, as it holds a secret"
+    else:
+        reason = resolution.scrub_pieces(refusal.reason)
     return pending.document.diagnostic(
         (*pending.path, *path_within(pending.trial.parameters, refusal.pointer)),
-        f"{pending.trial.definition}: {pending.resolution.scrub(refusal.reason)}",
+        f"{pending.trial.definition}: {reason}",
         rule=Rule.REFUSED,
     )
 

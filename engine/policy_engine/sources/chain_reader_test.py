@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from policy_engine.documents.diagnostics import Rule
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.documents.yaml_document import read_document
 from policy_engine.sdk.hooks import Phase
@@ -165,7 +166,86 @@ def test_a_route_key_used_in_two_files_names_both_places(chains: Chains) -> None
     one = "version: v1\nroutes:\n- route_key: same\n  policies: []\n"
     assert chains.errors(one, "# moved down\n" + one) == [
         "f1.yaml:4:14: /routes/0/route_key: the route key 'same' is already used in f0.yaml:3; a route has one chain"
+        ' (route "same")'
     ]
+
+
+def test_what_a_misspelt_key_holds_is_checked_in_the_same_round(chains: Chains) -> None:
+    text = """\
+version: v1
+routs:
+- rout_key: r
+  polices:
+  - nam: testd
+    version: v1
+  - name: tested
+    versoin: v7
+  - name: tested
+    version: v1
+    paramters: {count: 0}
+    timeuot: 5
+"""
+    assert [(one.line, one.rule.value) for one in chains.read(text).diagnostics] == [
+        (2, "unknown-key"),
+        (3, "unknown-key"),
+        (4, "unknown-key"),
+        (5, "unknown-key"),
+        (5, "unknown-policy"),
+        (8, "unknown-key"),
+        (8, "unknown-version"),
+        (11, "unknown-key"),
+        (11, "invalid-parameters"),
+        (12, "unknown-key"),
+        (12, "wrong-type"),
+    ]
+
+
+def test_a_misspelt_key_beside_the_right_one_is_only_that(chains: Chains) -> None:
+    text = "version: v1\nroutes:\n- route_key: r\n  polices: [{name: nobody}]\n  policies: []\n"
+    (found,) = chains.errors(text)
+    assert "'polices' is not a key of a route" in found
+
+
+def test_misspelt_keys_inside_aliases_end_too(chains: Chains) -> None:
+    text = "version: v1\nroutes:\n- &a {route_key: r, polices: [{name: nobody, version: v1}]}\n- *a\n"
+    assert any("no policy 'nobody'" in one for one in chains.errors(text))
+
+
+@pytest.mark.parametrize("key", ["n", "y", "No", "no", "on", "OFF", "'1e3'", "'null'", "'~'"])
+def test_route_keys_that_others_read_as_booleans_are_texts(chains: Chains, key: str) -> None:
+    spec = chains.good(f"version: v1\nroutes: [{{route_key: {key}, policies: []}}]\n")
+    assert spec.routes[0].route_key == key.strip("'")
+
+
+@pytest.mark.parametrize("key", ["true", "1e3", "1", "null", "~"])
+def test_route_keys_that_are_no_texts_are_refused(chains: Chains, key: str) -> None:
+    (error,) = chains.errors(f"version: v1\nroutes: [{{route_key: {key}, policies: []}}]\n")
+    assert "must be text" in error
+
+
+def test_a_finding_names_the_route_that_it_is_about(chains: Chains) -> None:
+    text = """\
+version: v1
+routes:
+- route_key: first
+  policies: []
+- route_key: "second, with a comma"
+  policies:
+  - {name: nobody, version: v1}
+  - {name: tested, version: v1, version: v1}
+  - {name: tested, version: v1, condition: 'requst.path'}
+  - {name: tested, version: v1, parameters: {key: '${env:NOWHERE}', refused: x, count: 0}}
+  - {name: tested, version: v1, parameters: {refused: x}}
+- policies: []
+"""
+    found = chains.read(text).diagnostics
+    assert {one.rule for one in found} >= {Rule.UNKNOWN_POLICY, Rule.DUPLICATE_KEY, Rule.CONDITION, Rule.REFUSED}
+    for one in found:
+        named = one.path.startswith("/routes/1/")
+        assert one.route == ("second, with a comma" if named else "")
+        first_line = str(one).partition("\n")[0]
+        assert first_line.endswith('(route "second, with a comma")') == named
+        assert one.as_document()["route"] == one.route
 
 
 def test_secrets_are_resolved_and_never_shown(chains: Chains) -> None:
@@ -180,7 +260,9 @@ def test_secrets_are_resolved_and_never_shown(chains: Chains) -> None:
 
 def test_a_missing_secret_is_the_one_thing_said_about_its_parameter(chains: Chains) -> None:
     errors = chains.errors(chain("{name: tested, version: v1, parameters: {url: '${env:NOWHERE}'}}"))
-    assert errors == ["f0.yaml:5:51: /routes/0/policies/0/parameters/url: the environment variable NOWHERE is not set"]
+    assert errors == [
+        'f0.yaml:5:51: /routes/0/policies/0/parameters/url: the environment variable NOWHERE is not set (route "r")'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -191,6 +273,49 @@ def test_what_is_wrong_with_a_secret_is_said_without_it(chains: Chains, paramete
     assert len(errors) == 1
     assert SECRET not in errors[0]
     assert "abc" not in errors[0]
+
+
+QUOTING = """\
+import re
+
+from policy_engine.sdk import ParameterError, Policy
+
+
+class Tested(Policy):
+    def __init__(self, parameters):
+        try:
+            re.compile(parameters["key"])
+        except re.error as error:
+            place = error.pos
+            raise ParameterError(f"{{error.msg}} in {{error.pattern[place:]!r}}", parameters["header"]) from None
+
+    def on_request_headers(self, request):
+        return None
+"""
+
+
+@pytest.mark.parametrize("pointer", ["", "/", "/key", "/count", "/nowhere/at/all"])
+def test_an_error_of_a_regular_expression_shows_no_piece_of_the_secret_in_it(tmp_path: Path, pointer: str) -> None:
+    write_policy(tmp_path, code=QUOTING)
+    registry, _ = load_policy_tree(tmp_path)
+    assert registry is not None
+    key = "^hunter2(unclosed-swordfish|x"
+    entry = f"{{name: tested, version: v1, parameters: {{header: '{pointer}', key: '${{env:KEY}}'}}}}"
+    (found,) = Chains(registry, {"KEY": key}).errors(chain(entry))
+    for piece in ("hunter", "unclosed", "sword", "fish"):
+        assert piece not in found
+    if pointer == "/key":
+        assert found.endswith('/key: tested v1.0.0: is not valid; why is not shown, as it holds a secret (route "r")')
+    else:
+        assert "missing )" in found
+        assert "'***'" in found
+
+
+def test_a_text_that_only_looks_like_a_reference_is_refused(chains: Chains) -> None:
+    for text in ("${ENV:SECRET}", "${vault:secret}", "${file/run/secret}", "${env:SECRET", "${file:/a/${env:SECRET}}"):
+        loaded = chains.read(chain(f"{{name: tested, version: v1, parameters: {{key: '{text}'}}}}"))
+        assert [one.rule for one in loaded.diagnostics] == [Rule.REFERENCE]
+        assert loaded.diagnostics[0].path == "/routes/0/policies/0/parameters/key"
 
 
 def test_unchanged_entries_are_not_constructed_again(registry: Registry, chains: Chains) -> None:

@@ -9,19 +9,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.error_text import error_text
 from policy_engine.documents.secret_references import digest_secret_file
-from policy_engine.sources.chain_file import ChainFiles, load_chains, read_chain_files
+from policy_engine.limits import FILE_SETTLE_SECONDS
+from policy_engine.sources.chain_file import (
+    ChainFiles,
+    is_chain_file_name,
+    load_chains,
+    read_chain_files,
+    with_checksums,
+)
 from policy_engine.sources.chain_reader import ChainReader, LoadedChains
-from policy_engine.sources.file_watch import watch
+from policy_engine.sources.file_watch import Settled, settled, watch
 from policy_engine.sources.source import Apply, LoadReport, Report, why_not_applied
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.construction import off_loop
+
+
+class _WrittenMeanwhile(Exception):
+    """What was read may be half of something: somebody wrote to one of the files since they had settled."""
 
 
 @dataclass(slots=True)
@@ -30,12 +41,17 @@ class FileSource:
 
     `reader` holds the registry. `apply` is called for every valid change, one at a time, and `report` after every
     load, accepted or not. `active` are the chains in effect, `last` is the report of the latest load.
+
+    A file that may be half written is not read before it has been left alone for `settle` seconds; with `end_marker` it
+    has to end with one too.
     """
 
     path: Path
     reader: ChainReader
     apply: Apply
     report: Report
+    settle: float = FILE_SETTLE_SECONDS
+    end_marker: bool = False
     active: ChainsSpec | None = None
     last: LoadReport | None = None
     _secret_files: Mapping[Path, bytes] = field(default_factory=dict)
@@ -44,22 +60,31 @@ class FileSource:
 
     async def load(self, *, force: bool = False) -> LoadReport | None:
         """Load once; None when the content is what was loaded last. `force` loads the same content again (SIGHUP)."""
+        while True:
+            moment = await settled(self._watched, self.settle, is_chain_file_name)
+            with suppress(_WrittenMeanwhile):
+                return await self._load(moment, force)
+
+    async def run(self) -> None:
+        """Load, and load again after every settled change, until cancelled."""
+        async with aclosing(watch(self._watched, self.settle, of_interest=is_chain_file_name)) as changes:
+            async for moment in changes:
+                with suppress(_WrittenMeanwhile):  # the watch sees that too, and tells when it is over
+                    await self._load(moment)
+
+    async def _load(self, moment: Settled, force: bool = False) -> LoadReport | None:
         async with self._lock:
-            files = await off_loop(read_chain_files, (self.path,))
+            files = await off_loop(read_chain_files, (self.path,), end_marker=self.end_marker)
             if not force and self._content == await off_loop(self._content_hash, files):
                 return None
             loaded = await off_loop(self._read, files)
+            if not await off_loop(moment.still):
+                raise _WrittenMeanwhile
             self._secret_files = loaded.secret_files
             self._content = _content_hash(files, loaded.secret_files)
             self.last = await self._use(loaded)
             self.report(self.last)
             return self.last
-
-    async def run(self) -> None:
-        """Load, and load again after every settled change, until cancelled."""
-        async with aclosing(watch(self._watched)) as changes:
-            async for _ in changes:
-                await self.load()
 
     def _read(self, files: ChainFiles) -> LoadedChains:
         try:
@@ -71,7 +96,7 @@ class FileSource:
             return LoadedChains(None, (Diagnostic(str(self.path), reason, rule=Rule.UNREADABLE),), self._secret_files)
 
     def _watched(self) -> tuple[Path, ...]:
-        return (self.path, *sorted(self._secret_files))
+        return (*with_checksums(self.path), *sorted(self._secret_files))
 
     def _content_hash(self, files: ChainFiles) -> str:
         return _content_hash(files, {path: digest_secret_file(path) for path in self._secret_files})

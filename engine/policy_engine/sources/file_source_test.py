@@ -33,12 +33,12 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 class Engine:
     """Takes chains as the supervisor does, and remembers."""
 
-    def __init__(self, path: Path, registry: Registry) -> None:
+    def __init__(self, path: Path, registry: Registry, settle: float) -> None:
         self.applied: list[ChainsSpec] = []
         self.reports: asyncio.Queue[LoadReport] = asyncio.Queue()
         self.refuse: Exception | None = None
         self.source = FileSource(
-            path, ChainReader(registry, secrets=lambda: SecretSource({})), self.apply, self.reports.put_nowait
+            path, ChainReader(registry, secrets=lambda: SecretSource({})), self.apply, self.reports.put_nowait, settle
         )
 
     async def apply(self, chains: ChainsSpec) -> None:
@@ -56,8 +56,8 @@ class Engine:
 
 
 @asynccontextmanager
-async def running(path: Path, registry: Registry) -> AsyncIterator[Engine]:
-    engine = Engine(path, registry)
+async def running(path: Path, registry: Registry, settle: float = 0.1) -> AsyncIterator[Engine]:
+    engine = Engine(path, registry, settle)
     task = asyncio.create_task(engine.source.run())
     try:
         yield engine

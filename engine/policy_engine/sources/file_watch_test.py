@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from policy_engine.sources import file_watch
-from policy_engine.sources.file_watch import watch
+from policy_engine.sources.file_watch import settled, watch
 
 PATIENCE = 10.0
 QUIET_ENOUGH = 0.4
@@ -31,12 +32,12 @@ class Changes:
 
 
 @asynccontextmanager
-async def watching(*paths: Path) -> AsyncIterator[Changes]:
+async def watching(*paths: Path, in_place: float = 0.1) -> AsyncIterator[Changes]:
     changes = Changes()
 
     async def follow() -> None:
-        async with aclosing(watch(lambda: paths)) as settled:
-            async for _ in settled:
+        async with aclosing(watch(lambda: paths, in_place)) as moments:
+            async for _ in moments:
                 changes.queue.put_nowait(None)
 
     task = asyncio.create_task(follow())
@@ -143,9 +144,9 @@ def test_a_burst_is_one_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     async def test() -> None:
         file = tmp_path / "chains.yaml"
         file.write_text("")
-        async with aclosing(watch(lambda: (file,), quiet=0.2)) as settled:
-            await anext(settled)
-            following = asyncio.ensure_future(anext(settled))
+        async with aclosing(watch(lambda: (file,), in_place=0.2)) as moments:
+            await anext(moments)
+            following = asyncio.ensure_future(anext(moments))
             for size in range(1, 30):
                 file.write_text("x" * size)
                 await asyncio.sleep(0.02)
@@ -155,13 +156,38 @@ def test_a_burst_is_one_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     run(test, monkeypatch)
 
 
-def test_files_that_never_settle_are_reported_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_replaced_without_end_are_reported_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(file_watch, "LONGEST_UNSETTLED", 0.3)
+    monkeypatch.setattr(file_watch, "SHORTEST_PAUSE", 0.005)
 
     async def test() -> None:
         file = tmp_path / "log.yaml"
         file.write_text("")
         async with watching(file) as changes:
+            stop = threading.Event()
+
+            def keep_replacing() -> None:
+                while not stop.wait(0.005):
+                    replace(file)
+
+            with background(keep_replacing, stop):
+                await changes.one()
+                await changes.one()
+
+    run(test, monkeypatch)
+
+
+def test_a_file_that_is_written_without_end_is_not_reported_but_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(file_watch, "TELL_AFTER", 0.3)
+
+    async def test() -> None:
+        file = tmp_path / "log.yaml"
+        file.write_text("")
+        async with watching(file, in_place=0.2) as changes:
             stop = threading.Event()
 
             def keep_writing() -> None:
@@ -170,16 +196,149 @@ def test_files_that_never_settle_are_reported_all_the_same(tmp_path: Path, monke
                         open_file.write("x")
                         open_file.flush()
 
-            writer = threading.Thread(target=keep_writing)
-            writer.start()
-            try:
-                await changes.one()
-                await changes.one()
-            finally:
-                stop.set()
-                writer.join()
+            with background(keep_writing, stop):
+                await asyncio.sleep(0.6)
+                await changes.none()
+            await changes.one()
+        assert [record.args for record in caplog.records] == [(str(file),)]
 
     run(test, monkeypatch)
+
+
+def test_other_files_of_a_directory_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        changes: asyncio.Queue[object] = asyncio.Queue()
+
+        async def follow() -> None:
+            async with aclosing(watch(lambda: (tmp_path,), 0.1, of_interest=lambda name: name == "a")) as moments:
+                async for one in moments:
+                    changes.put_nowait(one)
+
+        task = asyncio.create_task(follow())
+        await asyncio.wait_for(changes.get(), PATIENCE)
+        (tmp_path / "b").write_text("b")
+        await asyncio.sleep(QUIET_ENOUGH)
+        assert changes.empty()
+        (tmp_path / "a").write_text("a")
+        await asyncio.wait_for(changes.get(), PATIENCE)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(test, monkeypatch)
+
+
+def recreate(path: Path) -> None:
+    path.unlink()
+    path.write_text("half of it")
+
+
+def move_away_and_create(path: Path) -> None:
+    """As some editors save."""
+    path.rename(path.with_name("backup~"))
+    path.write_text("half of it")
+
+
+def cut(path: Path) -> None:
+    path.write_text("")
+
+
+def replace_and_append(path: Path) -> None:
+    replace(path)
+    with path.open("a") as file:
+        file.write("more")
+
+
+def swap_link(path: Path) -> None:
+    (path.parent / "2").mkdir()
+    (path.parent / "2" / path.name).write_text("new")
+    (path.parent / "new_link").symlink_to("2")
+    (path.parent / "new_link").rename(path.parent / "link")
+
+
+NEVER = 3600.0
+
+
+@pytest.mark.parametrize("change", [rewrite, cut, recreate, move_away_and_create, remove, replace_and_append])
+@pytest.mark.parametrize("whole_directory", [False, True])
+def test_what_may_be_half_of_something_rests_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], whole_directory: bool
+) -> None:
+    async def test() -> None:
+        file = tmp_path / "chains.yaml"
+        file.write_text("one and a half")
+        settle_long_ago(file)
+        async with watching(tmp_path if whole_directory else file, in_place=NEVER) as changes:
+            change(file)
+            await changes.none()
+
+    run(test, monkeypatch)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells a rename from a write")
+@pytest.mark.parametrize("change", [replace, replace_keeping_size_and_time])
+@pytest.mark.parametrize("whole_directory", [False, True])
+def test_what_was_renamed_into_place_is_taken_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], whole_directory: bool
+) -> None:
+    async def test() -> None:
+        file = tmp_path / "chains.yaml"
+        file.write_text("one")
+        settle_long_ago(file)
+        async with watching(tmp_path if whole_directory else file, in_place=NEVER) as changes:
+            for _ in range(3):
+                change(file)
+                await changes.one()
+
+    run(test, monkeypatch)
+
+
+def test_a_swapped_link_is_taken_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test() -> None:
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "chains.yaml").write_text("one")
+        (tmp_path / "link").symlink_to("1")
+        (tmp_path / "chains.yaml").symlink_to("link/chains.yaml")
+        settle_long_ago(tmp_path / "chains.yaml")
+        async with watching(tmp_path / "chains.yaml", in_place=NEVER) as changes:
+            swap_link(tmp_path / "chains.yaml")
+            await changes.one()
+
+    run(test, monkeypatch)
+
+
+def test_a_file_that_was_written_a_moment_ago_rests_at_the_start_too(tmp_path: Path) -> None:
+    async def test() -> None:
+        file = tmp_path / "chains.yaml"
+        file.write_text("half")
+        async with aclosing(watch(lambda: (file,), in_place=NEVER)) as changes:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(changes), QUIET_ENOUGH)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(settled(lambda: (file,), in_place=NEVER), QUIET_ENOUGH)
+        settle_long_ago(file)
+        moment = await asyncio.wait_for(settled(lambda: (file,), in_place=NEVER), PATIENCE)
+        assert moment.still()
+        file.write_text("more")
+        assert not moment.still()
+
+    asyncio.run(test())
+
+
+def settle_long_ago(file: Path) -> None:
+    """Make a file, and its directory, look as if nobody had written to it for hours."""
+    for one in (file, file.parent):
+        os.utime(one, (1e9, 1e9))
+
+
+@contextmanager
+def background(work: Callable[[], None], stop: threading.Event) -> Iterator[None]:
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def test_a_change_is_looked_at_a_second_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

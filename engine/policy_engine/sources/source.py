@@ -8,7 +8,7 @@ from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic
 from policy_engine.documents.error_text import error_text
-from policy_engine.documents.redaction import REDACTED
+from policy_engine.documents.redaction import REDACTED, strike_out_pieces
 from policy_engine.sdk.json_pointer import find, parse_pointer
 from policy_engine.worker.chains.spec import ChainsSpec
 
@@ -47,7 +47,7 @@ def why_not_applied(error: Exception, chains: ChainsSpec) -> str:
     }
     for secret in sorted(secrets, key=len, reverse=True):
         message = message.replace(secret, REDACTED)
-    return message
+    return strike_out_pieces(message, secrets)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -6,12 +6,13 @@ A separate module because "valid" has to mean the same everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from policy_engine.documents.diagnostics import Diagnostic, ordered
+from policy_engine.documents.diagnostics import Diagnostic, Severity, ordered
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase
-from policy_engine.settings.model import Settings
+from policy_engine.settings.model import ConfigurationSource, Settings
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.worker.conditions.condition import check_condition
@@ -25,12 +26,19 @@ def check_chain_condition(text: str, phases: frozenset[Phase]) -> Sequence[objec
     return check_condition(text, phase_has_response=not phases & REQUEST_PHASES)
 
 
+def secret_directories(settings: Settings) -> tuple[Path, ...] | None:
+    """Return where `${file:…}` may read: None for everywhere, unless chains come from another machine."""
+    if not settings.secrets.directories and settings.configuration is ConfigurationSource.FILE:
+        return None
+    return settings.secrets.directories
+
+
 def chain_reader(
     registry: Registry, settings: Settings | None = None, secrets: Callable[[], SecretSource] | None = None
 ) -> ChainReader:
     """Return a reader that checks everything an engine with these settings would check."""
     settings = settings or Settings()
-    directories = settings.secrets.directories
+    directories = secret_directories(settings)
     return ChainReader(
         registry,
         check_condition=check_chain_condition,
@@ -56,7 +64,13 @@ def validate_paths(paths: Iterable[Path], registry: Registry, reader: ChainReade
             chains.append(path)
     if chains:
         diagnostics += load_chain_paths(chains, reader or chain_reader(registry)).diagnostics
+        diagnostics += unusable_policies(registry)
     return list(ordered(diagnostics))
+
+
+def unusable_policies(registry: Registry) -> list[Diagnostic]:
+    """Return why policies of the registry cannot be used, as warnings: what names them is refused for itself."""
+    return [replace(one, severity=Severity.WARNING) for each in registry.unusable for one in each.diagnostics]
 
 
 def _is_policy(path: Path) -> bool:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from policy_engine.documents.diagnostics import MOST_FINDINGS
+from policy_engine.documents.diagnostics import MOST_FINDINGS, Severity
+from policy_engine.settings.model import ConfigurationSource, SecretSettings, Settings
 from policy_engine.sources.validate import chain_reader, validate_paths
-from policy_engine.worker.policies.loader import load_policy_tree
+from policy_engine.worker.policies.loader import load_policies, load_policy_tree
 from policy_engine.worker.policies.registry import Registry
 from testsupport.policy_directories import write_policy
 
@@ -65,11 +67,56 @@ def test_ten_mistakes_are_ten_findings_each_in_its_line(tmp_path: Path, registry
     ]
 
 
+def test_a_management_server_cannot_have_files_read_that_nobody_named(tmp_path: Path, registry: Registry) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the secret")
+    route = {
+        "route_key": "r",
+        "policies": [{"name": "tested", "version": "v1", "parameters": {"key": f"${{file:{secret}}}"}}],
+    }
+    allowed = SecretSettings(directories=(tmp_path,))
+    for configuration, secrets, reads in [
+        (ConfigurationSource.FILE, SecretSettings(), True),
+        (ConfigurationSource.XDS, SecretSettings(), False),
+        (ConfigurationSource.XDS, allowed, True),
+        (ConfigurationSource.XDS, SecretSettings(directories=(tmp_path / "other",)), False),
+    ]:
+        settings = replace(Settings(), configuration=configuration, secrets=secrets)
+        loaded = chain_reader(registry, settings).read_route("r", route)
+        assert (loaded.chains is not None) == reads
+        if not reads:
+            assert "is outside the directories for secrets" in loaded.diagnostics[0].reason
+
+
 def test_a_good_configuration_has_no_findings(tmp_path: Path, registry: Registry) -> None:
     (tmp_path / "a.yaml").write_text("version: v1\nroutes: [{route_key: a, policies: [{name: tested, version: v1}]}]")
     (tmp_path / "b.yaml").write_text("version: v1\nroutes: [{route_key: b, policies: []}]")
     assert validate_paths([tmp_path], registry) == []
     assert validate_paths([tmp_path / "a.yaml", tmp_path / "b.yaml"], registry) == []
+
+
+def test_policies_that_no_chain_names_may_lack_what_they_need(tmp_path: Path) -> None:
+    write_policy(tmp_path, "good")
+    write_policy(tmp_path, "good", "v1.1.0", code="import nowhere_at_all\n")
+    write_policy(tmp_path, "bad", code="import nowhere_at_all\n")
+    (write_policy(tmp_path, "worse") / "policy.yaml").write_text("[")
+    registry = load_policies(tmp_path)
+    file = tmp_path / "chains.yaml"
+
+    def validate(name: str, version: str) -> tuple[list[str], list[str]]:
+        file.write_text(f"version: v1\nroutes: [{{route_key: r, policies: [{{name: {name}, version: {version}}}]}}]\n")
+        found = validate_paths([file], registry)
+        errors = [str(one) for one in found if one.severity is Severity.ERROR]
+        return errors, [str(one) for one in found if one.severity is Severity.WARNING]
+
+    errors, warnings = validate("good", "v1.0.0")
+    assert errors == []
+    assert len(warnings) == 3
+    for name, version in (("good", "v1"), ("good", "v1.1.0"), ("bad", "v1"), ("bad", "v1.0.0"), ("worse", "v1")):
+        (error,), _ = validate(name, version)
+        assert "cannot be loaded: " in error, (name, version)
+    (error,), _ = validate("bad", "v2")
+    assert "there is no policy 'bad'" in error
 
 
 def test_policies_are_validated_by_manifest_or_directory(tmp_path: Path, registry: Registry) -> None:

@@ -9,14 +9,17 @@ import html
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
 
 from policy_engine.telemetry.exposition import exposition
-from policy_engine.telemetry.history import ConfigurationHistory
+from policy_engine.telemetry.history import ConfigurationEvent, ConfigurationHistory
 from policy_engine.telemetry.metrics import Samples
 from policy_engine.transport.listen import bind, bound_address
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,16 @@ class AdminSources:
 class AdminServer:
     """Serves the pages on one address (`host:port`, port 0 for any free one, or `unix:/path`).
 
-    With `probes_only` it has `/livez`, `/readyz` and `/metrics` alone, fit for an address others can reach.
+    With `probes_only` it has `/livez`, `/readyz` and `/metrics` alone, fit for an address others can reach. The other
+    pages answer to names and addresses of this machine's loopback and to `hosts` alone: a page of the internet whose
+    name resolves to 127.0.0.1 must not read them with somebody's browser (DNS rebinding).
     """
 
-    def __init__(self, address: str, sources: AdminSources, *, probes_only: bool = False) -> None:
+    def __init__(
+        self, address: str, sources: AdminSources, *, probes_only: bool = False, hosts: tuple[str, ...] = ()
+    ) -> None:
         self._address = address
+        self._hosts = frozenset(one.lower() for one in hosts)
         self._sources = sources
         self._probes_only = probes_only
         self._runner = web.AppRunner(self._application(), access_log=None)
@@ -57,7 +65,7 @@ class AdminServer:
         await self._runner.cleanup()
 
     def _application(self) -> web.Application:
-        application = web.Application()
+        application = web.Application(middlewares=[] if self._probes_only else [self._refuse_other_hosts])
         application.add_routes(
             [
                 web.get("/livez", self._livez),
@@ -79,6 +87,16 @@ class AdminServer:
             ]
         )
         return application
+
+    @web.middleware
+    async def _refuse_other_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.get("host", "")
+        if _is_loopback(host) or _host_name(host) in self._hosts or self._address.startswith("unix:"):
+            return await handler(request)
+        text = (
+            f"these pages are not for the host {host[:200]!r}; allowed: localhost, 127.0.0.1, [::1], and admin.hosts\n"
+        )
+        return web.Response(text=text, status=403)
 
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -145,8 +163,8 @@ class AdminServer:
             f"<p class={'ok' if ready else 'bad'}>{html.escape(reason)}</p>",
             f"<p>Configuration <code>{html.escape(history.version or 'none')}</code>, {len(chains)} routes.</p>",
         ]
-        if last is not None:
-            parts.append(f"<h2>Last rejection</h2><pre>{html.escape(json.dumps(last.as_document(), indent=1))}</pre>")
+        if last is not None and history.events[-1] is last:
+            parts.append(_rejection(last))
         parts += [
             _table("Chains", ("route key", "policies in request order"), chains),
             _table(
@@ -184,7 +202,31 @@ overflow:auto}a{margin-right:.8rem}</style>{body}</html>"""
 def _policy(entry: dict[str, Any]) -> str:
     """Return a chain's entry as people read it: the exact version, and the one written when that is another."""
     version, written = entry["version"], entry["requested_version"]
-    return f"{entry['name']} {version}" + (f" (written {written})" if written != version else "")
+    off = "" if entry["enabled"] else " (disabled)"
+    return f"{entry['name']} {version}" + (f" (written {written})" if written != version else "") + off
+
+
+def _rejection(event: ConfigurationEvent) -> str:
+    document = event.as_document()
+    problems = "".join(f"<pre>{html.escape(one)}</pre>" for one in event.problems)
+    where = html.escape(f"{document['time']} from {document['source']}; what was active before stays")
+    return f"<h2>The last change was refused</h2><p class=bad>{where}</p>{problems}"
+
+
+def _host_name(host: str) -> str:
+    """Return a Host header's name or address without its port, in lower case."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.rpartition(":")[0] if name.count(":") == 1 else name
+
+
+def _is_loopback(host: str) -> bool:
+    name = _host_name(host).removesuffix(".")
+    try:
+        return name in {"", "localhost"} or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

@@ -10,11 +10,13 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
 from typing import IO, Any
 
 _FIELDS = (
     "event",
     "request_id",
+    "trace_id",
     "route",
     "policy",
     "policy_version",
@@ -27,6 +29,10 @@ _FIELDS = (
     "stack",
     "fields",
 )
+
+_TEXT_FIELDS = ("route", "request_id", "trace_id")
+_LIBRARIES = ("site-packages", "dist-packages", str(Path(json.__file__).parents[1]))
+"""Where the code of libraries is, the standard one among them."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -50,24 +56,60 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure_logging(level: str, form: str, *, worker: int | None = None, stream: IO[str] | None = None) -> None:
-    """Send all log records to `stream` (standard error) as `json` or `text`; `worker` marks this process's lines.
+class TextFormatter(logging.Formatter):
+    """One line for people: time, level, who, message, and in brackets what finds the request again."""
 
-    gRPC's C core writes lines of its own between them, in a form of its own, unless `GRPC_VERBOSITY` says otherwise;
-    what matters of them, this engine logs itself. To be called before `grpc` is imported.
+    def __init__(self, worker: int | None) -> None:
+        who = "" if worker is None else f"[worker {worker}] "
+        super().__init__(f"%(asctime)s %(levelname)-7s {who}%(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line for `record`, without its traceback."""
+        facts = {name: record.__dict__.get(name) for name in _TEXT_FIELDS}
+        found = " ".join(f"{name}={_word(value)}" for name, value in facts.items() if value)
+        return super().formatMessage(record) + (f" [{found}]" if found else "")
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    return text if text.isascii() and text.isprintable() and not set(text) & set(' "[]') else json.dumps(text)
+
+
+def configure_logging(level: str, form: str, *, worker: int | None = None, stream: IO[str] | None = None) -> None:
+    """Send log records to `stream` (standard error) as `json` or `text`; `worker` marks this process's lines.
+
+    Of libraries, warnings and errors alone, whatever the level: what they have to say of each request is for those who
+    write them. gRPC's C core writes lines of its own between them, in a form of its own, unless `GRPC_VERBOSITY` says
+    otherwise; what matters of them, this engine logs itself. To be called before `grpc` is imported.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     handler = logging.StreamHandler(stream or sys.stderr)
-    if form == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        who = "" if worker is None else f"[worker {worker}] "
-        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)-7s {who}%(name)s: %(message)s"))
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(worker))
+    handler.addFilter(_is_ours_or_a_warning)
+    handler.addFilter(_add_trace_id)
     if worker is not None:
         handler.addFilter(_mark(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # The filter would do; but on the request path the records should not even be made.
+    logging.getLogger("hpack").setLevel(logging.WARNING)
+
+
+def _is_ours_or_a_warning(record: logging.LogRecord) -> bool:
+    if record.levelno >= logging.WARNING or record.name.startswith("policy"):
+        return True
+    return not any(part in record.pathname for part in _LIBRARIES)
+
+
+def _add_trace_id(record: logging.LogRecord) -> bool:
+    """Let a line that is written while a span is the current one bear the id of its trace."""
+    tracing = sys.modules.get("opentelemetry.trace")
+    if tracing is not None and "trace_id" not in record.__dict__:
+        context = tracing.get_current_span().get_span_context()
+        if context.is_valid:
+            record.trace_id = f"{context.trace_id:032x}"
+    return True
 
 
 def _mark(worker: int) -> logging.Filter:

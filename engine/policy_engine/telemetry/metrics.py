@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from policy_engine.kernel.kernel import Kernel
+from policy_engine.sdk.repeated_lines import SUPPRESSED
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.statistics import DURATION_BUCKETS
@@ -41,6 +42,11 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_policy_failures": ("counter", "Failures by policy and kind."),
     "policy_engine_configuration_swaps": ("counter", "Configurations made active."),
     "policy_engine_transport_connections_active": ("gauge", "Connections from Envoy."),
+    "policy_engine_transport_connections_refused": (
+        "counter",
+        "Connections not taken, or idle ones closed to make place for others, by reason.",
+    ),
+    "policy_engine_log_lines_suppressed": ("counter", "Repeated log lines that were counted and not written."),
     "policy_engine_transport_messages": ("counter", "gRPC messages by direction."),
     "policy_engine_transport_bytes": ("counter", "Bytes on the wire by direction; 0 on the grpcio transport."),
     "policy_engine_transport_resets": ("counter", "Streams reset, by the side that did it."),
@@ -82,6 +88,10 @@ def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapsh
         ],
         "policy_engine_doubted_responses": [({}, total.doubted_responses)],
         "policy_engine_transport_connections_active": [({}, transport.connections_active)],
+        "policy_engine_transport_connections_refused": [
+            ({"reason": reason}, count) for reason, count in transport.connections_refused.items()
+        ],
+        "policy_engine_log_lines_suppressed": [({}, SUPPRESSED.count)],
         "policy_engine_transport_messages": [
             ({"direction": "in"}, transport.messages_in),
             ({"direction": "out"}, transport.messages_out),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pkgutil import extend_path
 from typing import Any
 
@@ -28,9 +29,12 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from policy_engine import __version__
-from policy_engine.sdk import Headers, ImmediateResponse, Request
+from policy_engine.sdk import Headers, ImmediateResponse, Request, Response
+from policy_engine.worker.chains.compiled import Condition
 
 _FLUSH_SECONDS = 5
+_PATH = "/v1/traces"
+"""Where collectors take traces below their base path (OTLP 1.9, OTLP/HTTP Request)."""
 
 
 class _HeadersGetter(Getter[Headers]):
@@ -57,7 +61,7 @@ class OpenTelemetryTracing:
             resource=resource, sampler=ParentBased(TraceIdRatioBased(sample_ratio)), shutdown_on_exit=False
         )
         # JSON, because the wheels of OTLP's protobuf classes and of Envoy's hold different files of one name.
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.removesuffix(_PATH)}{_PATH}")
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("policy_engine", __version__)
         self._propagator = TraceContextTextMapPropagator()
@@ -95,6 +99,11 @@ class OpenTelemetryTracing:
         """End the stream's span."""
         span.end()
 
+    def explained(self, condition: Condition, policy: str, version: str) -> Condition:
+        """Return `condition` with a span for each evaluation that fails: there the policy has none of its own."""
+        attributes = {"policy_engine.policy": policy, "policy_engine.policy_version": version}
+        return _ExplainedCondition(condition, self._tracer, f"condition of policy {policy}", attributes)
+
     def around(self, hook: Callable[..., Any], policy: str, version: str, name: str) -> Callable[..., Any]:
         """Give each call of `hook` a span, which is the current one while the policy runs."""
         tracer = self._tracer
@@ -123,13 +132,32 @@ class OpenTelemetryTracing:
         return traced
 
 
+@dataclass(frozen=True, slots=True)
+class _ExplainedCondition:
+    condition: Condition
+    tracer: trace.Tracer
+    title: str
+    attributes: dict[str, str]
+
+    def evaluate(self, request: Request, response: Response | None) -> bool:
+        try:
+            return self.condition.evaluate(request, response)
+        except Exception as error:
+            if request.trace is not None:
+                parent = trace.set_span_in_context(request.trace)
+                span = self.tracer.start_span(self.title, context=parent, attributes=self.attributes)
+                span.set_status(Status(StatusCode.ERROR, str(error)))
+                span.end()
+            raise
+
+
 async def _awaited(span: trace.Span, waiting: Any) -> Any:
     try:
         with trace.use_span(span, record_exception=True, set_status_on_exception=True):
             return _noted(span, await waiting)
     except BaseException as error:  # a timeout cancels the hook, which `use_span` does not take for an exception
         if not isinstance(error, Exception):
-            span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: timeout or end of the stream"))
+            span.set_status(Status(StatusCode.ERROR, "no answer within its timeout, or the stream ended"))
         raise
     finally:
         span.end()

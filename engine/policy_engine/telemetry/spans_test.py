@@ -68,19 +68,28 @@ class Broken(Policy):
 
 
 def serve(
-    collector: Collector, *policies: type[Policy], traceparent: str = "", ratio: float = 1.0, timeout: float = 1.0
+    collector: Collector,
+    *policies: type[Policy],
+    traceparent: str = "",
+    ratio: float = 1.0,
+    timeout: float = 1.0,
+    asked: str = "orders",
+    condition: str | None = None,
 ) -> None:
     """Run one stream through a chain of `policies` with spans on, and send what there is."""
     tracing = OpenTelemetryTracing(f"http://127.0.0.1:{collector.port}", ratio, "edge", worker=3)
     compiler = Compiler(Registry([define(one) for one in policies]), tracing=tracing)
     kernel = Kernel(tracing=tracing)
-    route = RouteSpec("orders", tuple(entry(one, timeout=timeout) for one in policies))
+    route = RouteSpec("orders", tuple(entry(one, timeout=timeout, condition=condition) for one in policies))
     kernel.activate(compiler.compile(ChainsSpec((route,))))
 
     async def stream() -> None:
         session = Session(kernel, Peer())
         pairs = [("x-request-id", "id-1"), *([("traceparent", traceparent)] if traceparent else [])]
-        for message in (request_headers("orders", pairs, path="/orders/7?secret=1"), response_headers(200)):
+        messages = [request_headers(asked, pairs, path="/orders/7?secret=1")]
+        if asked == "orders":
+            messages.append(response_headers(200))
+        for message in messages:
             reply = session.receive(message)
             if asyncio.iscoroutine(reply):
                 await reply
@@ -115,6 +124,30 @@ def test_a_stream_is_a_child_of_the_caller_and_the_parent_of_its_hooks(collector
     assert resource["service.instance.id"].endswith("/3")
 
 
+def test_a_request_of_no_route_has_a_span_that_says_so(collector: Collector) -> None:
+    serve(collector, Tag, traceparent=f"00-{TRACE}-{PARENT}-01", asked="nowhere")
+    stream = collector.named("policies nowhere")
+    assert (stream.trace, stream.parent, stream.status) == (TRACE, PARENT, ERROR)
+    assert stream.attributes["http.response.status_code"] == 500
+    assert stream.attributes["policy_engine.details"] == "policy_engine:unmapped_route"
+    assert stream.attributes["url.path"] == "/orders/7"
+
+
+def test_a_condition_that_fails_tells_why(collector: Collector) -> None:
+    serve(collector, Tag, condition='int(request.query.secret) == 1 && request.headers["x-not-there"] == "a"')
+    span = collector.named("condition of policy tag")
+    assert span.status == ERROR
+    assert "no such key in a map" in span.message
+    assert span.parent == collector.named("policies orders").id
+    assert span.attributes["policy_engine.policy"] == "tag"
+    assert collector.named("policies orders").status == ERROR
+
+
+def test_a_condition_that_does_not_fail_has_no_span(collector: Collector) -> None:
+    serve(collector, Tag, condition='request.method == "POST"')
+    assert [span.name for span in collector.spans] == ["policies orders"]
+
+
 def test_a_hook_that_waits_has_its_whole_time(collector: Collector) -> None:
     serve(collector, Slow)
     span = collector.named("policy slow")
@@ -130,7 +163,9 @@ def test_an_answer_is_told_with_its_reason(collector: Collector) -> None:
     assert collector.named("policy deny").attributes["policy_engine.action"] == "immediate_response"
 
 
-@pytest.mark.parametrize(("policy", "reason"), [(Broken, "RuntimeError: oh no"), (Never, "CancelledError")])
+@pytest.mark.parametrize(
+    ("policy", "reason"), [(Broken, "RuntimeError: oh no"), (Never, "no answer within its timeout")]
+)
 def test_a_failure_is_an_error_of_the_hook_and_of_the_stream(
     collector: Collector, policy: type[Policy], reason: str
 ) -> None:

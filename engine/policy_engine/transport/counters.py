@@ -13,7 +13,8 @@ class CountersSnapshot:
 
     connections_active: int
     connections_total: int
-    connections_refused: int
+    connections_refused: Mapping[str, int]
+    """By reason: `limit`, `handshake`, `tls`, `alpn`, `client_name`; `made_place` for idle ones closed for others."""
     streams_active: int
     streams_total: int
     messages_in: int
@@ -26,6 +27,7 @@ class CountersSnapshot:
     goaways_sent: int
     handler_errors: int
     deadlines_exceeded: int
+    lingering: int
     protocol_errors: Mapping[str, int]
     """By HTTP/2 error code name (RFC 9113 §7), for example `FLOW_CONTROL_ERROR`."""
 
@@ -36,7 +38,7 @@ class Counters:
 
     connections_active: int = 0
     connections_total: int = 0
-    connections_refused: int = 0
+    connections_refused: dict[str, int] = field(default_factory=dict)
     streams_active: int = 0
     streams_total: int = 0
     messages_in: int = 0
@@ -49,7 +51,13 @@ class Counters:
     goaways_sent: int = 0
     handler_errors: int = 0
     deadlines_exceeded: int = 0
+    lingering: int = 0
+    """Tasks of streams that are gone but have not ended yet; they count as streams."""
     protocol_errors: dict[str, int] = field(default_factory=dict)
+
+    def refuse(self, reason: str) -> None:
+        """Count a connection that was not taken, or closed for another."""
+        self.connections_refused[reason] = self.connections_refused.get(reason, 0) + 1
 
     def protocol_error(self, code: str) -> None:
         """Count one violation by a peer under the name of its error code."""
@@ -57,5 +65,6 @@ class Counters:
 
     def snapshot(self) -> CountersSnapshot:
         """Return the present values, detached from later changes."""
-        values = {name: getattr(self, name) for name in CountersSnapshot.__slots__ if name != "protocol_errors"}
-        return CountersSnapshot(**values, protocol_errors=MappingProxyType(dict(self.protocol_errors)))
+        values = {name: getattr(self, name) for name in CountersSnapshot.__slots__}
+        detached = {name: MappingProxyType(dict(one)) for name, one in values.items() if isinstance(one, dict)}
+        return CountersSnapshot(**{**values, **detached})

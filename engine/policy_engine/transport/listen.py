@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import grp
 import os
+import re
 import socket
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from policy_engine.limits import ACCEPT_BACKLOG
 
 UNIX_PREFIX = "unix:"
+_UNIX_FORM = "unix:/path, with ?mode=0660 and &group=NAME for clients of other users"
+_LONGEST_PATH = 107
+"""Linux: sun_path holds 108 bytes with its end (unix(7))."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A Unix socket: its path, and who may connect to it: the bits of its mode and the group (name or number) it is of.
+
+    A client needs the right to write (unix(7)); without `mode` the process's umask decides.
+    """
+
+    path: Path
+    mode: int | None = None
+    group: str | None = None
+
+
+def parse_unix(text: str) -> UnixAddress:
+    """Return what `unix:/path?mode=0660&group=envoy` says; raises ValueError that says what was expected."""
+    path, _, options = text.removeprefix(UNIX_PREFIX).removeprefix("//").partition("?")
+    if not path or "\0" in path or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise ValueError(f"address {text!r}: expected {_UNIX_FORM}; a path has at most {_LONGEST_PATH} bytes")
+    mode: int | None = None
+    group: str | None = None
+    for option in options.split("&") if options else ():
+        name, _, value = option.partition("=")
+        if name == "mode" and mode is None and re.fullmatch(r"0?[0-7]{3}", value, re.ASCII):
+            mode = int(value, 8)
+        elif name == "group" and group is None and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", value, re.ASCII):
+            group = value
+        else:
+            raise ValueError(f"address {text!r}: {option!r} is not understood; expected {_UNIX_FORM}")
+    return UnixAddress(Path(path), mode, group)
 
 
 def parse_address(text: str) -> tuple[str, int] | Path:
     """Return (host, port), or the path of a Unix socket; raises ValueError that says what was expected."""
     if text.startswith(UNIX_PREFIX):
-        path = text.removeprefix(UNIX_PREFIX).removeprefix("//")
-        if not path:
-            raise ValueError(f"address {text!r}: expected unix:/path")
-        return Path(path)
+        return parse_unix(text).path
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -37,9 +71,9 @@ def bind(text: str, *, reuse_port: bool = False, backlog: int = ACCEPT_BACKLOG) 
     """
     address = parse_address(text)
     try:
-        sock = _bind_unix(address) if isinstance(address, Path) else _bind_tcp(*address, reuse_port=reuse_port)
+        sock = _bind_unix(parse_unix(text)) if isinstance(address, Path) else _bind_tcp(*address, reuse_port=reuse_port)
     except OSError as error:
-        raise OSError(error.errno, f"cannot listen on {text}: {os.strerror(error.errno or 0)}") from error
+        raise OSError(error.errno, f"cannot listen on {text}: {error.strerror or error}") from error
     sock.listen(backlog)
     sock.setblocking(False)
     return sock
@@ -72,16 +106,38 @@ def _bind_tcp(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     return sock
 
 
-def _bind_unix(path: Path) -> socket.socket:
+def _bind_unix(address: UnixAddress) -> socket.socket:
+    path = address.path
     if _is_stale(path):
         path.unlink()
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.bind(str(path))
+        restrict(address)
     except OSError:
         sock.close()
         raise
     return sock
+
+
+def restrict(address: UnixAddress) -> None:
+    """Give a bound socket its group and mode; raises OSError naming the group when it is not known or not ours to give.
+
+    Before anybody listens, so that there is no moment in which others may connect.
+    """
+    if address.group is not None:
+        os.chown(address.path, -1, _group_id(address.group))
+    if address.mode is not None:
+        address.path.chmod(address.mode)
+
+
+def _group_id(group: str) -> int:
+    if group.isdecimal():
+        return int(group)
+    try:
+        return grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise OSError(errno.EINVAL, f"there is no group {group!r}") from None
 
 
 def is_answered(path: Path) -> bool:

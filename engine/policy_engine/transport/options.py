@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from policy_engine.limits import ACCEPT_BACKLOG, BODY_LIMIT, KIB, MESSAGE_OVERHEAD, MIB, RECEIVE_BUFFER, STREAMS
+from policy_engine.limits import (
+    ACCEPT_BACKLOG,
+    BODY_LIMIT,
+    CONNECTIONS,
+    KIB,
+    MESSAGE_OVERHEAD,
+    MIB,
+    RECEIVE_BUFFER,
+    STREAMS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,17 +24,35 @@ class TlsOptions:
     certificate_file: Path
     key_file: Path
     client_ca_file: Path | None = None
+    client_names: tuple[str, ...] = ()
+    """Names of which a client's certificate has to bear one, see `ClientNames`; empty for any of the CA."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return tuple(one for one in (self.certificate_file, self.key_file, self.client_ca_file) if one is not None)
+
+
+def check_files(options: TlsOptions) -> None:
+    """Raise ValueError that names the first file that cannot be read."""
+    for path in options.files:
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            raise ValueError(f"TLS file {path} cannot be read: {error.strerror or error}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a peer may make the transport hold or do. Sizes in bytes, per connection unless said otherwise.
+    """What peers may make the transport hold or do. Sizes in bytes, per connection unless said otherwise; connections
+    and streams are those of the whole server.
 
     `receive_buffer_bytes` is shared by all connections of a server: long messages reserve their room in it before the
     client may send them. Limits marked (native) are not used by the grpcio transport, which has fixed ones of its own.
     """
 
-    max_connections: int = 1024
+    max_connections: int = CONNECTIONS
     max_concurrent_streams: int = STREAMS
     max_message_bytes: int = BODY_LIMIT + MESSAGE_OVERHEAD
     """One gRPC message, also after decompression."""

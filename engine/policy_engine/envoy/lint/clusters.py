@@ -5,7 +5,7 @@ A separate module because a cluster is checked once, however many filters and ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, Demands
@@ -28,8 +28,9 @@ def lint_engine_cluster(cluster: Node, demands: Demands) -> Iterator[Diagnostic]
         yield node.error(Rule.ENVOY_HTTP2, reason, allowed="explicit_http_config: {http2_protocol_options: {…}}")
     else:
         yield from _flood_limits(options)
-    for node in _low_thresholds(cluster, ("max_requests", "max_pending_requests")):
-        yield node.error(Rule.ENVOY_CIRCUIT_BREAKER, _breaker(node, "the engine"), allowed=_LIKE_OURS)
+    low = list(_low_thresholds(cluster, ("max_requests", "max_pending_requests")))
+    if low:
+        yield low[0].error(Rule.ENVOY_CIRCUIT_BREAKER, _breaker(low, "the engine"), allowed=_LIKE_OURS)
     encrypted = cluster.get("transport_socket").exists
     if demands.tls and not encrypted:
         reason = "the engine serves TLS (setting tls.cert), and its cluster has no transport_socket"
@@ -38,8 +39,9 @@ def lint_engine_cluster(cluster: Node, demands: Demands) -> Iterator[Diagnostic]
 
 def lint_upstream_cluster(cluster: Node) -> Iterator[Diagnostic]:
     """Yield what would stop 10,000 requests behind the engine; an operator may want that, hence warnings."""
-    for node in _low_thresholds(cluster, ("max_connections", "max_requests", "max_pending_requests")):
-        yield node.warning(Rule.ENVOY_CIRCUIT_BREAKER, _breaker(node, "this upstream"), allowed=_LIKE_OURS)
+    low = list(_low_thresholds(cluster, ("max_connections", "max_requests", "max_pending_requests")))
+    if low:
+        yield low[0].warning(Rule.ENVOY_CIRCUIT_BREAKER, _breaker(low, "this upstream"), allowed=_LIKE_OURS)
 
 
 def _http2_options(cluster: Node) -> Node | None:
@@ -79,8 +81,9 @@ def _is_default(threshold: Node) -> bool:
     return threshold.get("priority").value in (None, 0, "DEFAULT")
 
 
-def _breaker(node: Node, whom: str) -> str:
+def _breaker(low: Sequence[Node], whom: str) -> str:
+    names = ", ".join(str(node.path[-1]) for node in low)
     return (
-        f"circuit breaker {node.path[-1]} ({_DEFAULT_THRESHOLD} unless set) is below {REQUESTS_IN_FLIGHT}: Envoy fails "
-        f"requests to {whom} beyond it"
+        f"circuit breakers below {REQUESTS_IN_FLIGHT} ({_DEFAULT_THRESHOLD} unless set): {names}; Envoy fails requests "
+        f"to {whom} beyond them"
     )

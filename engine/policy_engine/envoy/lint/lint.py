@@ -1,32 +1,39 @@
 """Checks an operator's own Envoy bootstrap for what would break a promise of the engine (R-08, R-09, R-14).
 
 A separate module as the walk through the file: which listeners have the filter, and what belongs to each. The checks
-themselves are `filters`, `routes` and `clusters`. What is discovered (RDS, CDS, LDS) cannot be seen here.
+themselves are `filters`, `manager`, `routes`, `clusters` and `scalars`.
+
+What is discovered (RDS, CDS, LDS) cannot be seen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, ordered
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.clusters import lint_engine_cluster, lint_upstream_cluster
 from policy_engine.envoy.lint.filters import lint_buffers, lint_filter
+from policy_engine.envoy.lint.manager import lint_manager
 from policy_engine.envoy.lint.proto_json import Node
 from policy_engine.envoy.lint.routes import RouteLint
+from policy_engine.envoy.lint.scalars import lint_scalars
+from policy_engine.envoy.lint.silencing import not_silenced
 
 
-def lint_file(path: Path, demands: Demands) -> tuple[Diagnostic, ...]:
-    """Return everything in the file that would break a promise; errors when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        return (Diagnostic(str(path), f"cannot be read: {error.strerror or error}", rule=Rule.UNREADABLE),)
-    document, found = read_document(str(path), content)
-    return tuple(found) if document is None else ordered((*found, *lint_document(document, demands)))
+def lint_file(path: Path, demands: Demands, ignored: Collection[str] = ()) -> tuple[Diagnostic, ...]:
+    """Return everything in the file that would break a promise; errors when it cannot be read.
+
+    `ignored` are rules whose warnings are left out, as are those that a comment in the file silences.
+    """
+    document, found = read_document_file(path)
+    if document is None:
+        return tuple(found)
+    text = path.read_text("utf-8-sig", "replace")
+    found = [*found, *lint_scalars(document, text), *lint_document(document, demands)]
+    return ordered(not_silenced(found, text, ignored))
 
 
 def lint_document(document: Document, demands: Demands) -> list[Diagnostic]:
@@ -44,6 +51,7 @@ def lint_document(document: Document, demands: Demands) -> list[Diagnostic]:
         engine = http_filter.get("typed_config", "grpc_service", "envoy_grpc", "cluster_name")
         found += lint_filter(http_filter, demands)
         found += lint_buffers(listener, manager, demands)
+        found += lint_manager(manager, http_filter, demands)
         found += routes.lint(manager, http_filter)
         if engine.text():
             engines.setdefault(engine.text(), engine)

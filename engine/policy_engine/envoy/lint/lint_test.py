@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def line_of(text: str, containing: str, after: str = "") -> int:
         (Rule.ENVOY_FILTER, "error", "allow_mode_override: true", "allow_mode_override: true\n              observability_mode: true", "observability_mode"),
         (Rule.ENVOY_FILTER, "error", "ext_proc.v3.ExternalProcessor", "lua.v3.Lua", "listeners:"),
         (Rule.ENVOY_CLUSTER, "error", "cluster_name: policy-engine", "cluster_name: engine", "cluster_name: engine"),
-        (Rule.ENVOY_HTTP2, "error", "http2_protocol_options", "http_protocol_options", "HttpProtocolOptions:"),
+        (Rule.ENVOY_HTTP2, "error", "explicit_http_config", "other_http_config", "HttpProtocolOptions:"),
         (Rule.ENVOY_CIRCUIT_BREAKER, "error", "max_requests: 100000", "max_requests: 1024", "max_requests"),
         (Rule.ENVOY_CIRCUIT_BREAKER, "error", "max_pending_requests: 100000", "track_remaining: true", "max_connections"),
     ],
@@ -159,7 +159,7 @@ def test_every_way_to_switch_it_off_is_seen(level: str) -> None:
     config = bootstrap(demands({"headers": [Headers]}), Sample())
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     (host,) = manager["route_config"]["virtual_hosts"]
-    (route,) = host["routes"]
+    route, _ = host["routes"]
     del route["typed_per_filter_config"]
     off = {
         "envoy.filters.http.ext_proc": {
@@ -175,19 +175,109 @@ def test_every_way_to_switch_it_off_is_seen(level: str) -> None:
         ] = off
     text = render(config)
     (one,) = lint(text, demands({"headers": [Headers]}))
-    assert (one.rule, one.severity, one.line) == (Rule.ENVOY_ROUTE, Severity.ERROR, line_of(text, "disabled: true"))
+    assert (one.rule, one.severity) == (Rule.ENVOY_ROUTE, Severity.ERROR)
+    assert text.splitlines()[(one.line or 0) - 1].strip() == "disabled: true"
 
 
 def test_a_part_of_a_route_that_is_switched_off_is_seen() -> None:
     config = bootstrap(demands({"headers": [Headers]}), Sample())
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    (route,) = manager["route_config"]["virtual_hosts"][0]["routes"]
+    route, _ = manager["route_config"]["virtual_hosts"][0]["routes"]
     off = {"@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute", "disabled": True}
     part = {"name": "upstream", "weight": 1, "typed_per_filter_config": {"envoy.filters.http.ext_proc": off}}
     route["route"] = {"weighted_clusters": {"clusters": [{"name": "upstream", "weight": 99}, part]}}
     text = render(config)
     (one,) = lint(text, demands({"headers": [Headers]}))
     assert (one.rule, one.line) == (Rule.ENVOY_ROUTE, line_of(text, "disabled: true"))
+
+
+def _edited(change: Callable[[Any], None], wanted: Demands = USUAL) -> str:
+    config = bootstrap(wanted, Sample())
+    change(config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"])
+    return render(config)
+
+
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        (Rule.ENVOY_SPELLING, lambda manager: manager.pop("normalize_path")),
+        (Rule.ENVOY_SPELLING, lambda manager: manager.pop("merge_slashes")),
+        (Rule.ENVOY_SPELLING, lambda manager: manager.pop("path_with_escaped_slashes_action")),
+        (Rule.ENVOY_SPELLING, lambda manager: manager.update(path_with_escaped_slashes_action="KEEP_UNCHANGED")),
+        (Rule.ENVOY_SPELLING, lambda manager: manager.pop("strip_trailing_host_dot")),
+        (Rule.ENVOY_SPELLING, lambda manager: manager.pop("common_http_protocol_options")),
+        (
+            Rule.ENVOY_SPELLING,
+            lambda manager: manager["common_http_protocol_options"].update(headers_with_underscores_action="ALLOW"),
+        ),
+        (
+            Rule.ENVOY_SPELLING,
+            lambda manager: manager["route_config"].update(
+                ignore_port_in_host_matching=False,
+                virtual_hosts=[{**manager["route_config"]["virtual_hosts"][0], "domains": ["api.example.com"]}],
+            ),
+        ),
+        (Rule.ENVOY_UPGRADE, lambda manager: manager.update(upgrade_configs=[{"upgrade_type": "websocket"}])),
+        (
+            Rule.ENVOY_LOCAL_REPLY,
+            lambda manager: manager["http_filters"][0]["typed_config"]["processing_mode"].pop("response_header_mode"),
+        ),
+    ],
+)
+def test_what_an_envoy_at_the_edge_needs_is_warned_of(rule: Rule, change: Callable[[Any], None]) -> None:
+    (one,) = lint(_edited(change))
+    assert (one.rule, one.severity) == (rule, Severity.WARNING)
+
+
+def test_upgrades_are_no_matter_where_no_chain_needs_whole_bodies() -> None:
+    wanted = demands({"headers": [Headers], "stream": [StreamsResponse]})
+    text = _edited(lambda manager: manager.update(upgrade_configs=[{"upgrade_type": "websocket"}]), wanted)
+    assert lint(text, wanted) == []
+
+
+def test_response_headers_that_only_a_forbidden_override_would_bring_are_an_error() -> None:
+    wanted = demands({"r": [ResponseHeaders]})
+    text = render(bootstrap(wanted, Sample())).replace("response_header_mode: SEND", "response_header_mode: SKIP")
+    assert lint(text, wanted) == []
+    text = text.replace("allow_mode_override: true", "allow_mode_override: false")
+    assert [(one.rule, one.severity) for one in lint(text, wanted) if "headers are not sent here" in one.reason] == [
+        (Rule.ENVOY_MODE, Severity.ERROR)
+    ]
+
+
+def _linted(tmp_path: Path, text: str, *ignored: str) -> list[tuple[Rule, str]]:
+    file = tmp_path / "envoy.yaml"
+    file.write_text(text)
+    return [(one.rule, one.severity.value) for one in lint_file(file, USUAL, ignored)]
+
+
+def test_one_finding_for_a_cluster_which_can_be_silenced(tmp_path: Path) -> None:
+    at = TEXT.rindex("max_connections: 100000")
+    text = TEXT[:at] + TEXT[at:].replace("100000", "1000")
+    warned = [(Rule.ENVOY_CIRCUIT_BREAKER, "warning")]
+    assert _linted(tmp_path, text) == warned
+    assert _linted(tmp_path, text, "envoy-retry-policy") == warned
+    assert _linted(tmp_path, text, "envoy-circuit-breaker") == []
+    comment = "# policy-engine: ignore envoy-circuit-breaker"
+    line = text[text.rindex("\n", 0, text.rindex("max_connections")) + 1 :].splitlines()[0]
+    assert _linted(tmp_path, text.replace(line, f"{line}  {comment}")) == []
+    above = f"# policy-engine: ignore envoy-route, envoy-circuit-breaker\n{line}"
+    assert _linted(tmp_path, text.replace(line, above)) == []
+    assert _linted(tmp_path, text.replace(line, f"{line}  {comment}-s")) == warned
+    assert _linted(tmp_path, f"{comment}\n\n{text}") == warned
+
+
+def test_an_error_cannot_be_silenced(tmp_path: Path) -> None:
+    text = TEXT.replace("failure_mode_allow: false", "failure_mode_allow: true")
+    assert _linted(tmp_path, text, "envoy-failure-mode") == [(Rule.ENVOY_FAILURE_MODE, "error")]
+
+
+@pytest.mark.parametrize("name", ["n", "y", "No", "YES", "off", "1e3", "0x1F", ".5", "nan", "true"])
+def test_a_name_that_envoy_reads_as_something_else_is_an_error(tmp_path: Path, name: str) -> None:
+    written = TEXT.replace("name: headers", f"name: {name}")
+    assert (Rule.ENVOY_SCALAR, "error") in _linted(tmp_path, written)
+    quoted = TEXT.replace("name: headers", f"name: '{name}'")
+    assert Rule.ENVOY_SCALAR not in [rule for rule, _ in _linted(tmp_path, quoted)]
 
 
 @pytest.mark.parametrize(
@@ -259,6 +349,7 @@ def test_a_request_that_could_hang_is_warned_of(
     wanted = demands({"r": [Whole]})
     config = bootstrap(wanted, Sample())
     connection = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    connection.pop("request_timeout")
     connection |= manager
     connection["route_config"]["virtual_hosts"][0]["routes"][0]["route"] |= route
     assert lint(render(config), wanted) == []

@@ -155,6 +155,16 @@ def _modes(
     if modes["request_header_mode"] == "SKIP":
         reason = f"request headers are not sent: no policy of the chain {chain.route_key!r} runs"
         yield set_here.get("request_header_mode").error(Rule.ENVOY_MODE, reason, allowed="SEND")
+    if (
+        chain.modes["response_header_mode"] == "SEND"
+        and modes["response_header_mode"] == "SKIP"
+        and not per_route.may_override
+    ):
+        reason = (
+            f"the chain {chain.route_key!r} has policies of the response, whose headers are not sent here, and "
+            "allow_mode_override, by which the engine could ask for them, is not true"
+        )
+        yield set_here.get("response_header_mode").error(Rule.ENVOY_MODE, reason, allowed="SEND")
     for side in ("request", "response"):
         body, trailers = f"{side}_body_mode", f"{side}_trailer_mode"
         if chain.modes[body] in STREAMING and modes[body] not in STREAMING:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from policy_engine.documents.plain_file import read_plain_file
+
 _FORMAT: Final = 1
 _MAX_BYTES: Final = 256 * 2**20
 
@@ -68,8 +70,7 @@ def save(path: Path, saved: Saved) -> None:
 def load(path: Path, type_url: str) -> Saved | None:
     """Return what was saved at `path`, or None when there is no such file; raises SavedError when it cannot be used."""
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        content = read_plain_file(path, _MAX_BYTES)
     except FileNotFoundError:
         return None
     except OSError as error:

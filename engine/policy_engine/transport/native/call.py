@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from policy_engine.kernel.stream import Peer, Replies, StreamError, StreamHandler
+from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.transport.counters import Counters
 from policy_engine.transport.native import headers
 from policy_engine.transport.native.flow_control import ReceiveFlow
@@ -18,7 +19,7 @@ from policy_engine.transport.native.messages import PREFIX, PREFIX_SIZE, Message
 from policy_engine.transport.native.sending import Sender
 from policy_engine.transport.native.stream import Stream
 
-_log = logging.getLogger(__name__)
+repeated = RepeatedLines(logging.getLogger("policy_engine.transport"))
 
 _AT_ONCE = (bytes, tuple, type(None))
 """Types of an answer that needs no task."""
@@ -43,7 +44,6 @@ class CallConnection(Protocol):
     """What a call needs of the connection it is on."""
 
     flow: ReceiveFlow
-    lingering: int
     peer: Peer
     receiving: bool
     send_limit: int
@@ -257,7 +257,7 @@ class Call(Stream):
             self.fail(error.status, error.message)
             return
         self._service.counters.handler_errors += 1
-        _log.error("stream handler failed", exc_info=error)
+        repeated.log(logging.ERROR, "failed", "stream handler failed", exc_info=error)
         self.fail(headers.INTERNAL, "internal error")
 
     def _deadline_exceeded(self) -> None:
@@ -280,14 +280,16 @@ class Call(Stream):
             self._close_handler()
         elif self._in_task:
             self._in_task = 0
-            self.connection.lingering += 1
+            self._service.counters.lingering += 1
             self._task.cancel()
 
     def _linger_over(self, task: asyncio.Task[Replies]) -> None:
-        self.connection.lingering -= 1
+        self._service.counters.lingering -= 1
         if not task.cancelled() and task.exception() is not None and not isinstance(task.exception(), StreamError):
             self._service.counters.handler_errors += 1
-            _log.error("stream handler failed after its stream had ended", exc_info=task.exception())
+            repeated.log(
+                logging.ERROR, "late", "stream handler failed after its stream had ended", exc_info=task.exception()
+            )
         self._close_handler()
 
     def _close_handler(self) -> None:
@@ -298,4 +300,4 @@ class Call(Stream):
             handler.close()
         except Exception:
             self._service.counters.handler_errors += 1
-            _log.exception("stream handler failed to close")
+            repeated.log(logging.ERROR, "close", "stream handler failed to close", exc_info=True)

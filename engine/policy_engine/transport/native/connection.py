@@ -48,6 +48,10 @@ class Surroundings(Protocol):
         """Seconds of a monotonic clock."""
         ...
 
+    def most_streams(self, head: RequestHead) -> int:
+        """Return how many streams may be open at once, on all connections, for one more such request to be taken."""
+        ...
+
     def open_stream(self, connection: Connection, stream_id: int, head: RequestHead) -> Stream | bytes:
         """Make the stream of a request, or a response block that ends it at once."""
         ...
@@ -73,8 +77,6 @@ class Connection:
         )
         self.peer = Peer()
         """What the handlers of this connection share."""
-        self.lingering = 0
-        """Tasks of streams that are gone but have not ended yet; they count as streams."""
         self.settings_acknowledged = False
         self.finished = False
         """Nothing more is to be read: write what is left in `out` and close."""
@@ -269,16 +271,18 @@ class Connection:
             head = self._decoder.request(block)
         except MalformedHeaders as error:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, str(error)) from None
+        counters = self.counters
         if stream_id > self._highest_served:
             # The client has not seen our GOAWAY yet; it will send the request elsewhere (RFC 9113 §6.8).
             self._remember(stream_id)
             return
-        if len(self.streams) + self.lingering >= self._limits.max_concurrent_streams:
+        # Of the server, not of the connection: a client may have many of those.
+        active = counters.streams_active + counters.lingering
+        if active >= self._limits.max_concurrent_streams and active >= self._surroundings.most_streams(head):
             raise StreamFault(ErrorCode.REFUSED_STREAM, "too many concurrent streams")
         if ending and head.content_length > 0:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, "content-length without content")
         stream = head.rejection or self._surroundings.open_stream(self, stream_id, head)
-        counters = self.counters
         counters.streams_total += 1
         if isinstance(stream, bytes):
             self._answer(stream_id, stream, ending)

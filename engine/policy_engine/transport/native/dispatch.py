@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from policy_engine.kernel.stream import Replies, StreamError, StreamHandler, StreamHandlerFactory
+from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.transport.counters import Counters
 from policy_engine.transport.health import EXT_PROC_SERVICE, Health
 from policy_engine.transport.native import headers
@@ -18,7 +19,11 @@ from policy_engine.transport.native.connection import Connection
 from policy_engine.transport.native.health_service import HealthCheck, HealthWatch
 from policy_engine.transport.options import Limits
 
-_log = logging.getLogger(__name__)
+repeated = RepeatedLines(logging.getLogger("policy_engine.transport"))
+
+_CHECK, _WATCH = b"/grpc.health.v1.Health/Check", b"/grpc.health.v1.Health/Watch"
+_HEALTH_PATHS = (_CHECK, _WATCH)
+_HEALTH_STREAMS = 256
 
 
 class Dispatcher:
@@ -39,9 +44,17 @@ class Dispatcher:
         self._loop = loop
         self._methods: dict[bytes, Callable[[Call], StreamHandler]] = {
             f"/{EXT_PROC_SERVICE}/Process".encode(): lambda call: handler_factory(call.connection.peer),
-            b"/grpc.health.v1.Health/Check": lambda call: HealthCheck(health),
-            b"/grpc.health.v1.Health/Watch": lambda call: HealthWatch(health, call.push),
+            _CHECK: lambda call: HealthCheck(health),
+            _WATCH: lambda call: HealthWatch(health, call.push),
         }
+
+    def most_streams(self, head: headers.RequestHead) -> int:
+        """Return how many streams may be open at once, on all connections, for one more such request to be taken.
+
+        A server with all its streams in use is healthy: checks of that have a few of their own.
+        """
+        limit = self.limits.max_concurrent_streams
+        return limit + _HEALTH_STREAMS if head.path in _HEALTH_PATHS else limit
 
     def open_stream(self, connection: Connection, stream_id: int, head: headers.RequestHead) -> Call | bytes:
         """Make the call of a request, or the response block that refuses it."""
@@ -57,7 +70,7 @@ class Dispatcher:
             return headers.trailers_only(error.status, error.message)
         except Exception:
             self.counters.handler_errors += 1
-            _log.exception("stream handler could not be made")
+            repeated.log(logging.ERROR, "made", "stream handler could not be made", exc_info=True)
             call.cancel_deadline()
             return headers.trailers_only(headers.INTERNAL, "internal error")
         return call

@@ -9,14 +9,17 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from policy_engine.sdk.repeated_lines import RepeatedLines
+from policy_engine.transport.client_names import ClientNames
 from policy_engine.transport.native.connection import Connection
+from policy_engine.transport.native.connections import Connections
 from policy_engine.transport.native.errors import ErrorCode
 from policy_engine.transport.native.tls import ALPN
 
 if TYPE_CHECKING:
     from policy_engine.transport.native.dispatch import Dispatcher
 
-_log = logging.getLogger(__name__)
+repeated = RepeatedLines(logging.getLogger("policy_engine.transport"))
 
 _WRITE_HIGH = 1024 * 1024
 _WRITE_LOW = 256 * 1024
@@ -33,12 +36,14 @@ class ServerProtocol(asyncio.Protocol):
         self,
         dispatcher: Dispatcher,
         loop: asyncio.AbstractEventLoop,
-        accepted: set[ServerProtocol],
+        connections: Connections,
         lost: Callable[[], None],
+        client_names: ClientNames | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._loop = loop
-        self._accepted = accepted
+        self._connections = connections
+        self._client_names = client_names
         self._lost = lost
         self._transport: asyncio.Transport | None = None
         self._connection: Connection | None = None
@@ -48,19 +53,48 @@ class ServerProtocol(asyncio.Protocol):
 
     # -- called by asyncio --------------------------------------------------------------------------------------------
 
+    def accepted(self, transport: asyncio.Transport) -> bool:
+        """Take a connection, TLS yet to come or not, if there is a place for it; returns whether there is."""
+        self._transport = transport
+        counters = self._dispatcher.counters
+        counters.connections_total += 1
+        counters.connections_active += 1
+        if not self._connections.admit(self):
+            limit = self._dispatcher.limits.max_connections
+            self.refuse("limit", f"all {limit} (limits.connections) are open and have requests")
+            return False
+        self._timer = self._loop.call_later(self._dispatcher.limits.handshake_seconds, self._handshake_expired)
+        return True
+
+    def refuse(self, reason: str, text: str) -> None:
+        """Count and log why there is no connection, and drop it."""
+        self._dispatcher.counters.refuse(reason)
+        repeated.log(
+            logging.WARNING,
+            reason,
+            "connection from %s refused: %s",
+            self._client(),
+            text,
+            extra={"event": "connection_refused", "reason": reason},
+        )
+        self._closing = True
+        if self._transport is not None:
+            # What is written already, such as a TLS alert, still goes out.
+            self._transport.close()
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin with our SETTINGS, unless there are too many connections or TLS did not agree on HTTP/2."""
         # Stream servers always give one, but that of uvloop is no subclass.
         transport = cast(asyncio.Transport, transport)
+        if self._transport is None and not self.accepted(transport):
+            return
         self._transport = transport
         tls = transport.get_extra_info("ssl_object")
-        limits, counters = self._dispatcher.limits, self._dispatcher.counters
-        self._accepted.add(self)
-        counters.connections_total += 1
-        counters.connections_active += 1
-        if len(self._accepted) > limits.max_connections or (tls and tls.selected_alpn_protocol() != ALPN):
-            counters.connections_refused += 1
-            transport.abort()
+        if tls and tls.selected_alpn_protocol() != ALPN:
+            self.refuse("alpn", "its TLS does not offer the protocol h2 by ALPN (alpn_protocols of the client)")
+            return
+        if tls and self._client_names is not None and not self._client_names.allow(tls.getpeercert()):
+            self.refuse("client_name", "its certificate bears none of the names in tls.client_names")
             return
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX:
@@ -68,7 +102,6 @@ class ServerProtocol(asyncio.Protocol):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.set_write_buffer_limits(high=_WRITE_HIGH, low=_WRITE_LOW)
         self._connection = Connection(self._dispatcher, self._wake, self._flush)
-        self._timer = self._loop.call_later(limits.handshake_seconds, self._handshake_expired)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -94,7 +127,7 @@ class ServerProtocol(asyncio.Protocol):
             self._timer.cancel()
         if self._connection is not None:
             self._connection.abandon()
-        self._accepted.discard(self)
+        self._connections.leave(self)
         self._dispatcher.counters.connections_active -= 1
         self._lost()
 
@@ -115,17 +148,39 @@ class ServerProtocol(asyncio.Protocol):
 
     # -- called by the server -----------------------------------------------------------------------------------------
 
+    @property
+    def settled(self) -> bool:
+        """Whether TLS and the exchange of SETTINGS are over."""
+        return self._connection is not None and self._connection.settings_acknowledged
+
+    @property
+    def idle(self) -> bool:
+        """Whether no stream is open."""
+        return self._connection is None or not self._connection.streams
+
+    def give_way(self) -> None:
+        """Close, to make place for another."""
+        self._dispatcher.counters.refuse("made_place")
+        if not self.settled:
+            self.abort()
+        else:
+            self.close("too many connections, and this one has no request")
+
     def drain(self) -> None:
         """Announce the end, and stop taking streams when the client knows or had time to know."""
         if self._connection is not None:
             self._connection.start_drain()
             self._loop.call_later(_DRAIN_PING_SECONDS, self._connection.finish_drain)
+        else:
+            self.abort()
 
     def close(self, reason: str) -> None:
         """End the connection and all its streams now, with GOAWAY."""
         if self._connection is not None:
             self._connection.fail(ErrorCode.NO_ERROR, reason)
             self._flush()
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """Drop the connection."""
@@ -176,12 +231,20 @@ class ServerProtocol(asyncio.Protocol):
         else:
             transport.close()
 
+    def _client(self) -> str:
+        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return str(peer[0]) if isinstance(peer, tuple) else "a Unix socket"
+
     def _handshake_expired(self) -> None:
-        if self._connection is not None and not self._connection.settings_acknowledged:
+        if self._connection is None:
+            if not self._closing:
+                self.refuse("handshake", "TLS was not agreed on in time")
+                self.abort()
+        elif not self._connection.settings_acknowledged:
             self._connection.fail(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS or no ACK in time")
             self._flush()
 
     def _broken(self) -> None:
-        _log.exception("HTTP/2 connection failed by a fault of the server")
+        repeated.log(logging.ERROR, "broken", "HTTP/2 connection failed by a fault of the server", exc_info=True)
         if self._connection is not None:
             self._connection.fail(ErrorCode.INTERNAL_ERROR, "internal error")

@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from policy_engine.kernel.stream import StreamHandlerFactory
 from policy_engine.transport import listen
+from policy_engine.transport.client_names import ClientNames
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.transport.health import Health
 from policy_engine.transport.native.accepting import Acceptor
+from policy_engine.transport.native.connections import Connections
 from policy_engine.transport.native.dispatch import Dispatcher
 from policy_engine.transport.native.protocol import ServerProtocol
-from policy_engine.transport.native.tls import load_certificate, server_context
+from policy_engine.transport.native.tls import server_context
+from policy_engine.transport.native.tls_protocol import TlsProtocol
 from policy_engine.transport.options import ServerOptions
 
 _CLOSE_SECONDS = 2.0
@@ -45,9 +48,11 @@ class NativeServer:
         self._acceptors: list[Acceptor] = []
         self._addresses: tuple[str, ...] = ()
         self._own_paths: list[Path] = []
-        self._protocols: set[ServerProtocol] = set()
+        self._connections = Connections(self._options.limits.max_connections)
         self._lost = asyncio.Event()
         self._tls: ssl.SSLContext | None = None
+        tls = self._options.tls
+        self._client_names = ClientNames(tls.client_names) if tls is not None and tls.client_names else None
 
     async def start(self) -> None:
         """Bind and listen; raises OSError or ValueError that name the address or file at fault."""
@@ -89,19 +94,17 @@ class NativeServer:
         return self._started.counters.snapshot()
 
     def reload_tls(self) -> None:
-        """Read certificate and key again, for connections to come; raises ValueError and keeps the old ones."""
-        if self._tls is not None and self._options.tls is not None:
-            # A pair that does not fit must not half replace the one in use, so it is tried elsewhere first.
-            server_context(self._options.tls)
-            load_certificate(self._tls, self._options.tls)
+        """Read all files of TLS again, for connections to come; raises ValueError and keeps what was read before."""
+        if self._options.tls is not None:
+            self._tls = server_context(self._options.tls)
 
     async def drain(self, seconds: float) -> int:
         """Take nothing new and finish the streams in flight; returns how many were cut off at the deadline (R-54)."""
         self.health.drain()
         self._stop_listening()
-        for protocol in tuple(self._protocols):
+        for protocol in self._protocols():
             protocol.drain()
-        await self._wait(seconds, lambda: not self._protocols)
+        await self._wait(seconds, lambda: not self._connections)
         cut_off = self._started.counters.streams_active
         await self.close()
         return cut_off
@@ -111,15 +114,18 @@ class NativeServer:
         self._stop_listening()
         if self._dispatcher is None:
             return
-        for protocol in tuple(self._protocols):
+        for protocol in self._protocols():
             protocol.close("server is closing")
-        await self._wait(_CLOSE_SECONDS, lambda: not self._protocols)
-        for protocol in tuple(self._protocols):
+        await self._wait(_CLOSE_SECONDS, lambda: not self._connections)
+        for protocol in self._protocols():
             protocol.abort()
         if self._dispatcher.tasks:
             # They were cancelled with their streams; a handler is closed when its task has really ended.
             await asyncio.wait(self._dispatcher.tasks, timeout=_CLOSE_SECONDS)
         await asyncio.sleep(0)
+
+    def _protocols(self) -> Iterator[ServerProtocol]:
+        return (one for one in self._connections if isinstance(one, ServerProtocol))
 
     @property
     def _started(self) -> Dispatcher:
@@ -128,11 +134,13 @@ class NativeServer:
         return self._dispatcher
 
     def _listen(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, dispatcher: Dispatcher) -> Acceptor:
-        def protocol() -> ServerProtocol:
-            return ServerProtocol(dispatcher, loop, self._protocols, self._lost.set)
+        def protocol() -> asyncio.Protocol:
+            served = ServerProtocol(dispatcher, loop, self._connections, self._lost.set, self._client_names)
+            return served if self._tls is None else TlsProtocol(self._tls, served)
 
         sock.listen(self._options.backlog)
-        return Acceptor(sock, protocol, self._tls, dispatcher.limits.handshake_seconds)
+        # TLS is the protocol's own, so that a connection counts before its handshake.
+        return Acceptor(sock, protocol, None, dispatcher.limits.handshake_seconds)
 
     def _stop_listening(self) -> None:
         for acceptor in self._acceptors:

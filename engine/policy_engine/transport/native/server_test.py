@@ -158,25 +158,6 @@ def test_failure_of_one_address_frees_the_others(tmp_path: Path) -> None:
     run(test)
 
 
-def test_too_many_connections_are_closed_at_once() -> None:
-    async def test() -> None:
-        async with serving(Recorder(), limits=Limits(max_connections=2)) as server:
-            kept = [await connect(server) for _ in range(2)]
-            for reader, _ in kept:
-                assert await reader.read(9)
-            reader, writer = await connect(server)
-            with contextlib.suppress(ConnectionError):
-                assert await reader.read() == b""
-            writer.close()
-            assert server.counters.connections_refused == 1
-            kept[0][1].close()
-            await until(lambda: server.counters.connections_active == 1)
-            assert await hello(server.address) == [b"hello"]
-            kept[1][1].close()
-
-    run(test)
-
-
 @pytest.mark.parametrize("sent", [b"", PREFACE[:10], PREFACE + SettingsFrame(0).serialize()])
 def test_slow_handshakes_are_ended(sent: bytes) -> None:
     async def test() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 
-from policy_engine.transport.options import TlsOptions
+from policy_engine.transport.options import TlsOptions, check_files
 
 ALPN = "h2"
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -17,7 +17,12 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(_TLS12_CIPHERS)
     context.set_alpn_protocols([ALPN])
-    load_certificate(context, options)
+    check_files(options)
+    try:
+        context.load_cert_chain(options.certificate_file, options.key_file)
+    except OSError as error:  # of OpenSSL, as the files can be read
+        reason = f"{error.strerror or error}; expected a certificate chain in PEM and the key that belongs to it"
+        raise ValueError(f"TLS certificate {options.certificate_file} with key {options.key_file}: {reason}") from None
     if options.client_ca_file is not None:
         try:
             context.load_verify_locations(cafile=options.client_ca_file)
@@ -25,11 +30,3 @@ def server_context(options: TlsOptions) -> ssl.SSLContext:
             raise ValueError(f"TLS client CA file {options.client_ca_file}: {error}") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def load_certificate(context: ssl.SSLContext, options: TlsOptions) -> None:
-    """Load certificate and key, also again after they were renewed: new connections then get the new ones."""
-    try:
-        context.load_cert_chain(options.certificate_file, options.key_file)
-    except OSError as error:
-        raise ValueError(f"TLS certificate {options.certificate_file} with key {options.key_file}: {error}") from None

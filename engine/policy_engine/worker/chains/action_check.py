@@ -5,9 +5,11 @@ Apart from the executor so that the rules (RFC 9110, 5.1 and 5.5; Envoy's header
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeGuard
 
 from policy_engine.sdk.actions import (
     ChunkMutation,
@@ -16,13 +18,19 @@ from policy_engine.sdk.actions import (
     ResponseMutation,
     TrailerMutation,
 )
-from policy_engine.sdk.headers import NO_EDIT, HeaderEdit, HeaderValue, encode_value
+from policy_engine.sdk.header_rules import CONTROL
+from policy_engine.sdk.headers import NO_EDIT, HeaderEdit, encode_value
+from policy_engine.sdk.statuses import WITHOUT_CONTENT
 
 MAX_HEADER_CHANGES = 256
 MAX_HEADER_BYTES = 64 * 1024
+MAX_METADATA_VALUES = 4096
+MAX_DETAILS = 512
+_DEEPEST_METADATA = 16
+_USUAL_MAPPINGS = (dict, MappingProxyType)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}\Z")
-_FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
 _TARGET = re.compile(r"(/[^\x00-\x20\x7f]*|\*)\Z")
+_DETAILS = re.compile(r"[^\x00-\x1f\x7f]*\Z")
 _AUTHORITY = re.compile(r"[^\x00-\x20\x7f/?#]{1,512}\Z")
 _KEPT_BY_ENGINE = {
     "content-length": "the engine keeps it right when the body changes",
@@ -44,24 +52,37 @@ class WrongKind(InvalidAction):
 
 
 def check_action(action: Any) -> HeaderEdit:
-    """Return the header part of `action` ready to be applied and sent; called once per distinct action object.
+    """Return the header part of `action` ready to be applied and sent.
 
-    Raises InvalidAction unless the whole of `action` can be carried out.
+    Raises InvalidAction unless the whole of `action` can be carried out, whatever objects a policy put into it.
     """
+    try:
+        return _checked(action)
+    except InvalidAction:
+        raise
+    except BaseException as error:  # also its `sys.exit()`, as in a hook
+        # An object with methods of its own, which may raise anything; what they say is not ours to show.
+        name = type(action).__name__
+        raise InvalidAction(f"{name} holds what cannot be read ({type(error).__name__})") from None
+
+
+def _checked(action: Any) -> HeaderEdit:
     if isinstance(action, RequestMutation):
         changed = _checked_values(action.set_headers, action.append_headers)
         if action.method is not None or action.path is not None or action.authority is not None:
             changed += _request_pseudo_headers(action)
-        whole = action.body is None and not action.dynamic_metadata and not action.clear_route_cache
+        whole = action.body is None and not action.dynamic_metadata and action.clear_route_cache is False
         if not whole:
             _check_body(action.body)
+            _check_flag("clear_route_cache", action.clear_route_cache)
             _check_metadata(action.dynamic_metadata)
         return HeaderEdit(_checked_names(action.remove_headers), tuple(changed), whole)
     if isinstance(action, ResponseMutation):
         changed = _checked_values(action.set_headers, action.append_headers)
         if action.status is not None:
             _check_status(action.status)
-            changed.append((":status", str(action.status).encode(), False))
+            _check_content(action.status, action.body)
+            changed.append((":status", b"%d" % action.status, False))
         whole = action.body is None and not action.dynamic_metadata
         if not whole:
             _check_body(action.body)
@@ -69,13 +90,17 @@ def check_action(action: Any) -> HeaderEdit:
         return HeaderEdit(_checked_names(action.remove_headers), tuple(changed), whole)
     if isinstance(action, ImmediateResponse):
         _check_status(action.status)
-        _checked_values(action.headers, action.append_headers)
-        if not isinstance(action.body, str | bytes):
-            raise InvalidAction(f"`body` must be str or bytes, not {type(action.body).__name__}")
+        _check_immediate_body(action.body)
+        _check_content(action.status, action.body)
+        _check_grpc_status(action.grpc_status)
+        _check_details(action.details)
         _check_metadata(action.dynamic_metadata)
-        return NO_EDIT
+        return HeaderEdit((), tuple(_checked_values(action.headers, action.append_headers)))
     if isinstance(action, ChunkMutation):
+        if action.data is None:
+            raise InvalidAction("a chunk's `data` must be bytes, not None; return None to leave the chunk as it is")
         _check_body(action.data)
+        _check_flag("end", action.end)
         return NO_EDIT
     if isinstance(action, TrailerMutation):
         changed = _checked_values(action.set_headers, action.append_headers)
@@ -83,33 +108,49 @@ def check_action(action: Any) -> HeaderEdit:
     raise InvalidAction(f"a hook must return an action or None, not {type(action).__name__}")
 
 
-def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple([_checked_name(name) for name in names]) if names else ()
+def _checked_names(names: object) -> tuple[str, ...]:
+    if names == ():
+        return ()
+    if not _is_list(names):
+        raise InvalidAction(f"`remove_headers` must be a list of names, not {type(names).__name__}")
+    return tuple([_checked_name(name) for name in names])
+
+
+def _is_list(many: object) -> TypeGuard[Iterable[Any]]:
+    """Return whether it holds one thing after another, and is not one text, or a mapping that would lose its values."""
+    if type(many) in (list, tuple):
+        return True
+    return hasattr(many, "__iter__") and not isinstance(many, str | bytes | Mapping)
 
 
 def _request_pseudo_headers(action: RequestMutation) -> list[tuple[str, bytes, bool]]:
     found = []
-    if action.method is not None:
-        if not _TOKEN.match(action.method):
-            raise InvalidAction("`method` is not an HTTP token (RFC 9110, 9.1)")
-        found.append((":method", action.method.encode(), False))
-    if action.path is not None:
-        if not _TARGET.match(action.path):
-            raise InvalidAction("`path` must start with '/' and hold no space or control character")
-        found.append((":path", encode_value(action.path), False))
-    if action.authority is not None:
-        if not _AUTHORITY.match(action.authority):
-            raise InvalidAction("`authority` must be a host and optional port")
-        found.append((":authority", encode_value(action.authority), False))
+    for field, name, value, rule, expected in (
+        ("method", ":method", action.method, _TOKEN, "an HTTP token (RFC 9110, 9.1)"),
+        ("path", ":path", action.path, _TARGET, "text that starts with '/' and holds no space or control character"),
+        ("authority", ":authority", action.authority, _AUTHORITY, "a host and optional port"),
+    ):
+        if value is None:
+            continue
+        if not isinstance(value, str) or not rule.match(value):
+            raise InvalidAction(f"`{field}` must be {expected}")
+        found.append((name, _encoded(f"`{field}`", value), False))
     return found
 
 
-def _checked_values(
-    replaced: Mapping[str, HeaderValue], appended: Sequence[tuple[str, HeaderValue]]
-) -> list[tuple[str, bytes, bool]]:
+def _checked_values(replaced: Any, appended: Any) -> list[tuple[str, bytes, bool]]:
+    # Asking an abstract class costs as much as all the rest.
+    if type(replaced) not in _USUAL_MAPPINGS and not isinstance(replaced, Mapping):
+        raise InvalidAction(f"headers to set must be a mapping of names to values, not {type(replaced).__name__}")
     changed = [(_checked_name(name), _checked_value(name, value), False) for name, value in replaced.items()]
-    if appended:
-        changed += [(_checked_name(name), _checked_value(name, value), True) for name, value in appended]
+    if appended != ():
+        if not _is_list(appended):
+            raise InvalidAction(f"`append_headers` must be a list of (name, value), not {type(appended).__name__}")
+        for pair in appended:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise InvalidAction("`append_headers` must hold pairs of a name and a value")
+            name, value = pair
+            changed.append((_checked_name(name), _checked_value(name, value), True))
     size = sum([len(name) + len(raw) for name, raw, _ in changed])
     if len(changed) > MAX_HEADER_CHANGES or size > MAX_HEADER_BYTES:
         raise InvalidAction(
@@ -142,14 +183,23 @@ _MOST_GOOD_NAMES = 1024
 
 def _checked_value(name: str, value: object) -> bytes:
     if isinstance(value, str):
-        raw = value.encode("utf-8", "surrogateescape")
+        raw = _encoded(f"header {name!r}", value)
     elif isinstance(value, bytes):
         raw = value
     else:
         raise InvalidAction(f"header {name!r}: the value must be str or bytes, not {type(value).__name__}")
-    if _FORBIDDEN_IN_VALUE.search(raw):
-        raise InvalidAction(f"header {name!r}: the value holds CR, LF or NUL (RFC 9110, 5.5)")
+    if CONTROL.search(raw):
+        raise InvalidAction(
+            f"header {name!r}: the value holds a control character such as CR, LF or NUL (RFC 9110, 5.5)"
+        )
     return raw
+
+
+def _encoded(part: str, text: str) -> bytes:
+    try:
+        return encode_value(text)
+    except UnicodeEncodeError:
+        raise InvalidAction(f"{part} holds a lone surrogate, which is no character") from None
 
 
 def _check_body(body: object) -> None:
@@ -157,30 +207,85 @@ def _check_body(body: object) -> None:
         raise InvalidAction(f"a body must be bytes, not {type(body).__name__}")
 
 
+def _check_immediate_body(body: object) -> None:
+    if not isinstance(body, str | bytes):
+        raise InvalidAction(f"`body` must be str or bytes, not {type(body).__name__}")
+    if isinstance(body, str):
+        try:
+            body.encode()
+        except UnicodeEncodeError:
+            raise InvalidAction("`body` holds a lone surrogate, which is no character") from None
+
+
+def _check_content(status: int, body: object) -> None:
+    if status in WITHOUT_CONTENT and body:
+        raise InvalidAction(f"a response with status {status} has no body (RFC 9110, 6.4.1); the action sets one")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidAction(f"`{name}` must be True or False, not {type(value).__name__}")
+
+
 def _check_status(status: object) -> None:
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
         raise InvalidAction(f"status {status!r:.40} is not a final HTTP status (200 to 599)")
 
 
-def _check_metadata(metadata: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_grpc_status(status: object) -> None:
+    if status is not None and (not isinstance(status, int) or isinstance(status, bool) or not 0 <= status <= 16):
+        raise InvalidAction(f"`grpc_status` {status!r:.40} is not a gRPC status code (0 to 16)")
+
+
+def _check_details(details: object) -> None:
+    if not isinstance(details, str) or len(details) > MAX_DETAILS or not _DETAILS.match(details):
+        raise InvalidAction(f"`details` must be text of at most {MAX_DETAILS} characters without control characters")
+    _encoded("`details`", details)
+    details.encode()
+
+
+def _check_metadata(metadata: object) -> None:
+    if not isinstance(metadata, Mapping):
+        raise InvalidAction("`dynamic_metadata` must be {namespace: {key: value}}")
+    left = MAX_METADATA_VALUES
     for namespace, values in metadata.items():
         if not isinstance(namespace, str) or not isinstance(values, Mapping):
             raise InvalidAction("`dynamic_metadata` must be {namespace: {key: value}}")
-        _check_json(values, depth=0)
+        namespace.encode()
+        left = _check_json(values, 0, left)
 
 
-def _check_json(value: object, depth: int) -> None:
-    if depth > 16:
-        raise InvalidAction("`dynamic_metadata` is nested more than 16 deep")
-    if value is None or isinstance(value, str | bool | int | float):
-        return
-    if isinstance(value, Mapping):
+def _check_json(value: object, depth: int, left: int) -> int:
+    """Return how many more values the metadata may hold: a list that holds itself has no end."""
+    if depth > _DEEPEST_METADATA:
+        raise InvalidAction(f"`dynamic_metadata` is nested more than {_DEEPEST_METADATA} deep")
+    if left <= 0:
+        raise InvalidAction(f"`dynamic_metadata` holds more than {MAX_METADATA_VALUES} values")
+    left -= 1
+    if value is None or isinstance(value, bool):
+        return left
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int | float):
+        _check_number(value)
+    elif isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise InvalidAction("`dynamic_metadata` keys must be str")
-            _check_json(inner, depth + 1)
+            key.encode()
+            left = _check_json(inner, depth + 1, left)
     elif isinstance(value, list | tuple):
         for inner in value:
-            _check_json(inner, depth + 1)
+            left = _check_json(inner, depth + 1, left)
     else:
         raise InvalidAction(f"`dynamic_metadata` holds a {type(value).__name__}; only JSON values can be sent")
+    return left
+
+
+def _check_number(number: float) -> None:
+    try:
+        finite = math.isfinite(number)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise InvalidAction("`dynamic_metadata` holds a number that JSON cannot write as a double")

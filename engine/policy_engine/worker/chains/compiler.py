@@ -236,7 +236,7 @@ class Compiler:
             method=method.name,
             hook=call,
             accepts=hook.accepts,
-            condition=entry.condition,
+            condition=self._explained(entry),
             timeout=entry.timeout,
             fails_open=entry.fails_open,
             failure_response=ImmediateResponse(
@@ -245,6 +245,11 @@ class Compiler:
             statistics=entry.statistics,
             on_failure=entry.on_failure,
         )
+
+    def _explained(self, entry: Entry) -> Condition | None:
+        if self.tracing is None or entry.condition is None:
+            return entry.condition
+        return self.tracing.explained(entry.condition, entry.name, entry.version)
 
     def _pool(self, name: str, version: str) -> BlockingPool:
         key = (name, version)

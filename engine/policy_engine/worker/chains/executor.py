@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
+from policy_engine.documents.error_text import said
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -25,15 +26,18 @@ from policy_engine.sdk import (
     TrailerMutation,
 )
 from policy_engine.sdk.headers import HeaderEdit, apply_edit
+from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.mark import MARK_BYTES
 from policy_engine.worker.chains.statistics import FailureKind
+from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
 from policy_engine.worker.offload.blocking import PoolFull
 
 logger = logging.getLogger("policy_engine.worker")
+repeated = RepeatedLines(logger)
 
 
 class Exchange:
@@ -60,15 +64,18 @@ class _Waiting:
 class Outcome:
     """What a phase's policies asked for: mutations in the order they apply, and the answer that ended it, if any.
 
-    `edits` are the header parts of `actions`, one for each.
+    `edits` are the header parts of `actions`, one for each. `restated`: the response has another status; `failed`: the
+    answer is that of a policy that failed closed.
     """
 
-    __slots__ = ("actions", "edits", "immediate")
+    __slots__ = ("actions", "edits", "failed", "immediate", "restated")
 
     def __init__(self) -> None:
         self.actions: list[Any] = []
         self.edits: list[HeaderEdit] = []
+        self.failed = False
         self.immediate: ImmediateResponse | None = None
+        self.restated = False
 
 
 def run(
@@ -193,7 +200,9 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
             edit = check_action(action)
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
-        step.checked, step.edit = action, edit
+        if edit.whole:
+            # What else an action holds may be changed after this look at it, and is looked at each time.
+            step.checked, step.edit = action, edit
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
         outcome.immediate = action
@@ -206,6 +215,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
             exchange.request.body = action.body
     elif kind is ResponseMutation and exchange.response is not None:
         apply_edit(exchange.response.headers, edit)
+        outcome.restated |= action.status is not None
         if action.body is not None:
             exchange.response.body = action.body
     elif kind is ChunkMutation:
@@ -221,12 +231,14 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
     step.statistics.failures[kind] += 1
     if step.on_failure is not None:
         step.on_failure(step, error)
-    logger.warning(
+    repeated.log(
+        logging.WARNING,
+        (exchange.chain.route_key, step.label, kind),
         "policy %s failed (%s), %s: %s",
         step.label,
         kind.value,
         "skipped" if step.fails_open else "request denied",
-        f"{type(error).__name__}: {error}",
+        said(error),
         extra={
             "event": "policy_failed",
             "route": exchange.chain.route_key,
@@ -235,12 +247,14 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
             "failure": kind.value,
             "failure_mode": "open" if step.fails_open else "closed",
             "request_id": exchange.request.id,
+            "trace_id": trace_id(exchange.request),
         },
         exc_info=error if kind is FailureKind.EXCEPTION else None,
     )
     if step.fails_open:
         return False
     outcome.immediate = step.failure_response
+    outcome.failed = True
     return True
 
 

@@ -35,6 +35,46 @@ from testsupport.conditions_engines import both, compiled, outcome, request_with
 # The corpus
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ('request.path == "/" and request.method == "GET"', "write `&&`"),
+        ('request.path == "/" AND request.method == "GET"', "write `&&`"),
+        ('(request.path == "/") or (request.method == "GET")', "write `||`"),
+        ('request.path == "/" or not "x" in request.headers', "write `||`"),
+        ('not ("x" in request.headers)', "write `!`"),
+        ('not "x" in request.headers', "write `!`"),
+        ('not !("x" in request.headers)', "write `!`"),
+        ('request.method is "GET"', "write `==`"),
+        ('request.method = "GET"', "`==`"),
+        ('request.method <> "GET"', "write `!=`"),
+        ('request.path == "/" & request.method == "GET"', "write `&&`"),
+        ('request.path == "/" | request.method == "GET"', "write `||`"),
+        ("request.path == \u201c/\u201d", "texts stand in"),
+        ("request.path == \u2018/\u2019", "texts stand in"),
+        ('request.path == "/', "unterminated text"),
+    ],
+)
+def test_operators_of_other_languages_have_a_hint(text: str, hint: str) -> None:
+    problems = check_condition(text, phase_has_response=False)
+    assert hint in problems[0].message, problems
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"and" in request.headers',
+        'request.headers.and == "x"',
+        'has(request.headers.or) && request.query.not == ""',
+        '["a", "or"].exists(or, or == request.path)',
+        'request.path == "this and that or not <>"',
+        "1 < 2 && 2 > 1",
+    ],
+)
+def test_those_words_where_they_may_stand(text: str) -> None:
+    assert check_condition(text, phase_has_response=False) == []
+
+
 def test_the_corpus_is_large_and_without_repetition() -> None:
     texts = [text for text, _ in CORPUS]
     assert len(texts) >= 150

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 Kind = Literal["string", "int", "string map", "dyn map"]
@@ -53,6 +54,9 @@ _ROOTS = frozenset(name.partition(".")[0] for name in VARIABLES)
 _SUGGESTION_CUTOFF = 0.6
 _SHOWN_WIDTH = 110
 _SHOWN_NAME = 80
+
+_OPERATORS_ELSEWHERE = {"and": "&&", "or": "||", "not": "!", "is": "==", "eq": "==", "ne": "!="}
+_QUOTES_ELSEWHERE = "\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a"
 
 _UNUSABLE = re.compile("[\0\ud800-\udfff]")
 _TOKEN = re.compile(
@@ -151,7 +155,7 @@ def read_source(text: str) -> Source:
         source.refuse(f"the condition has {len(text)} characters; at most {MAX_LENGTH} are allowed", MAX_LENGTH)
     elif unusable := _UNUSABLE.search(text):
         source.refuse("the condition holds a NUL or surrogate character", unusable.start())
-    elif _tokenize(source):
+    elif _tokenize(source) and _check_words(source):
         _check_brackets(source)
         _find_variables(source)
         _check_calls(source)
@@ -191,6 +195,7 @@ def _tokenize(source: Source) -> bool:
                 '"': "unterminated text",
                 "=": "`=` is not an operator; compare with `==`",
             }
+            known |= dict.fromkeys(_QUOTES_ELSEWHERE, "a quote of a word processor; texts stand in \" or '")
             hint = {"&": "write `&&` for and", "|": "write `||` for or", "`": 'write ["name"] for an unusual name'}
             message = known.get(character) or f"unexpected character {character!r}"
             source.refuse(f"{message}; {hint[character]}" if character in hint else message, position)
@@ -200,6 +205,23 @@ def _tokenize(source: Source) -> bool:
             source.tokens.append(Token(kind, match.group(), position))
         position = match.end()
     return True
+
+
+def _check_words(source: Source) -> bool:
+    """Explain operators of other languages, where no name can stand: beside a value."""
+    for index, token in enumerate(source.tokens):
+        operator = _OPERATORS_ELSEWHERE.get(token.text.lower()) if token.kind == "name" else None
+        if operator is None or _at(source, index - 1) == ".":
+            continue
+        after_value = _kind(source, index - 1) in {"name", "string", "number"} or _at(source, index - 1) in {")", "]"}
+        before_value = _kind(source, index + 1) in {"name", "string", "number"} and _at(source, index + 1) != "in"
+        before_value = before_value or _at(source, index + 1) in {"(", "!"}
+        if after_value or before_value:
+            source.refuse(f"`{token.text}` is not an operator; write `{operator}`", token.offset)
+    for first, second in pairwise(source.tokens):
+        if (first.text, second.text) == ("<", ">") and second.offset == first.offset + 1:
+            source.refuse("`<>` is not an operator; write `!=`", first.offset)
+    return not source.problems
 
 
 def _check_brackets(source: Source) -> None:

@@ -14,19 +14,19 @@ from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity, has_errors, ordered, render_text
 from policy_engine.documents.fields import Fields
-from policy_engine.documents.yaml_document import read_document
+from policy_engine.documents.yaml_document import read_document_file
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, names_of
 from policy_engine.worker.policies.importing import PolicyImportError, import_policy_module
 from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, read_manifest
-from policy_engine.worker.policies.registry import DuplicatePolicy, PolicyDefinition, Registry
+from policy_engine.worker.policies.registry import DuplicatePolicy, PolicyDefinition, Registry, Unusable, Version
 
 REGISTRY_KEYS = ("name", "version", "entrypoint", "directory", "digest")
 
 SHARED = "shared"
 """Directory of a development tree that holds libraries several policies share."""
 
-_VERSION_DIRECTORY = re.compile(r"v\d+_\d+_\d+", re.ASCII)
+_VERSION_DIRECTORY = re.compile(r"v(0|[1-9]\d{0,8})_(0|[1-9]\d{0,8})_(0|[1-9]\d{0,8})", re.ASCII)
 _UNHASHED = frozenset({"__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache"})
 
 
@@ -123,13 +123,8 @@ def directory_digest(directory: Path) -> str:
 
 def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
     """Load every policy that the builder's `registry.json` lists; its directories are relative to the file."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-        return None, (Diagnostic(str(path), reason, rule=Rule.UNREADABLE),)
     # JSON is read as YAML, which it is a part of, to have the line of each entry.
-    document, diagnostics = read_document(str(path), content)
+    document, diagnostics = read_document_file(path)
     if document is None:
         return None, tuple(diagnostics)
     if not isinstance(document.value, list):
@@ -158,15 +153,18 @@ def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, .
     return _registry(definitions, diagnostics)
 
 
-def load_policy_tree(root: Path) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
+def load_policy_tree(root: Path, *, only_named: bool = False) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
     """Load every policy in `root/<name>/<v1_0_0>/`; other directories there are passed over.
 
-    Libraries in `root/shared/` are importable, as they are in an image (there through the build).
+    With `only_named`, policies that cannot be loaded are kept apart in the registry: a library that one of many lacks
+    is nothing to those who do not use it. Libraries in `root/shared/` are importable, as they are in an image (there
+    through the build).
     """
     if not root.is_dir():
         reason = "is not a directory of policies (<name>/<v1_0_0>/policy.yaml)"
         return None, (Diagnostic(str(root), reason, rule=Rule.UNREADABLE),)
     definitions = []
+    unusable = []
     diagnostics: list[Diagnostic] = []
     shared = str((root / SHARED).absolute())
     if Path(shared).is_dir() and shared not in sys.path:
@@ -176,6 +174,10 @@ def load_policy_tree(root: Path) -> tuple[Registry | None, tuple[Diagnostic, ...
         if not named and not (directory / MANIFEST_FILE).exists():
             continue
         definition, found = load_policy(directory)
+        if definition is None and named and only_named:
+            version = Version.parse(directory.name.replace("_", "."))
+            unusable.append(Unusable(directory.parent.name, version, ordered(found)))
+            continue
         diagnostics += found
         if definition is None:
             continue
@@ -184,11 +186,11 @@ def load_policy_tree(root: Path) -> tuple[Registry | None, tuple[Diagnostic, ...
         if directory.parts[-2:] != tuple(expected.split("/")):
             reason = f"policy {definition} belongs in the directory {expected}"
             diagnostics.append(Diagnostic(str(directory / MANIFEST_FILE), reason, rule=Rule.INTERFACE))
-    return _registry(definitions, diagnostics)
+    return _registry(definitions, diagnostics, unusable)
 
 
 def _registry(
-    definitions: Iterable[PolicyDefinition], diagnostics: list[Diagnostic]
+    definitions: Iterable[PolicyDefinition], diagnostics: list[Diagnostic], unusable: Iterable[Unusable] = ()
 ) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
     """Make the registry; a policy that is there twice is one more finding, and any finding leaves no registry."""
     unique: dict[str, PolicyDefinition] = {}
@@ -199,7 +201,7 @@ def _registry(
             diagnostics.append(Diagnostic(file, str(DuplicatePolicy(first, definition)), rule=Rule.DUPLICATE_POLICY))
     if has_errors(diagnostics):
         return None, ordered(diagnostics)
-    return Registry(unique.values()), ordered(diagnostics)
+    return Registry(unique.values(), unusable), ordered(diagnostics)
 
 
 class PoliciesUnusable(ValueError):
@@ -213,11 +215,12 @@ class PoliciesUnusable(ValueError):
 def load_policies(path: Path | None) -> Registry:
     """Load the policies of a `registry.json` (a file) or of a development tree (a directory); none without a path.
 
-    Raises PoliciesUnusable with every finding at once.
+    Of a tree, those that cannot be loaded matter to chains that name them alone. Raises PoliciesUnusable with every
+    finding at once.
     """
     if path is None:
         return Registry()
-    registry, diagnostics = load_policy_tree(path) if path.is_dir() else load_registry_file(path)
+    registry, diagnostics = load_policy_tree(path, only_named=True) if path.is_dir() else load_registry_file(path)
     if registry is None:
         raise PoliciesUnusable(diagnostics)
     return registry

@@ -15,7 +15,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors
 from policy_engine.documents.fields import Fields, did_you_mean
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import holds_reference
-from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document
+from policy_engine.documents.yaml_document import Document, read_document, read_document_file
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path
 from policy_engine.worker.policies.parameters import ParameterSchema, SchemaError
@@ -62,18 +62,17 @@ class PolicyManifest:
 
 def read_manifest(path: FilePath) -> tuple[PolicyManifest | None, list[Diagnostic]]:
     """Return the manifest in the file `path` with everything wrong with it; None when something is."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}; every policy directory holds a {MANIFEST_FILE}"
-        return None, [Diagnostic(str(path), reason, rule=Rule.UNREADABLE)]
-    return parse_manifest(str(path), content)
+    return _manifest(*read_document_file(path, hint=f"; every policy directory holds a {MANIFEST_FILE}"))
 
 
 def parse_manifest(file: str, content: bytes) -> tuple[PolicyManifest | None, list[Diagnostic]]:
     """Return the manifest in `content`, as `read_manifest` does; `file` is only named in findings."""
-    document, diagnostics = read_document(file, content)
+    return _manifest(*read_document(file, content))
+
+
+def _manifest(
+    document: Document | None, diagnostics: list[Diagnostic]
+) -> tuple[PolicyManifest | None, list[Diagnostic]]:
     if document is None:
         return None, diagnostics
     fields = Fields(document, (), MANIFEST_KEYS, diagnostics, "a policy manifest")

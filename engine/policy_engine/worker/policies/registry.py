@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from policy_engine.documents.diagnostics import Diagnostic
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
 from policy_engine.worker.policies.parameters import ParameterSchema
@@ -110,6 +111,26 @@ class UnknownVersion(LookupError):
         super().__init__(f"{reason} (available: {listing})")
 
 
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A policy that is there and could not be loaded, with why."""
+
+    name: str
+    version: Version
+    diagnostics: tuple[Diagnostic, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+class UnusablePolicy(LookupError):
+    """The policy that is meant is there, but could not be loaded; an older version is not taken in its place."""
+
+    def __init__(self, unusable: Unusable) -> None:
+        self.unusable = unusable
+        super().__init__(f"policy {unusable} cannot be loaded: {unusable.diagnostics[0]}")
+
+
 class DuplicatePolicy(ValueError):
     """Two definitions have the same name and version."""
 
@@ -120,11 +141,15 @@ class DuplicatePolicy(ValueError):
 
 
 class Registry:
-    """An immutable set of policy definitions; raises DuplicatePolicy when two share name and version."""
+    """An immutable set of policy definitions; raises DuplicatePolicy when two share name and version.
 
-    __slots__ = ("_by_name",)
+    Those that are `unusable` only matter to chains that name them.
+    """
 
-    def __init__(self, definitions: Iterable[PolicyDefinition] = ()) -> None:
+    __slots__ = ("_by_name", "unusable")
+
+    def __init__(self, definitions: Iterable[PolicyDefinition] = (), unusable: Iterable[Unusable] = ()) -> None:
+        self.unusable = tuple(unusable)
         self._by_name: dict[str, dict[Version, PolicyDefinition]] = {}
         for definition in sorted(definitions, key=lambda one: (one.name, one.version)):
             versions = self._by_name.setdefault(definition.name, {})
@@ -135,8 +160,9 @@ class Registry:
     def resolve(self, name: str, version: str) -> PolicyDefinition:
         """Return the definition for `v1.0.0` (exact) or `v1` (newest of that major version).
 
-        Raises UnknownPolicy or UnknownVersion, whose messages name what is available (R-13).
+        Raises UnknownPolicy or UnknownVersion, whose messages name what is available (R-13), and UnusablePolicy.
         """
+        self._refuse_unusable(name, version)
         versions = self._by_name.get(name)
         if versions is None:
             raise UnknownPolicy(name, tuple(self._by_name))
@@ -153,6 +179,19 @@ class Registry:
         if wanted not in versions:
             raise UnknownVersion(name, version, tuple(versions), wrong_form=False)
         return versions[wanted]
+
+    def _refuse_unusable(self, name: str, version: str) -> None:
+        unusable = {one.version: one for one in self.unusable if one.name == name}
+        if not unusable:
+            return
+        major = _MAJOR.fullmatch(version)
+        if major is None:
+            wanted = next((one for one in unusable if str(one) == version), None)
+        else:
+            known = (*unusable, *self._by_name.get(name, ()))
+            wanted = max((one for one in known if one.major == int(major[1])), default=None)
+        if wanted in unusable:
+            raise UnusablePolicy(unusable[wanted])
 
     def names(self) -> tuple[str, ...]:
         """Return the policy names, sorted."""
