@@ -9,7 +9,8 @@ import pytest
 
 from docs.pages import WORKSPACE, prose
 
-PAGES = [WORKSPACE / "docs" / name for name in ("proof.md", "proof-configuration.md")]
+PAGES = [WORKSPACE / "docs" / name for name in ("proof.md", "proof-configuration.md", "faults-found.md")]
+FAULTS = WORKSPACE / "docs" / "faults-found.md"
 _CODE = re.compile(r"`([^`]+)`")
 
 
@@ -46,3 +47,10 @@ def test_every_file_is_there(page: Path) -> None:
 @pytest.mark.parametrize(("page", "short", "name"), [(page, *claim) for page in PAGES for claim in _claims(page)])
 def test_every_test_is_there(page: Path, short: str, name: str) -> None:
     assert f"def {name}(" in _files(page)[short].read_text(encoding="utf-8")
+
+
+def test_every_fault_has_a_test_or_is_said_to_be_open() -> None:
+    rows = [line for _, line in prose(FAULTS) if line.startswith("| ") and not line.startswith(("| name", "| fault"))]
+    faults = [line for line in rows if not line.rstrip(" |").endswith(".py`")]
+    assert faults
+    assert [line for line in faults if "`test_" not in line and "**open**" not in line] == []

@@ -52,8 +52,9 @@ def descriptors(terms: Terms) -> Measured:
         course.fault_ends()
         course.whole_again(running.ready, "ready")
         running.healthy_for_envoy()
-        lines = len(running.engines[0].log().splitlines()) - lines
-        course.expect(lines <= _MOST_LINES, f"{lines} log lines")
+        new = running.engines[0].log().splitlines()[lines:]
+        course.expect(len(new) <= _MOST_LINES, f"{len(new)} log lines")
+        course.expect(any("accepting_paused" in one for one in new), "no log line says that accepting pauses")
     return course.measured()
 
 
@@ -66,9 +67,9 @@ def disk(terms: Terms) -> Measured:
             running.write(route("meanwhile", marked))
             course.whole_again(lambda: running.shows("meanwhile") and running.ready(), "the change active")
             time.sleep(_SHORT_S)
+        course.fault_ends()
         running.write(route("meanwhile", marked), route("after", marked))
         course.whole_again(lambda: running.shows("after") and running.ready(), "the change after it active")
-        course.fault_ends()
         course.expect(all(engine.running() for engine in running.engines), "an engine ended")
     return course.measured()
 

@@ -22,6 +22,7 @@ SECOND_ADDRESS = "127.0.0.2"
 def _limited(url: str, on_store_error: str) -> Document:
     parameters = {
         "limits": ["1000000/hour"],
+        "strategy": "fixed-window",
         "key": [{"source": "constant", "value": "all"}],
         "on_store_error": on_store_error,
         "redis": {"url": url},
@@ -66,20 +67,21 @@ def silent_deny(terms: Terms) -> Measured:
 def demoted(terms: Terms) -> Measured:
     """The primary becomes a replica; its address leads to the new primary, as a Service of Kubernetes does."""
     old_port, new_port = free_port(), free_port()
-    with redis_server(port=old_port) as old, redis_server(port=new_port), Door(old_port) as door:
+    with redis_server(port=old_port) as old, redis_server(port=new_port) as new, Door(old_port) as door:
         document = _limited(f"redis://127.0.0.1:{door.port}/0", "deny")
         with site(document, POLICIES, terms.engines) as running, running.loaded(terms) as course:
             door.to = new_port
             _tell(old, f"REPLICAOF 127.0.0.1 {new_port}")
             course.whole_again(lambda: client.send(running.port, target="/r/x").status == 200, "answering")
+            course.expect(_tell(new, "DBSIZE") != b":0\r\n", "the new primary counted nothing")
     return course.measured()
 
 
-def _tell(redis: RedisServer, command: str) -> None:
+def _tell(redis: RedisServer, command: str) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(redis.path))
         connection.sendall(f"{command}\r\n".encode())
-        connection.recv(100)
+        return connection.recv(100)
 
 
 def first_address_dead(terms: Terms) -> Measured:
