@@ -11,6 +11,8 @@ from dataclasses import dataclass
 _BOM = b"\xef\xbb\xbf"
 _EMPTY_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))[\r\n]")  # a line's end, and the first byte of the next one's
 _LINE = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|\Z)")
+_EMPTY_LINE_PAIRS = (b"\n\n", b"\n\r", b"\r\r")
+"""The bytes that `_EMPTY_LINE` ends with, one of which every empty line has."""
 _LINE_ENDS = re.compile(rb"[\r\n]+")
 
 
@@ -72,10 +74,9 @@ class EventBuffer:
             return b""
         at = _behind_line_ends(rest, 0)
         start = max(at, self._seen - 2)  # what was seen holds no empty line, but one may begin in its last two bytes
-        while found := _EMPTY_LINE.search(rest, start):
-            if found.end() - at > self._limit + 1:
-                break
-            at = start = _behind_line_ends(rest, found.end())
+        # The last end within the limit is as good as the next one, and found without a look at each event.
+        while (found := max(rest.rfind(pair, start, at + self._limit + 1) for pair in _EMPTY_LINE_PAIRS)) >= 0:
+            at = start = _behind_line_ends(rest, found + 2)
         whole = bytes(rest[:at])
         del rest[:at]
         self._seen = len(rest)
