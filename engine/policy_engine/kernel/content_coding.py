@@ -35,7 +35,7 @@ class UndecodableBody(Exception):
 
 
 def codings_of(headers: Headers) -> tuple[str, ...]:
-    """Return the codings of a body in the order they were applied, without `identity`, however Envoy joined the lines."""
+    """Return the codings of a body, in the order they were applied, without `identity`; Envoy may join their lines."""
     if "content-encoding" not in headers:
         return ()
     return tuple("gzip" if name == "x-gzip" else name for name in content_codings(headers))
