@@ -15,7 +15,7 @@ from policy_control_plane.cli import parser as control_plane_parser
 from policy_engine.cli import parser as engine_parser
 from policy_engine.command_tree import Command, Option, commands
 
-PAGE = Path(__file__).parent / "cli.md"
+PAGE = Path(__file__).resolve().parent / "cli.md"
 
 _HEAD = """\
 # The command lines

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,6 +23,7 @@ from policy_control_plane.resources import Snapshot, snapshot_version
 from policy_control_plane.rollout import Rollout
 from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_control_plane.status import Overview, StatusServer
+from policy_engine import __version__
 
 GOOD = """
 version: v1
@@ -47,6 +51,31 @@ def test_validate_says_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     write(tmp_path, GOOD)
     assert main(["validate", "--config-dir", str(tmp_path)]) == 0
     assert "valid:" in capsys.readouterr().out
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"policy-control-plane {__version__}\n"
+
+
+@pytest.mark.parametrize(("options", "is_json"), [([], True), (["--log-format", "text"], False)])
+def test_its_log_is_json_unless_told_otherwise(tmp_path: Path, options: list[str], is_json: bool) -> None:
+    write(tmp_path, GOOD)
+    command = [sys.executable, "-m", "policy_control_plane", "--config-dir", str(tmp_path)]
+    addresses = ["--listen", "127.0.0.1:0", "--status-listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        [*command, *addresses, *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.terminate()
+    assert line.startswith("{") is is_json, line
+    if is_json:
+        assert "message" in json.loads(line)
 
 
 def test_the_sample_is_valid(capsys: pytest.CaptureFixture[str]) -> None:
