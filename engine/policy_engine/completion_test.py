@@ -41,7 +41,7 @@ def offered(tmp_path: Path, *words: str) -> list[str]:
         (("validate", "--form"), ["--format"]),
         (("validate", "--format", ""), ["text", "json", "sarif"]),
         (("validate", "a.yaml", "--format", "s"), ["sarif"]),
-        (("run", "--tls-c"), ["--tls-cert", "--tls-client-ca"]),
+        (("run", "--tls-cl"), ["--tls-client-ca", "--tls-client-names"]),
         (("run", "--config", "chai"), ["chains.yaml"]),
         (("validate", "chai"), ["chains.yaml"]),
         (("completion", ""), list(SHELLS)),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import hpack
 import pytest
@@ -64,10 +66,8 @@ def test_text_lines_have_route_request_and_trace(worker: int | None) -> None:
 
 
 def test_lines_of_a_current_span_have_its_trace() -> None:
-    from opentelemetry import trace
-
-    import policy_engine.telemetry.spans  # noqa: F401 - joins the parts of the package
-
+    importlib.import_module("policy_engine.telemetry.spans")  # joins the parts of the package `opentelemetry`
+    trace: Any = importlib.import_module("opentelemetry.trace")
     span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=False))
     with logged("info", "json") as stream:
         with trace.use_span(span):
