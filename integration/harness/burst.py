@@ -17,7 +17,8 @@ from h2.exceptions import NoAvailableStreamIDError, TooManyStreamsError
 from integration.harness.exchange import HeaderList
 
 MAX_REQUESTS = 20_000
-CONNECTIONS = 20
+CONNECTIONS = 100
+"""Envoy at an edge takes 100 streams of each (`max_concurrent_streams` of what `envoy-config` writes)."""
 _READ_SIZE = 1 << 18
 _SENT_AT_ONCE = 50
 """Requests a connection sends before others have their turn."""
