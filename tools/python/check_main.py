@@ -26,7 +26,9 @@ SLOW = {
     "builder/policy_builder/commands": "what Bazel builds, whole images",
     "builder/policy_builder/package": "whole images",
     "demo": "real Envoy",
+    "engine/policy_engine/processes": "worker processes that hang, and are replaced after seconds",
     "integration": "real Envoy, containers",
+    "policies/held_time_test.py": "the dearest bodies for every policy that reads them",
     "tools/image": "what Bazel builds",
     "tools/python/packages_test.py": "environments of its own, packages installed into them",
 }
