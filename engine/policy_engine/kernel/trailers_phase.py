@@ -64,7 +64,9 @@ def _without_body(phases: Phases, side: Side, trailers: Headers, go_on: Callable
         if closed is None or not any(map(_changes, outcome.actions)):
             return go_on()
         name_trailers_only(phases.route)
-        return phases.deny(replace(closed.failure_response, grpc_status=_grpc_error(trailers)))
+        error = _grpc_error(trailers)
+        refusal = closed.failure_response
+        return phases.deny(refusal if error is None else replace(refusal, grpc_status=error))
 
     return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), done)
 
