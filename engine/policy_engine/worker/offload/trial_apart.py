@@ -32,6 +32,9 @@ START_SECONDS = 60.0
 GRACE_SECONDS = 1.0
 """After the times that the trial itself keeps; then the process is killed."""
 
+_QUIET = {"PYTHONBREAKPOINT": "0"}
+"""Nobody is there to answer a debugger; one in a worker process stops at the same place."""
+
 _FRAME = re.compile(r'^  File "([^"]*)", line (\d+) in ', re.MULTILINE)
 _MOST_STACK = 64 << 10
 
@@ -109,7 +112,7 @@ class _Apart:
                     stderr=subprocess.DEVNULL,
                     pass_fds=passed,
                     start_new_session=True,
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), **_QUIET},
                 )
             finally:
                 theirs.close()

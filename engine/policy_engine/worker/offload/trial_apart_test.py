@@ -44,6 +44,7 @@ class Sample(Policy):
             "sleeps": lambda: time.sleep(1000),
             "pid": lambda: refuse(str(os.getpid())),
             "close hangs": lambda: None,
+            "breakpoint": lambda: breakpoint(),
         }[self.how]()
 
     def on_request_headers(self, request): ...
@@ -115,6 +116,10 @@ def test_what_hangs_is_refused_with_its_place_while_others_run(definition: Polic
     assert not hangs.expected
     assert "its constructor did not return within 0.3 s" in hangs.reason
     assert "policy.py:" in hangs.reason
+
+
+def test_a_breakpoint_that_nobody_could_answer_is_passed_by(definition: PolicyDefinition) -> None:
+    assert tried(definition, "breakpoint") == [None]
 
 
 @pytest.mark.parametrize(("how", "end"), [("crashes", "by SIGSEGV"), ("ends", "with exit status 3")])
