@@ -100,12 +100,17 @@ def judge(cases: Iterable[Case], expected: Expected) -> Outcome:
 def table(name: str, outcome: Outcome) -> str:
     """Return the run as Markdown: the counts, each group of exceptions with its reason, and what is not as expected."""
     total, passed = len(outcome.cases), sum(case.passed for case in outcome.cases)
-    lines = [f"{name}: {passed} of {total} cases pass.", ""]
-    groups = _groups(outcome.expected)
-    if groups:
-        lines += ["| fail as expected | which | why |", "|---|---|---|"]
-        lines += [f"| {number} | {'; '.join(which)} | {reason} |" for reason, (number, which) in groups.items()]
+    lines = [f"{name}: {passed} of {total} cases pass, {total - passed} do not.", ""]
+    exceptions = rows(outcome.expected)
+    if exceptions:
+        lines += ["| fail as expected | which | why |", "|---|---|---|", *exceptions]
     return "\n".join([*lines, *outcome.surprises]) + "\n"
+
+
+def rows(expected: Expected) -> list[str]:
+    """Return a row of the table for each reason."""
+    groups = _groups(expected).items()
+    return [f"| {number} | {'; '.join(which)} | {reason} |" for reason, (number, which) in groups]
 
 
 def _groups(expected: Expected) -> dict[str, tuple[int, list[str]]]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tools.conformance.__main__ import SUITES
-from tools.conformance.suite import Case, Expected, SuiteError, judge, read_expected, table
+from tools.conformance.suite import Case, Expected, SuiteError, judge, read_expected, rows, table
 
 FAILS, PASSES = Case("a/1", passed=False, detail="why"), Case("a/2", passed=True)
 OF_A_KIND = [Case(f"b/{number}", passed=False, kind="odd") for number in range(3)]
 HERE = Path(__file__).parent
+PAGE = HERE.parents[1] / "docs" / "conformance.md"
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,14 @@ def test_each_suite_has_what_the_command_asks_of_it(name: str) -> None:
     assert suite.VERSION
     expected = read_expected(HERE / suite.EXPECTED)
     assert all(number > 0 for number, _ in expected.counts.values())
+
+
+@pytest.mark.parametrize("name", sorted(SUITES))
+def test_the_page_has_each_exception_with_its_reason(name: str) -> None:
+    suite = importlib.import_module(f"tools.conformance.{name.replace('-', '_')}_suite")
+    lines = PAGE.read_text("utf-8").splitlines()
+    assert [row for row in rows(read_expected(HERE / suite.EXPECTED)) if row not in lines] == []
+    assert [line for line in lines if line.startswith(f"{name} ({suite.VERSION}): ")], "no last run of this version"
 
 
 def test_no_file_of_expected_failures_is_forgotten() -> None:
