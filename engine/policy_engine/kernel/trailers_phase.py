@@ -10,7 +10,8 @@ from dataclasses import fields
 from typing import Any
 
 from policy_engine.kernel.header_view import headers_of
-from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.later import Result, then
+from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import name_trailers_only
 from policy_engine.kernel.reply import ProcessingMode, duplex_chunk_reply, trailers_reply
 from policy_engine.kernel.routes import STREAMING
@@ -40,9 +41,9 @@ def _trailers(phases: Phases, side: Side, message: Any) -> Result:
     if not side.on_trailers:
         return trailers_reply(side.trailers)
 
-    def done(outcome: Outcome) -> Replies:
+    def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
-            return phases.answer(outcome)
+            return phases.answer(outcome, unseen=phases.too_late(side))
         return trailers_reply(side.trailers, outcome.edits)
 
     arguments = phases.arguments(side, headers_of(message.trailers))
@@ -62,7 +63,7 @@ def _without_body(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Re
         if closed is None or not any(map(_changes, outcome.actions)):
             return go_on()
         name_trailers_only(phases.route)
-        return phases.deny(closed.failure_response)
+        return phases.deny(closed.failure_response, by=closed)
 
     return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), done)
 
@@ -73,17 +74,17 @@ def _last_chunk(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Resu
     What they held back until now goes out in full duplex; in STREAMED nothing can be added any more, which is a
     failure.
     """
-    arguments = phases.arguments(side, Chunk(b"", end=True))
+    arguments, unseen = phases.arguments(side, Chunk(b"", end=True)), phases.too_late(side)
 
     def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
-            return phases.answer(outcome)
+            return phases.answer(outcome, unseen=unseen)
         data, closed = arguments[-1].data, first_closed(side.on_chunk)
         if not data:
             return go_on()
         if side.body_mode == ProcessingMode.FULL_DUPLEX_STREAMED:
             return _in_front(duplex_chunk_reply(side.body, data, end=False), go_on())
-        return go_on() if closed is None else phases.deny(closed.failure_response)
+        return go_on() if closed is None else phases.deny(closed.failure_response, by=closed, unseen=unseen)
 
     return then(run(phases.exchange, side.on_chunk, arguments, Outcome()), done)
 

@@ -13,7 +13,7 @@ from policy_engine.sdk.actions import (
     ResponseMutation,
     TrailerMutation,
 )
-from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.exchange import Request, Response, ResponseOrigin
 from policy_engine.sdk.header_fields import (
     MediaType,
     UnreadableHeader,
@@ -37,6 +37,7 @@ __all__ = [
     "ParameterError",
     "Request",
     "Response",
+    "ResponseOrigin",
     "Headers",
     "HeaderValue",
     "header_name",
