@@ -97,7 +97,10 @@ class SnapshotBuilder:
         return MappingProxyType(snapshot)
 
     def _chain(self, route: RouteModel) -> Resource:
-        return resource(route.name, xds_chain.encode({"route_key": route.name, "policies": route.chain}))
+        document = {"route_key": route.name, "policies": route.chain}
+        if route.errors is not None:
+            document["errors"] = route.errors.as_document()
+        return resource(route.name, xds_chain.encode(document))
 
     def _listener(self, listener: ListenerModel, model: Model) -> Resource:
         chains = (route.chain for route in model.routes if route.chain)
