@@ -191,7 +191,7 @@ def add_samples(total: Samples, more: Samples, *, keep_gauges: bool = True) -> N
     for name, rows in more.items():
         if not keep_gauges and METRICS.get(name, ("counter",))[0] == "gauge":
             continue
-        merge = _MERGED.get(name, add)
+        merge: Callable[[float, float], float] = _MERGED.get(name, add)
         sums = {label_key(labels): index for index, (labels, _) in enumerate(total.setdefault(name, []))}
         for labels, value in rows:
             index = sums.get(label_key(labels))
