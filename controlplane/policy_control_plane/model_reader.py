@@ -24,13 +24,14 @@ from policy_engine.sdk import host_of
 from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.sources.chain_file import ChainFiles
 from policy_engine.sources.chain_reader import ChainReader
+from policy_engine.sources.error_answers import read_errors
 from policy_engine.sources.xds import chain as xds_chain
 
 FILE_KEYS = ("version", "listeners", "clusters", "engine", "routes")
 LISTENER_KEYS = ("name", "address", "port")
 CLUSTER_KEYS = ("name", "endpoints", "connect_timeout", "http2")
 ENGINE_KEYS = ("endpoints", "connect_timeout")
-ROUTE_KEYS = ("name", "match", "cluster", "hosts", "listeners", "timeout", "chain")
+ROUTE_KEYS = ("name", "match", "cluster", "hosts", "listeners", "timeout", "chain", "errors")
 PATH_KEYS = {
     "path": MatchKind.EXACT,
     "prefix": MatchKind.PREFIX,
@@ -136,12 +137,17 @@ class ModelReader:
         chain = self._chain(fields, document, path, name, load) if "chain" in fields else None
         if "chain" in fields:
             load.references.append((fields, ("chain",), "engine", ""))
+        errors = None
+        if "errors" in fields:
+            errors = read_errors(document, (*path, "errors"), load.diagnostics)
+            if "chain" not in fields:
+                fields.error(("errors",), "is of no use without a chain, whose denials it is about")
         if name is None or cluster is None or match is None:
             return
         kind, value, headers = match
         # Two spellings of one host would be two virtual hosts, which Envoy refuses, or one that no request finds.
         spelled = tuple(dict.fromkeys(map(host_of, hosts)))
-        load.routes.append(RouteModel(name, kind, value, cluster, headers, spelled, listeners, timeout, chain))
+        load.routes.append(RouteModel(name, kind, value, cluster, headers, spelled, listeners, timeout, chain, errors))
 
     def _chain(
         self, fields: Fields, document: Document, path: Path, name: str | None, load: _Load

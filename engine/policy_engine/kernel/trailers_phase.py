@@ -10,7 +10,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from policy_engine.kernel.header_view import headers_of
-from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.later import Result, then
+from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import name_trailers_only
 from policy_engine.kernel.reply import ProcessingMode, duplex_chunk_reply, trailers_reply
 from policy_engine.kernel.routes import STREAMING
@@ -41,9 +42,9 @@ def _trailers(phases: Phases, side: Side, message: Any) -> Result:
     if not side.on_trailers:
         return trailers_reply(side.trailers)
 
-    def done(outcome: Outcome) -> Replies:
+    def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
-            return phases.answer(outcome)
+            return phases.answer(outcome, unseen=phases.too_late(side))
         return trailers_reply(side.trailers, outcome.edits)
 
     arguments = phases.arguments(side, headers_of(message.trailers))
@@ -66,7 +67,7 @@ def _without_body(phases: Phases, side: Side, trailers: Headers, go_on: Callable
         name_trailers_only(phases.route)
         error = _grpc_error(trailers)
         refusal = closed.failure_response
-        return phases.deny(refusal if error is None else replace(refusal, grpc_status=error))
+        return phases.deny(refusal if error is None else replace(refusal, grpc_status=error), by=closed)
 
     return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), done)
 
@@ -77,17 +78,17 @@ def _last_chunk(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Resu
     What they held back until now goes out in full duplex; in STREAMED nothing can be added any more, which is a
     failure.
     """
-    arguments = phases.arguments(side, Chunk(b"", end=True))
+    arguments, unseen = phases.arguments(side, Chunk(b"", end=True)), phases.too_late(side)
 
     def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
-            return phases.answer(outcome)
+            return phases.answer(outcome, unseen=unseen)
         data, closed = arguments[-1].data, first_closed(side.on_chunk)
         if not data:
             return go_on()
         if side.body_mode == ProcessingMode.FULL_DUPLEX_STREAMED:
             return _in_front(duplex_chunk_reply(side.body, data, end=False), go_on())
-        return go_on() if closed is None else phases.deny(closed.failure_response)
+        return go_on() if closed is None else phases.deny(closed.failure_response, by=closed, unseen=unseen)
 
     return then(run(phases.exchange, side.on_chunk, arguments, Outcome()), done)
 

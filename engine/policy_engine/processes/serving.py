@@ -31,6 +31,7 @@ from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import end_unless_told_again, keep_record
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.sdk.dependencies import dependency_states
+from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
@@ -42,6 +43,7 @@ from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import Snapshot
 from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.loop_watch import LoopWatch
 from policy_engine.worker.offload.helpers import Helpers
 from policy_engine.worker.offload.parent import signal_at_its_end
@@ -123,6 +125,7 @@ class WorkerOptions:
     tracing_service_name: str = "policy-engine"
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
+    error_format: str = ErrorFormat.PROBLEM
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
@@ -158,6 +161,7 @@ class WorkerProcess:
                 body_limit=options.body_limit,
                 header_count=options.header_count,
                 header_size=options.header_size,
+                errors=ErrorAnswers(ErrorFormat(options.error_format)),
             ),
             self._tracing,
         )

@@ -307,6 +307,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         route_key=route_key_place(settings.route_key).attribute,
         pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
         body_limit=settings.body_limit,
+        error_format=settings.errors.format.value,
         drain_seconds=settings.drain_timeout,
         construction_seconds=settings.construction_timeout,
         blocking_threads=settings.limits.blocking_threads,

@@ -14,7 +14,7 @@ from policy_engine.sdk.actions import (
     TrailerMutation,
 )
 from policy_engine.sdk.dependencies import Dependency, dependency
-from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.exchange import Request, Response, ResponseOrigin
 from policy_engine.sdk.header_fields import (
     MediaType,
     UnreadableHeader,
@@ -38,6 +38,7 @@ __all__ = [
     "ParameterError",
     "Request",
     "Response",
+    "ResponseOrigin",
     "Headers",
     "HeaderValue",
     "header_name",

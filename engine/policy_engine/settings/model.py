@@ -40,6 +40,7 @@ from policy_engine.limits import (
     STREAMS,
     WORKER_SECONDS,
 )
+from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.transport.client_names import ClientNames
 from policy_engine.transport.listen import UNIX_PREFIX, parse_unix
 
@@ -428,6 +429,15 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorSettings:
+    """What clients get on a denial, where the chain file does not say (R-19)."""
+
+    format: ErrorFormat = setting(
+        _choice(ErrorFormat), ErrorFormat.PROBLEM, "format of a denial whose route and chain file name none"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Every runtime setting; durations are in seconds, sizes in bytes.
 
@@ -468,6 +478,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    errors: ErrorSettings = field(default_factory=ErrorSettings)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
