@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tools.conformance.http_cache_tests_suite import cases, results_of
 from tools.conformance.suite import Case, SuiteError
 
-SECTIONS = [
+SECTIONS: list[dict[str, Any]] = [
     {
         "id": "cc",
         "tests": [

@@ -65,7 +65,7 @@ def test_a_key_that_is_refused_at_load_lets_nothing_in(policy: Path) -> None:
 
 def test_claims_are_checked_again_afterwards() -> None:
     refusal(POLICIES / "v1_0_0", [KEY], signed())
-    assert verifier.parse_object is parse_object
+    assert vars(verifier)["parse_object"] is parse_object
 
 
 def test_valid_vectors_must_get_in_and_others_must_not() -> None:
