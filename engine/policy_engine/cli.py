@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
@@ -59,6 +60,26 @@ _ENVOY_EXAMPLES = """examples:
 """
 
 
+_EXPLAIN_STATUS = """exit status:
+  0   the request passes, or a policy answers it with a status below 400
+  1   the request is denied
+  2   the request fails: a policy fails and its failure mode is closed
+  64  the command line, the settings, the chains or the policies cannot be used
+
+"""
+
+_EXPLAIN_EXAMPLES = """examples:
+  what becomes of a request on the route whose key is private:
+    policy-engine explain /orders?x=1 --route private -H 'x-api-key: password' \\
+      --chains configs/chains.yaml --policies-directory policies
+  the route found in Envoy's own configuration, the request from a file:
+    policy-engine explain order.http --envoy configs/envoy.yaml --chains configs/chains.yaml \\
+      --policies-directory policies
+  with what the real upstream answers, as JSON:
+    policy-engine explain /orders --route private --upstream http://127.0.0.1:8080 --json \\
+      --chains configs/chains.yaml --policies-directory policies
+"""
+
 _COMPLETION_EXAMPLES = """examples:
   bash   policy-engine completion bash > ~/.local/share/bash-completion/completions/policy-engine
   zsh    policy-engine completion zsh > "${fpath[1]}/_policy-engine"
@@ -87,7 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["--build-info"]:  # as people expect it of a binary
         words[0] = "build-info"
-    options = parser().parse_args(words)
+    top = parser()
+    options, unknown = top.parse_known_args(words)
+    unusable = int(getattr(options, "unusable", 2))
+    if unknown:
+        top.usage_status = unusable
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(options.command(options))
     except BrokenPipeError:
@@ -95,16 +121,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SettingsError as error:
-        return _complain(str(error))
+        return _complain(str(error), unusable)
     except OSError as error:  # a path that may not even be looked at
-        return _complain(str(error))
+        return _complain(str(error), unusable)
     except PoliciesUnusable as error:
-        return _complain(f"the policies of this engine cannot be used:\n{error}")
+        return _complain(f"the policies of this engine cannot be used:\n{error}", unusable)
 
 
-def parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose commands may have an exit status of their own for a command line that cannot be used."""
+
+    usage_status = 2
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.usage_status, f"{self.prog}: error: {message}\n")
+
+
+def parser() -> _Parser:
     """Return the parser of the command line, with every command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="policy-engine",
         description="Envoy ext_proc policy engine.",
         epilog=_EXIT_STATUS + _EXAMPLES,
@@ -121,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
     _envoy_config_command(commands)
+    _explain_command(commands)
     text = "print engine, policies with digests, and dependencies, as JSON"
     _command(commands, "build-info", _build_info, text, shown=("policies.",))
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
@@ -145,7 +182,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _envoy_config_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _envoy_config_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "write the Envoy configuration that the chains need, or check one"
     command = _command(commands, "envoy-config", _envoy_config, text, examples=_ENVOY_EXAMPLES, shown=_OF_ENVOY)
     command.add_argument("--lint", type=Path, metavar="FILE", help="check an Envoy bootstrap (YAML or JSON) instead")
@@ -181,20 +218,54 @@ def _envoy_config_command(commands: argparse._SubParsersAction[argparse.Argument
     )
 
 
+def _explain_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "show what each policy of a route does with a request, and why"
+    command = _command(
+        commands,
+        "explain",
+        _explain,
+        text,
+        examples=_EXPLAIN_EXAMPLES,
+        exit_status=_EXPLAIN_STATUS,
+        shown=(*_OF_CHAINS, "chains", "route_key.", "unmapped_routes", "body_limit", "limits."),
+    )
+    command.usage_status = 64
+    command.set_defaults(unusable=64)
+    command.add_argument("request", nargs="?", metavar="REQUEST", help="a path, a URL, an .http file, or - for one")
+    command.add_argument("--route", metavar="KEY", help="key of the route; not needed where there is one chain")
+    command.add_argument("--envoy", type=Path, metavar="FILE", help="Envoy configuration to find the route in")
+    command.add_argument("-X", "--request", dest="method", metavar="METHOD", help="method; POST with -d, else GET")
+    command.add_argument(
+        "-H", "--header", action="append", default=[], metavar="HEADER", help="header as NAME: VALUE; host too"
+    )
+    command.add_argument(
+        "-d", "--data", action="append", default=[], metavar="DATA", help="body, or @FILE; joined with & like curl's"
+    )
+    command.add_argument("-u", "--user", metavar="NAME:PASSWORD", help="credentials for basic authentication")
+    command.add_argument("--client-address", default="192.0.2.1", metavar="IP", help="the client's address")
+    answer = command.add_mutually_exclusive_group()
+    answer.add_argument(
+        "--response", type=Path, metavar="FILE", help="what the upstream answers; an empty 200 unless set"
+    )
+    answer.add_argument("--upstream", metavar="URL", help="ask this upstream (http://host:port) for real")
+    command.add_argument("--json", action="store_true", help="print the record as JSON")
+
+
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     command: Callable[[argparse.Namespace], int],
     text: str,
     *,
     examples: str = _EXAMPLES,
+    exit_status: str = _EXIT_STATUS,
     shown: tuple[str, ...] | None = None,
-) -> argparse.ArgumentParser:
+) -> _Parser:
     parser = commands.add_parser(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
-        epilog=_EXIT_STATUS + examples,
+        epilog=exit_status + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -286,6 +357,16 @@ def _envoy_config(options: argparse.Namespace) -> int:
     except OSError as error:
         return _complain(f"cannot write {options.output}: {error.strerror}")
     return 1 if has_errors(outcome.diagnostics) else 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from policy_engine.explain.command import USAGE, explain  # noqa: PLC0415 - see _run
+
+    settings = _settings(options)
+    try:
+        return explain(settings, _registry(settings), options)
+    except ValueError as error:
+        return _complain(str(error), USAGE)
 
 
 def _build_info(options: argparse.Namespace) -> int:

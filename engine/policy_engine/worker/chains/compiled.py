@@ -19,6 +19,11 @@ from policy_engine.worker.chains.statistics import PolicyStatistics
 class Condition(Protocol):
     """A compiled CEL condition (R-10)."""
 
+    @property
+    def text(self) -> str:
+        """The expression as it was written."""
+        ...
+
     def evaluate(self, request: Request, response: Response | None) -> bool:
         """Return whether the policy runs; raises ConditionError when the expression cannot be evaluated."""
         ...
@@ -31,7 +36,8 @@ class Step:
     `hook` is what is called, `method` its name in the policy's class, `accepts` the types of action it may return.
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
     last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
-    and not per request. `on_failure` is told of every failure, and may raise to keep the failure mode from deciding.
+    and not per request. `on_failure` is told of every failure, with the request, and may raise to keep the failure mode
+    from deciding.
     """
 
     policy: str
@@ -45,7 +51,7 @@ class Step:
     fails_open: bool
     failure_response: ImmediateResponse
     statistics: PolicyStatistics
-    on_failure: Callable[[Step, BaseException], None] | None = None
+    on_failure: Callable[[Step, BaseException, Request], None] | None = None
     checked: Any = None
     edit: HeaderEdit = NO_EDIT
 
@@ -67,7 +73,8 @@ class Usage:
 class CompiledChain:
     """The steps of one route by phase; response steps are already in reverse order (R-02).
 
-    `mark` is the route key as the executor notes it for whoever asks what a process was doing.
+    `mark` is the route key as the executor notes it for whoever asks what a process was doing. `secrets` are the texts
+    in parameters that must never be shown.
     """
 
     route_key: str
@@ -84,6 +91,7 @@ class CompiledChain:
     response_chunks: tuple[Step, ...] = ()
     response_trailers: tuple[Step, ...] = ()
     stream_end: tuple[Callable[[Request], None], ...] = ()
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
     usage: Usage = field(default_factory=Usage)
     mark: bytes = field(init=False, repr=False)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Entry:
     condition: Condition | None = None
     timeout: float = POLICY_TIMEOUT
     fails_open: bool = False
-    on_failure: Callable[[Step, BaseException], None] | None = None
+    on_failure: Callable[[Step, BaseException, Request], None] | None = None
 
 
 @dataclass(slots=True)
@@ -156,7 +156,8 @@ class Compiler:
             for index, spec in enumerate(route.policies):
                 if spec.enabled:
                     entries.append(self._entry(route, index, spec))
-            return self.assemble(route.route_key, digest, entries)
+            secrets = frozenset[str]().union(*(spec.secret_texts() for spec in route.policies))
+            return replace(self.assemble(route.route_key, digest, entries), secrets=secrets)
         except Exception:
             for entry in entries:
                 give_up(entry.instance, route.route_key)

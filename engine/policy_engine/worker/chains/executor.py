@@ -227,10 +227,10 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
 
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
-    kind = _kind_of(error)
+    kind = failure_kind(error)
     step.statistics.failures[kind] += 1
     if step.on_failure is not None:
-        step.on_failure(step, error)
+        step.on_failure(step, error, exchange.request)
     repeated.log(
         logging.WARNING,
         (exchange.chain.route_key, step.label, kind),
@@ -258,7 +258,8 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
     return True
 
 
-def _kind_of(error: BaseException) -> FailureKind:
+def failure_kind(error: BaseException) -> FailureKind:
+    """Return as what a failure is counted."""
     if isinstance(error, ConditionError):
         return FailureKind.CONDITION
     if isinstance(error, InvalidAction):

@@ -40,10 +40,20 @@ class Program(Protocol):
         """Return the result; raises EvaluationFailed."""
 
 
+class ValueProgram(Protocol):
+    """An expression of any type compiled by an engine."""
+
+    def evaluate(self, variables: dict[str, Any]) -> Any:
+        """Return the value as JSON data; raises EvaluationFailed."""
+
+
 class Engine(Protocol):
     """A CEL implementation."""
 
     NAME: str
+
+    def compile_value(self, source: Source) -> ValueProgram | None:
+        """Compile an expression of any type; None when it is not one by itself."""
 
     def compile_source(self, source: Source) -> Program:
         """Compile; raises ConditionRefused."""
