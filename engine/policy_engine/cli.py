@@ -15,6 +15,7 @@ from typing import NoReturn
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
+from policy_engine.explain.arguments import EXPLAINING
 from policy_engine.scaffold import ScaffoldError, scaffold
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
@@ -59,26 +60,6 @@ _ENVOY_EXAMPLES = """examples:
     policy-engine envoy-config --lint envoy.yaml --chains configs/chains.yaml --policies-directory policies
 """
 
-
-_EXPLAIN_STATUS = """exit status:
-  0   the request passes, or a policy answers it with a status below 400
-  1   the request is denied
-  2   the request fails: a policy fails and its failure mode is closed
-  64  the command line, the settings, the chains or the policies cannot be used
-
-"""
-
-_EXPLAIN_EXAMPLES = """examples:
-  what becomes of a request on the route whose key is private:
-    policy-engine explain /orders?x=1 --route private -H 'x-api-key: password' \\
-      --chains configs/chains.yaml --policies-directory policies
-  the route found in Envoy's own configuration, the request from a file:
-    policy-engine explain order.http --envoy configs/envoy.yaml --chains configs/chains.yaml \\
-      --policies-directory policies
-  with what the real upstream answers, as JSON:
-    policy-engine explain /orders --route private --upstream http://127.0.0.1:8080 --json \\
-      --chains configs/chains.yaml --policies-directory policies
-"""
 
 _COMPLETION_EXAMPLES = """examples:
   bash   policy-engine completion bash > ~/.local/share/bash-completion/completions/policy-engine
@@ -157,7 +138,19 @@ def parser() -> _Parser:
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
     _envoy_config_command(commands)
-    _explain_command(commands)
+    for name, of in EXPLAINING.items():
+        command = _command(
+            commands,
+            name,
+            _EXPLAINING[name],
+            of.text,
+            examples=of.examples,
+            exit_status=of.exit_status or _EXIT_STATUS,
+            shown=of.settings if name == "trace" else (*_OF_CHAINS, *of.settings),
+        )
+        command.usage_status = of.usage_status
+        command.set_defaults(unusable=of.usage_status)
+        of.add_arguments(command)
     text = "print engine, policies with digests, and dependencies, as JSON"
     _command(commands, "build-info", _build_info, text, shown=("policies.",))
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
@@ -216,39 +209,6 @@ def _envoy_config_command(commands: argparse._SubParsersAction[_Parser]) -> None
         choices=sorted(rule for rule in Rule if rule.startswith("envoy-")),
         help="leave out warnings of this rule, which a finding ends with; in the file: # policy-engine: ignore RULE",
     )
-
-
-def _explain_command(commands: argparse._SubParsersAction[_Parser]) -> None:
-    text = "show what each policy of a route does with a request, and why"
-    command = _command(
-        commands,
-        "explain",
-        _explain,
-        text,
-        examples=_EXPLAIN_EXAMPLES,
-        exit_status=_EXPLAIN_STATUS,
-        shown=(*_OF_CHAINS, "chains", "route_key.", "unmapped_routes", "body_limit", "limits."),
-    )
-    command.usage_status = 64
-    command.set_defaults(unusable=64)
-    command.add_argument("request", nargs="?", metavar="REQUEST", help="a path, a URL, an .http file, or - for one")
-    command.add_argument("--route", metavar="KEY", help="key of the route; not needed where there is one chain")
-    command.add_argument("--envoy", type=Path, metavar="FILE", help="Envoy configuration to find the route in")
-    command.add_argument("-X", "--request", dest="method", metavar="METHOD", help="method; POST with -d, else GET")
-    command.add_argument(
-        "-H", "--header", action="append", default=[], metavar="HEADER", help="header as NAME: VALUE; host too"
-    )
-    command.add_argument(
-        "-d", "--data", action="append", default=[], metavar="DATA", help="body, or @FILE; joined with & like curl's"
-    )
-    command.add_argument("-u", "--user", metavar="NAME:PASSWORD", help="credentials for basic authentication")
-    command.add_argument("--client-address", default="192.0.2.1", metavar="IP", help="the client's address")
-    answer = command.add_mutually_exclusive_group()
-    answer.add_argument(
-        "--response", type=Path, metavar="FILE", help="what the upstream answers; an empty 200 unless set"
-    )
-    answer.add_argument("--upstream", metavar="URL", help="ask this upstream (http://host:port) for real")
-    command.add_argument("--json", action="store_true", help="print the record as JSON")
 
 
 def _command(
@@ -367,6 +327,31 @@ def _explain(options: argparse.Namespace) -> int:
         return explain(settings, _registry(settings), options)
     except ValueError as error:
         return _complain(str(error), USAGE)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from policy_engine.explain.follow import CannotFollow, follow  # noqa: PLC0415 - see _run
+
+    admin = options.admin or _settings(options).admin.listen
+    if admin is None:
+        return _complain("admin.listen is off: without an admin address there is no trace")
+    try:
+        return follow(options, admin)
+    except CannotFollow as error:
+        return _complain(str(error), 2 if error.unusable else 1)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from policy_engine.explain.diff import diff  # noqa: PLC0415 - see _run
+
+    settings = _settings(options)
+    try:
+        return diff(settings, _registry(settings), options)
+    except ValueError as error:
+        return _complain(str(error))
+
+
+_EXPLAINING = {"explain": _explain, "trace": _trace, "diff": _diff}
 
 
 def _build_info(options: argparse.Namespace) -> int:

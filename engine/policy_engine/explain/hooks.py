@@ -20,6 +20,10 @@ from policy_engine.worker.chains.tracing import Tracing
 class Notes(Protocol):
     """What is told of the hooks of one request."""
 
+    def made(self, request: Request) -> None:
+        """This is the request that policies see."""
+        ...
+
     def condition(self, step: Step, condition: Condition, request: Request, response: Response | None) -> bool:
         """Evaluate and note the condition of a step; raises what the condition raises."""
         ...
@@ -184,6 +188,7 @@ class _Linked:
 
     def begin(self, request: Request) -> Any:
         request.state_of(_OWNER)["notes"] = self._notes
+        self._notes.made(request)
         return None if self._tracing is None else self._tracing.begin(request)
 
     def answered(self, span: Any, response: ImmediateResponse) -> None:

@@ -45,7 +45,7 @@ class _All:
     watching: bool = True
 
     def wants(self, request: Request) -> Wanted | None:
-        return Wanted(self.records.append, self.body_limit)
+        return Wanted(lambda ended: self.records.append(ended.record), self.body_limit)
 
     def dropped(self) -> None:
         raise AssertionError("there is one stream")

@@ -18,17 +18,30 @@ from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.route_key import attribute, client_address
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer, Replies, StreamError
-from policy_engine.sdk import Request
+from policy_engine.sdk import Request, Response
 
 MOST_STREAMS = 1000
 """Streams that are recorded at once; others are counted as dropped."""
 
 
 @dataclass(frozen=True, slots=True)
+class Ended:
+    """A stream that is over: its record, and what conditions ask about, unmasked.
+
+    `request` is the request as it came, with the metadata of the end; `response` what goes to the client, None when
+    that was not seen.
+    """
+
+    record: ExchangeRecord
+    request: Request
+    response: Response | None
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What is to be done with the record of one stream; `body_limit` is how many characters of bodies it shows."""
 
-    ended: Callable[[ExchangeRecord], None]
+    ended: Callable[[Ended], None]
     body_limit: int = 0
 
 
@@ -149,8 +162,9 @@ class RecordingSession:
             return
         self._recorder.open -= 1
         record = recording.finish()
+        ended = Ended(record, recording.request, recording.response())
         for one in self._wanted:
-            one.ended(record)
+            one.ended(ended)
 
     def _begin(self, message: bytes) -> Session:
         try:

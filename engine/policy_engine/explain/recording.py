@@ -57,6 +57,8 @@ class Recording:
     """Gathers one record; see `hooks.Notes` for what it is told of policies. Finished by `finish`, once."""
 
     def __init__(self, request: Request, masking: Masking, chain: str, *, body_limit: int) -> None:
+        self.request = request
+        """The request as it came; its metadata is that which policies share."""
         self._masking = masking
         self._began = perf_counter()
         self._entries: dict[int, _Entry] = {}
@@ -96,6 +98,10 @@ class Recording:
         self.record.reason = reason
 
     # --- hooks
+
+    def made(self, request: Request) -> None:
+        """See `Notes`."""
+        self.request.metadata = request.metadata
 
     def condition(self, step: Step, condition: Condition, request: Request, response: Response | None) -> bool:
         """See `Notes`."""
@@ -176,6 +182,10 @@ class Recording:
         elif record.verdict is Verdict.PASSED:
             record.notes.append("the response did not come to the engine: no policy of the route asked for it")
         return record
+
+    def response(self) -> Response | None:
+        """Return what goes to the client, as far as it was seen."""
+        return self._traffic.response()
 
     def _judge(self, status: int, details: str) -> None:
         record = self.record

@@ -7,6 +7,7 @@ from typing import Any
 from policy_engine.explain.masking import Masking, clean
 from policy_engine.explain.record import MessageRecord
 from policy_engine.kit.header_lines import HeaderLines, Part
+from policy_engine.sdk import Response
 from policy_engine.sdk.headers import decode_value
 
 _SIDES = ("request", "response")
@@ -67,6 +68,13 @@ class Traffic:
             return None
         text = dict(message.headers).get(":status", b"").decode(errors="replace")
         return int(text) if text.isdecimal() and len(text) < 6 else None
+
+    def response(self) -> Response | None:
+        """Return what goes to the client, None when it was not seen."""
+        if self.immediate is not None:
+            return Response(self._answer_lines().view())
+        message = self._messages.get("response")
+        return None if message is None else Response(message.headers.view())
 
     def came(self, message: Any) -> None:
         """Take a `ProcessingRequest`."""
@@ -142,9 +150,7 @@ class Traffic:
         return record
 
     def _answered(self) -> MessageRecord:
-        answer = self.immediate
-        lines = HeaderLines(Part.RESPONSE_HEADERS, [(":status", str(int(answer.status.code)))])
-        lines.mutate(answer.headers)
+        answer, lines = self.immediate, self._answer_lines()
         record = MessageRecord(self._shown(lines))
         if answer.HasField("grpc_status"):
             record.headers.append(("grpc-status", str(answer.grpc_status.status)))
@@ -152,6 +158,11 @@ class Traffic:
         body.replace(bytes(answer.body), max(self._kept, 4096))
         self._fill(record, body, lines, least=1000)
         return record
+
+    def _answer_lines(self) -> HeaderLines:
+        lines = HeaderLines(Part.RESPONSE_HEADERS, [(":status", str(int(self.immediate.status.code)))])
+        lines.mutate(self.immediate.headers)
+        return lines
 
     def _fill(self, record: MessageRecord, body: _Body, headers: HeaderLines, least: int = 0) -> None:
         record.body_bytes = body.size

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict
 
 from policy_engine.processes.channel import Channel, Message
@@ -42,10 +43,14 @@ class WorkerGone(WorkerFailed):
 
 
 class Child:
-    """One running worker process and the conversation with it. `heard` is when it last sent anything (monotonic)."""
+    """One running worker process and the conversation with it. `heard` is when it last sent anything (monotonic).
 
-    def __init__(self, options: WorkerOptions) -> None:
+    `told` is given what it sends without being asked.
+    """
+
+    def __init__(self, options: WorkerOptions, told: Callable[[Message], None] = lambda message: None) -> None:
         self.options = options
+        self._told = told
         self.started = time.monotonic()
         self.heard = self.started
         self.quiet = False
@@ -108,6 +113,11 @@ class Child:
         """Have it serve from the chains that it built."""
         await self._ask("committed", turn, {"commit": turn}, COMMIT_SECONDS)
         self.taken = spec
+
+    async def tell(self, message: Message) -> None:
+        """Send what needs no answer; one that is gone needs nothing."""
+        with contextlib.suppress(ConnectionError):
+            await self._channel.send(message)
 
     async def abort(self, turn: int) -> None:
         """Have it forget the chains that it built."""
@@ -197,6 +207,9 @@ class Child:
         reason = "ended"
         while (message := await self._channel.receive()) is not None:
             self.heard = time.monotonic()
+            if "traced" in message:
+                self._told(message)
+                continue
             if "failed" in message:
                 reason = message["failed"]
                 continue

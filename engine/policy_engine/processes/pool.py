@@ -34,12 +34,19 @@ DRAIN_GRACE_SECONDS = 2.0
 
 
 class WorkerPool:
-    """A fixed number of worker processes; `changed` is called whenever the number of those that serve may have changed.
+    """A fixed number of worker processes; `changed` is called whenever the number of those that serve may have changed,
+    `told` with what one sends without being asked.
 
     `restarts` counts those that ended and were started again, `hangs` those of them that were killed for their silence.
     """
 
-    def __init__(self, count: int, options: WorkerOptions, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        count: int,
+        options: WorkerOptions,
+        changed: Callable[[], None] = lambda: None,
+        told: Callable[[Message], None] = lambda message: None,
+    ) -> None:
         self._given = options
         self._options = [self._numbered(options, number, count) for number in range(count)]
         self._shared = self._shared_addresses(options, count)
@@ -56,6 +63,8 @@ class WorkerPool:
         self._departed: Samples = {}
         self._delays: dict[int, float] = {}
         self._changed = changed
+        self._told = told
+        self._standing: dict[str, Message] = {}
         self._spares: dict[int, asyncio.Task[Child]] = {}
         self._liveness = Liveness(options.worker_timeout, self._children.values, options.policies, self._quiet_or_not)
         self.restarts = 0
@@ -263,6 +272,20 @@ class WorkerPool:
                 parse_unix(address).path.unlink(missing_ok=True)
         self._sockets = []
 
+    def tell(self, key: str, message: Message) -> None:
+        """Send `message` to every worker process, also to those that are started later, until `withdraw(key, …)`."""
+        self._standing[key] = message
+        self._send_all(message)
+
+    def withdraw(self, key: str, message: Message) -> None:
+        """No longer send what `tell` was given under `key`, and send `message` instead, once."""
+        self._standing.pop(key, None)
+        self._send_all(message)
+
+    def _send_all(self, message: Message) -> None:
+        for child in self._children.values():
+            self._keep(child.tell(message))
+
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""
         await asyncio.gather(*(child.fetch_samples() for child in self._children.values()))
@@ -305,11 +328,13 @@ class WorkerPool:
         child = await (spare if spare is not None else self._new(number))
         self._children[number] = child
         self._arrived.set()
+        for message in self._standing.values():
+            self._keep(child.tell(message))
         self._keep(self._watch(number, child))
         return child
 
     async def _new(self, number: int) -> Child:
-        child = Child(self._options[number])
+        child = Child(self._options[number], self._told)
         try:
             await child.start()
         except BaseException:

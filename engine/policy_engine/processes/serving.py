@@ -16,13 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from policy_engine.explain.debug_lines import DebugLines
+from policy_engine.explain.live import Filter, LiveTrace
+from policy_engine.explain.recorder import Recorder
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.session import Session
+from policy_engine.kernel.stream import Peer, StreamHandler
 from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE, WORKER_SECONDS
 from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import keep_record
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
-from policy_engine.telemetry.logs import configure_logging
+from policy_engine.telemetry.logs import configure_logging, set_level
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
 from policy_engine.transport.certificate_watch import CertificateWatch
@@ -34,6 +38,7 @@ from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import Snapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.loop_watch import LoopWatch
+from policy_engine.worker.conditions.condition import ConditionRefused
 from policy_engine.worker.policies.construction import off_loop
 from policy_engine.worker.policies.loader import load_policies
 
@@ -41,6 +46,10 @@ if TYPE_CHECKING:
     from policy_engine.telemetry.spans import OpenTelemetryTracing
 
 logger = logging.getLogger("policy_engine.worker_process")
+
+_BATCH = 32
+_BATCH_SECONDS = 0.02
+"""Records of the live trace go to the supervisor together, so many at a time at most."""
 
 _IDLE = CountersSnapshot(
     **dict.fromkeys(CountersSnapshot.__slots__, 0)  # type: ignore[arg-type] # every field but two is an int
@@ -146,6 +155,10 @@ class WorkerProcess:
             options.construction_seconds,
             self._tracing,
         )
+        self._live = LiveTrace(options.number, self._traces_wait)
+        self._recorder = Recorder(self._kernel, (self._live, DebugLines()))
+        self._recorder.refresh()
+        self._sending: asyncio.Task[None] | None = None
         self._health = Health()
         self._watch = LoopWatch()
         self._server: Transport | None = None
@@ -172,6 +185,14 @@ class WorkerProcess:
                 await self._channel.send(answer | ({"problem": problem} if problem else {}))
             elif "samples" in message:
                 await self._channel.send({"samples": message["samples"], "values": self._samples()})
+            elif "trace" in message:
+                self._listen_to(**message["trace"])
+            elif "untrace" in message:
+                self._live.leave(message["untrace"])
+                self._recorder.refresh()
+            elif "log_level" in message:
+                set_level(message["log_level"])
+                self._recorder.refresh()
             elif "drain" in message:
                 break
         await self.drain()
@@ -183,6 +204,33 @@ class WorkerProcess:
             while True:
                 await self._channel.send({"alive": True})
                 await asyncio.sleep(interval)
+
+    def _session(self, peer: Peer) -> StreamHandler:
+        """Return the handler of a stream; what records it costs nothing while nobody looks on."""
+        recorder = self._recorder
+        return recorder.session(peer) if recorder.active else Session(self._kernel, peer)
+
+    def _listen_to(self, number: int, route: str, where: str, bodies: int) -> None:
+        """Record for one more listener of the live trace."""
+        try:
+            self._live.listen(number, Filter(route, where, bodies))
+        except ConditionRefused:
+            logger.exception("a condition that the supervisor takes is refused here")
+        self._recorder.refresh()
+
+    def _traces_wait(self) -> None:
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.ensure_future(self._send_traces())
+
+    async def _send_traces(self) -> None:
+        """Send what waits, a batch at a time: while the supervisor is slow it goes on waiting, and is dropped."""
+        await asyncio.sleep(_BATCH_SECONDS)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                records, dropped = self._live.take(_BATCH)
+                if not records and not dropped:
+                    return
+                await self._channel.send({"traced": records, "dropped": dropped})
 
     async def drain(self) -> None:
         """Take no new streams and finish those in flight, within the configured time (R-54)."""
@@ -240,10 +288,10 @@ class WorkerProcess:
         if options.transport == "grpcio":
             from policy_engine.transport.grpc_server import GrpcServer  # noqa: PLC0415 - grpcio costs 0.2 s to import
 
-            return GrpcServer(lambda peer: Session(self._kernel, peer), server, self._health)
+            return GrpcServer(self._session, server, self._health)
         sockets = [socket.socket(fileno=descriptor) for descriptor in options.inherited]
         sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
-        return NativeServer(lambda peer: Session(self._kernel, peer), server, self._health, sockets=sockets)
+        return NativeServer(self._session, server, self._health, sockets=sockets)
 
     async def _drop_prepared(self) -> None:
         if self._preparing is not None:

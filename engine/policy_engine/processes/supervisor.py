@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFFER
+from policy_engine.processes.channel import Message
 from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
+from policy_engine.processes.trace_hub import TraceHub
 from policy_engine.settings.loading import Settings, render_settings
 from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes, usable_cores
 from policy_engine.settings.route_key import route_key_place
@@ -29,6 +31,7 @@ from policy_engine.sources.validate import chain_reader, unusable_policies
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
+from policy_engine.telemetry.logs import set_level
 from policy_engine.telemetry.metrics import Samples, xds_samples
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
@@ -65,7 +68,10 @@ class Supervisor:
         self._policies = settings.policies.registry or settings.policies.directory
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
-        self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._pool_changed)
+        self._pool = WorkerPool(
+            self._count, worker_options(settings, self._policies), self._pool_changed, self._worker_told
+        )
+        self._traces = TraceHub(self._pool.tell, self._pool.withdraw)
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
         self._starting = True
@@ -173,6 +179,14 @@ class Supervisor:
             )
         self._started()
 
+    def _worker_told(self, message: Message) -> None:
+        self._traces.heard(message)
+
+    def _set_log_level(self, level: str) -> None:
+        set_level(level)
+        self._pool.tell("log_level", {"log_level": level})
+        logger.warning("log level is %s now, in every process", level, extra={"event": "log_level"})
+
     def _started(self) -> None:
         self._starting = False
         self._tell_readiness()
@@ -239,6 +253,8 @@ class Supervisor:
             build_info=info,
             workers=self._workers,
             settings=lambda: json.loads(render_settings(self._settings, json=True)),
+            traces=self._traces,
+            set_log_level=self._set_log_level,
             management_server=lambda: self._xds.as_document() if self._xds is not None else None,
         )
         settings = self._settings

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+LEVELS = ("debug", "info", "warning", "error")
+
 _FIELDS = (
     "event",
     "request_id",
@@ -91,9 +93,19 @@ def configure_logging(level: str, form: str, *, worker: int | None = None, strea
         handler.addFilter(_mark(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     # The filter would do; but on the request path the records should not even be made.
     logging.getLogger("hpack").setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Log from this severity (`debug`, `info`, `warning`, `error`) on."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def level() -> str:
+    """Return the least severity that is logged now."""
+    return logging.getLevelName(logging.getLogger().level).lower()
 
 
 def _is_ours_or_a_warning(record: logging.LogRecord) -> bool:

@@ -89,7 +89,7 @@ class ConditionError(Exception):
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_cost", "_direct", "_program", "_readers", "text", "uses_response")
+    __slots__ = ("_cost", "_direct", "_program", "_readers", "text", "uses_metadata", "uses_response")
 
     def __init__(
         self,
@@ -102,6 +102,7 @@ class Condition:
         self.text = text
         self._cost = cost
         self.uses_response = any(name.startswith("response.") for name in readers)
+        self.uses_metadata = "metadata" in readers
         self._direct = direct
         self._program = program
         self._readers = tuple(readers.items())
