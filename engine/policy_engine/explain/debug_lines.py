@@ -8,7 +8,7 @@ from policy_engine.explain.record import HookRecord
 from policy_engine.explain.recorder import Ended, Wanted
 from policy_engine.sdk import Request
 
-logger = logging.getLogger("policy_engine.decisions")
+logger = logging.getLogger("policy_engine.hooks")
 
 
 class DebugLines:

@@ -89,6 +89,7 @@ def _events(admin: str, query: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if response.status != 200:
             text = response.read(10_000).decode(errors="replace").strip()
             raise CannotFollow(f"{admin}: {text or response.reason}", unusable=response.status == 400)
+        print(f"policy-engine: listening to {admin}; Ctrl-C ends it", file=sys.stderr, flush=True)
         if connection.sock is not None:
             connection.sock.settimeout(SILENCE_SECONDS)
         yield from _read(response)

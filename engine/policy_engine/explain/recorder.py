@@ -39,10 +39,14 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be done with the record of one stream; `body_limit` is how many characters of bodies it shows."""
+    """What is to be done with the record of one stream; `body_limit` is how many characters of bodies it shows.
+
+    `publish`: the times of its policies go to Envoy as dynamic metadata.
+    """
 
     ended: Callable[[Ended], None]
     body_limit: int = 0
+    publish: bool = False
 
 
 class Watcher(Protocol):
@@ -150,8 +154,7 @@ class RecordingSession:
             return session.receive(message)
         if isinstance(replies, Coroutine):
             return self._later(recording, replies)
-        recording.went(replies)
-        return replies
+        return self._went(recording, replies)
 
     def close(self) -> None:
         """The stream is over."""
@@ -181,12 +184,18 @@ class RecordingSession:
         self._recording, kernel, self._wanted = found
         return Session(kernel, self._peer)
 
-    @staticmethod
-    async def _later(recording: Recording, pending: Coroutine[Any, Any, Replies]) -> Replies:
+    def _went(self, recording: Recording, replies: Replies) -> Replies:
+        recording.went(replies)
+        if not any(one.publish for one in self._wanted) or replies is None:
+            return replies
+        # Serialised fields of a message may be concatenated.
+        metadata = recording.times()
+        return replies + metadata if isinstance(replies, bytes) else (*replies[:-1], replies[-1] + metadata)
+
+    async def _later(self, recording: Recording, pending: Coroutine[Any, Any, Replies]) -> Replies:
         try:
             replies = await pending
         except StreamError as error:
             recording.broke(f"the stream ends with an error: {error.message}")
             raise
-        recording.went(replies)
-        return replies
+        return self._went(recording, replies)

@@ -11,6 +11,7 @@ from typing import Any
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.json_format import MessageToDict
 
+from policy_engine.documents.error_text import error_text, said
 from policy_engine.explain.differences import changes_of, metadata_changes
 from policy_engine.explain.masking import Masking, clean
 from policy_engine.explain.record import (
@@ -22,9 +23,11 @@ from policy_engine.explain.record import (
     Verdict,
 )
 from policy_engine.explain.traffic import Traffic
+from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import ImmediateResponse, Request, Response
 from policy_engine.worker.chains.compiled import Condition, Step
 from policy_engine.worker.chains.executor import failure_kind
+from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.parts import part_values
 
@@ -91,6 +94,17 @@ class Recording:
                 shown = {key: self._masking.value(key, value) for key, value in values.items()}
                 self.record.metadata.setdefault(namespace, {}).update(shown)
             self._traffic.went(reply)
+
+    def times(self) -> bytes:
+        """Return dynamic metadata with the milliseconds of each policy so far, as bytes to put behind a reply."""
+        spent: dict[str, float] = {}
+        for hook in self.record.hooks:
+            if hook.milliseconds is not None:
+                label = f"{hook.policy} {hook.version}"
+                spent[label] = round(spent.get(label, 0.0) + hook.milliseconds, 3)
+        reply = ext_proc.ProcessingResponse()
+        reply.dynamic_metadata.get_or_create_struct(DECISION_NAMESPACE).update({"policies": spent})
+        return bytes(reply.SerializeToString())
 
     def broke(self, reason: str) -> None:
         """The stream ends with an error."""
@@ -159,8 +173,9 @@ class Recording:
             record = self._hook(step)
             record.condition, entry.condition = entry.condition, None
         record.decision = Decision.FAILED_OPEN if step.fails_open else Decision.FAILED
-        record.failure = failure_kind(error).value
-        record.error = self._masking.text(f"{type(error).__name__}: {error}".strip(": "))
+        kind = failure_kind(error)
+        record.failure = kind.value
+        record.error = self._masking.text(error_text(error) if kind is FailureKind.EXCEPTION else said(error))
         record.changes = []
         if not step.fails_open:
             record.status, record.reason = step.failure_response.status, step.failure_response.details

@@ -55,4 +55,7 @@ def refusal(  # noqa: PLR0917 # one for each thing that is known of a message
             "request_id": request.get("x-request-id") or "",
         },
     )
-    return immediate_reply(denial(_REFUSALS[part], request))
+    answer = _REFUSALS[part]
+    if kernel.decisions is not None:
+        answer = kernel.decisions.refused(answer, route.chain.route_key, request)
+    return immediate_reply(denial(answer, request))

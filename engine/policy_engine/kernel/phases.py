@@ -107,6 +107,9 @@ class Phases:
             response.details,
             extra={"event": "refused", "route": route, "request_id": self.request.id},
         )
+        decisions = self.kernel.decisions
+        if decisions is not None:
+            response = decisions.refused(response, route, self.request.headers)
         return self.end(response, refused=True)
 
     def too_large(self, side: Side) -> Replies:

@@ -112,7 +112,7 @@ class Session:
         routes = kernel.routes
         if routes is None:
             kernel.statistics.not_ready += 1
-            return self._deny(_NOT_READY, headers_of(message.request_headers.headers))
+            return self._deny(_NOT_READY, "", headers_of(message.request_headers.headers))
         key = attribute(message, kernel.options.route_key)
         route = routes.get(key)
         if route is None:
@@ -168,7 +168,7 @@ class Session:
                     "request_id": headers.get("x-request-id") or "",
                 },
             )
-        return self._deny(_UNMAPPED, headers)
+        return self._deny(_UNMAPPED, key, headers)
 
     def _without_route(self, message: Any) -> Result:
         """Answer as Envoy would have, had it not asked: a 404 opens nothing where `request_attributes` is wrong."""
@@ -182,10 +182,13 @@ class Session:
             kernel.options.route_key,
             extra={"event": "no_route", "request_id": headers.get("x-request-id") or ""},
         )
-        return self._deny(_NO_ROUTE, headers)
+        return self._deny(_NO_ROUTE, "", headers)
 
-    def _deny(self, response: ImmediateResponse, headers: Headers) -> bytes:
+    def _deny(self, response: ImmediateResponse, route: str, headers: Headers) -> bytes:
         self._ended = True
+        decisions = self._kernel.decisions
+        if decisions is not None:
+            response = decisions.refused(response, route, headers)
         return immediate_reply(denial(response, headers))
 
     def _refuse(self, reason: str) -> StreamError:

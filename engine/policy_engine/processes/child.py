@@ -25,6 +25,7 @@ PREPARE_SECONDS = 60.0
 COMMIT_SECONDS = 30.0
 LISTEN_SECONDS = 30.0
 SAMPLES_SECONDS = 2.0
+TOLD_SECONDS = 2.0
 DRAIN_MESSAGE_SECONDS = 1.0
 STACK_SECONDS = 0.2
 """For a process that hangs to write down where."""
@@ -115,9 +116,10 @@ class Child:
         self.taken = spec
 
     async def tell(self, message: Message) -> None:
-        """Send what needs no answer; one that is gone needs nothing."""
-        with contextlib.suppress(ConnectionError):
-            await self._channel.send(message)
+        """Have it take note of `message`; one that is gone needs nothing."""
+        with contextlib.suppress(WorkerFailed):
+            self._asked += 1
+            await self._ask("told", self._asked, message | {"told": self._asked}, TOLD_SECONDS)
 
     async def abort(self, turn: int) -> None:
         """Have it forget the chains that it built."""

@@ -18,7 +18,7 @@ from policy_engine.processes.channel import Message, spec_to_message
 from policy_engine.processes.child import Child, WorkerFailed, WorkerGone
 from policy_engine.processes.liveness import Liveness
 from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
-from policy_engine.settings.model import WORKER_PLACE
+from policy_engine.settings.forms import WORKER_PLACE
 from policy_engine.telemetry.metrics import Samples, add_samples
 from policy_engine.transport.listen import bind, parse_unix
 from policy_engine.worker.chains.spec import ChainsSpec
@@ -272,19 +272,21 @@ class WorkerPool:
                 parse_unix(address).path.unlink(missing_ok=True)
         self._sockets = []
 
-    def tell(self, key: str, message: Message) -> None:
-        """Send `message` to every worker process, also to those that are started later, until `withdraw(key, …)`."""
+    async def tell(self, key: str, message: Message) -> None:
+        """Tell every worker process `message`, also those that are started later, until `withdraw(key, …)`.
+
+        Returns when all that live have it, but for those that do not answer.
+        """
         self._standing[key] = message
-        self._send_all(message)
+        await self._tell_all(message)
 
-    def withdraw(self, key: str, message: Message) -> None:
-        """No longer send what `tell` was given under `key`, and send `message` instead, once."""
+    async def withdraw(self, key: str, message: Message) -> None:
+        """No longer tell what `tell` was given under `key`, and tell `message` instead, once."""
         self._standing.pop(key, None)
-        self._send_all(message)
+        await self._tell_all(message)
 
-    def _send_all(self, message: Message) -> None:
-        for child in self._children.values():
-            self._keep(child.tell(message))
+    async def _tell_all(self, message: Message) -> None:
+        await asyncio.gather(*(child.tell(message) for child in self._children.values() if not child.quiet))
 
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""
@@ -328,7 +330,7 @@ class WorkerPool:
         child = await (spare if spare is not None else self._new(number))
         self._children[number] = child
         self._arrived.set()
-        for message in self._standing.values():
+        for message in tuple(self._standing.values()):
             self._keep(child.tell(message))
         self._keep(self._watch(number, child))
         return child

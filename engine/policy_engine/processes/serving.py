@@ -12,13 +12,15 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from policy_engine.explain.debug_lines import DebugLines
+from policy_engine.explain.decision_log import DecisionLog, PassedRequests
 from policy_engine.explain.live import Filter, LiveTrace
-from policy_engine.explain.recorder import Recorder
+from policy_engine.explain.recorder import Recorder, Watcher
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer, StreamHandler
@@ -26,6 +28,7 @@ from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE
 from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import keep_record
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
+from policy_engine.telemetry.decision_output import decision_logger
 from policy_engine.telemetry.logs import configure_logging, set_level
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
@@ -116,6 +119,11 @@ class WorkerOptions:
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
+    decisions: str = "off"
+    decision_output: str = "log"
+    decision_endpoint: str = ""
+    decision_sample_ratio: float = 1.0
+    decision_condition: str = ""
 
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
@@ -138,6 +146,7 @@ class WorkerProcess:
         self._channel = channel
         self._options = options
         self._tracing = _tracing(options)
+        self._decisions, self._close_decisions = _decision_log(options)
         self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
             KernelOptions(
@@ -148,15 +157,18 @@ class WorkerProcess:
                 header_size=options.header_size,
             ),
             self._tracing,
+            self._decisions,
         )
         self._compiler = Compiler(
             load_policies(Path(options.policies) if options.policies else None),
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
+            self._decisions,
         )
         self._live = LiveTrace(options.number, self._traces_wait)
-        self._recorder = Recorder(self._kernel, (self._live, DebugLines()))
+        watchers: tuple[Watcher, ...] = (self._live, DebugLines(), *_passed_requests(options, self._decisions))
+        self._recorder = Recorder(self._kernel, watchers)
         self._recorder.refresh()
         self._sending: asyncio.Task[None] | None = None
         self._health = Health()
@@ -195,6 +207,8 @@ class WorkerProcess:
                 self._recorder.refresh()
             elif "drain" in message:
                 break
+            if "told" in message:
+                await self._channel.send({"told": message["told"]})
         await self.drain()
 
     async def _give_signs_of_life(self) -> None:
@@ -243,6 +257,7 @@ class WorkerProcess:
         self._compiler.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
+        await asyncio.to_thread(self._close_decisions)
 
     async def _prepare(self, message: Message) -> None:
         """Compile, but change nothing; in a thread, so that streams in flight are not held up."""
@@ -315,6 +330,23 @@ def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | None:
     return OpenTelemetryTracing(
         options.tracing_endpoint, options.tracing_sample_ratio, options.tracing_service_name, options.number
     )
+
+
+def _decision_log(options: WorkerOptions) -> tuple[DecisionLog | None, Callable[[], None]]:
+    if options.decisions == "off":
+        return None, lambda: None
+    logger, close = decision_logger(
+        options.decision_output, options.decision_endpoint, options.tracing_service_name, options.number
+    )
+    return DecisionLog(logger), close
+
+
+def _passed_requests(options: WorkerOptions, log: DecisionLog | None) -> list[PassedRequests]:
+    if log is None or options.decisions != "all":
+        return []
+    wanted = Filter(where=options.decision_condition).condition()
+    late = wanted is not None and (wanted.uses_response or wanted.uses_metadata)
+    return [PassedRequests(log, options.decision_sample_ratio, wanted, late=late)]
 
 
 async def _main(sock: socket.socket) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from policy_engine.explain.live import Filter
@@ -14,6 +14,9 @@ from policy_engine.processes.channel import Message
 MOST_LISTENERS = 16
 MOST_WAITING = 1000
 """Records that wait for one listener; more are dropped, and counted."""
+
+
+Tell = Callable[[str, Message], Awaitable[None]]
 
 
 class TooManyListeners(RuntimeError):
@@ -59,27 +62,31 @@ class Listener:
 class TraceHub:
     """`tell` gives a message to every worker process, those that will be started included, until `withdraw`."""
 
-    def __init__(self, tell: Callable[[str, Message], None], withdraw: Callable[[str, Message], None]) -> None:
+    def __init__(self, tell: Tell, withdraw: Tell) -> None:
         self._tell = tell
         self._withdraw = withdraw
         self._listeners: dict[int, Listener] = {}
         self._numbers = itertools.count(1)
 
-    def listen(self, wanted: Filter) -> Listener:
-        """Add a listener; raises TooManyListeners, or ConditionRefused for its condition."""
+    async def listen(self, wanted: Filter) -> Listener:
+        """Return a listener for whom every worker process records; raises TooManyListeners or ConditionRefused."""
         wanted.condition()
         if len(self._listeners) >= MOST_LISTENERS:
             raise TooManyListeners(f"{MOST_LISTENERS} listeners are connected, which is the most there may be")
         listener = Listener(next(self._numbers))
         self._listeners[listener.number] = listener
         message = {"number": listener.number, "route": wanted.route, "where": wanted.where, "bodies": wanted.body_limit}
-        self._tell(_key(listener), {"trace": message})
+        try:
+            await self._tell(_key(listener), {"trace": message})
+        except BaseException:
+            await self.leave(listener)
+            raise
         return listener
 
-    def leave(self, listener: Listener) -> None:
+    async def leave(self, listener: Listener) -> None:
         """The listener is gone."""
         if self._listeners.pop(listener.number, None) is not None:
-            self._withdraw(_key(listener), {"untrace": listener.number})
+            await self._withdraw(_key(listener), {"untrace": listener.number})
 
     def heard(self, message: Message) -> None:
         """A worker process sent records."""

@@ -36,7 +36,7 @@ class AdminSources:
     workers: Callable[[], dict[str, Any]]
     settings: Callable[[], list[dict[str, Any]]]
     traces: Traces
-    set_log_level: Callable[[str], None]
+    set_log_level: Callable[[str], Awaitable[None]]
     management_server: Callable[[], dict[str, Any] | None] = lambda: None
 
 
@@ -162,7 +162,7 @@ class AdminServer:
         if wanted not in LEVELS:
             text = f"log level {wanted[:40]!r}: expected one of {', '.join(LEVELS)}, as the body or as ?level=\n"
             return web.Response(text=text, status=400)
-        self._sources.set_log_level(wanted)
+        await self._sources.set_log_level(wanted)
         return _json({"level": wanted})
 
     def _active(self) -> dict[str, Any]:

@@ -30,6 +30,17 @@ _FIELDS = (
     "problems",
     "stack",
     "fields",
+    "decision",
+    "status",
+    "reason",
+    "hook",
+    "condition",
+    "milliseconds",
+    "policies",
+    "method",
+    "path",
+    "client_address",
+    "repeats",
 )
 
 _TEXT_FIELDS = ("route", "request_id", "trace_id")
@@ -49,13 +60,15 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name in _FIELDS:
-            value = record.__dict__.get(name)
-            if value is not None:
-                line[name] = value
+        line |= facts_of(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the facts that a record carries in `extra`."""
+    return {name: value for name in _FIELDS if (value := record.__dict__.get(name)) is not None}
 
 
 class TextFormatter(logging.Formatter):

@@ -40,11 +40,11 @@ class Listener(Protocol):
 class Traces(Protocol):
     """Where listeners come and go."""
 
-    def listen(self, wanted: Filter) -> Any:
-        """Add a listener; raises ConditionRefused for a condition, another exception when there are too many."""
+    async def listen(self, wanted: Filter) -> Any:
+        """Return a new listener; raises ConditionRefused for a condition, another exception when there are too many."""
         ...
 
-    def leave(self, listener: Any) -> None:
+    async def leave(self, listener: Any) -> None:
         """The listener is gone."""
         ...
 
@@ -82,7 +82,7 @@ class TracePage:
             if unknown:
                 raise ValueError(f"unknown parameter {unknown[0][:40]!r}; known: route, where, limit, seconds, bodies")
             wanted = Filter(request.query.get("route", ""), request.query.get("where", ""), bodies)
-            listener = self._traces.listen(wanted)
+            listener = await self._traces.listen(wanted)
         except ConditionRefused as refused:
             return web.Response(text=f"where: {refused}\n", status=400)
         except ValueError as error:
@@ -101,7 +101,7 @@ class TracePage:
         except ConnectionError:
             pass  # the listener is gone
         finally:
-            self._traces.leave(listener)
+            await asyncio.shield(self._traces.leave(listener))
         return response
 
     async def _send_records(

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
+from policy_engine.worker.chains.decisions import Decisions
 from policy_engine.worker.chains.mark import mark_of
 from policy_engine.worker.chains.needs import Needs
 from policy_engine.worker.chains.statistics import PolicyStatistics
@@ -37,7 +38,7 @@ class Step:
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
     last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
     and not per request. `on_failure` is told of every failure, with the request, and may raise to keep the failure mode
-    from deciding.
+    from deciding. `decisions` hears of what ends a request.
     """
 
     policy: str
@@ -52,6 +53,7 @@ class Step:
     failure_response: ImmediateResponse
     statistics: PolicyStatistics
     on_failure: Callable[[Step, BaseException, Request], None] | None = None
+    decisions: Decisions | None = None
     checked: Any = None
     edit: HeaderEdit = NO_EDIT
 

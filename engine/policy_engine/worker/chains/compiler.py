@@ -40,6 +40,7 @@ from policy_engine.sdk.hooks import (
 )
 from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step
+from policy_engine.worker.chains.decisions import Decisions
 from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
@@ -89,6 +90,7 @@ class Compiler:
     threads_per_blocking_policy: int = BLOCKING_THREADS
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
+    decisions: Decisions | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
     helpers: Helpers = field(default_factory=Helpers)
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
@@ -245,6 +247,7 @@ class Compiler:
             ),
             statistics=entry.statistics,
             on_failure=entry.on_failure,
+            decisions=self.decisions,
         )
 
     def _explained(self, entry: Entry) -> Condition | None:

@@ -135,10 +135,12 @@ async def _finish(
     try:
         result = await _within(step, waiting.result, exchange.chain.mark)
     except Exception as error:
+        RUNNING.since = began
         step.statistics.observe(perf_counter() - began)
         if _fail(exchange, step, error, outcome):
             return outcome
     else:
+        RUNNING.since = began
         step.statistics.observe(perf_counter() - began)
         if result is not None and _settle(exchange, step, args, result, outcome):
             return outcome
@@ -205,7 +207,8 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
             step.checked, step.edit = action, edit
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
-        outcome.immediate = action
+        decisions = step.decisions
+        outcome.immediate = action if decisions is None else decisions.answered(step, action, exchange.request)
         return True
     outcome.actions.append(action)
     outcome.edits.append(edit)
@@ -251,9 +254,12 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
         },
         exc_info=error if kind is FailureKind.EXCEPTION else None,
     )
+    decisions, answer = step.decisions, step.failure_response
     if step.fails_open:
+        if decisions is not None:
+            decisions.failed_open(step, error, exchange.request)
         return False
-    outcome.immediate = step.failure_response
+    outcome.immediate = answer if decisions is None else decisions.answered(step, answer, exchange.request, error)
     outcome.failed = True
     return True
 
