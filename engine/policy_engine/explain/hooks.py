@@ -105,11 +105,8 @@ class RecordedRoutes(Routes):
 
 def recorded_chain(chain: CompiledChain) -> CompiledChain:
     """Return `chain` with every step noting."""
-    made: dict[int, Step] = {}
-    return replace(
-        chain,
-        **{name: tuple(made.setdefault(id(one), _noting(one)) for one in getattr(chain, name)) for name in _STEPS},
-    )
+    noting: dict[str, Any] = {name: tuple(map(_noting, getattr(chain, name))) for name in _STEPS}
+    return replace(chain, **noting)
 
 
 def _noting(step: Step) -> Step:

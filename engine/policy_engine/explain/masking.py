@@ -15,6 +15,7 @@ from policy_engine.worker.chains.compiled import CompiledChain
 LONGEST_TEXT = 500
 """Characters of one value that a record shows."""
 
+_MOST_READ = 4096
 _SHORTEST_SECRET = 4
 
 _WORDS = frozenset(
@@ -27,6 +28,9 @@ _WORDS = frozenset(
 _LAST_WORDS = frozenset({"key", "keys", "apikey", "code", "cert", "hash"})
 """So does one that ends with one of these: `x-api-key`, `code` of OAuth; `key-count` does not."""
 
+_ENDINGS = ("apikey", "credential", "password", "secret", "signature", "token")
+"""And one of which a word ends so: `idtoken`, `clientsecret`."""
+
 _PLAIN_NAMES = frozenset({"sec-websocket-key", "idempotency-key", "www-authenticate", "status-code", "surrogate-key"})
 """Names that only sound so."""
 
@@ -38,7 +42,7 @@ _SCHEMES = frozenset({"apikey", "aws4-hmac-sha256", "basic", "bearer", "digest",
 _WITH_SCHEME = frozenset({"authorization", "proxy-authorization"})
 _COOKIES = frozenset({"cookie", "set-cookie"})
 _USER = re.compile(r"(?<=://)[^/@\s]*@")
-_PARAMETER = re.compile(r"(?<=[?&;])([^?&;=#\s]{1,200})=([^&;#\s]*)")
+_SEPARATOR = re.compile(r"([?&;#\s])")
 _FORM = re.compile(r"(^|[&])([^&=\s]{1,200})=([^&\s]*)")
 _JSON_MEMBER = re.compile(r'"([^"\\\n]{1,200})"(\s*:\s*)("(?:[^"\\]|\\.)*"?|-?[0-9][^,}\]\s]*)')
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
@@ -50,8 +54,8 @@ def holds_credential(name: str) -> bool:
     if lower in _PLAIN_NAMES:
         return False
     spaced = "".join(f" {char.lower()}" if char.isupper() else char for char in name)
-    words = re.split(r"[^a-z0-9]+", spaced.strip())
-    return not _WORDS.isdisjoint(words) or words[-1] in _LAST_WORDS or lower.replace("-", "").endswith("apikey")
+    words = re.split(r"[^a-z0-9]+", f"{lower} {spaced}".strip())
+    return not _WORDS.isdisjoint(words) or words[-1] in _LAST_WORDS or any(one.endswith(_ENDINGS) for one in words)
 
 
 class Masking:
@@ -86,12 +90,15 @@ class Masking:
 
     def text(self, value: str) -> str:
         """Return a text (a path, a header's value) without credentials in query parameters, and not too long."""
-        value = clean(value)
+        cut = len(value) > _MOST_READ
+        value = clean(value[:_MOST_READ])
         for secret in self._secrets:
             value = value.replace(secret, REDACTED)
+        if cut and self._secrets:
+            value = value[: -len(self._secrets[0])]  # where the beginning of one may stand
         value = _USER.sub(f"{REDACTED}@", value)
         if "=" in value:
-            value = _PARAMETER.sub(self._parameter, value)
+            value = self._without_parameters(value)
         return shortened(value, LONGEST_TEXT)
 
     def query(self, value: str) -> str:
@@ -129,8 +136,20 @@ class Masking:
             return value
         return f"({type(value).__name__})"
 
-    def _parameter(self, match: re.Match[str]) -> str:
-        return f"{match[1]}={REDACTED}" if self.is_credential(_decoded(match[1])) and match[2] else match[0]
+    def _without_parameters(self, text: str) -> str:
+        """Return `text` without the values of query parameters that hold credentials."""
+        pieces = _SEPARATOR.split(text)
+        hiding = False
+        for at in range(2, len(pieces), 2):
+            separator = pieces[at - 1]
+            if hiding and separator == "?":  # which a value may hold
+                pieces[at - 1] = pieces[at] = ""
+                continue
+            name, equals, value = pieces[at].partition("=")
+            hiding = bool(equals and value and separator in "?&;" and self.is_credential(_decoded(name)))
+            if hiding:
+                pieces[at] = f"{name}={REDACTED}"
+        return "".join(pieces)
 
     def _field(self, match: re.Match[str]) -> str:
         return f"{match[1]}{match[2]}={REDACTED}" if self.is_credential(_decoded(match[2])) else match[0]

@@ -64,7 +64,7 @@ def _hooks(record: Document) -> Iterator[str]:
 
 
 def _hook(hook: Document) -> Iterator[str]:
-    decision = _DECISIONS.get(hook["decision"], hook["decision"])
+    decision = str(_DECISIONS.get(hook["decision"], hook["decision"]))
     if hook.get("status") is not None and hook["decision"] in ("denied", "answered", "failed"):
         decision += f" with {hook['status']}"
     would = " (shadow: not applied)" if hook.get("mode") == "shadow" else ""

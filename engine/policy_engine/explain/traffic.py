@@ -81,7 +81,7 @@ class Traffic:
         part = message.WhichOneof("request") or ""
         side, _, kind = part.partition("_")
         self._phase = side
-        content = getattr(message, part) if part else None
+        content: Any = getattr(message, part) if part else None
         if kind == "headers":
             lines = HeaderLines(
                 Part[part.upper()], [(one.key, one.raw_value or one.value.encode()) for one in content.headers.headers]

@@ -6,6 +6,7 @@ What it cannot know (run-time fractions, TLS and metadata of the connection) is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,7 +175,7 @@ def _value_matches(matcher: Node, value: str | None) -> bool:
     return True
 
 
-_METHODS = {
+_METHODS: dict[str, Callable[[str, str], bool]] = {
     "exact": str.__eq__,
     "prefix": str.startswith,
     "suffix": str.endswith,
@@ -188,7 +189,7 @@ def _string_matches(matcher: Node, value: str) -> bool:
         wanted = matcher.get(name)
         if wanted.exists:
             text = wanted.text()
-            return bool(method(value.lower(), text.lower()) if ignore else method(value, text))
+            return method(value.lower(), text.lower()) if ignore else method(value, text)
     return _whole(matcher.get("safe_regex", "regex").text(), value)
 
 
