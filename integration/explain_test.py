@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from integration.harness import client
 from integration.harness.chain_file import Document, policy
 from integration.harness.exchange import HeaderList
 from integration.harness.processes import python_program
-from integration.runtime_stack import TEST_POLICIES, Runtime, generated, scripted
+from integration.runtime_stack import TEST_POLICIES, Runtime, document, eventually, generated, scripted
 from policy_engine.cli import main
 
 SHIPPED = Path(__file__).parents[1] / "policies"
@@ -235,3 +236,121 @@ def test_no_credential_is_shown(live: dict[str, dict[str, Any]], name: str) -> N
     text = json.dumps(live[name])
     assert "private" not in text
     assert "not-the-secret-key" not in text
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_decision_log_has_one_line_for_each(runtime: Runtime, live: dict[str, dict[str, Any]], name: str) -> None:
+    case, identifier = CASES[name], live[name]["request_id"]
+    lines = [json.loads(line) for line in runtime.engine.log().splitlines() if '"event": "decision"' in line]
+    (line,) = [one for one in lines if one.get("request_id") == identifier]
+    policy_name, _, version = case.policy.partition(" ")
+    assert (line["decision"], line["status"]) == (case.verdict, case.status)
+    assert (line.get("policy", ""), line.get("policy_version", "")) == (policy_name, version)
+    assert case.reason in line["reason"]
+    assert (line["route"], line["path"]) == (name, f"/{name}/x")
+    assert ("milliseconds" in line) == bool(case.policy)
+    assert "private" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_access_log_of_the_generated_configuration_tells_the_same(
+    runtime: Runtime, live: dict[str, dict[str, Any]], name: str
+) -> None:
+    case, identifier = CASES[name], live[name]["request_id"]
+
+    def logged() -> list[Any]:
+        lines = [json.loads(line) for line in runtime.proxy.log().splitlines() if line.startswith('{"')]
+        return [line for line in lines if line.get("request_id") == identifier]
+
+    eventually(lambda: bool(logged()), "in the access log")
+    (line,) = logged()
+    policy_name, _, version = case.policy.partition(" ")
+    assert (line["decision"], line["status"]) == (case.verdict, case.status)
+    assert (line["policy"] or "", line["policy_version"] or "") == (policy_name, version)
+    assert case.reason in line["reason"]
+    assert line["path"] == f"/{name}/x"
+    assert "private" not in json.dumps(line)
+
+
+def test_a_listener_with_a_condition_hears_of_what_fits_alone(runtime: Runtime) -> None:
+    where = 'response.status == 451 && request.path.endsWith("/x")'
+    with Trace(runtime, "--where", where, "--limit", "2", "--brief") as trace:
+        for name in ("no-key", "own-answer", "wrong-key", "own-answer"):
+            send(runtime, name)
+        lines = trace.lines()
+    assert len(lines) == 2
+    assert all("DENIED with 451 by scripted v1.0.0" in line and "token=***" in line for line in lines)
+
+
+def test_a_listener_of_one_route_sees_it_explained(runtime: Runtime) -> None:
+    with Trace(runtime, "--route", "wrong-*", "--limit", "1") as trace:
+        send(runtime, "no-key")
+        send(runtime, "wrong-key")
+        text = "\n".join(trace.lines())
+    assert "1. api-key-validation v1.0.0  on_request_headers: denied with 403" in text
+    assert "GET /wrong-key/x?token=***" in text
+
+
+def test_what_cannot_be_asked_of_a_running_engine_ends_the_command(
+    runtime: Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin = f"127.0.0.1:{runtime.engine.admin.port}"
+    assert main(["trace", "--admin", admin, "--where", "request.pth == 'x'"]) == 2
+    assert "did you mean `request.path`" in capsys.readouterr().err
+    assert main(["trace", "--admin", "127.0.0.1:1", "--limit", "1"]) == 1
+    assert "does not answer" in capsys.readouterr().err
+
+
+def test_diff_finds_the_decision_that_changed_in_recorded_traffic(
+    runtime: Runtime, policies: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = tmp_path / "recorded.jsonl"
+    names = ["no-key", "address", "own-answer", "body-schema"]
+    with Trace(runtime, "--record", str(recording), "--limit", str(len(names))) as trace:
+        for name in names:
+            send(runtime, name)
+        trace.lines()
+    old = runtime.chains.path
+    changed = {name: CASES[name].chain for name in names} | {
+        "address": [policy("ip-allow", "v1.0.0", {"allow": ["127.0.0.0/8"]})],
+        "body-schema": [policy("json-schema-validation", "v1.0.0", {"request": {"schema": {"type": "array"}}})],
+    }
+    new = tmp_path / "new.yaml"
+    new.write_text(json.dumps(document(changed)))
+    flags = ["--requests", str(recording), "--policies-directory", str(policies)]
+    assert main(["diff", str(old), str(old), *flags]) == 0
+    assert "0 of 4 requests" in capsys.readouterr().out
+    assert main(["diff", str(old), str(new), *flags, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["route"], one["old"]["verdict"], one["new"]["verdict"]) for one in found] == [
+        ("address", "denied", "passed")
+    ]
+    assert main(["diff", str(old), str(new), *flags]) == 1
+    text = capsys.readouterr().out
+    assert "- denied 403 by ip-allow v1.0.0 (ip_not_allowed)" in text
+    assert "+ passed\n" in text
+
+
+def test_the_log_level_holds_in_every_process_and_debug_shows_policies(runtime: Runtime) -> None:
+    def set_level(level: str) -> int:
+        return client.send(runtime.engine.admin.port, "PUT", "/log-level", body=level.encode()).status
+
+    def new_lines(start: int) -> list[Any]:
+        return [json.loads(line) for line in runtime.engine.log()[start:].splitlines() if line.startswith("{")]
+
+    assert set_level("debug") == 200
+    try:
+        start = len(runtime.engine.log())
+        send(runtime, "own-answer")
+        eventually(lambda: any(one.get("event") == "hook" for one in new_lines(start)), "a line of the policy")
+        lines = new_lines(start)
+        (hook,) = [one for one in lines if one.get("event") == "hook"]
+        assert hook["message"].startswith(
+            "policy scripted v1.0.0 on_request_headers: denied with 451 (blocked_here) in "
+        )
+        assert {one["logger"].split(".")[0] for one in lines} == {"policy_engine"}
+    finally:
+        assert set_level("info") == 200
+    start = len(runtime.engine.log())
+    send(runtime, "own-answer")
+    assert not any(one["level"] == "debug" for one in new_lines(start))
