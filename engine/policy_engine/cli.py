@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
@@ -89,12 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["--build-info"]:  # as people expect it of a binary
         words[0] = "build-info"
-    top = parser()
-    options, unknown = top.parse_known_args(words)
+    options = parser().parse_args(words)
     unusable = int(getattr(options, "unusable", 2))
-    if unknown:
-        top.usage_status = unusable
-        top.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(options.command(options))
     except BrokenPipeError:
@@ -113,6 +109,12 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose commands may have an exit status of their own for a command line that cannot be used."""
 
     usage_status = 2
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Take the status of the command that was found: what is wrong beyond it is told by the parser above."""
+        options, rest = super().parse_known_args(args, namespace)
+        self.usage_status = getattr(options, "unusable", self.usage_status)
+        return options, rest
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -88,7 +89,10 @@ def _published(action: Any, masking: Masking) -> Iterator[Change]:
 
 
 def _text(key: str, value: Any, masking: Masking) -> str | None:
-    return None if value is None else str(masking.value(key, value))
+    if value is None:
+        return None
+    shown = masking.value(key, value)
+    return shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
 
 
 def _bytes(data: bytes) -> str:

@@ -68,7 +68,7 @@ async def play(
     watcher = _All(body_limit)
     recorder = Recorder(kernel, (watcher,))
     recorder.refresh()
-    session = recorder.session(Peer())
+    session = recorder.handler(Peer())
     attributes = {kernel.options.route_key: request.route, SOURCE_ADDRESS: _source(request.client_address)}
     configured = _configured(kernel, request.route) if mode is None else mode
     stream = EnvoyStream(session, configured, attributes, overrides=overrides)

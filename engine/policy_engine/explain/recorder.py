@@ -17,7 +17,7 @@ from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.route_key import attribute, client_address
 from policy_engine.kernel.session import Session
-from policy_engine.kernel.stream import Peer, Replies, StreamError
+from policy_engine.kernel.stream import Peer, Replies, StreamError, StreamHandler
 from policy_engine.sdk import Request, Response
 
 MOST_STREAMS = 1000
@@ -76,7 +76,7 @@ class Recorder:
         self._maskings: dict[int, Masking] = {}
         self.open = 0
         self.active = False
-        """Whether anybody watches: a stream is made by `session` then, and costs nothing more else."""
+        """Whether anybody watches."""
 
     def refresh(self) -> None:
         """Look anew whether anybody watches."""
@@ -85,9 +85,9 @@ class Recorder:
             self._routes = None
             self._maskings.clear()
 
-    def session(self, peer: Peer) -> RecordingSession:
-        """Return the handler of a stream that is recorded if somebody wants it."""
-        return RecordingSession(self, self._kernel, peer)
+    def handler(self, peer: Peer) -> StreamHandler:
+        """Return the handler of a stream: one that records if somebody wants it, or the plain session."""
+        return RecordingSession(self, self._kernel, peer) if self.active else Session(self._kernel, peer)
 
     def begin(self, request: Request) -> tuple[Recording, RecordedKernel, list[Wanted]] | None:
         """Return what records this request, None when nobody wants it."""

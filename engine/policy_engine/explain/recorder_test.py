@@ -12,9 +12,8 @@ import pytest
 from policy_engine.explain.http_text import HttpRequest, HttpResponse
 from policy_engine.explain.playing import answering, play
 from policy_engine.explain.record import Decision, ExchangeRecord, HookRecord, Verdict
-from policy_engine.explain.recorder import MOST_STREAMS, Ended, Recorder, RecordingSession, Wanted
+from policy_engine.explain.recorder import MOST_STREAMS, Ended, Recorder, Wanted
 from policy_engine.explain.recording import MOST_HOOKS
-from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.sdk import (
     Chunk,
@@ -104,7 +103,7 @@ def test_changes_are_shown_as_differences() -> None:
         "header x-b": ("2", "2, 3"),
         "path": ("/", "/y"),
         "dynamic metadata ns k": (None, "1"),
-        "metadata seen": (None, "{'by': 'changing'}"),
+        "metadata seen": (None, '{"by": "changing"}'),
     }
     assert {one.what: (one.before, one.after) for one in last.changes} == {
         "status": ("200", "201"),
@@ -248,7 +247,7 @@ def test_nobody_is_recorded_while_nobody_watches() -> None:
 
 def test_a_stream_that_nobody_wants_runs_as_any_other() -> None:
     made, watcher = engine(Denying), Watching(routes=())
-    session = recorder(made, watcher).session(Peer())
+    session = recorder(made, watcher).handler(Peer())
     plain = made.session()
     message = request_headers(ROUTE, [("x-request-id", "1")])
     assert session.receive(message) == plain.receive(message)
@@ -258,7 +257,7 @@ def test_a_stream_that_nobody_wants_runs_as_any_other() -> None:
 
 def test_replies_of_a_recorded_stream_are_those_of_any_other() -> None:
     made, watcher = engine(Changing, Waiting), Watching()
-    for session in (recorder(made, watcher).session(Peer()),):
+    for session in (recorder(made, watcher).handler(Peer()),):
         plain = made.session()
         for message in (
             request_headers(ROUTE, [("x-request-id", "1")], method="POST", end=False),
@@ -277,7 +276,7 @@ def test_too_many_streams_at_once_are_dropped_and_counted() -> None:
     made, watcher = engine(Waiting), Watching()
     made_by = recorder(made, watcher)
     message = request_headers(ROUTE, [], method="POST")
-    sessions = [made_by.session(Peer()) for _ in range(MOST_STREAMS + 2)]
+    sessions = [made_by.handler(Peer()) for _ in range(MOST_STREAMS + 2)]
     for one in sessions:
         one.receive(message)
     assert watcher.lost == 2
@@ -290,10 +289,10 @@ def test_too_many_streams_at_once_are_dropped_and_counted() -> None:
 def test_a_new_configuration_is_recorded_too() -> None:
     made, watcher = engine(Denying, classes=[Answering]), Watching()
     made_by = recorder(made, watcher)
-    first = made_by.session(Peer())
+    first = made_by.handler(Peer())
     first.receive(request_headers(ROUTE, []))
     made.activate(chains(r=[Answering]))
-    second = made_by.session(Peer())
+    second = made_by.handler(Peer())
     second.receive(request_headers(ROUTE, []))
     for one in (first, second):
         one.close()
@@ -302,7 +301,7 @@ def test_a_new_configuration_is_recorded_too() -> None:
 
 def test_a_broken_stream_is_told() -> None:
     made, watcher = engine(Waiting), Watching()
-    session = recorder(made, watcher).session(Peer())
+    session = recorder(made, watcher).handler(Peer())
     session.receive(request_headers(ROUTE, [], method="POST"))
     with pytest.raises(StreamError):
         session.receive(request_headers(ROUTE, [], method="POST"))
@@ -313,7 +312,7 @@ def test_a_broken_stream_is_told() -> None:
 def test_rubbish_is_refused_as_without_a_recorder() -> None:
     made = engine(Denying)
     for message in (b"\xff\xff", b"", body("request", b"x", end=True)):
-        session: RecordingSession | Session = recorder(made, Watching()).session(Peer())
+        session = recorder(made, Watching()).handler(Peer())
         plain = made.session()
         with pytest.raises(StreamError) as mine:
             session.receive(message)
@@ -330,7 +329,7 @@ class Chunks(Policy):
 
 def test_of_a_long_stream_a_bounded_number_of_hooks_is_shown() -> None:
     made, watcher = engine(Chunks), Watching()
-    session = recorder(made, watcher).session(Peer())
+    session = recorder(made, watcher).handler(Peer())
     session.receive(request_headers(ROUTE, [], method="POST", end=False, body_modes=(4, 4)))
     for _ in range(MOST_HOOKS + 10):
         session.receive(body("request", b"a", end=False))

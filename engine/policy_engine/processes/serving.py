@@ -22,8 +22,6 @@ from policy_engine.explain.decision_log import DecisionLog, PassedRequests
 from policy_engine.explain.live import Filter, LiveTrace
 from policy_engine.explain.recorder import Recorder, Watcher
 from policy_engine.kernel.kernel import Kernel, KernelOptions
-from policy_engine.kernel.session import Session
-from policy_engine.kernel.stream import Peer, StreamHandler
 from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE, WORKER_SECONDS
 from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import keep_record
@@ -219,11 +217,6 @@ class WorkerProcess:
                 await self._channel.send({"alive": True})
                 await asyncio.sleep(interval)
 
-    def _session(self, peer: Peer) -> StreamHandler:
-        """Return the handler of a stream; what records it costs nothing while nobody looks on."""
-        recorder = self._recorder
-        return recorder.session(peer) if recorder.active else Session(self._kernel, peer)
-
     def _listen_to(self, number: int, route: str, where: str, bodies: int) -> None:
         """Record for one more listener of the live trace."""
         try:
@@ -303,10 +296,10 @@ class WorkerProcess:
         if options.transport == "grpcio":
             from policy_engine.transport.grpc_server import GrpcServer  # noqa: PLC0415 - grpcio costs 0.2 s to import
 
-            return GrpcServer(self._session, server, self._health)
+            return GrpcServer(self._recorder.handler, server, self._health)
         sockets = [socket.socket(fileno=descriptor) for descriptor in options.inherited]
         sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
-        return NativeServer(self._session, server, self._health, sockets=sockets)
+        return NativeServer(self._recorder.handler, server, self._health, sockets=sockets)
 
     async def _drop_prepared(self) -> None:
         if self._preparing is not None:
