@@ -50,6 +50,7 @@ _COMMENTS = {
     "message_timeout": ("Above the timeouts of the slowest chain's policies together (default 200 ms).",),
     "allow_mode_override": ("Lets the engine ask for the phases that its chains of this moment need.",),
     "request_attributes": ("The engine finds the chain by the first, and knows the client by the second.",),
+    "response_attributes": ("Tells policies the upstream's responses from Envoy's own answers.",),
     "mutation_rules": ("Lets policies change :method, :authority and :scheme.",),
     "access_log": ("A JSON line for each request, with the policy that denied it and why; paths without their query.",),
     "metadata_options": ("Namespaces of dynamic metadata that the engine (its decisions) and policies may write.",),

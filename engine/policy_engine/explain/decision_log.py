@@ -26,11 +26,11 @@ from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
 
 _LONGEST = 200
-_OF_A_FAILURE = ("policy_engine:internal_error", "policy_engine:not_ready")
+_OF_A_FAILURE = ("policy_failed:", "policy_engine:internal_error", "policy_engine:not_ready")
 
 
 class DecisionLog:
-    """Writes decisions to `logger`; see `worker.chains.decisions.Decisions` for what it is told.
+    """Writes decisions to `logger`; see `worker.chains.compiled.Decisions` for what it is told.
 
     Lines of one kind (route, policy, reason) are bounded; the next one says how many there were.
     """

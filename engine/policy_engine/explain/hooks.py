@@ -95,7 +95,7 @@ class RecordedRoutes(Routes):
             return None
         made = self._made.get(id(route))
         if made is None:
-            made = self._made[id(route)] = replace(route, chain=recorded_chain(route.chain), modes={})
+            made = self._made[id(route)] = replace(route, chain=recorded_chain(route.chain), modes={}, outer={})
         return made
 
     def nearest(self, key: str) -> Any:
@@ -166,6 +166,10 @@ class _NotedCondition:
     @property
     def text(self) -> str:
         return self._condition.text
+
+    @property
+    def uses_response(self) -> bool:
+        return self._condition.uses_response
 
     def evaluate(self, request: Request, response: Response | None) -> bool:
         notes = notes_of(request)

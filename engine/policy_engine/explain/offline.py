@@ -16,6 +16,7 @@ from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.validate import chain_reader
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.loop_watch import LoopWatch
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.registry import Registry
@@ -52,6 +53,7 @@ async def serving(settings: Settings, registry: Registry, chains: ChainsSpec) ->
         body_limit=settings.body_limit,
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
+        errors=ErrorAnswers(settings.errors.format),
     )
     compiler = Compiler(registry, settings.limits.blocking_threads, settings.construction_timeout)
     watch = LoopWatch()

@@ -143,6 +143,10 @@ class _ExplainedCondition:
     def text(self) -> str:
         return self.condition.text
 
+    @property
+    def uses_response(self) -> bool:
+        return self.condition.uses_response
+
     def evaluate(self, request: Request, response: Response | None) -> bool:
         try:
             return self.condition.evaluate(request, response)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
+from policy_engine.sdk import Headers, ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
-from policy_engine.worker.chains.decisions import Decisions
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.mark import mark_of
 from policy_engine.worker.chains.needs import Needs
 from policy_engine.worker.chains.statistics import PolicyStatistics
@@ -25,8 +25,34 @@ class Condition(Protocol):
         """The expression as it was written."""
         ...
 
+    @property
+    def uses_response(self) -> bool:
+        """Whether the response decides, so that another one may be decided otherwise."""
+        ...
+
     def evaluate(self, request: Request, response: Response | None) -> bool:
         """Return whether the policy runs; raises ConditionError when the expression cannot be evaluated."""
+        ...
+
+
+class Decisions(Protocol):
+    """Hears of every answer that ends a request, before it is sent, and of every failure; `explain.decision_log` does.
+
+    It is there or not, so that it costs nothing when off.
+    """
+
+    def answered(
+        self, step: Step, answer: ImmediateResponse, request: Request, error: BaseException | None = None
+    ) -> ImmediateResponse:
+        """A policy answers, or fails closed with `error`; returns what to send."""
+        ...
+
+    def failed_open(self, step: Step, error: BaseException, request: Request) -> None:
+        """A policy failed, and the request goes on without it."""
+        ...
+
+    def refused(self, answer: ImmediateResponse, route: str, headers: Headers) -> ImmediateResponse:
+        """The engine itself refuses the request with these headers; returns what to send."""
         ...
 
 
@@ -75,8 +101,8 @@ class Usage:
 class CompiledChain:
     """The steps of one route by phase; response steps are already in reverse order (R-02).
 
-    `mark` is the route key as the executor notes it for whoever asks what a process was doing. `secrets` are the texts
-    in parameters that must never be shown.
+    `mark` is the route key as the executor notes it for whoever asks what a process was doing. `errors` is how denials
+    are written, None where the chain says nothing of it. `secrets` are texts of parameters that must never be shown.
     """
 
     route_key: str
@@ -93,6 +119,7 @@ class CompiledChain:
     response_chunks: tuple[Step, ...] = ()
     response_trailers: tuple[Step, ...] = ()
     stream_end: tuple[Callable[[Request], None], ...] = ()
+    errors: ErrorAnswers | None = None
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
     usage: Usage = field(default_factory=Usage)
     mark: bytes = field(init=False, repr=False)
