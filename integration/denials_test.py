@@ -140,7 +140,7 @@ def test_templates_of_a_route(runtime: Runtime) -> None:
 def test_a_grpc_client_gets_a_status_and_a_message_it_can_read(runtime: Runtime) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{runtime.envoy.port}") as channel:
         for route in ("plain", "openai", "templates", "headers"):
-            call = channel.unary_unary(f"/{route}/Method")
+            call = channel.unary_unary(f"/{route}/Method", None, None)
             with pytest.raises(grpc.RpcError) as caught:
                 call(b"", timeout=20)
             error: Any = caught.value

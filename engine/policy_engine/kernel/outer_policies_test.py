@@ -89,8 +89,8 @@ class Denies(Policy):
             **parameters.get("answer", {"status": 403, "body": "no"}), dynamic_metadata={"ns": {"denied": True}}
         )
         if parameters.get("packed"):
-            gzipped = {"body": gzip.compress(b"no"), "headers": {"content-encoding": "gzip"}}
-            self._answer = replace(self._answer, **gzipped)
+            packed = {"content-encoding": "gzip"}
+            self._answer = replace(self._answer, body=gzip.compress(b"no"), headers=packed)
         self._raises = parameters.get("raises", False)
         body_hooks = {"request_body", "response_body"}
         self.idle_phases = {*body_hooks, "request_trailers", "response_headers"} - {self._at}
@@ -153,7 +153,7 @@ class Replaces(Policy):
 @pytest.fixture(autouse=True)
 def _nothing_seen() -> None:
     for policy in (Outer, Reader, Streaming):
-        policy.seen.clear()  # type: ignore[attr-defined]
+        policy.seen.clear()
 
 
 POLICIES = (Outer, Reader, Waiting, Streaming, Trailing, Denies, DeniesChunk, Again, Fails, Restates, Gone, Replaces)
