@@ -89,8 +89,8 @@ class Denies(Policy):
             **parameters.get("answer", {"status": 403, "body": "no"}), dynamic_metadata={"ns": {"denied": True}}
         )
         if parameters.get("packed"):
-            packed = {"content-encoding": "gzip"}
-            self._answer = replace(self._answer, body=gzip.compress(b"no"), headers=packed)
+            headers = {"content-encoding": "gzip"}
+            self._answer = replace(self._answer, body=gzip.compress(b"no"), headers=headers)
         self._raises = parameters.get("raises", False)
         body_hooks = {"request_body", "response_body"}
         self.idle_phases = {*body_hooks, "request_trailers", "response_headers"} - {self._at}

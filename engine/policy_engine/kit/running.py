@@ -85,18 +85,19 @@ async def run_async(
         exchange = _Exchange(chain, request, (request_chunks is not None, response_chunks is not None))
         try:
             async with asyncio.timeout(_LONGEST_RUN):
-                outcome = await exchange.run(
-                    HttpMessage(
-                        "request",
-                        HeaderLines(Part.REQUEST_HEADERS, exchange.request_lines()),
-                        request.body if request_chunks is None else None,
-                        request_chunks,
-                        _trailers(Part.REQUEST_TRAILERS, request_trailers),
-                    ),
-                    response,
-                    response_chunks,
-                    _trailers(Part.RESPONSE_TRAILERS, response_trailers),
-                )
+                with chain.offloading():
+                    outcome = await exchange.run(
+                        HttpMessage(
+                            "request",
+                            HeaderLines(Part.REQUEST_HEADERS, exchange.request_lines()),
+                            request.body if request_chunks is None else None,
+                            request_chunks,
+                            _trailers(Part.REQUEST_TRAILERS, request_trailers),
+                        ),
+                        response,
+                        response_chunks,
+                        _trailers(Part.RESPONSE_TRAILERS, response_trailers),
+                    )
         finally:
             exchange.close()
         chain.raise_failure()

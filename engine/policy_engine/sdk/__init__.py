@@ -13,6 +13,7 @@ from policy_engine.sdk.actions import (
     ResponseMutation,
     TrailerMutation,
 )
+from policy_engine.sdk.dependencies import Dependency, dependency
 from policy_engine.sdk.exchange import Request, Response, ResponseOrigin
 from policy_engine.sdk.header_fields import (
     MediaType,
@@ -63,6 +64,8 @@ __all__ = [
     "ChunkMutation",
     "TrailerMutation",
     "DynamicMetadata",
+    "Dependency",
+    "dependency",
     "Json",
     "MISSING",
     "PointerError",

@@ -533,6 +533,22 @@ def test_headers_of_one_connection_are_not_stored() -> None:
     assert set(fetch(subject).response.headers) == names
 
 
+@pytest.mark.parametrize("connection", ["x-a, X-B", "x-a,x-b", ["x-a", "x-b, close"], "keep-alive , X-A,,x-b"])
+def test_headers_that_connection_lists_are_not_stored(connection: Any) -> None:
+    subject = policy()
+    fetch(subject, says={"connection": connection, "x-a": "1", "x-b": "2", "x-c": "3"})
+    stored = fetch(subject)
+    assert not stored.reached_upstream
+    assert {"connection", "x-a", "x-b"}.isdisjoint(stored.response.headers)
+    assert stored.response.headers["x-c"] == "3"
+
+
+def test_a_response_whose_connection_lists_what_others_need_is_not_stored() -> None:
+    subject = policy()
+    fetch(subject, says={"connection": "content-type"})
+    assert not hit(subject)
+
+
 def test_metadata_holds_no_secret_and_is_plain() -> None:
     subject = policy()
     outcome = fetch(subject, asks={"authorization": "Bearer very-secret"})

@@ -130,8 +130,8 @@ def _attributes(config: Node, demands: Demands) -> Iterator[Diagnostic]:
     node = config.get("response_attributes")
     if answering and RESPONSE_DETAILS not in node.texts():
         reason = (
-            f"response_attributes lacks {RESPONSE_DETAILS}: policies take Envoy's own answers for the upstream's, as "
-            f"those of route {answering[0]!r} do, which see responses"
+            f"response_attributes lacks {RESPONSE_DETAILS}: policies take Envoy's own answers for the upstream's; "
+            f"route {answering[0]!r} has policies that see responses"
         )
         yield node.warning(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {RESPONSE_DETAILS}")
 

@@ -62,7 +62,7 @@ def needs_of(parts: Sequence[Part]) -> Needs:
 
 
 def slowest_answer(timeouts: Iterable[tuple[frozenset[Phase], float]]) -> float:
-    """Return the seconds that one answer to Envoy may take, given phases and timeout of every policy of a chain in order.
+    """Return the seconds that one answer to Envoy may take, given phases and timeout of each policy, in chain order.
 
     In a phase policies run one after the other. A message without a body is answered after the headers phase and the
     body phase, or when only trailers follow its headers after the body phase and the trailers phase. When a policy
