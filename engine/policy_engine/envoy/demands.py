@@ -6,17 +6,21 @@ The processing modes are the kernel's own decision, asked for here and made ther
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode
+from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes, usable_cores
 from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, RouteSpec
 from policy_engine.worker.policies.registry import Registry
 
@@ -48,6 +52,7 @@ class ChainDemand:
     slowest_answer: float
     fails_closed: bool
     acts_on_request: bool
+    asked: Asked = NOTHING_ASKED
 
     @property
     def buffers(self) -> bool:
@@ -65,6 +70,12 @@ class Demands:
     pass_unmapped: bool
     addresses: tuple[str, ...]
     tls: bool
+    asked: Asked = NOTHING_ASKED
+
+    @property
+    def request_attributes(self) -> tuple[str, ...]:
+        """The attributes that Envoy has to send, those of the route key and of the client's address first."""
+        return request_attributes(self.route_key.attribute, self.asked)
 
     @property
     def slowest_answer(self) -> float:
@@ -116,7 +127,20 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
         settings.unmapped_routes is UnmappedRoutes.PASS,
         _addresses(settings),
         settings.tls.cert is not None,
+        reduce(or_, (chain.asked for chain in chains.values()), NOTHING_ASKED),
     )
+
+
+def request_attributes(route_key: str, asked: Asked) -> tuple[str, ...]:
+    """Return the filter's `request_attributes`: that of the route key, that of the client's address, what is asked."""
+    always = (route_key, SOURCE_ADDRESS)
+    return (*always, *sorted(asked.attributes.difference(always)))
+
+
+def metadata_options(asked: Asked, receiving: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Return the filter's `metadata_options`: the namespaces it forwards, and those in which policies may write."""
+    options = {"forwarding_namespaces": sorted(asked.namespaces), "receiving_namespaces": list(receiving)}
+    return {name: {"untyped": namespaces} for name, namespaces in options.items() if namespaces}
 
 
 def mode_names(mode: Any) -> Modes:
@@ -137,6 +161,7 @@ def _demand(route: RouteSpec, chain: CompiledChain) -> ChainDemand:
         slowest_answer=needs.slowest_answer,
         fails_closed=any(one.enabled and one.failure_mode is FailureMode.CLOSED for one in route.policies),
         acts_on_request=any((chain.request_headers, chain.request_body, chain.request_trailers)),
+        asked=needs.asked,
     )
 
 

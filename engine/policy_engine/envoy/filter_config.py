@@ -13,9 +13,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, ChainDemand, Demands
+from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, ChainDemand, Demands, metadata_options
 from policy_engine.envoy.edge import ANY_PORT, FILTER_MODES, NOT_FOUND, SPELLINGS, http2_limits
-from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 from policy_engine.transport.listen import parse_address
 
@@ -82,12 +81,13 @@ def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
         "failure_mode_allow": False,
         "message_timeout": duration(demands.message_timeout),
         "allow_mode_override": True,
-        "request_attributes": [demands.route_key.attribute, SOURCE_ADDRESS],
+        "request_attributes": list(demands.request_attributes),
         "processing_mode": dict(FILTER_MODES),
         "mutation_rules": {"allow_all_routing": True},
     }
-    if namespaces:
-        config["metadata_options"] = {"receiving_namespaces": {"untyped": list(namespaces)}}
+    options = metadata_options(demands.asked, namespaces)
+    if options:
+        config["metadata_options"] = options
     return {"name": FILTER, "typed_config": config}
 
 

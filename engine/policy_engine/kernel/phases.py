@@ -143,6 +143,7 @@ class Phases:
                     chain.route_key,
                     exc_info=True,
                 )
+        self.request.forget_states()
         tracing = self.kernel.tracing
         if tracing is not None and self.request.trace is not None:
             tracing.end(self.request.trace)

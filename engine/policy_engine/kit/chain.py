@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from policy_engine.kit.loading import definition_of
 from policy_engine.kit.outcome import Step
 from policy_engine.sdk import ImmediateResponse, Policy, Request
 from policy_engine.sdk.hooks import REQUEST_PHASES, phases_of
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiled import Step as CompiledStep
-from policy_engine.worker.chains.compiler import Compiler, Entry, active_phases
+from policy_engine.worker.chains.compiler import Compiler, Entry, active_phases, asked_of
+from policy_engine.worker.chains.needs import Asked, asked_by
 from policy_engine.worker.chains.spec import FailureMode
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.conditions.condition import compile_condition
@@ -43,12 +45,17 @@ class KitChain:
     """The compiled chain, the hooks that ran on it, and what failed at the end of the stream."""
 
     def __init__(
-        self, compiler: Compiler, route_key: str, entries: Sequence[Policy | ChainEntry], seconds: float
+        self,
+        compiler: Compiler,
+        route_key: str,
+        entries: Sequence[Policy | ChainEntry],
+        seconds: float,
+        given: Asked,
     ) -> None:
         self._policies = [one.policy if isinstance(one, ChainEntry) else one for one in entries]
         self._failures: list[BaseException] = []
         self.steps: list[Step] = []
-        made = [_entry(index, one, seconds) for index, one in enumerate(entries)]
+        made = [_entry(index, one, seconds, given) for index, one in enumerate(entries)]
         self.compiled = self._recorded(compiler.assemble(route_key, "", made))
 
     def raise_failure(self) -> None:
@@ -98,10 +105,12 @@ class KitChain:
         return call
 
 
-def _entry(index: int, given: Policy | ChainEntry, seconds: float) -> Entry:
-    one = given if isinstance(given, ChainEntry) else ChainEntry(given)
+def _entry(index: int, policy: Policy | ChainEntry, seconds: float, given: Asked) -> Entry:
+    """Return the entry of a policy; one that has no `policy.yaml` may see what the request is `given`."""
+    one = policy if isinstance(policy, ChainEntry) else ChainEntry(policy)
     policy_class, name = type(one.policy), type(one.policy).__name__
     phases = active_phases(one.policy, phases_of(policy_class))
+    definition = definition_of(policy_class)
     condition = None
     if one.condition is not None:
         condition = compile_condition(one.condition, phase_has_response=not phases_of(policy_class) & REQUEST_PHASES)
@@ -116,6 +125,7 @@ def _entry(index: int, given: Policy | ChainEntry, seconds: float) -> Entry:
         seconds,
         one.failure_mode == FailureMode.OPEN,
         _raise if one.failure_mode is None else None,
+        given | asked_by(one.condition) if definition is None else asked_of(definition, one.condition),
     )
 
 

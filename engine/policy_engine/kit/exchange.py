@@ -6,7 +6,7 @@ A separate module because it knows ext_proc and nothing of policies: the engine 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.session import Session
 from policy_engine.kit import messages
 from policy_engine.kit.header_lines import HeaderLines
+from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata
 
 _REPLACE = ext_proc.CommonResponse.CONTINUE_AND_REPLACE
 _BODILESS_STATUSES = (b"204", b"304")
@@ -55,10 +56,13 @@ class HttpMessage:
 class EnvoyStream:
     """One ext_proc stream as Envoy holds it. `mode` is the `ProcessingMode` of its configuration for the route."""
 
-    def __init__(self, session: Session, mode: Any, attributes: dict[str, str]) -> None:
+    def __init__(
+        self, session: Session, mode: Any, attributes: Mapping[str, AttributeValue], metadata: EnvoyMetadata
+    ) -> None:
         self._session = session
         self._mode = mode
         self._attributes = attributes
+        self._given_metadata = metadata
         self.answer: Any = None
         """The `ImmediateResponse` message that ended the exchange."""
         self.metadata: dict[str, dict[str, Any]] = {}
@@ -67,7 +71,11 @@ class EnvoyStream:
         """Send a request through; returns whether it may go on to the upstream."""
         static = (self._mode.request_body_mode, self._mode.response_body_mode)
         first = messages.request_headers(
-            message.headers, end=message.bodiless, attributes=self._attributes, body_modes=static
+            message.headers,
+            end=message.bodiless,
+            attributes=self._attributes,
+            metadata=self._given_metadata,
+            body_modes=static,
         )
         await self._send(first, message)
         return await self._rest(message, self._mode.request_body_mode, self._mode.request_trailer_mode)

@@ -25,6 +25,7 @@ def lint_filter(http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
     yield from _timeout(config, demands)
     yield from _retries(config)
     yield from _attributes(config, demands)
+    yield from _asked(config, demands)
     yield from lint_failure_mode(config.get("failure_mode_allow"), demands.chains, demands)
     yield from _mutation_rules(config, demands)
     yield from _ignored_answers(config)
@@ -125,6 +126,24 @@ def _attributes(config: Node, demands: Demands) -> Iterator[Diagnostic]:
     if SOURCE_ADDRESS not in sent:
         reason = f"request_attributes lacks {SOURCE_ADDRESS}: policies and conditions do not see the client's address"
         yield node.warning(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {SOURCE_ADDRESS}")
+
+
+def _asked(config: Node, demands: Demands) -> Iterator[Diagnostic]:
+    """Yield a finding for what policies or conditions read of Envoy, and Envoy is not asked to send."""
+    sent = {SOURCE_ADDRESS, demands.route_key.attribute, *config.get("request_attributes").texts()}
+    for name in sorted(demands.asked.attributes - sent):
+        reason = f"request_attributes lacks {name}, {_readers(demands, name)}"
+        yield config.get("request_attributes").error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {name}")
+    node = config.get("metadata_options", "forwarding_namespaces", "untyped")
+    for name in sorted(demands.asked.namespaces.difference(node.texts())):
+        reason = f"metadata_options.forwarding_namespaces lacks {name}, {_readers(demands, name)}"
+        yield node.error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"untyped: a list with {name}")
+
+
+def _readers(demands: Demands, name: str) -> str:
+    keys = [key for key, one in demands.chains.items() if name in one.asked.attributes | one.asked.namespaces]
+    more = f" and of {len(keys) - 1} more" if len(keys) > 1 else ""
+    return f"which policies or conditions of route {keys[0]!r}{more} read: to them it is absent"
 
 
 def _mutation_rules(config: Node, demands: Demands) -> Iterator[Diagnostic]:

@@ -102,6 +102,33 @@ def line_of(text: str, containing: str, after: str = "") -> int:
     return text.count("\n", 0, text.index(containing, start)) + 1
 
 
+IDENTITY = 'request.attributes["connection.uri_san_peer_certificate"] == "spiffe://a/b"'
+CLAIMS = 'request.envoy_metadata["envoy.filters.http.jwt_authn"].claims.sub == "ann"'
+ASKING = demands({"mtls": [entry(Headers, condition=IDENTITY)], "jwt": [entry(Headers, condition=CLAIMS)]})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        (
+            "- connection.uri_san_peer_certificate",
+            "- connection.mtls",
+            ("connection.uri_san_peer_certificate", "'mtls'"),
+        ),
+        ("- envoy.filters.http.jwt_authn", "- envoy.filters.http.geoip", ("envoy.filters.http.jwt_authn", "'jwt'")),
+        ("forwarding_namespaces", "receiving_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
+        ("  metadata_options", "  x_options", ("envoy.filters.http.jwt_authn", "'jwt'")),
+    ],
+)
+def test_what_policies_and_conditions_read_has_to_be_asked_for(old: str, new: str, names: tuple[str, ...]) -> None:
+    text = render(bootstrap(ASKING, Sample()))
+    assert lint(text, ASKING) == []
+    assert text.count(old) == 1
+    (found,) = lint(text.replace(old, new), ASKING)
+    assert (found.rule, found.severity) == (Rule.ENVOY_ATTRIBUTE, Severity.ERROR)
+    assert all(name in found.reason for name in names), found.reason
+
+
 @pytest.mark.parametrize(
     ("rule", "severity", "old", "new", "at"),
     [

@@ -40,6 +40,10 @@ def reader(name: str, keys: frozenset[str] | None) -> Reader:
     """Return the function that reads variable `name`; of a map only the entries `keys`, all for None."""
     if name == "metadata":
         return lambda request, response: _metadata(request.metadata, keys)
+    if name == "request.attributes":
+        return lambda request, response: _attributes(request, keys or frozenset())
+    if name == "request.envoy_metadata":
+        return lambda request, response: _envoy_metadata(request, keys or frozenset())
     if name == "request.query":
         return lambda request, response: _query(request, keys)
     if name == "request.headers":
@@ -98,15 +102,34 @@ def _query(request: Request, keys: frozenset[str] | None) -> dict[str, str]:
     return {text(name): text(value) for name, value in request.query.items()}
 
 
+def _attributes(request: Request, keys: frozenset[str]) -> dict[str, Any]:
+    found = request.attributes
+    return {
+        name: text(value) if isinstance(value := found[name], str) else value for name in sorted(keys) if name in found
+    }
+
+
+def _envoy_metadata(request: Request, keys: frozenset[str]) -> dict[str, Any]:
+    try:
+        found = request.envoy_metadata
+    except ValueError as error:  # more than is taken from Envoy; its text holds no value
+        raise EvaluationFailed(str(error)) from None
+    return _entries(found, keys, "request.envoy_metadata")
+
+
 def _metadata(metadata: Mapping[str, Any], keys: frozenset[str] | None) -> dict[str, Any]:
-    plain = _Plain()
     if keys is None:
-        return plain.mapping(metadata, "metadata", MAX_METADATA_DEPTH)
+        return _Plain().mapping(metadata, "metadata", MAX_METADATA_DEPTH)
+    return _entries(metadata, keys, "metadata")
+
+
+def _entries(found: Mapping[str, Any], keys: frozenset[str], variable: str) -> dict[str, Any]:
+    plain = _Plain()
     # The keys stand in the expression, so they may stand in an error; other keys may be the client's.
     return {
-        text(name): plain.value(metadata[name], f'metadata["{name}"]', MAX_METADATA_DEPTH)
+        text(name): plain.value(found[name], f'{variable}["{name}"]', MAX_METADATA_DEPTH)
         for name in keys
-        if name in metadata
+        if name in found
     }
 
 

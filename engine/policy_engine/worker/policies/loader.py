@@ -53,6 +53,8 @@ def load_policy(directory: Path, digest: str | None = None) -> tuple[PolicyDefin
         policy_class=policy_class,
         source=directory,
         authenticates=manifest.authenticates,
+        request_attributes=manifest.request_attributes,
+        forwarding_namespaces=manifest.forwarding_namespaces,
         digest=digest if digest is not None else directory_digest(directory),
         parameters=manifest.parameters,
     )

@@ -55,7 +55,8 @@ class Example:
 class PolicyDefinition:
     """One version of one policy, loaded and checked.
 
-    `entrypoint` is `module:Class`, `source` where it was loaded from, `digest` the hash of its files. `parameters` is
+    `entrypoint` is `module:Class`, `source` where it was loaded from, `digest` the hash of its files.
+    `request_attributes` and `forwarding_namespaces` are what it asks Envoy to tell of each request. `parameters` is
     `parameters_schema` compiled, kept here so that it is compiled once however many chains use the policy; it is made
     from the schema unless given, which raises `SchemaError` for a wrong one.
     """
@@ -71,6 +72,8 @@ class PolicyDefinition:
     source: Path | str
     digest: str
     authenticates: bool = False
+    request_attributes: frozenset[str] = frozenset()
+    forwarding_namespaces: frozenset[str] = frozenset()
     parameters: ParameterSchema = field(default=None, repr=False, compare=False)  # type: ignore[assignment] # see below
 
     def __post_init__(self) -> None:
