@@ -11,6 +11,7 @@ from policy_engine.kit.loading import definition_of
 from policy_engine.kit.outcome import Step
 from policy_engine.sdk import ImmediateResponse, Policy, Request
 from policy_engine.sdk.hooks import REQUEST_PHASES, phases_of
+from policy_engine.sdk.metrics import metrics_of
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiled import Step as CompiledStep
@@ -41,6 +42,10 @@ def entry(policy: Policy, *, condition: str | None = None, failure_mode: str | N
     return ChainEntry(policy, condition, None if failure_mode is None else FailureMode(failure_mode))
 
 
+_Series = tuple[type[Policy], str, tuple[tuple[str, str], ...]]
+"""A class of policies, the name of one of its metrics, and labels with their values."""
+
+
 class KitChain:
     """The compiled chain, the hooks that ran on it, and what failed at the end of the stream."""
 
@@ -54,9 +59,28 @@ class KitChain:
     ) -> None:
         self._policies = [one.policy if isinstance(one, ChainEntry) else one for one in entries]
         self._failures: list[BaseException] = []
+        self._classes = tuple(dict.fromkeys(type(one) for one in self._policies))
+        self._before = self._counts()
         self.steps: list[Step] = []
         made = [_entry(index, one, seconds, given) for index, one in enumerate(entries)]
         self.compiled = self._recorded(compiler.assemble(route_key, "", made))
+
+    def counted(self) -> list[tuple[str, dict[str, str], float]]:
+        """Return what the policies' metrics grew by since the chain was made, those that did not left out."""
+        now = self._counts()
+        grown = ((key, value - self._before.get(key, 0.0)) for key, value in now.items())
+        return [(name, dict(labels), amount) for (_, name, labels), amount in grown if amount]
+
+    def _counts(self) -> dict[_Series, float]:
+        """Return every count of the policies' classes; of a histogram the values and, with `_sum`, their sum."""
+        found: dict[_Series, float] = {}
+        for policy_class in self._classes:
+            for metric in metrics_of(policy_class):
+                for ending, labels, value in metric.samples():
+                    name = metric.name if ending == "_bucket" else metric.name + ending
+                    if labels.pop("le", "+Inf") == "+Inf":
+                        found[policy_class, name, tuple(sorted(labels.items()))] = value
+        return found
 
     def raise_failure(self) -> None:
         """Raise what failed where the engine would have gone on."""

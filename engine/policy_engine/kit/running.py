@@ -99,6 +99,7 @@ async def run_async(
         finally:
             exchange.close()
         chain.raise_failure()
+        outcome.counted = chain.counted()
         return outcome
     finally:
         compiler.close()

@@ -29,7 +29,7 @@ from policy_engine.sources.validate import chain_reader, unusable_policies
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
-from policy_engine.telemetry.metrics import Samples, xds_samples
+from policy_engine.telemetry.metrics import Samples, families_of, xds_samples
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
@@ -240,6 +240,7 @@ class Supervisor:
             workers=self._workers,
             settings=lambda: json.loads(render_settings(self._settings, json=True)),
             management_server=lambda: self._xds.as_document() if self._xds is not None else None,
+            metrics_of_policies=lambda: families_of(self._registry),
         )
         settings = self._settings
         for name, address, pages in (

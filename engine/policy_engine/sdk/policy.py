@@ -15,6 +15,7 @@ from policy_engine.sdk.actions import (
 )
 from policy_engine.sdk.exchange import Request, Response
 from policy_engine.sdk.headers import Headers
+from policy_engine.sdk.metrics import own_metrics
 
 Parameters = Mapping[str, Any]
 
@@ -63,6 +64,11 @@ class Policy:
 
     _away: Callable[[Callable[..., Any], tuple[Any, ...]], Awaitable[Any]] | None = None
     """The engine's: runs a call in a helper process. None where there is no engine, as in a plain unit test."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Make sure that every policy counts for itself, whatever it has its metrics from."""
+        super().__init_subclass__(**keywords)
+        own_metrics(cls)
 
     def __init__(self, parameters: Parameters) -> None:
         """Keep or compile `parameters`; they satisfy the schema and have its defaults filled in (R-23)."""

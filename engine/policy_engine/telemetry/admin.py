@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from policy_engine.telemetry.exposition import exposition
+from policy_engine.telemetry.exposition import Families, exposition
 from policy_engine.telemetry.history import ConfigurationEvent, ConfigurationHistory
 from policy_engine.telemetry.metrics import Samples
 from policy_engine.transport.listen import bind, bound_address
@@ -33,6 +33,7 @@ class AdminSources:
     workers: Callable[[], dict[str, Any]]
     settings: Callable[[], list[dict[str, Any]]]
     management_server: Callable[[], dict[str, Any] | None] = lambda: None
+    metrics_of_policies: Callable[[], Families] = lambda: {}
 
 
 class AdminServer:
@@ -107,7 +108,7 @@ class AdminServer:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(
-            body=exposition(await self._sources.samples()),
+            body=exposition(await self._sources.samples(), self._sources.metrics_of_policies()),
             headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 

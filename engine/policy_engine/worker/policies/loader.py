@@ -17,9 +17,17 @@ from policy_engine.documents.fields import Fields
 from policy_engine.documents.yaml_document import read_document_file
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, names_of
+from policy_engine.sdk.metrics import Metric, metrics_of
 from policy_engine.worker.policies.importing import PolicyImportError, import_policy_module
 from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, read_manifest
-from policy_engine.worker.policies.registry import DuplicatePolicy, PolicyDefinition, Registry, Unusable, Version
+from policy_engine.worker.policies.registry import (
+    DuplicatePolicy,
+    PolicyDefinition,
+    Registry,
+    Unusable,
+    Version,
+    exported_name,
+)
 
 REGISTRY_KEYS = ("name", "version", "entrypoint", "directory", "digest")
 
@@ -201,9 +209,23 @@ def _registry(
         if first is not definition:
             file = str(Path(definition.source) / MANIFEST_FILE)
             diagnostics.append(Diagnostic(file, str(DuplicatePolicy(first, definition)), rule=Rule.DUPLICATE_POLICY))
+    diagnostics += _metric_conflicts(unique.values())
     if has_errors(diagnostics):
         return None, ordered(diagnostics)
     return Registry(unique.values(), unusable), ordered(diagnostics)
+
+
+def _metric_conflicts(definitions: Iterable[PolicyDefinition]) -> Iterator[Diagnostic]:
+    """Yield a finding for each metric that is of two kinds: what has one name is one family to Prometheus."""
+    first: dict[str, tuple[PolicyDefinition, Metric]] = {}
+    for definition in definitions:
+        for metric in metrics_of(definition.policy_class):
+            name = exported_name(definition, metric)
+            other, known = first.setdefault(name, (definition, metric))
+            if known.kind != metric.kind:
+                reason = f"metric {name} is a {metric.kind} of policy {definition} and a {known.kind} of {other}"
+                file = str(Path(definition.source) / MANIFEST_FILE)
+                yield Diagnostic(file, f"{reason}; give one of them another name", rule=Rule.INTERFACE)
 
 
 class PoliciesUnusable(ValueError):

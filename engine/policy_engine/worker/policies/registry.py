@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from policy_engine.documents.diagnostics import Diagnostic
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
+from policy_engine.sdk.metrics import Metric
 from policy_engine.worker.policies.parameters import ParameterSchema
 
 
@@ -83,6 +84,11 @@ class PolicyDefinition:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
+
+
+def exported_name(definition: PolicyDefinition, metric: Metric) -> str:
+    """Return the name under which a policy's own metric is shown to Prometheus, without its endings."""
+    return f"policy_{definition.name.replace('-', '_')}_{metric.name}"
 
 
 class UnknownPolicy(LookupError):
