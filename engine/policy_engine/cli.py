@@ -113,7 +113,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"policy-engine {__version__}")
     parser.add_argument("--build-info", action="store_true", help="same as the command build-info")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _command(commands, "run", _run, "serve ext_proc to Envoy")
+    run = _command(commands, "run", _run, "serve ext_proc to Envoy")
+    run.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: when files of a policy change, replace the worker processes by ones with the new code",
+    )
     validate = _command(
         commands, "validate", _validate, "check chain files and policies, change nothing", shown=_OF_CHAINS
     )
@@ -226,6 +231,10 @@ def _run(options: argparse.Namespace) -> int:
     from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
 
     settings = _settings(options)
+    if options.reload:
+        # Python tells compiled files from their sources by seconds, too coarse for two changes in a row.
+        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+        sys.dont_write_bytecode = True
     configure_logging(settings.log.level.value, settings.log.format.value)
     for variable in service_links(os.environ):
         logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
@@ -234,7 +243,7 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _complain(str(error), 1)
     try:
-        return asyncio.run(Supervisor(settings).run())
+        return asyncio.run(Supervisor(settings, reload=options.reload).run())
     except PoliciesUnusable:
         raise
     except (OSError, ValueError, WorkerFailed) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class EngineProcess(Process):
     """The engine as a process of this machine, from this interpreter's import path, files in `directory`.
 
     It listens at `address`: a Unix socket, or a port of 127.0.0.1 with `tcp`. With `hosts`, that file is what it finds
-    in place of /etc/hosts.
+    in place of /etc/hosts. `flags` are further ones of `run`.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class EngineProcess(Process):
         env: Mapping[str, str] | None = None,
         tcp: bool = False,
         hosts: Path | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
         self.address: int | Path = free_port() if tcp else directory / "engine.sock"
         self.admin = EngineAdmin(free_port())
@@ -99,7 +100,7 @@ class EngineProcess(Process):
                 sort_keys=False,
             )
         )
-        command, base = python_program("policy_engine", "run", "--config", config)
+        command, base = python_program("policy_engine", "run", "--config", config, *flags)
         if hosts is not None:
             command = [*_WITH_HOSTS, hosts, *command]
         super().__init__("policy-engine", command, log_path=directory / "engine.log", env={**base, **(env or {})})

@@ -175,6 +175,9 @@ class WorkerProcess:
             elif "drain" in message:
                 break
         await self.drain()
+        with contextlib.suppress(ConnectionError):
+            # What was counted since somebody asked would be lost.
+            await self._channel.send({"samples_at_end": self._samples()})
 
     async def _give_signs_of_life(self) -> None:
         """Tell the supervisor again and again that this loop runs; while something holds it, nothing is told."""

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFFER
 from policy_engine.processes.code_on_disk import CodeOnDisk
+from policy_engine.processes.code_reload import CodeReload
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes, usable_cores
+from policy_engine.settings.model import AUTO, WORKER_PLACE, ConfigurationSource, UnmappedRoutes, usable_cores
 from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
@@ -58,14 +59,25 @@ class _Readiness:
 
 
 class Supervisor:
-    """Everything of one running engine; `run` returns the exit code."""
+    """Everything of one running engine; `run` returns the exit code.
 
-    def __init__(self, settings: Settings, registry: Registry | None = None) -> None:
+    With `reload`, which is for development, policies are loaded anew when their files change; raises ValueError for
+    settings under which that cannot be.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry | None = None, *, reload: bool = False) -> None:
         self._settings = settings
+        if reload:
+            _check_reload(settings)
         self._policies = settings.policies.registry or settings.policies.directory
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
-        self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._pool_changed)
+        self._pool = WorkerPool(
+            self._count, worker_options(settings, self._policies), self._pool_changed, replaceable=reload
+        )
+        self._reloads = reload
+        self._reload: CodeReload | None = None
+        self._info: dict[str, Any] = {}
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
         self._starting = True
@@ -84,7 +96,7 @@ class Supervisor:
             loop.add_signal_handler(number, stop.set)
         for warning in unusable_policies(self._registry):
             logger.warning("%s", warning)
-        info = build_info(self._registry, self._policies)
+        self._info = info = build_info(self._registry, self._policies)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         _check_certificates(self._settings)
         await self._open_pages(info)
@@ -129,7 +141,22 @@ class Supervisor:
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, reload)
-        await source.run()
+        if not self._reloads:
+            await source.run()
+            return
+        self._reload = CodeReload(settings.policies.directory, self._registry, lambda new: self._use_code(new, source))
+        await asyncio.gather(source.run(), self._reload.run())
+
+    async def _use_code(self, registry: Registry, source: FileSource) -> str:
+        """Have new worker processes run the code of `registry`; returns what is wrong with that, if anything."""
+        report = await source.change_reader(chain_reader(registry, self._settings), self._pool.replace)
+        if not report.accepted:
+            return "\n".join(map(str, report.diagnostics))
+        self._registry = registry
+        self._code = CodeOnDisk(registry, self._settings.policies.directory)
+        self._info.clear()
+        self._info.update(build_info(registry, self._policies))
+        return ""
 
     async def _follow_management_server(self, reader: ChainReader) -> None:
         from policy_engine.sources.xds.following import xds_source  # noqa: PLC0415 - file mode starts without gRPC
@@ -172,6 +199,9 @@ class Supervisor:
                 extra={"event": "configuration_rejected", "source": source, "problems": problems},
             )
         self._started()
+        if self._reload is not None and self._reload.pending:
+            # Perhaps it was the chains that did not fit to the new code.
+            self._retry = asyncio.ensure_future(self._reload.load())
 
     def _started(self) -> None:
         self._starting = False
@@ -264,6 +294,21 @@ class Supervisor:
         await self._pool.drain(self._settings.drain_timeout)
         for server in self._servers:
             await server.close()
+
+
+def _check_reload(settings: Settings) -> None:
+    wrong = (
+        (settings.policies.directory is None, "needs `policies.directory`, whose files it watches"),
+        (settings.configuration is ConfigurationSource.XDS, "works with chain files, not with a management server"),
+        (settings.transport.value != "native", "needs `transport: native`"),
+        (
+            any(WORKER_PLACE in one for one in settings.listen),
+            f"needs addresses that worker processes share, without {WORKER_PLACE}",
+        ),
+    )
+    for found, what in wrong:
+        if found:
+            raise ValueError(f"--reload {what}")
 
 
 def _check_certificates(settings: Settings) -> None:

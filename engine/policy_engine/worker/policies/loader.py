@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -67,6 +68,25 @@ def load_policy(directory: Path, digest: str | None = None) -> tuple[PolicyDefin
         parameters=manifest.parameters,
     )
     return definition, diagnostics
+
+
+def import_traceback(directory: Path) -> str:
+    """Return Python's own report of why the code in `directory` cannot be imported, from its first frame in there on.
+
+    Empty when it can, or when that is not what is wrong with the policy.
+    """
+    manifest, _ = read_manifest(directory / MANIFEST_FILE)
+    if manifest is None:
+        return ""
+    try:
+        import_policy_module(directory, manifest.module, f"{manifest.name}_{manifest.version}")
+    except PolicyImportError as error:
+        cause = error.__cause__ or error
+        frame = cause.__traceback__
+        while frame is not None and not Path(frame.tb_frame.f_code.co_filename).is_relative_to(directory.resolve()):
+            frame = frame.tb_next
+        return "".join(traceback.format_exception(type(cause), cause, frame))
+    return ""
 
 
 def import_policy_class(directory: Path, manifest: PolicyManifest) -> tuple[type[Policy] | None, list[Diagnostic]]:
