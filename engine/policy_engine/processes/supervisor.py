@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import signal
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,19 +63,28 @@ class Supervisor:
     """Everything of one running engine; `run` returns the exit code.
 
     With `reload`, which is for development, policies are loaded anew when their files change; raises ValueError for
-    settings under which that cannot be.
+    settings under which that cannot be. `development` is as in `WorkerOptions`; `activated` is called whenever other
+    chains, or other code for them, have become active.
     """
 
-    def __init__(self, settings: Settings, registry: Registry | None = None, *, reload: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry | None = None,
+        *,
+        reload: bool = False,
+        development: bool = False,
+        activated: Callable[[], object] = lambda: None,
+    ) -> None:
         self._settings = settings
         if reload:
             _check_reload(settings)
         self._policies = settings.policies.registry or settings.policies.directory
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
-        self._pool = WorkerPool(
-            self._count, worker_options(settings, self._policies), self._pool_changed, replaceable=reload
-        )
+        options = replace(worker_options(settings, self._policies), development=development)
+        self._pool = WorkerPool(self._count, options, self._pool_changed, replaceable=reload)
+        self._activated = activated
         self._reloads = reload
         self._reload: CodeReload | None = None
         self._info: dict[str, Any] = {}
@@ -86,6 +96,16 @@ class Supervisor:
         self._draining = False
         self._servers: list[AdminServer] = []
         self._xds: XdsStatus | None = None
+
+    @property
+    def chains(self) -> ChainsSpec | None:
+        """The active chains, None before the first."""
+        return self._history.active
+
+    @property
+    def registry(self) -> Registry:
+        """The policies that run."""
+        return self._registry
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
@@ -180,6 +200,8 @@ class Supervisor:
         if report.accepted and report.chains is not None:
             version = configuration_version(report.chains)
             self._history.accept(report.chains, version, source)
+            # Later, when what comes with them is in place too.
+            asyncio.get_running_loop().call_soon(self._activated)
             logger.info(
                 "configuration %s is active in %d worker(s): %d routes from %s",
                 version,

@@ -24,6 +24,10 @@ class Condition(Protocol):
         ...
 
 
+FailurePage = Callable[["Step", BaseException, Request], ImmediateResponse]
+"""Makes what the client gets when a step fails closed."""
+
+
 @dataclass(slots=True, eq=False)
 class Step:
     """One hook of one policy instance, ready to call.
@@ -32,6 +36,7 @@ class Step:
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
     last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
     and not per request. `on_failure` is told of every failure, and may raise to keep the failure mode from deciding.
+    `failure_page` makes the answer to a failure in place of `failure_response`, in development alone.
     """
 
     policy: str
@@ -46,6 +51,7 @@ class Step:
     failure_response: ImmediateResponse
     statistics: PolicyStatistics
     on_failure: Callable[[Step, BaseException], None] | None = None
+    failure_page: FailurePage | None = None
     checked: Any = None
     edit: HeaderEdit = NO_EDIT
 

@@ -39,7 +39,7 @@ from policy_engine.sdk.hooks import (
     phases_of,
 )
 from policy_engine.worker.chains.action_check import WrongKind, check_action
-from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step
+from policy_engine.worker.chains.compiled import CompiledChain, Condition, FailurePage, Snapshot, Step
 from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
@@ -90,6 +90,7 @@ class Compiler:
     threads_per_blocking_policy: int = BLOCKING_THREADS
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
+    failure_page: FailurePage | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
     helpers: Helpers = field(default_factory=Helpers)
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
@@ -246,6 +247,7 @@ class Compiler:
             ),
             statistics=entry.statistics,
             on_failure=entry.on_failure,
+            failure_page=self.failure_page,
         )
 
     def _explained(self, entry: Entry) -> Condition | None:

@@ -265,7 +265,8 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
     )
     if step.fails_open:
         return False
-    outcome.immediate = step.failure_response
+    page = step.failure_page
+    outcome.immediate = step.failure_response if page is None else page(step, error, exchange.request)
     outcome.failed = True
     return True
 
