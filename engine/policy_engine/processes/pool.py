@@ -224,7 +224,7 @@ class WorkerPool:
         """Have a process that was replaced finish its streams and end."""
         await child.fetch_samples()
         await child.drain()
-        waiting = {asyncio.ensure_future(child.process.wait()): child}
+        waiting: dict[asyncio.Future[int], Child] = {asyncio.ensure_future(child.process.wait()): child}
         if await _still_running(waiting, self._given.drain_seconds + DRAIN_GRACE_SECONDS):
             logger.error("worker process %d was replaced and did not end in time, killed", child.options.number)
             child.kill()

@@ -161,10 +161,11 @@ class Supervisor:
             task.add_done_callback(reloads.discard)
 
         loop.add_signal_handler(signal.SIGHUP, reload)
-        if not self._reloads:
+        directory = settings.policies.directory
+        if not self._reloads or directory is None:
             await source.run()
             return
-        self._reload = CodeReload(settings.policies.directory, self._registry, lambda new: self._use_code(new, source))
+        self._reload = CodeReload(directory, self._registry, lambda new: self._use_code(new, source))
         await asyncio.gather(source.run(), self._reload.run())
 
     async def _use_code(self, registry: Registry, source: FileSource) -> str:

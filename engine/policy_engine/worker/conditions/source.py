@@ -184,7 +184,7 @@ def attribute_lookups(source: Source) -> list[tuple[int, int, str]]:
         if written != ["request", ".", "attributes", "["] or _is_field(source, index):
             continue
         name = plain_text(source, index + 4)
-        if name in ATTRIBUTES and _at(source, index + 5) == "]":
+        if name is not None and name in ATTRIBUTES and _at(source, index + 5) == "]":
             found.append((token.offset, source.tokens[index + 5].offset + 1, name))
     return found
 
