@@ -14,7 +14,7 @@ from pathlib import Path
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
-from policy_engine.scaffold import ScaffoldError, scaffold
+from policy_engine.scaffold import TEMPLATES, ScaffoldError, scaffold
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
     Settings,
@@ -144,6 +144,12 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("name", help="kebab-case, such as add-tenant")
     new.add_argument("--directory", type=Path, default=Path("policies"), metavar="DIR", help="default: policies")
     new.add_argument("--version", default="v1.0.0", help="default: v1.0.0")
+    new.add_argument(
+        "--template",
+        choices=tuple(TEMPLATES),
+        default="header",
+        help="header: sets one on requests; exchange: keeps something of a request for its response; default: header",
+    )
     new.epilog, new.formatter_class = _EXIT_STATUS, argparse.RawDescriptionHelpFormatter
     new.set_defaults(command=_new_policy)
     text = "print a script that lets a shell complete commands and options"
@@ -352,7 +358,7 @@ def _build_info(options: argparse.Namespace) -> int:
 
 def _new_policy(options: argparse.Namespace) -> int:
     try:
-        files = scaffold(options.name, options.directory, options.version)
+        files = scaffold(options.name, options.directory, options.version, options.template)
     except (ScaffoldError, OSError) as error:
         return _complain(str(error))
     print(*files, sep="\n")
