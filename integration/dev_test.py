@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import os
+import pty
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,7 +79,7 @@ def write(path: Path, text: str) -> None:
 
 
 @contextmanager
-def running(directory: Path, code: str = CODE) -> Iterator[Dev]:
+def running(directory: Path, code: str = CODE, stdin: int | None = None) -> Iterator[Dev]:
     write(directory / "policies" / "tagging" / "v1_0_0" / "policy.yaml", MANIFEST)
     write(directory / "policies" / "tagging" / "v1_0_0" / "policy.py", code)
     write(directory / "chains.yaml", chains_text("tag"))
@@ -84,7 +88,7 @@ def running(directory: Path, code: str = CODE) -> Iterator[Dev]:
     files = ("--chains", directory / "chains.yaml", "--policies-directory", directory / "policies")
     command, env = python_program("policy_engine", "dev", *where, *files, "--health-listen", "off")
     env = {**env, "ENVOY_BINARY": str(envoy_binary())}
-    with Process("policy-engine dev", command, log_path=directory / "dev.log", env=env) as process:
+    with Process("policy-engine dev", command, log_path=directory / "dev.log", env=env, stdin=stdin) as process:
         yield Dev(process, port, directory)
 
 
@@ -150,6 +154,25 @@ def test_code_that_is_broken_from_the_start_is_served_once_it_is_mended(tmp_path
         assert "Traceback (most recent call last)" in dev.process.log()
         write(dev.code, CODE)
         eventually(dev.answers, "serving")
+
+
+def test_a_breakpoint_stops_at_the_terminal_and_nobody_gives_up(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    stops = CODE.replace('if "x-deny"', 'if "x-stop" in request.headers: breakpoint()\n        if "x-deny"')
+    replies: list[client.Reply] = []
+    with running(tmp_path, stops, stdin=theirs) as dev:
+        eventually(dev.answers, "serving")
+        held = threading.Thread(target=lambda: replies.append(dev.send(headers=(("x-stop", "1"),))))
+        held.start()
+        eventually(lambda: "(Pdb)" in dev.process.log(), "stopped")
+        time.sleep(2)
+        os.write(ours, b"p request.path * 2\n")
+        eventually(lambda: "'/tag/tag'" in dev.process.log(), "asked")
+        os.write(ours, b"continue\n")
+        held.join()
+        assert [reply.status for reply in replies] == [200]
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_run_itself_tells_a_client_nothing(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ class Supervisor:
         self._pool = WorkerPool(self._count, options, self._pool_changed, replaceable=reload)
         self._activated = activated
         self._reloads = reload
+        self._development = development
         self._reload: CodeReload | None = None
         self._info: dict[str, Any] = {}
         self._history = ConfigurationHistory()
@@ -112,7 +113,8 @@ class Supervisor:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         ignore_stray_signals()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # In development the end of the terminal is the end of it all.
+        for number in (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if self._development else ())):
             loop.add_signal_handler(number, stop.set)
         for warning in unusable_policies(self._registry):
             logger.warning("%s", warning)
@@ -160,7 +162,8 @@ class Supervisor:
             reloads.add(task)
             task.add_done_callback(reloads.discard)
 
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        if not self._development:
+            loop.add_signal_handler(signal.SIGHUP, reload)
         directory = settings.policies.directory
         if not self._reloads or directory is None:
             await source.run()

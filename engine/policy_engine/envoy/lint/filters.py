@@ -35,6 +35,16 @@ def lint_filter(http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
         yield node.warning(Rule.ENVOY_CLUSTER, reason + "limits are not checked", key=True)
 
 
+def lint_order(manager: Node, http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
+    """Yield a finding for each filter whose metadata is read here, and that stands behind this one."""
+    for one in manager.get("http_filters").items():
+        name = one.get("name")
+        if one.path[-1] > http_filter.path[-1] and name.text() in demands.asked.namespaces:
+            readers = _readers(demands, name.text())
+            reason = f"stands after the engine's filter, so that its metadata is not there yet, {readers}"
+            yield name.error(Rule.ENVOY_FILTER, reason, allowed="a place before it in http_filters")
+
+
 def lint_failure_mode(node: Node, route_keys: Iterable[str], demands: Demands) -> Iterator[Diagnostic]:
     """Yield a finding when requests of these routes pass without the engine."""
     if not node.is_true():
@@ -135,7 +145,12 @@ def _asked(config: Node, demands: Demands) -> Iterator[Diagnostic]:
         reason = f"request_attributes lacks {name}, {_readers(demands, name)}"
         yield config.get("request_attributes").error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {name}")
     node = config.get("metadata_options", "forwarding_namespaces", "untyped")
-    for name in sorted(demands.asked.namespaces.difference(node.texts())):
+    yield from lint_namespaces(node, demands.asked.namespaces, demands)
+
+
+def lint_namespaces(node: Node, namespaces: Iterable[str], demands: Demands) -> Iterator[Diagnostic]:
+    """Yield a finding for each of these namespaces that a list of forwarded ones, at `node`, leaves out."""
+    for name in sorted(set(namespaces).difference(node.texts())):
         reason = f"metadata_options.forwarding_namespaces lacks {name}, {_readers(demands, name)}"
         yield node.error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"untyped: a list with {name}")
 

@@ -129,6 +129,30 @@ def test_what_policies_and_conditions_read_has_to_be_asked_for(old: str, new: st
     assert all(name in found.reason for name in names), found.reason
 
 
+def test_a_filter_whose_metadata_is_read_stands_before_the_engine() -> None:
+    config = bootstrap(ASKING, Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    jwt_authn = {"name": "envoy.filters.http.jwt_authn"}
+    manager["http_filters"].insert(0, jwt_authn)
+    assert lint(json.dumps(config), ASKING) == []
+    manager["http_filters"].append(manager["http_filters"].pop(0))
+    (found,) = lint(json.dumps(config), ASKING)
+    assert found.rule is Rule.ENVOY_FILTER
+    assert "stands after the engine's filter" in found.reason
+
+
+def test_a_route_that_forwards_other_namespaces_is_reported() -> None:
+    config = bootstrap(ASKING, Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    for route in routes[:2]:
+        (per_route,) = route["typed_per_filter_config"].values()
+        per_route["overrides"]["metadata_options"] = {"forwarding_namespaces": {"untyped": ["other"]}}
+    (found,) = lint(json.dumps(config), ASKING)
+    assert "lacks envoy.filters.http.jwt_authn" in found.reason
+    assert "route 'jwt'" in found.reason
+
+
 @pytest.mark.parametrize(
     ("rule", "severity", "old", "new", "at"),
     [
