@@ -52,6 +52,7 @@ _COMMENTS = {
         "The engine finds the chain by the first, and knows the client by the second; policies or conditions ask for",
         "the others.",
     ),
+    "response_attributes": ("Tells policies the upstream's responses from Envoy's own answers.",),
     "mutation_rules": ("Lets policies change :method, :authority and :scheme.",),
     "metadata_options": (
         "Namespaces of dynamic metadata: forwarded ones are those that policies or conditions read, received ones",

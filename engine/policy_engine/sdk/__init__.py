@@ -14,7 +14,8 @@ from policy_engine.sdk.actions import (
     TrailerMutation,
 )
 from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata, NotAskedFor
-from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.dependencies import Dependency, dependency
+from policy_engine.sdk.exchange import Request, Response, ResponseOrigin
 from policy_engine.sdk.header_fields import (
     MediaType,
     UnreadableHeader,
@@ -45,6 +46,7 @@ __all__ = [
     "Counter",
     "Histogram",
     "MetricError",
+    "ResponseOrigin",
     "Headers",
     "HeaderValue",
     "header_name",
@@ -70,6 +72,8 @@ __all__ = [
     "ChunkMutation",
     "TrailerMutation",
     "DynamicMetadata",
+    "Dependency",
+    "dependency",
     "Json",
     "MISSING",
     "PointerError",

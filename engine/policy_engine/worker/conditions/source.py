@@ -33,6 +33,7 @@ VARIABLES: dict[str, Kind] = {
     "request.attributes": "dyn map",
     "request.envoy_metadata": "dyn map",
     "response.status": "int",
+    "response.origin": "string",
     "response.headers": "string map",
     "metadata": "dyn map",
 }
