@@ -38,12 +38,14 @@ def lint_filter(http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
 
 def lint_order(manager: Node, http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
     """Yield a finding for each filter whose metadata is read here, and that stands behind this one."""
+    behind = False
     for one in manager.get("http_filters").items():
         name = one.get("name")
-        if one.path[-1] > http_filter.path[-1] and name.text() in demands.asked.namespaces:
+        if behind and name.text() in demands.asked.namespaces:
             readers = _readers(demands, name.text())
             reason = f"stands after the engine's filter, so that its metadata is not there yet, {readers}"
             yield name.error(Rule.ENVOY_FILTER, reason, allowed="a place before it in http_filters")
+        behind = behind or one.path == http_filter.path
 
 
 def lint_failure_mode(node: Node, route_keys: Iterable[str], demands: Demands) -> Iterator[Diagnostic]:
