@@ -238,7 +238,7 @@ def _checked(request: Request, step: Step, action: Any) -> tuple[Any, HeaderEdit
     if type(action) not in step.accepts:
         raise WrongKind(action, step.accepts)
     edit = check_action(action)
-    if type(action) is RequestMutation and action.changes_query:
+    if not edit.whole and type(action) is RequestMutation and action.changes_query:
         action = action.applied_to(request.target)
         edit = check_action(action)
     return action, edit
