@@ -107,11 +107,14 @@ def test_one_command_serves_explains_and_reloads(tmp_path: Path) -> None:
         assert (echoed["method"], echoed["target"], echoed["headers"]["x-mine"]) == ("GET", "/tag/x?y=1", ["secret"])
         assert dev.send(headers=(("x-deny", "1"),)).status == 403
         # A line is written when Envoy has ended the stream, a moment after the response.
-        eventually(lambda: "GET /tag  403  " in dev.process.log(), "the line")
+        eventually(lambda: "GET /tag  DENIED" in dev.process.log(), "the line")
         log = dev.process.log()
-        assert "GET /tag/x?y=1  200 by the upstream" in log
-        assert "tagging v1.0.0 set x-tag at request headers; tagging v1.0.0 at response headers" in log
-        assert "answered 403 at request headers (denied_by_tagging)" in log
+        assert "GET /tag/x?y=1  PASSED, status 200" in log
+        assert "1. tagging v1.0.0  on_request_headers: changed" in log
+        assert "+ header x-tag: one" in log
+        assert "1. tagging v1.0.0  on_response_headers: no change" in log
+        assert "on_request_headers: denied with 403" in log
+        assert "reason: denied_by_tagging" in log
         assert "secret" not in log.replace("/secret", "")
 
         write(dev.code, CODE.replace('"one"', '"two"'))
@@ -137,7 +140,7 @@ def test_a_failure_is_shown_with_its_traceback(tmp_path: Path) -> None:
         plain = dev.send(headers=(failing,))
         assert (plain.status, plain.header("content-type")) == (500, "text/plain; charset=utf-8")
         assert "KeyError: '<i>lost</i>'" in plain.body.decode()
-        told = "tagging v1.0.0 FAILED at request headers: KeyError"
+        told = "tagging v1.0.0  on_request_headers: failed, request denied with 500"
         eventually(lambda: told in dev.process.log(), "the line")
 
 

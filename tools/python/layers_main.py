@@ -33,14 +33,17 @@ ENGINE: Mapping[str, str] = {
     # What is around it. Only `processes` and `cli` know all the rest.
     "settings": "sdk limits documents kernel transport.listen transport.client_names",
     "sources": f"sdk settings {_WORKER}",
-    "telemetry": (
-        "sdk documents kernel transport transport.listen sources worker.policies worker.chains worker.offload"
-    ),
+    "telemetry": f"sdk explain kernel transport transport.listen sources {_WORKER}",
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
-    "envoy.lint": "sdk documents kernel envoy",
+    "envoy.lint": "sdk documents settings kernel envoy",
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",
-    "processes": f"sdk settings sources telemetry kernel transport transport.listen {_WORKER}",
     "dev": f"settings envoy processes {_WORKER}",
+    "explain": f"sdk kernel kit {_WORKER}",
+    "explain.arguments": "",
+    "explain.offline": f"sdk settings sources kernel {_WORKER}",
+    "explain.command": f"sdk explain explain.offline settings kernel envoy.lint {_WORKER}",
+    "explain.diff": f"sdk explain explain.offline settings kernel {_WORKER}",
+    "processes": f"explain sdk settings sources telemetry kernel transport transport.listen {_WORKER}",
     "scaffold": "worker.policies",
     "command_tree": "",
     "completion": "command_tree",

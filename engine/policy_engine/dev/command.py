@@ -18,6 +18,7 @@ from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, demands_of
 from policy_engine.envoy.filter_config import duration
 from policy_engine.processes.supervisor import Supervisor
 from policy_engine.settings.loading import Settings
+from policy_engine.settings.model import LogFormat
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.construction import off_loop
 
@@ -47,6 +48,7 @@ def dev_settings(settings: Settings, directory: Path) -> Settings:
         worker_timeout=_PATIENCE,
         policy_timeout=_PATIENCE,
         construction_timeout=_CONSTRUCTION,
+        log=replace(settings.log, format=LogFormat.TEXT),
     )
 
 
@@ -133,6 +135,7 @@ def _patient(config: dict[str, Any]) -> dict[str, Any]:
     """Have Envoy wait as long as a breakpoint takes, and ask for no signs of life meanwhile."""
     (listener,) = config["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager.pop("access_log", None)  # the engine's own lines say more
     manager |= {"stream_idle_timeout": "0s", "request_timeout": "0s"}
     manager["http_filters"][0]["typed_config"]["message_timeout"] = duration(_PATIENCE)
     for route in manager["route_config"]["virtual_hosts"][0]["routes"]:

@@ -6,7 +6,7 @@ The processing modes are the kernel's own decision, asked for here and made ther
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -15,7 +15,8 @@ from typing import Any
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
-from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes
+from policy_engine.settings.forms import WORKER_PLACE
+from policy_engine.settings.model import Settings, UnmappedRoutes
 from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
 from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.worker.chains.closing import close_chains
@@ -136,12 +137,6 @@ def request_attributes(route_key: str, asked: Asked) -> tuple[str, ...]:
     """Return the filter's `request_attributes`: that of the route key, that of the client's address, what is asked."""
     always = (route_key, SOURCE_ADDRESS)
     return (*always, *sorted(asked.attributes.difference(always)))
-
-
-def metadata_options(asked: Asked, receiving: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-    """Return the filter's `metadata_options`: the namespaces it forwards, and those in which policies may write."""
-    options = {"forwarding_namespaces": sorted(asked.namespaces), "receiving_namespaces": list(receiving)}
-    return {name: {"untyped": namespaces} for name, namespaces in options.items() if namespaces}
 
 
 def mode_names(mode: Any) -> Modes:

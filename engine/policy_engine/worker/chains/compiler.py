@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from policy_engine.sdk.hooks import (
     phases_of,
 )
 from policy_engine.worker.chains.action_check import WrongKind, check_action
-from policy_engine.worker.chains.compiled import CompiledChain, Condition, FailurePage, Snapshot, Step
+from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
@@ -76,7 +76,7 @@ class Entry:
     condition: Condition | None = None
     timeout: float = POLICY_TIMEOUT
     fails_open: bool = False
-    on_failure: Callable[[Step, BaseException], None] | None = None
+    on_failure: Callable[[Step, BaseException, Request], None] | None = None
     asked: Asked = NOTHING_ASKED
 
 
@@ -91,7 +91,7 @@ class Compiler:
     threads_per_blocking_policy: int = BLOCKING_THREADS
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
-    failure_page: FailurePage | None = None
+    decisions: Decisions | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
     helpers: Helpers = field(default_factory=Helpers)
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
@@ -162,7 +162,8 @@ class Compiler:
             for index, spec in enumerate(route.policies):
                 if spec.enabled:
                     entries.append(self._entry(route, index, spec))
-            return self.assemble(route.route_key, digest, entries, route.errors)
+            secrets = frozenset[str]().union(*(spec.secret_texts() for spec in route.policies))
+            return replace(self.assemble(route.route_key, digest, entries, route.errors), secrets=secrets)
         except Exception:
             for entry in entries:
                 give_up(entry.instance, route.route_key)
@@ -251,7 +252,7 @@ class Compiler:
             ),
             statistics=entry.statistics,
             on_failure=entry.on_failure,
-            failure_page=self.failure_page,
+            decisions=self.decisions,
         )
 
     def _explained(self, entry: Entry) -> Condition | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from policy_engine.sdk import Headers, Request, Response
+from policy_engine.sdk.attributes import NotAskedFor
 from policy_engine.worker.conditions.source import EvaluationFailed
 
 Reader = Callable[[Request, Response | None], Any]
@@ -106,17 +107,17 @@ def _query(request: Request, keys: frozenset[str] | None) -> dict[str, str]:
 
 def _attributes(request: Request, keys: frozenset[str]) -> dict[str, Any]:
     found = request.attributes
-    return {
-        name: text(value) if isinstance(value := found[name], str) else value for name in sorted(keys) if name in found
-    }
+    try:
+        return {name: text(one) if isinstance(one := found[name], str) else one for name in keys if name in found}
+    except NotAskedFor as error:  # as for a condition that is none of the chain's
+        raise EvaluationFailed(str(error)) from None
 
 
 def _envoy_metadata(request: Request, keys: frozenset[str]) -> dict[str, Any]:
     try:
-        found = request.envoy_metadata
-    except ValueError as error:  # more than is taken from Envoy; its text holds no value
+        return _entries(request.envoy_metadata, keys, "request.envoy_metadata")
+    except (NotAskedFor, ValueError) as error:  # also more than is taken from Envoy; the text holds no value
         raise EvaluationFailed(str(error)) from None
-    return _entries(found, keys, "request.envoy_metadata")
 
 
 def _metadata(metadata: Mapping[str, Any], keys: frozenset[str] | None) -> dict[str, Any]:
