@@ -62,7 +62,7 @@ _OWNER = _Owner()
 
 def notes_of(request: Request) -> Notes | None:
     """Return the notes of a request that is recorded."""
-    notes: Notes | None = request.state_of(_OWNER).get("notes")
+    notes: Notes | None = request.state_of(_OWNER, dict).get("notes")
     return notes
 
 
@@ -188,7 +188,7 @@ class _Linked:
         self._notes = notes
 
     def begin(self, request: Request) -> Any:
-        request.state_of(_OWNER)["notes"] = self._notes
+        request.state_of(_OWNER, dict)["notes"] = self._notes
         self._notes.made(request)
         return None if self._tracing is None else self._tracing.begin(request)
 
