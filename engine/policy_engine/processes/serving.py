@@ -10,6 +10,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from policy_engine.limits import (
     WORKER_SECONDS,
 )
 from policy_engine.processes.channel import Channel, Message, spec_from_message
-from policy_engine.processes.flight_record import keep_record
+from policy_engine.processes.flight_record import end_unless_told_again, keep_record
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.sdk.dependencies import dependency_states
 from policy_engine.sdk.error_formats import ErrorFormat
@@ -51,6 +52,7 @@ from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.loop_watch import LoopWatch
 from policy_engine.worker.conditions.condition import ConditionRefused
 from policy_engine.worker.offload.helpers import Helpers
+from policy_engine.worker.offload.parent import signal_at_its_end
 from policy_engine.worker.policies.construction import off_loop
 from policy_engine.worker.policies.loader import load_policies
 
@@ -67,6 +69,14 @@ _IDLE = CountersSnapshot(
     **dict.fromkeys(CountersSnapshot.__slots__, 0)  # type: ignore[arg-type] # every field but two is an int
     | {"protocol_errors": {}, "connections_refused": {}}
 )
+
+
+LAST_RESORT = 12
+"""After so many times `worker_timeout` a worker process that hangs ends itself: its supervisor would have ended it long
+before. A machine that stands still for so long (a paused container) has all worker processes started again."""
+
+START_SECONDS = 120.0
+"""The same for the time before it gives its first sign of life."""
 
 
 def sign_of_life_interval(timeout: float) -> float:
@@ -231,11 +241,17 @@ class WorkerProcess:
         While something holds the loop, nothing is told.
         """
         interval = sign_of_life_interval(self._options.worker_timeout)
+        last = LAST_RESORT * self._options.worker_timeout
         with contextlib.suppress(ConnectionError):
             while True:
+                end_unless_told_again(last)
                 states = [asdict(one) for one in dependency_states()]
                 await self._channel.send({"alive": True, "dependencies": states})
                 await asyncio.sleep(interval)
+        # The supervisor is gone; what is in flight ends here, unless something hangs before.
+        while True:
+            end_unless_told_again(last)
+            await asyncio.sleep(interval)
 
     def _listen_to(self, number: int, route: str, where: str, bodies: int) -> None:
         """Record for one more listener of the live trace."""
@@ -384,6 +400,9 @@ def main(channel: int, record: int) -> int:
     # The supervisor decides how worker processes end, and tells them over the channel.
     ignore_stray_signals()
     keep_record(record)
+    end_unless_told_again(START_SECONDS)
+    # One that was stopped goes on when the supervisor has ended, and then sees that by itself.
+    signal_at_its_end(signal.SIGCONT)
     let_signals_in()
     return asyncio.run(_main(socket.socket(fileno=channel)))
 
