@@ -132,9 +132,6 @@ class Phases:
         decisions = self.kernel.decisions
         if decisions is not None:
             response = decisions.refused(response, self.route.chain.route_key, self.request.headers)
-        decisions = self.kernel.decisions
-        if decisions is not None:
-            response = decisions.refused(response, self.route.chain.route_key, self.request.headers)
         before = 0 if unseen else _ALL if by is None else by.entry
         return self._end(response, (), before=before)
 
