@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import sys
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from policy_engine.explain.http_text import (
     read_request,
     read_response,
 )
-from policy_engine.explain.offline import load, of_routes, serving
+from policy_engine.explain.offline import load, of_routes, quiet, serving
 from policy_engine.explain.playing import Upstream, UpstreamFailed, answering, asking, play
 from policy_engine.explain.record import ExchangeRecord, Verdict
 from policy_engine.explain.text import render
@@ -61,14 +60,14 @@ class _Place:
 
 def explain(settings: Settings, registry: Registry, options: argparse.Namespace) -> int:
     """Print what becomes of the request; returns the exit status. Raises ValueError for options that cannot be used."""
-    logging.getLogger("policy_engine").setLevel(logging.CRITICAL)  # what is to be said is in the record
     request = _request(options)
     chains = load(settings, registry)
     place = _place(settings, chains, request, options)
     upstream, assumed = _upstream(options)
     try:
         served = serving(settings, registry, of_routes(chains, (place.key,)))
-        record = asyncio.run(_played(served, replace(request, route=place.key), place, upstream))
+        with quiet():
+            record = asyncio.run(_played(served, replace(request, route=place.key), place, upstream))
     except UpstreamFailed as error:
         raise Unusable(f"the upstream could not be asked: {error}") from None
     record.notes[:0] = [*place.notes, *([assumed] if assumed and record.response is not None else [])]

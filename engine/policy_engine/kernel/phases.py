@@ -115,15 +115,16 @@ class Phases:
         `unseen`: none does, as they have not seen the request, or as it cannot reach the client.
         """
         route = self.route.chain.route_key
-        repeated.log(
-            logging.INFO,
-            (response.details, route),
-            "a request of route %s was refused with %d (%s)",
-            route,
-            response.status,
-            response.details,
-            extra={"event": "refused", "route": route, "request_id": self.request.id},
-        )
+        if self.kernel.decisions is None:  # which says it else
+            repeated.log(
+                logging.INFO,
+                (response.details, route),
+                "a request of route %s was refused with %d (%s)",
+                route,
+                response.status,
+                response.details,
+                extra={"event": "refused", "route": route, "request_id": self.request.id},
+            )
         return self.refuse(response, by=by, unseen=unseen)
 
     def refuse(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
