@@ -19,7 +19,7 @@ from policy_control_plane.chain_needs import enabled
 from policy_control_plane.model import HeaderMatch, MatchKind, RouteModel
 from policy_engine.envoy.edge import ANY_PORT, NOT_FOUND
 from policy_engine.envoy.filter_config import FILTER
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.routes import configured_mode
 from policy_engine.worker.chains.needs import Needs
 
 _PATH_FIELDS: Final = {
@@ -74,7 +74,7 @@ def _route(route: RouteModel, filtering: Filtering, needs: Needs | None) -> Any:
     if filtering is Filtering.OFF:
         message.typed_per_filter_config[FILTER].Pack(ext_proc_pb2.ExtProcPerRoute(disabled=True))
     elif filtering is Filtering.ON and needs is not None:
-        overrides = ext_proc_pb2.ExtProcOverrides(processing_mode=processing_mode(needs, STREAMING_ALLOWED))
+        overrides = ext_proc_pb2.ExtProcOverrides(processing_mode=configured_mode(needs))
         message.typed_per_filter_config[FILTER].Pack(ext_proc_pb2.ExtProcPerRoute(overrides=overrides))
     return message
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.routes import configured_mode
 from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes, usable_cores
 from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiler import Compiler
-from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, RouteSpec
+from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, Mode, RouteSpec
 from policy_engine.worker.policies.registry import Registry
 
 REQUESTS_IN_FLIGHT = 10_000
@@ -133,9 +133,12 @@ def _demand(route: RouteSpec, chain: CompiledChain) -> ChainDemand:
     return ChainDemand(
         route_key=route.route_key,
         runs=bool(chain.policies),
-        modes=mode_names(processing_mode(needs, STREAMING_ALLOWED)),
+        modes=mode_names(configured_mode(needs)),
         slowest_answer=needs.slowest_answer,
-        fails_closed=any(one.enabled and one.failure_mode is FailureMode.CLOSED for one in route.policies),
+        fails_closed=any(
+            one.enabled and one.failure_mode is FailureMode.CLOSED and one.mode is Mode.ENFORCE
+            for one in route.policies
+        ),
         acts_on_request=any((chain.request_headers, chain.request_body, chain.request_trailers)),
     )
 

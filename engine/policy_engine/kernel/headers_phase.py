@@ -70,7 +70,7 @@ def _headers(
     """
     if comes:
         phases.awaited += (side,)
-        if _announces_too_much(side, view.headers, phases.kernel.options.body_limit):
+        if _announces_too_much(side, view.headers, phases.body_limit):
             return phases.too_large(side)
     if empty:
         view.body = b""
@@ -166,6 +166,8 @@ def _probe(phases: Phases, *, bodiless: bool) -> None:
 def _body_never_came(phases: Phases) -> Result:
     """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
     side = phases.modes.request
+    if side.observed:
+        return None
     phases.kernel.statistics.broken_promises += 1
     steps = side.on_body or side.on_chunk
     closed = first_closed(steps)

@@ -72,6 +72,12 @@ class Phases:
         if kernel.tracing is not None:
             request.trace = kernel.tracing.begin(request)
 
+    @property
+    def body_limit(self) -> int:
+        """The largest body in bytes: that of the route, else that of the settings."""
+        limit = self.route.chain.body_limit
+        return self.kernel.options.body_limit if limit is None else limit
+
     def view(self, side: Side) -> Request | Response | None:
         """Return the message of `side` as policies see it; None for a response whose headers never came."""
         return self.request if side is self.modes.request else self.exchange.response

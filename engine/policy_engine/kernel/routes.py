@@ -14,15 +14,19 @@ from policy_engine.kernel.reply import ProcessingMode, mode_override
 from policy_engine.kernel.sides import Side, first_closed, request_side, response_side
 from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
 from policy_engine.worker.chains.needs import BodyMode, Needs
+from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
 
 _FULL_DUPLEX = ProcessingMode.FULL_DUPLEX_STREAMED
 STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)
 
+_GATHERED = (ProcessingMode.BUFFERED, ProcessingMode.BUFFERED_PARTIAL)
+"""Modes in which Envoy waits for a body."""
+
+_MOST_REMEMBERED = 8192
+_LONGEST_REMEMBERED = 1024
+
 StaticModes = tuple[int, int]
 """Body modes of request and response in Envoy's own configuration, from `ProtocolConfiguration`."""
-
-STREAMING_ALLOWED: StaticModes = (_FULL_DUPLEX, _FULL_DUPLEX)
-"""What Envoy's configuration has to say for every chain that can stream to be streamed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +74,7 @@ class Route:
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
     modes = _asked(chain, static)
-    whole = [side for side in (modes.request, modes.response) if side.body_mode == ProcessingMode.BUFFERED]
+    whole = [side for side in (modes.request, modes.response) if side.body_mode in _GATHERED]
     if not whole:
         return modes
     return replace(
@@ -82,10 +86,10 @@ def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
 
 def _without_whole_bodies(chain: CompiledChain, modes: Modes) -> CompiledChain:
     """Return `chain` without the policies of bodies that it needs whole under `modes`."""
-    if modes.request.body_mode == ProcessingMode.BUFFERED:
+    if modes.request.body_mode in _GATHERED:
         needs = replace(chain.needs, request_body=BodyMode.NONE, request_trailers=bool(chain.request_trailers))
         chain = replace(chain, needs=needs, request_body=(), request_chunks=())
-    if modes.response.body_mode == ProcessingMode.BUFFERED:
+    if modes.response.body_mode in _GATHERED:
         needs = replace(chain.needs, response_body=BodyMode.NONE, response_trailers=bool(chain.response_trailers))
         chain = replace(chain, needs=needs, response_body=(), response_chunks=())
     return chain
@@ -112,27 +116,46 @@ def _asking(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:
 
 
 def processing_mode(needs: Needs, static: StaticModes) -> Any:
-    """Return the `ProcessingMode` for a chain with these needs under the `static` body modes of Envoy's configuration.
+    """Return the `ProcessingMode` for a chain with these needs, given Envoy's own `static` body modes."""
+    return _processing_mode(
+        needs, _body_mode(needs.request_body, static[0]), _body_mode(needs.response_body, static[1])
+    )
 
-    With `STREAMING_ALLOWED` it is what Envoy's configuration for the chain's route should be (R-08).
-    """
+
+def configured_mode(needs: Needs) -> Any:
+    """Return what the `ProcessingMode` of a chain's route should be in Envoy's own configuration (R-08)."""
+    return _processing_mode(needs, _CONFIGURED[needs.request_body], _CONFIGURED[needs.response_body])
+
+
+def _processing_mode(needs: Needs, request_body: Any, response_body: Any) -> Any:
     return ProcessingMode(
         request_header_mode=ProcessingMode.SEND,
         response_header_mode=_send(needs.response_headers),
-        request_body_mode=_body_mode(needs.request_body, static[0]),
-        response_body_mode=_body_mode(needs.response_body, static[1]),
+        request_body_mode=request_body,
+        response_body_mode=response_body,
         request_trailer_mode=_send(needs.request_trailers),
         response_trailer_mode=_send(needs.response_trailers),
     )
+
+
+_CONFIGURED: Mapping[BodyMode, Any] = {
+    BodyMode.NONE: ProcessingMode.NONE,
+    BodyMode.BUFFERED: ProcessingMode.BUFFERED,
+    BodyMode.STREAMED: _FULL_DUPLEX,
+    # Of a body over its buffer Envoy sends the beginning, and the client gets no 413 on account of a shadow.
+    BodyMode.OBSERVED: ProcessingMode.BUFFERED_PARTIAL,
+    BodyMode.OBSERVED_IN_PIECES: _FULL_DUPLEX,
+}
+_OBSERVED = (BodyMode.OBSERVED, BodyMode.OBSERVED_IN_PIECES)
 
 
 def _body_mode(needed: BodyMode, static: int) -> Any:
     """Return the mode Envoy shall use. Streaming cannot be switched on by an override, only used where it is set."""
     if needed is BodyMode.NONE:
         return ProcessingMode.NONE
-    if needed is BodyMode.STREAMED and static in STREAMING:
+    if needed is not BodyMode.BUFFERED and static in STREAMING:
         return static
-    return ProcessingMode.BUFFERED
+    return ProcessingMode.BUFFERED_PARTIAL if needed in _OBSERVED else ProcessingMode.BUFFERED
 
 
 def _send(wanted: bool) -> Any:
@@ -140,24 +163,46 @@ def _send(wanted: bool) -> Any:
 
 
 class Routes:
-    """Every route of one snapshot by its key; immutable once made."""
+    """Every route of one snapshot by its key; immutable once made, but for what it remembers.
 
-    __slots__ = ("_nearest", "_routes", "snapshot")
+    A key that only a pattern matches is looked for once. What was found is remembered for `_MOST_REMEMBERED` keys; a
+    flood of others costs memory no more than that, and those who come again a search.
+    """
+
+    __slots__ = ("_found", "_nearest", "_patterns", "_routes", "snapshot")
 
     def __init__(self, snapshot: Snapshot, counters: dict[str, RequestCounter], previous: Routes | None = None) -> None:
         self.snapshot = snapshot
         routes: dict[str, Route] = {}
         for key, chain in snapshot.chains.items():
-            kept = previous.get(key) if previous is not None else None
+            kept = previous._routes.get(key) if previous is not None else None
             if kept is None or kept.chain is not chain:
                 kept = Route(chain, counters.setdefault(key, RequestCounter()))
             routes[key] = kept
         self._routes: Mapping[str, Route] = routes
+        patterns = [key for key in routes if is_pattern(key)]
+        self._patterns = RoutePatterns(patterns) if patterns else None
+        self._found: dict[str, Route | None] = {}
         self._nearest: NearestNames | None = None
 
     def get(self, key: str) -> Route | None:
-        """Return the route of `key`, or None when the configuration has none."""
-        return self._routes.get(key)
+        """Return the route of `key`: its own, else that of the most specific pattern; None when there is none."""
+        route = self._routes.get(key)
+        if route is None and self._patterns is not None:
+            try:
+                return self._found[key]
+            except KeyError:
+                return self._find(key, self._patterns)
+        return route
+
+    def _find(self, key: str, patterns: RoutePatterns) -> Route | None:
+        text = patterns.find(key)
+        route = self._routes[text] if text is not None else None
+        if len(key) <= _LONGEST_REMEMBERED:
+            if len(self._found) >= _MOST_REMEMBERED:
+                self._found.clear()
+            self._found[key] = route
+        return route
 
     def nearest(self, key: str) -> Sequence[str]:
         """Return up to three known keys that look like `key`, for the log of a denied request (R-07)."""

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
-from policy_engine.kernel.reply import headers_reply
+from policy_engine.kernel.reply import ProcessingMode, headers_reply
 from policy_engine.worker.chains.compiled import CompiledChain, Step
 
 Steps = tuple[Step, ...]
+
+_OBSERVED = ProcessingMode.BUFFERED_PARTIAL
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +42,8 @@ class Side:
     - `headers`, `body`, `trailers`: the fields of its messages in `ProcessingRequest` and `ProcessingResponse`.
     - `on_headers`, `on_body`, `on_chunk`, `on_trailers`: the steps for each, in the order they run.
     - `body_mode`: the `ProcessingMode` value its body arrives in; `by_override`: only the override makes Envoy send it.
+      What shadows alone read counts as nobody's promise.
+    - `observed`: of its body only shadows see what Envoy's buffer holds.
     - `override`: bytes to put behind each reply to its headers; `pass_reply`: the reply that changes nothing.
     - `too_large`, `undecodable`: HTTP status for a body over the limit, and for one that cannot be decoded.
     """
@@ -53,6 +57,7 @@ class Side:
     on_trailers: Steps
     body_mode: int
     by_override: bool
+    observed: bool
     override: bytes
     pass_reply: bytes
     too_large: int
@@ -71,7 +76,8 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
         on_chunk=chain.request_chunks,
         on_trailers=chain.request_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode,
+        by_override=bool(body_mode) and not static_mode and body_mode != _OBSERVED,
+        observed=body_mode == _OBSERVED,
         override=override,
         pass_reply=headers_reply("request_headers") + override,
         too_large=413,
@@ -90,7 +96,8 @@ def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Sid
         on_chunk=chain.response_chunks,
         on_trailers=chain.response_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode,
+        by_override=bool(body_mode) and not static_mode and body_mode != _OBSERVED,
+        observed=body_mode == _OBSERVED,
         override=b"",
         pass_reply=headers_reply("response_headers"),
         too_large=502,

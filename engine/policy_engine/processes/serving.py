@@ -145,6 +145,7 @@ class WorkerProcess:
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
+            body_limit=options.body_limit,
         )
         self._health = Health()
         self._watch = LoopWatch()

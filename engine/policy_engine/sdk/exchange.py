@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -38,6 +39,13 @@ class Request:
         self._states: dict[int, dict[str, Any]] | None = None
         self.trace: Any = None
         """The engine's: the span of this stream, None when it is not traced."""
+
+    def apart(self, metadata: MutableMapping[str, Any]) -> Request:
+        """Return a copy for the engine, with other metadata: what is set on it, or kept for it, stays with it."""
+        other = copy.copy(self)
+        other.metadata = metadata
+        other._states = None
+        return other
 
     def state_of(self, owner: object) -> dict[str, Any]:
         """Return what `owner` alone keeps for this request; it goes with the request. See `Policy.state`."""

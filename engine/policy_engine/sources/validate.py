@@ -45,6 +45,7 @@ def chain_reader(
         secrets=secrets or (lambda: SecretSource(directories=directories)),
         default_timeout=settings.policy_timeout,
         construction_seconds=settings.construction_timeout,
+        body_limit=settings.body_limit,
     )
 
 

@@ -13,6 +13,7 @@ from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
 from policy_engine.worker.chains.mark import mark_of
 from policy_engine.worker.chains.needs import Needs
+from policy_engine.worker.chains.spec import Unmapped
 from policy_engine.worker.chains.statistics import PolicyStatistics
 
 
@@ -24,6 +25,14 @@ class Condition(Protocol):
         ...
 
 
+class Way(Protocol):
+    """One of several ways to be let in, of which one is enough."""
+
+    def refuse(self, request: Request, answer: ImmediateResponse) -> None:
+        """Note that this way is closed for the request, and what would have been answered."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Step:
     """One hook of one policy instance, ready to call.
@@ -32,6 +41,7 @@ class Step:
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
     last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
     and not per request. `on_failure` is told of every failure, and may raise to keep the failure mode from deciding.
+    What a step in `shadow` wants is only noted. `way` is where a refusal goes that others may make up for.
     """
 
     policy: str
@@ -46,13 +56,15 @@ class Step:
     failure_response: ImmediateResponse
     statistics: PolicyStatistics
     on_failure: Callable[[Step, BaseException], None] | None = None
+    shadow: bool = False
+    way: Way | None = None
     checked: Any = None
     edit: HeaderEdit = NO_EDIT
 
     @property
     def label(self) -> str:
         """Name and version as people write them, for logs and errors."""
-        return f"{self.policy} {self.version}"
+        return f"{self.policy} {self.version}".rstrip()
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +79,8 @@ class Usage:
 class CompiledChain:
     """The steps of one route by phase; response steps are already in reverse order (R-02).
 
-    `mark` is the route key as the executor notes it for whoever asks what a process was doing.
+    `mark` is the route key as the executor notes it for whoever asks what a process was doing. `body_limit` (bytes) and
+    `unmapped` are those of `RouteSpec`.
     """
 
     route_key: str
@@ -84,6 +97,8 @@ class CompiledChain:
     response_chunks: tuple[Step, ...] = ()
     response_trailers: tuple[Step, ...] = ()
     stream_end: tuple[Callable[[Request], None], ...] = ()
+    body_limit: int | None = None
+    unmapped: Unmapped | None = None
     usage: Usage = field(default_factory=Usage)
     mark: bytes = field(init=False, repr=False)
 

@@ -15,20 +15,27 @@ from policy_engine.sdk.hooks import Phase, all_stream
 
 
 class BodyMode(Enum):
-    """How much of a body a direction of a chain needs (R-08)."""
+    """How much of a body a direction of a chain needs (R-08).
+
+    OBSERVED: only entries in shadow read it, and some of them whole. They must not have it refused, so that it comes as
+    far as Envoy's buffer holds. OBSERVED_IN_PIECES: all of them can take it as a stream.
+    """
 
     NONE = "none"
     BUFFERED = "buffered"
     STREAMED = "streamed"
+    OBSERVED = "observed"
+    OBSERVED_IN_PIECES = "observed in pieces"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One policy's part in a chain: the phases it has work in, and its timeout in seconds."""
+    """One policy's part in a chain: the phases it has work in, its timeout in seconds, and whether it is in shadow."""
 
     policy_class: type[Policy]
     phases: frozenset[Phase]
     timeout: float
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,12 @@ _ANSWERED_TOGETHER = (
 
 
 def _body_mode(parts: Sequence[Part], phase: Phase) -> BodyMode:
-    readers = [part.policy_class for part in parts if phase in part.phases]
-    if not readers:
+    reading = [part for part in parts if phase in part.phases]
+    if not reading:
         return BodyMode.NONE
-    return BodyMode.STREAMED if all_stream(readers, phase) else BodyMode.BUFFERED
+    # How a body comes is for those to say that act on it; entries in shadow take it as it comes.
+    acting = [part.policy_class for part in reading if not part.shadow]
+    in_pieces = all_stream(acting or [part.policy_class for part in reading], phase)
+    if not acting:
+        return BodyMode.OBSERVED_IN_PIECES if in_pieces else BodyMode.OBSERVED
+    return BodyMode.STREAMED if in_pieces else BodyMode.BUFFERED

@@ -28,6 +28,59 @@ class FailureMode(StrEnum):
     OPEN = "open"
 
 
+class Mode(StrEnum):
+    """Whether what an entry wants is done, or only counted and logged."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class Unmapped(StrEnum):
+    """What becomes of requests whose route key has no chain (R-07)."""
+
+    DENY = "deny"
+    PASS = "pass"  # noqa: S105 - a word of the chain file, not a password
+
+
+WHOLE = 1_000_000
+"""All requests, in the unit of shares: millionths, so that `0.0001%` is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The requests that an entry runs for: those that fall from `low` up to, not including, `high` (millionths).
+
+    Where a request falls follows from a hash of the value of `by`, a CEL expression; empty for the request's id.
+    Versions of one policy that share a route have ranges that touch, so that exactly one of them runs.
+    """
+
+    low: int
+    high: int
+    by: str = ""
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the share as plain data, in percent."""
+        percent = 100 / WHOLE
+        return {"from": self.low * percent, "to": self.high * percent, "by": self.by or "request.id"}
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """The group of alternatives that an entry belongs to: the entries of a chain with the same `number`.
+
+    `condition` and `share` are those of the group as a whole.
+    """
+
+    number: int
+    condition: str | None = None
+    share: Share | None = None
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the group as plain data."""
+        share = self.share.as_document() if self.share is not None else None
+        return {"number": self.number, "condition": self.condition, "share": share}
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
     """One entry of a chain.
@@ -48,6 +101,9 @@ class PolicySpec:
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
     secrets: frozenset[str] = frozenset()
     requested_version: str = ""
+    mode: Mode = Mode.ENFORCE
+    share: Share | None = None
+    any_of: AnyOf | None = None
 
     @property
     def written_version(self) -> str:
@@ -68,16 +124,25 @@ class PolicySpec:
             "condition": self.condition,
             "failure_mode": self.failure_mode.value,
             "timeout": self.timeout,
+            "mode": self.mode.value,
+            "share": self.share.as_document() if self.share is not None else None,
+            "any_of": self.any_of.as_document() if self.any_of is not None else None,
             "parameters": self.redacted_parameters(),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """The chain of one route; an empty `policies` passes requests unchanged (R-07)."""
+    """The chain of one route; an empty `policies` passes requests unchanged (R-07).
+
+    `route_key` may hold stars, see `route_patterns`. `body_limit` is in bytes, None for that of the settings. With
+    `unmapped` the keys that it stands for have no chain.
+    """
 
     route_key: str
     policies: tuple[PolicySpec, ...] = ()
+    body_limit: int | None = None
+    unmapped: Unmapped | None = None
 
     def content_hash(self) -> str:
         """Return a hash of the whole content, independent of the order of keys; equal hash means same chain.
@@ -88,7 +153,7 @@ class RouteSpec:
         guessing a weak secret.
         """
         text = json.dumps(
-            [self.route_key, [_hashable(policy) for policy in self.policies]],
+            [self.route_key, [_hashable(policy) for policy in self.policies], self.body_limit, self.unmapped],
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=True,
@@ -98,7 +163,12 @@ class RouteSpec:
 
     def as_document(self) -> dict[str, Any]:
         """Return the route as plain JSON-able data without secrets, for admin pages."""
-        return {"route_key": self.route_key, "policies": [policy.as_document() for policy in self.policies]}
+        return {
+            "route_key": self.route_key,
+            "body_limit": self.body_limit,
+            "unmapped": self.unmapped.value if self.unmapped is not None else None,
+            "policies": [policy.as_document() for policy in self.policies],
+        }
 
 
 @dataclass(frozen=True, slots=True)
