@@ -69,7 +69,10 @@ class HeaderMatch:
 
 @dataclass(frozen=True, slots=True)
 class RouteModel:
-    """One route; `chain` is None without a chain and a list (as in a chain file) with one. Times are in seconds."""
+    """One route; `chain` is None without a chain and a list (as in a chain file) with one. Times are in seconds.
+
+    `settings` are the other keys of a chain file's route that go with a chain.
+    """
 
     name: str
     path_kind: MatchKind
@@ -80,6 +83,7 @@ class RouteModel:
     listeners: tuple[str, ...] = ()
     timeout: float = 15.0
     chain: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

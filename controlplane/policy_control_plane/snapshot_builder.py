@@ -97,7 +97,9 @@ class SnapshotBuilder:
         return MappingProxyType(snapshot)
 
     def _chain(self, route: RouteModel) -> Resource:
-        return resource(route.name, xds_chain.encode({"route_key": route.name, "policies": route.chain}))
+        return resource(
+            route.name, xds_chain.encode({"route_key": route.name, "policies": route.chain, **route.settings})
+        )
 
     def _listener(self, listener: ListenerModel, model: Model) -> Resource:
         chains = (route.chain for route in model.routes if route.chain)

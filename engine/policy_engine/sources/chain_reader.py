@@ -57,7 +57,9 @@ ConditionCheck = Callable[[str, frozenset[Phase]], Sequence[object]]
 """Returns what is wrong with a condition of a policy with these phases; each problem's `str` is shown."""
 
 FILE_KEYS = ("version", SHARED, "routes")
-ROUTE_KEYS = ("route_key", "policies", "unmapped", "body_limit")
+CHAIN_SETTINGS = ("body_limit",)
+"""Keys of a route that go with its chain, and that a control plane hands on with it."""
+ROUTE_KEYS = ("route_key", "policies", "unmapped", *CHAIN_SETTINGS)
 ALTERNATIVE_KEYS = (
     *("name", "version", "versions", "share", "enabled", "condition", "failure_mode", "timeout", "parameters"),
 )
@@ -430,7 +432,9 @@ def _numbered(entries: Iterable[tuple[PolicySpec, ...]]) -> tuple[PolicySpec, ..
 
 
 def _check_ties(load: _Load) -> None:
-    for one, other in ties(key for key in load.places if is_pattern(key)):
+    order = {key: number for number, key in enumerate(load.places)}
+    for pair in ties(key for key in order if is_pattern(key)):
+        one, other = sorted(pair, key=order.__getitem__)
         first, second = load.places[one], load.places[other]
         reason = (
             f"the route key {other!r} and {one!r} ({first}) match the same keys and are equally specific; the one with "

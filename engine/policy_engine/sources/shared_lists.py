@@ -97,16 +97,16 @@ class SharedLists:
 
     def check_all(self) -> list[Place]:
         """Return the places of all entries of lists that nothing uses, and warn of each such list."""
-        found = []
-        for name, one in self._lists.items():
-            if not one.used:
+        idle = {name: one for name, one in self._lists.items() if not one.used}
+        found = [place for name, one in idle.items() for place in self._entries(name, one, ())]
+        for name, one in idle.items():
+            if not one.used:  # by another of them
                 reason = f"no chain uses the shared list {name!r}"
                 self.diagnostics.append(
                     one.place.document.diagnostic(
                         one.place.path, reason, key=True, severity=Severity.WARNING, rule=Rule.UNUSED_LIST
                     )
                 )
-                found += self._entries(name, one, ())
         return found
 
     def _follow(self, document: Document, path: Path, items: Sequence[Any], within: tuple[str, ...]) -> Iterator[Place]:

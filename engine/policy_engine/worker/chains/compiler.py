@@ -157,7 +157,9 @@ class Compiler:
     ) -> CompiledChain:
         """Return the chain of these entries: which hooks run in which phase, and what Envoy has to send for them."""
         limit = self.body_limit if body_limit is None else body_limit
-        needs = needs_of([Part(type(one.instance), one.phases, one.timeout, one.shadow) for one in entries])
+        # What the engine does itself takes no time that Envoy would have to wait for.
+        own = [one for one in entries if not isinstance(one.instance, Verdict)]
+        needs = needs_of([Part(type(one.instance), one.phases, one.timeout, one.shadow) for one in own])
         backwards = entries[::-1]
         return CompiledChain(
             route_key=route_key,
