@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from policy_engine.kernel.coding_threads import encoded
@@ -19,6 +20,7 @@ from policy_engine.worker.chains.executor import Outcome, run
 
 _NO_BODY_STATUSES = (204, 304)
 _LENGTH_DIGITS = 15
+_EVENT_STREAM = "text/event-stream"
 _IDENTITY = HeaderEdit(("content-encoding",))
 
 
@@ -28,6 +30,8 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
         if phases.modes.needs_end:
             return phases.deny(REFUSAL)
         phases.modes = phases.modes.endless
+    elif phases.modes.observed_request is not None:
+        phases.modes = phases.modes.observed_request[_gathering(phases, phases.request.headers, ends=bodiless)]
     if phases.modes.response.by_override and phases.peer.doubted:
         _probe(phases, bodiless=bodiless)
     side, request = phases.modes.request, phases.request
@@ -48,6 +52,9 @@ def response_headers(phases: Phases, message: Any) -> Result:
     response = phases.exchange.response = Response(headers_of(message.headers))
     if modes.skips_response_headers:
         doubt(phases.peer)
+    if modes.observed_response is not None:
+        ends = message.end_of_stream or not _can_have_body(request, response)
+        modes = phases.modes = modes.observed_response[_gathering(phases, response.headers, ends=ends)]
     side = modes.response
     phases.content = not message.end_of_stream
     comes = empty = False
@@ -147,9 +154,31 @@ def _announces_too_much(side: Side, headers: Headers, limit: int) -> bool:
     """
     if side.body_mode != ProcessingMode.BUFFERED:
         return False
+    length = _length(headers)
+    return length is not None and length > limit
+
+
+def _length(headers: Headers) -> int | None:
+    """Return the `content-length`, None without one; of one with too many digits, something too large."""
     length = headers.get("content-length") or ""
+    if not length.isdecimal():
+        return None
     # The digits are counted first: int() of a number without end is slow.
-    return length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > limit)
+    return int(length) if len(length) <= _LENGTH_DIGITS else sys.maxsize
+
+
+def _gathering(phases: Phases, headers: Headers, *, ends: bool) -> int:
+    """Return the mode in which a body may come that only shadows read, so that it reaches its end unchanged.
+
+    Envoy refuses what is over its buffer, unless it may send the beginning alone; then it drops the length (1.36.2).
+    An event stream is not held until it ends.
+    """
+    length = _length(headers)
+    if ends or (length is not None and length <= phases.body_limit):
+        return ProcessingMode.BUFFERED
+    if length is not None or (headers.get("content-type") or "").lower().startswith(_EVENT_STREAM):
+        return ProcessingMode.NONE
+    return ProcessingMode.BUFFERED_PARTIAL
 
 
 def _can_have_body(request: Request, response: Response) -> bool:

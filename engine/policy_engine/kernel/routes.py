@@ -11,7 +11,7 @@ from typing import Any
 
 from policy_engine.kernel.nearest_names import NearestNames
 from policy_engine.kernel.reply import ProcessingMode, mode_override
-from policy_engine.kernel.sides import Side, first_closed, request_side, response_side
+from policy_engine.kernel.sides import GATHERED, OBSERVED, Side, first_closed, is_observed, request_side, response_side
 from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
 from policy_engine.worker.chains.needs import BodyMode, Needs
 from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
@@ -19,9 +19,7 @@ from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
 _FULL_DUPLEX = ProcessingMode.FULL_DUPLEX_STREAMED
 STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)
 
-_GATHERED = (ProcessingMode.BUFFERED, ProcessingMode.BUFFERED_PARTIAL)
-"""Modes in which Envoy waits for a body."""
-
+_NONE = int(ProcessingMode.NONE)
 _MOST_REMEMBERED = 8192
 _LONGEST_REMEMBERED = 1024
 
@@ -35,7 +33,8 @@ class Modes:
 
     `guard` is the first policy of the response body that fails closed, `probe` what is asked in doubt; see `promises`.
     `endless` is what is asked where bodies do not end, None for a chain that needs none whole; `needs_end` is whether
-    policies that fail closed do.
+    policies that fail closed do. `observed_request` and `observed_response` take the place of these modes when the
+    headers of a side have come whose body only shadows read: the modes by what its length allows.
     """
 
     request: Side
@@ -45,6 +44,8 @@ class Modes:
     probe: Modes | None = None
     endless: Modes | None = None
     needs_end: bool = False
+    observed_request: Mapping[int, Modes] | None = None
+    observed_response: Mapping[int, Modes] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -73,38 +74,54 @@ class Route:
 
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
-    modes = _asked(chain, static)
-    whole = [side for side in (modes.request, modes.response) if side.body_mode in _GATHERED]
-    if not whole:
-        return modes
-    return replace(
-        modes,
-        endless=_asked(_without_whole_bodies(chain, modes), static),
-        needs_end=any(first_closed(side.on_body) is not None for side in whole),
-    )
+    mode = processing_mode(chain.needs, static)
+    modes = _asked(chain, mode, static)
+    whole = [side for side in (modes.request, modes.response) if side.body_mode in GATHERED]
+    if whole or mode.response_body_mode in GATHERED:
+        without = _without_whole_bodies(chain, mode)
+        modes = replace(
+            modes,
+            endless=_asked(without, processing_mode(without.needs, static), static),
+            needs_end=any(first_closed(side.on_body) is not None for side in whole),
+        )
+    if is_observed(chain.needs.request_body, mode.request_body_mode):
+        variants = {one: _asked(chain, _with(mode, request_body_mode=one), static) for one in (_NONE, *GATHERED)}
+        modes = replace(modes, observed_request=variants)
+    return modes
 
 
-def _without_whole_bodies(chain: CompiledChain, modes: Modes) -> CompiledChain:
-    """Return `chain` without the policies of bodies that it needs whole under `modes`."""
-    if modes.request.body_mode in _GATHERED:
+def _without_whole_bodies(chain: CompiledChain, mode: Any) -> CompiledChain:
+    """Return `chain` without the policies of bodies that it needs whole under `mode`."""
+    if mode.request_body_mode in GATHERED:
         needs = replace(chain.needs, request_body=BodyMode.NONE, request_trailers=bool(chain.request_trailers))
         chain = replace(chain, needs=needs, request_body=(), request_chunks=())
-    if modes.response.body_mode in _GATHERED:
+    if mode.response_body_mode in GATHERED:
         needs = replace(chain.needs, response_body=BodyMode.NONE, response_trailers=bool(chain.response_trailers))
         chain = replace(chain, needs=needs, response_body=(), response_chunks=())
     return chain
 
 
-def _asked(chain: CompiledChain, static: StaticModes) -> Modes:
-    mode = processing_mode(chain.needs, static)
+def _asked(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:
+    if is_observed(chain.needs.response_body, mode.response_body_mode):
+        return _asked_at_the_response(chain, mode, static)
     modes = _asking(chain, mode, static)
     if not modes.response.by_override:
         return modes
     modes = replace(modes, guard=first_closed(chain.response_body))
     if modes.guard is None or chain.response_headers:
         return modes
-    mode.response_header_mode = ProcessingMode.SKIP
-    return replace(modes, probe=replace(_asking(chain, mode, static), guard=modes.guard))
+    without_headers = _with(mode, response_header_mode=ProcessingMode.SKIP)
+    return replace(modes, probe=replace(_asking(chain, without_headers, static), guard=modes.guard))
+
+
+def _asked_at_the_response(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:
+    """Return modes that ask for the response's body when its headers have come: only they tell its length."""
+    modes = _asking(chain, _with(mode, response_body_mode=_NONE), static)
+    sides = {
+        one: response_side(chain, one, static[1], mode_override(_with(mode, response_body_mode=one)))
+        for one in (_NONE, *GATHERED)
+    }
+    return replace(modes, observed_response={one: replace(modes, response=side) for one, side in sides.items()})
 
 
 def _asking(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:
@@ -113,6 +130,14 @@ def _asking(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:
         response_side(chain, mode.response_body_mode, static[1]),
         skips_response_headers=mode.response_header_mode == ProcessingMode.SKIP,
     )
+
+
+def _with(mode: Any, **changes: Any) -> Any:
+    changed = ProcessingMode()
+    changed.CopyFrom(mode)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed
 
 
 def processing_mode(needs: Needs, static: StaticModes) -> Any:
@@ -142,11 +167,10 @@ _CONFIGURED: Mapping[BodyMode, Any] = {
     BodyMode.NONE: ProcessingMode.NONE,
     BodyMode.BUFFERED: ProcessingMode.BUFFERED,
     BodyMode.STREAMED: _FULL_DUPLEX,
-    # Of a body over its buffer Envoy sends the beginning, and the client gets no 413 on account of a shadow.
-    BodyMode.OBSERVED: ProcessingMode.BUFFERED_PARTIAL,
+    # The engine asks when it knows the body's length: otherwise Envoy would drop the length, or answer with 413.
+    BodyMode.OBSERVED: ProcessingMode.NONE,
     BodyMode.OBSERVED_IN_PIECES: _FULL_DUPLEX,
 }
-_OBSERVED = (BodyMode.OBSERVED, BodyMode.OBSERVED_IN_PIECES)
 
 
 def _body_mode(needed: BodyMode, static: int) -> Any:
@@ -155,7 +179,7 @@ def _body_mode(needed: BodyMode, static: int) -> Any:
         return ProcessingMode.NONE
     if needed is not BodyMode.BUFFERED and static in STREAMING:
         return static
-    return ProcessingMode.BUFFERED_PARTIAL if needed in _OBSERVED else ProcessingMode.BUFFERED
+    return ProcessingMode.BUFFERED_PARTIAL if needed in OBSERVED else ProcessingMode.BUFFERED
 
 
 def _send(wanted: bool) -> Any:

@@ -13,10 +13,19 @@ from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode, headers_reply
 from policy_engine.worker.chains.compiled import CompiledChain, Step
+from policy_engine.worker.chains.needs import BodyMode
 
 Steps = tuple[Step, ...]
 
-_OBSERVED = ProcessingMode.BUFFERED_PARTIAL
+GATHERED = (int(ProcessingMode.BUFFERED), int(ProcessingMode.BUFFERED_PARTIAL))
+"""Modes in which Envoy waits for a body."""
+
+OBSERVED = (BodyMode.OBSERVED, BodyMode.OBSERVED_IN_PIECES)
+
+
+def is_observed(needed: BodyMode, body_mode: int) -> bool:
+    """Return whether shadows alone read a body that comes in this mode, and that has to go on as it is."""
+    return needed in OBSERVED and body_mode in GATHERED
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +76,7 @@ class Side:
 
 def request_side(chain: CompiledChain, body_mode: int, static_mode: int, override: bytes) -> Side:
     """Return the side of the request; `static_mode` is the body mode of Envoy's own configuration."""
+    observed = is_observed(chain.needs.request_body, body_mode)
     return Side(
         headers="request_headers",
         body="request_body",
@@ -76,8 +86,8 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
         on_chunk=chain.request_chunks,
         on_trailers=chain.request_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode and body_mode != _OBSERVED,
-        observed=body_mode == _OBSERVED,
+        by_override=bool(body_mode) and not static_mode and not observed,
+        observed=observed,
         override=override,
         pass_reply=headers_reply("request_headers") + override,
         too_large=413,
@@ -85,8 +95,9 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
     )
 
 
-def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Side:
-    """Return the side of the response, whose headers come too late for an override."""
+def response_side(chain: CompiledChain, body_mode: int, static_mode: int, override: bytes = b"") -> Side:
+    """Return the side of the response; an `override` with its headers is for bodies that nobody relies on."""
+    observed = is_observed(chain.needs.response_body, body_mode)
     return Side(
         headers="response_headers",
         body="response_body",
@@ -96,10 +107,10 @@ def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Sid
         on_chunk=chain.response_chunks,
         on_trailers=chain.response_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode and body_mode != _OBSERVED,
-        observed=body_mode == _OBSERVED,
-        override=b"",
-        pass_reply=headers_reply("response_headers"),
+        by_override=bool(body_mode) and not static_mode and not observed,
+        observed=observed,
+        override=override,
+        pass_reply=headers_reply("response_headers") + override,
         too_large=502,
         undecodable=502,
     )

@@ -267,7 +267,7 @@ def _as_text(value: Any, known: KnownSetting) -> str | None:
     """Return a file's value as the text that a flag would carry, None when it is of a kind no setting has."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return str(value)
     if isinstance(value, str):
         return value

@@ -59,7 +59,7 @@ def validate_paths(paths: Iterable[Path], registry: Registry, reader: ChainReade
     for path in paths:
         if path.name == MANIFEST_FILE:
             diagnostics += load_policy(path.parent)[1]
-        elif _is_policy(path):
+        elif is_policy(path):
             diagnostics += load_policy(path)[1]
         else:
             chains.append(path)
@@ -74,7 +74,8 @@ def unusable_policies(registry: Registry) -> list[Diagnostic]:
     return [replace(one, severity=Severity.WARNING) for each in registry.unusable for one in each.diagnostics]
 
 
-def _is_policy(path: Path) -> bool:
+def is_policy(path: Path) -> bool:
+    """Return whether `path` is the directory of a policy."""
     try:
         return (path / MANIFEST_FILE).is_file()
     except OSError:  # no permission to look; reading the path will say so

@@ -22,6 +22,8 @@ from policy_engine.sdk import (
     ResponseMutation,
     TrailerMutation,
 )
+from policy_engine.sdk.repeated_lines import RepeatedLines
+from policy_engine.worker.chains import shadow as module
 from policy_engine.worker.chains.shadow import OwnMetadata
 from policy_engine.worker.chains.spec import ChainsSpec, Mode, RouteSpec
 from policy_engine.worker.chains.statistics import Wanted
@@ -219,14 +221,45 @@ def test_a_body_that_cannot_be_read_goes_on(data: bytes, coding: str) -> None:
         assert not getattr(replies[-1], f"{side}_body").response.HasField("body_mutation")
 
 
+SIZED = [("content-length", "100")]
+TOO_LARGE = [("content-length", "101")]
+EVENTS = [("content-type", "text/event-stream")]
+
+
+@pytest.mark.parametrize(
+    ("headers", "mode"),
+    [
+        (SIZED, ProcessingMode.BUFFERED),
+        (TOO_LARGE, ProcessingMode.NONE),
+        ([("content-length", "1" * 50)], ProcessingMode.NONE),
+        ([], ProcessingMode.BUFFERED_PARTIAL),
+        (EVENTS, ProcessingMode.NONE),
+        ([*EVENTS, *SIZED], ProcessingMode.BUFFERED),
+    ],
+)
+def test_a_body_comes_as_its_length_allows(headers: list[tuple[str, str]], mode: int) -> None:
+    session = engine(shadow(Meddles), classes=[Meddles], body_limit=100).session()
+    first = parse(session.receive(request_headers(end=False, pairs=headers)))
+    assert first.mode_override.request_body_mode == mode
+    assert first.mode_override.response_body_mode == ProcessingMode.NONE
+    answer = parse(session.receive(response_headers(200, headers)))
+    assert answer.mode_override.response_body_mode == mode
+
+
 def test_of_a_body_over_its_buffer_envoy_may_send_a_part() -> None:
     made = engine(shadow(Meddles, parameters={"answers": True}), classes=[Meddles])
     session = made.session()
-    first = parse(session.receive(request_headers(end=False, pairs=[("content-length", "1000")])))
-    assert first.mode_override.request_body_mode == ProcessingMode.BUFFERED_PARTIAL
+    session.receive(request_headers(end=False))
     reply = parse(session.receive(body("request", b"x" * 100, end=False)))
     assert reply.WhichOneof("response") == "request_body"
     assert wanted(made, "meddles")[Wanted.ANSWER] == 1, "the headers; of part of a body nothing can be said"
+
+
+def test_what_an_entry_that_acts_needs_is_asked_for_as_ever() -> None:
+    session = engine(shadow(Meddles), entry(ReadsBody), classes=[Meddles, ReadsBody]).session()
+    first = parse(session.receive(request_headers(end=False)))
+    assert first.mode_override.request_body_mode == ProcessingMode.BUFFERED
+    assert first.mode_override.response_body_mode == ProcessingMode.BUFFERED
 
 
 def test_a_websocket_is_not_held_for_it() -> None:
@@ -280,6 +313,13 @@ def test_streams_that_shadows_alone_read_pass_unchanged() -> None:
     assert wanted(made, "streamstoo") == {Wanted.ANSWER: 2, Wanted.CHANGE: 2, Wanted.FAILURE: 0}
 
 
+@pytest.fixture
+def fresh_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line has been logged yet."""
+    monkeypatch.setattr(module, "repeated", RepeatedLines(module.logger))
+
+
+@pytest.mark.usefixtures("fresh_log")
 def test_the_log_says_what_it_would_have_done_and_no_value(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "policy_engine.worker"):
         exchange(engine(shadow(Meddles), classes=[Meddles]))
@@ -292,6 +332,7 @@ def test_the_log_says_what_it_would_have_done_and_no_value(caplog: pytest.LogCap
     assert "/m" not in text
 
 
+@pytest.mark.usefixtures("fresh_log")
 def test_the_log_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     made = engine(shadow(Meddles, parameters={"answers": True}), classes=[Meddles])
     with caplog.at_level(logging.INFO, "policy_engine.worker"):
