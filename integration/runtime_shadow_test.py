@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from integration.harness.chain_file import policy
+from integration.harness.chain_file import Document, policy
 from integration.harness.client import Reply
 from integration.harness.client_h2 import send_h2
 from integration.harness.exchange import Answer, HeaderList
@@ -42,11 +42,11 @@ STREAMS = [
 AFTER = scripted(request_headers={"shared": {"x-shared": "seen"}})
 
 
-def shadow(entry: dict[str, Any]) -> dict[str, Any]:
+def shadow(entry: Document) -> Document:
     return {**entry, "mode": "shadow"}
 
 
-SHADOWS = {
+SHADOWS: dict[str, list[Document]] = {
     "denies": [shadow(EVERYWHERE)],
     "changes": [shadow(CHANGES)],
     "bodies": [shadow(BODIES)],
@@ -57,7 +57,7 @@ SHADOWS = {
     "streams": [shadow(STREAMS[0]), shadow(STREAMS[1])],
     "streams-duplex": [shadow(STREAMS[0]), shadow(STREAMS[1])],
 }
-CHAINS = {
+CHAINS: dict[str, list[Document]] = {
     "plain": [],
     **SHADOWS,
     "buffers": [scripted(request_body={}, response_body={})],
@@ -144,13 +144,13 @@ def sent(runtime: Runtime, name: str, case: Case, *, http2: bool) -> tuple[Any, 
     target = f"/{name}/"
     reply: Reply
     if http2:
-        pieces = list(case.body) if isinstance(case.body, tuple) else [case.body] if case.body else []
+        sent_pieces = list(case.body) if isinstance(case.body, tuple) else [case.body] if case.body else []
         reply = send_h2(
-            runtime.envoy.port, case.method, target, headers=case.headers, body=pieces, trailers=case.trailers
+            runtime.envoy.port, case.method, target, headers=case.headers, body=sent_pieces, trailers=case.trailers
         )
     else:
-        in_pieces = isinstance(case.body, tuple) or case.trailers
-        body = iter(case.body or ()) if in_pieces else case.body
+        pieces = iter(case.body if isinstance(case.body, tuple) else ())
+        body = case.body if isinstance(case.body, bytes) and not case.trailers else pieces
         reply = runtime.send(target, method=case.method, headers=case.headers, body=body, trailers=case.trailers)
     (received,) = runtime.upstream.received
     return (

@@ -36,7 +36,7 @@ ENGINE: Mapping[str, str] = {
     "schemas": f"sdk settings sources {_WORKER}",
     "telemetry": "sdk kernel transport transport.listen sources worker.policies worker.chains",
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
-    "envoy.lint": "sdk documents kernel envoy",
+    "envoy.lint": "sdk documents kernel envoy worker.chains",
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",
     "processes": f"sdk settings sources telemetry kernel transport transport.listen {_WORKER}",
     "scaffold": "worker.policies",

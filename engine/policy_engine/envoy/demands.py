@@ -57,7 +57,10 @@ class ChainDemand:
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """What everything together needs. `body_limit` is in bytes, `addresses` are as in the setting `listen`."""
+    """What everything together needs. `body_limit` is in bytes, `addresses` are as in the setting `listen`.
+
+    `unmapped` are route keys of the configuration that say what becomes of keys without a chain.
+    """
 
     chains: Mapping[str, ChainDemand]
     body_limit: int
@@ -65,6 +68,7 @@ class Demands:
     pass_unmapped: bool
     addresses: tuple[str, ...]
     tls: bool
+    unmapped: frozenset[str] = frozenset()
 
     @property
     def slowest_answer(self) -> float:
@@ -105,7 +109,12 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
     compiler = Compiler(registry, construction_seconds=settings.construction_timeout)
     try:
         compiled = compiler.compile(spec).chains
-        chains = {route.route_key: _demand(route, compiled[route.route_key]) for route in spec.routes}
+        # A route of Envoy whose key counts as unmapped must not have the filter switched off.
+        chains = {
+            route.route_key: _demand(route, compiled[route.route_key])
+            for route in spec.routes
+            if route.unmapped is None
+        }
         close_chains(compiled.values())
     finally:
         compiler.close()
@@ -116,6 +125,7 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
         settings.unmapped_routes is UnmappedRoutes.PASS,
         _addresses(settings),
         settings.tls.cert is not None,
+        frozenset(route.route_key for route in spec.routes if route.unmapped is not None),
     )
 
 

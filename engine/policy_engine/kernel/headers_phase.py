@@ -175,10 +175,10 @@ def _gathering(phases: Phases, headers: Headers, *, ends: bool) -> int:
     """
     length = _length(headers)
     if ends or (length is not None and length <= phases.body_limit):
-        return ProcessingMode.BUFFERED
+        return int(ProcessingMode.BUFFERED)
     if length is not None or (headers.get("content-type") or "").lower().startswith(_EVENT_STREAM):
-        return ProcessingMode.NONE
-    return ProcessingMode.BUFFERED_PARTIAL
+        return int(ProcessingMode.NONE)
+    return int(ProcessingMode.BUFFERED_PARTIAL)
 
 
 def _can_have_body(request: Request, response: Response) -> bool:
