@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from policy_engine.worker.chains.error_answers import ErrorAnswers
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -71,7 +73,8 @@ class HeaderMatch:
 class RouteModel:
     """One route; `chain` is None without a chain and a list (as in a chain file) with one. Times are in seconds.
 
-    `settings` are the other keys of a chain file's route that go with a chain.
+    `settings` are the other keys of a chain file's route that go with a chain. `errors` is how its chain's denials are
+    written, None where that is left to the engines.
     """
 
     name: str
@@ -84,6 +87,7 @@ class RouteModel:
     timeout: float = 15.0
     chain: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    errors: ErrorAnswers | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

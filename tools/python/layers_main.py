@@ -34,7 +34,7 @@ ENGINE: Mapping[str, str] = {
     "settings": "sdk limits documents kernel transport.listen transport.client_names",
     "sources": f"sdk settings {_WORKER}",
     "schemas": f"sdk settings sources {_WORKER}",
-    "telemetry": "sdk kernel transport transport.listen sources worker.policies worker.chains",
+    "telemetry": "sdk kernel transport transport.listen sources worker.policies worker.chains worker.offload",
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
     "envoy.lint": "sdk documents kernel envoy worker.chains",
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",

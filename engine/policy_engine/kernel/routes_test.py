@@ -118,7 +118,7 @@ def test_a_request_without_a_route_stays_one_beside_a_pattern_for_all() -> None:
 
 @pytest.mark.parametrize(("limit", "size", "status"), [(10, 11, 413), (10, 10, 0), (0, 1, 413), (None, 100, 0)])
 def test_a_route_has_a_body_limit_of_its_own(limit: int | None, size: int, status: int) -> None:
-    engine = engine_of(RouteSpec("r", (entry(Reads),), limit), options=KernelOptions(body_limit=100))
+    engine = engine_of(RouteSpec("r", (entry(Reads),), body_limit=limit), options=KernelOptions(body_limit=100))
     session = engine.session()
     session.receive(request_headers("r", end=False))
     reply = parse(session.receive(body("request", b"x" * size)))
@@ -129,7 +129,7 @@ def test_a_route_has_a_body_limit_of_its_own(limit: int | None, size: int, statu
 
 
 def test_the_limit_of_a_route_holds_for_announced_and_decoded_bodies() -> None:
-    engine = engine_of(RouteSpec("r", (entry(Reads),), 1000), options=KernelOptions(body_limit=10_000))
+    engine = engine_of(RouteSpec("r", (entry(Reads),), body_limit=1000), options=KernelOptions(body_limit=10_000))
     announced = parse(engine.session().receive(request_headers("r", [("content-length", "1001")], end=False)))
     assert announced.immediate_response.status.code == 413
     session = engine.session()

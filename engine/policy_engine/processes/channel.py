@@ -13,6 +13,7 @@ import struct
 from dataclasses import asdict, fields
 from typing import Any
 
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.spec import (
     AnyOf,
     ChainsSpec,
@@ -71,7 +72,10 @@ def spec_to_message(spec: ChainsSpec) -> Message:
     return {
         "routes": [
             {one.name: getattr(route, one.name) for one in fields(route)}
-            | {"policies": [_sent(policy) for policy in route.policies]}
+            | {
+                "policies": [_sent(policy) for policy in route.policies],
+                "errors": None if route.errors is None else route.errors.as_document(),
+            }
             for route in spec.routes
         ]
     }
@@ -86,6 +90,7 @@ def spec_from_message(message: Message) -> ChainsSpec:
                 | {
                     "policies": tuple(_received(policy) for policy in route["policies"]),
                     "unmapped": None if route["unmapped"] is None else Unmapped(route["unmapped"]),
+                    "errors": None if route["errors"] is None else ErrorAnswers.from_document(route["errors"]),
                 }
             )
             for route in message["routes"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from policy_engine.documents.quantities import DURATION_FORM, DURATION_PATTERN, SIZE_FORM, SIZE_PATTERN
 from policy_engine.schemas.parameters import REFERENCE, with_references
+from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.sources.chain_reader import (
     ALTERNATIVE_KEYS,
     FILE_KEYS,
@@ -21,8 +22,10 @@ from policy_engine.sources.chain_reader import (
     POLICY_KEYS,
     ROUTE_KEYS,
 )
+from policy_engine.sources.error_answers import ERRORS_KEYS, TEMPLATE_KEYS
 from policy_engine.sources.shared_lists import LONGEST_NAME, MAX_POLICIES, USE_KEYS
 from policy_engine.sources.shares import MAX_BY, MAX_VERSIONS, PERCENT, PERCENT_FORM, SHARE_KEYS, VERSION_KEYS
+from policy_engine.worker.chains.error_answers import MAX_TEMPLATE, MAX_TEMPLATES
 from policy_engine.worker.chains.spec import FailureMode, Mode, Unmapped
 from policy_engine.worker.policies.parameters import DIALECT
 from policy_engine.worker.policies.registry import PolicyDefinition, Registry
@@ -33,7 +36,12 @@ _TEXT = {"type": "string", "minLength": 1}
 _PERCENT = {"type": "string", "pattern": f"^{PERCENT}$"}
 _PERCENT_OR_NUMBER = {"anyOf": [_PERCENT, {"type": "number", "minimum": 0, "maximum": 100}]}
 
+_ERRORS: Schema = {
+    "description": "How denials and failures are written for clients; that of a route goes before that of the file.",
+    "$ref": "#/$defs/errors",
+}
 _KEYS: Mapping[str, Schema] = {
+    "errors": _ERRORS,
     "version": {"const": "v1", "description": "The form of the file."},
     "shared": {
         "description": "Lists of policies by name, which chains use with `- use: NAME`; for all files together.",
@@ -49,6 +57,7 @@ _KEYS: Mapping[str, Schema] = {
     },
 }
 _ROUTE: Mapping[str, Schema] = {
+    "errors": _ERRORS,
     "route_key": {
         **_TEXT,
         "maxLength": MAX_ROUTE_KEY,
@@ -69,6 +78,18 @@ _ROUTE: Mapping[str, Schema] = {
         "minimum": 0,
         "pattern": f"^{SIZE_PATTERN}$",
     },
+}
+_ANSWERS: Mapping[str, Schema] = {
+    "format": {"description": "The form of bodies.", "enum": [one.value for one in ErrorFormat]},
+    "templates": {
+        "description": "Bodies of your own, by status.",
+        "type": "array",
+        "maxItems": MAX_TEMPLATES,
+        "items": {"$ref": "#/$defs/error_template"},
+    },
+    "status": {"description": "A status, 4xx or 5xx; all statuses unless given.", "type": ["integer", "string"]},
+    "content_type": {"description": "The content-type of the body.", **_TEXT},
+    "body": {"description": "The body, with placeholders.", **_TEXT, "maxLength": MAX_TEMPLATE},
 }
 _ENTRY: Mapping[str, Schema] = {
     "name": {"description": "A policy of this engine.", **_TEXT},
@@ -158,6 +179,8 @@ def chain_file_schema(registry: Registry) -> Schema:
                 },
             },
             "alternative": _policy(ALTERNATIVE_KEYS, known),
+            "errors": _object(ERRORS_KEYS, _ANSWERS),
+            "error_template": _object(TEMPLATE_KEYS, _ANSWERS, required=("body",)),
             "share": _object(SHARE_KEYS, _SHARE),
             "version_share": _object(VERSION_KEYS, _SHARE, required=("share",)),
             "by_policy": by_policy,

@@ -30,9 +30,11 @@ from policy_engine.documents.yaml_document import Document
 from policy_engine.limits import BODY_LIMIT, CONSTRUCTION_SECONDS, LONGEST_POLICY_TIMEOUT, POLICY_TIMEOUT
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase
 from policy_engine.sdk.json_pointer import MISSING, Path, find, path_within
+from policy_engine.sources.error_answers import read_errors
 from policy_engine.sources.opened_routes import failing_conditions, why_open
 from policy_engine.sources.shared_lists import MAX_POLICIES, SHARED, USE, Place, SharedLists
 from policy_engine.sources.shares import Variant, read_share, read_variants
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.route_patterns import MAX_STARS, STAR, is_pattern, ties
 from policy_engine.worker.chains.spec import (
     AnyOf,
@@ -56,10 +58,10 @@ from policy_engine.worker.policies.violations import Violation
 ConditionCheck = Callable[[str, frozenset[Phase]], Sequence[object]]
 """Returns what is wrong with a condition of a policy with these phases; each problem's `str` is shown."""
 
-FILE_KEYS = ("version", SHARED, "routes")
+FILE_KEYS = ("version", "errors", SHARED, "routes")
 CHAIN_SETTINGS = ("body_limit",)
-"""Keys of a route that go with its chain, and that a control plane hands on with it."""
-ROUTE_KEYS = ("route_key", "policies", "unmapped", *CHAIN_SETTINGS)
+"""Keys of a route that go with its chain, and that a control plane hands on as they are."""
+ROUTE_KEYS = ("route_key", "errors", "policies", "unmapped", *CHAIN_SETTINGS)
 ALTERNATIVE_KEYS = (
     *("name", "version", "versions", "share", "enabled", "condition", "failure_mode", "timeout", "parameters"),
 )
@@ -183,10 +185,11 @@ class ChainReader:
         if not isinstance(document.value, dict):
             return
         fields.choice("version", ("v1",))
+        errors = read_errors(document, ("errors",), load.diagnostics) if "errors" in fields else None
         for index, _ in enumerate(fields.items("routes", most=MAX_ROUTES)):
-            self._route(document, ("routes", index), load)
+            self._route(document, ("routes", index), load, errors)
 
-    def _route(self, document: Document, path: Path, load: _Load) -> None:
+    def _route(self, document: Document, path: Path, load: _Load, general: ErrorAnswers | None = None) -> None:
         fields = Fields(document, path, ROUTE_KEYS, load.diagnostics, "a route")
         if not isinstance(find(document.value, path), dict):
             return
@@ -201,9 +204,12 @@ class ChainReader:
         items = fields.items("policies", required="unmapped" not in fields, most=MAX_POLICIES)
         places = load.shared.places(document, (*path, "policies"), items)
         policies = _numbered(self._entry(place, load) for place in places)
+        errors = general
+        if "errors" in fields:
+            errors = read_errors(document, (*path, "errors"), load.diagnostics).over(general)
         if key is None:
             return
-        load.routes.append(RouteSpec(key, policies, body_limit, Unmapped(unmapped) if unmapped else None))
+        load.routes.append(RouteSpec(key, policies, errors, body_limit, Unmapped(unmapped) if unmapped else None))
         reason = why_open(policies, self._authenticates)
         if reason:
             text = f"requests can get in without any policy that decides who: {reason}"

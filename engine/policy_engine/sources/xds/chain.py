@@ -29,7 +29,7 @@ _FAILURE_MODE_NAMES: Final = {0: "closed", 1: "closed", 2: "open"}
 
 _FIELDS: Final = frozenset({"name", "version", "enabled", "condition", "failure_mode", "timeout", "parameters"})
 """Keys of an entry that have fields of their own."""
-_CHAIN_FIELDS: Final = frozenset({"route_key", "policies"})
+_CHAIN_FIELDS: Final = frozenset({"route_key", "policies", "errors"})
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -71,11 +71,20 @@ def file_descriptor() -> descriptor_pb2.FileDescriptorProto:
     _add(instance, "timeout", 6, _Field.TYPE_MESSAGE, ".google.protobuf.Duration")
     _add(instance, "parameters", 7, _Field.TYPE_MESSAGE, ".google.protobuf.Struct")
     _add(instance, "entry", 8, _Field.TYPE_MESSAGE, ".google.protobuf.Struct")
+    template = file.message_type.add(name="ErrorTemplate")
+    _add(template, "status", 1, _Field.TYPE_STRING)
+    _add(template, "content_type", 2, _Field.TYPE_STRING)
+    _add(template, "body", 3, _Field.TYPE_STRING)
+    errors = file.message_type.add(name="ErrorAnswers")
+    _add(errors, "format", 1, _Field.TYPE_STRING)
+    templates = _add(errors, "templates", 2, _Field.TYPE_MESSAGE, f".{PACKAGE}.ErrorTemplate")
+    templates.label = _Field.LABEL_REPEATED
     chain = file.message_type.add(name="PolicyChain")
     _add(chain, "name", 1, _Field.TYPE_STRING)
     policies = _add(chain, "policies", 2, _Field.TYPE_MESSAGE, f".{PACKAGE}.PolicyInstance")
     policies.label = _Field.LABEL_REPEATED
-    _add(chain, "settings", 3, _Field.TYPE_MESSAGE, ".google.protobuf.Struct")
+    _add(chain, "errors", 3, _Field.TYPE_MESSAGE, f".{PACKAGE}.ErrorAnswers")
+    _add(chain, "settings", 4, _Field.TYPE_MESSAGE, ".google.protobuf.Struct")
     return file
 
 
@@ -106,7 +115,7 @@ PolicyChain: Any = _message_class()
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Return the wire form of a route of a chain file (`route_key`, `policies`), the same bytes for the same content.
+    """Return the wire form of a route of a chain file, the same bytes for the same content.
 
     The document must be valid (`worker` validates chains); raises ChainError for what the wire cannot carry: integers
     beyond 2^53, numbers that are not finite, values that are not JSON.
@@ -127,6 +136,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
             chain.policies.add().entry.update(policy)
         else:
             _encode_policy(policy, chain.policies.add(), path)
+    if "errors" in document:
+        _encode_errors(chain.errors, document["errors"])
     wire: bytes = chain.SerializeToString(deterministic=True)
     return wire
 
@@ -170,7 +181,24 @@ def decode(wire: bytes) -> dict[str, Any]:
         raise ChainError(f"{name!r} has a field of its own", f"/settings/{name}", chain.name)
     # A route whose keys count as unmapped has no list of policies, not even an empty one.
     listed = {} if "unmapped" in settings and not policies else {"policies": policies}
-    return {"route_key": chain.name, **listed, **settings}
+    errors = {"errors": _decode_errors(chain.errors)} if chain.HasField("errors") else {}
+    return {"route_key": chain.name, **listed, **errors, **settings}
+
+
+def _encode_errors(message: Any, errors: Mapping[str, Any]) -> None:
+    message.SetInParent()
+    message.format = errors.get("format", "")
+    for template in errors.get("templates", ()):
+        message.templates.add(**{name: str(value) for name, value in template.items()})
+
+
+def _decode_errors(message: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {"format": message.format} if message.format else {}
+    if message.templates:
+        document["templates"] = [
+            {field.name: value for field, value in template.ListFields()} for template in message.templates
+        ]
+    return document
 
 
 def _decode_policy(instance: Any, path: str) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Group:
 
     __slots__ = ("_condition",)
 
+    uses_response = False
+
     def __init__(self, condition: Condition | None) -> None:
         self._condition = condition
 
@@ -55,6 +57,8 @@ class Alternative:
     """One of the ways of a group: at once the condition of its step, and where the step's refusal goes."""
 
     __slots__ = ("_condition", "_group")
+
+    uses_response = False
 
     def __init__(self, group: Group, condition: Condition | None) -> None:
         self._group = group

@@ -197,6 +197,24 @@ def test_an_alternative_that_takes_no_part_lets_nobody_in() -> None:
     assert sent(made, a="good")[0].status.code == 401
 
 
+def test_every_entry_of_a_compiled_chain_has_a_place_of_its_own() -> None:
+    made = made_of(entry(After), way("a"), way("b"), entry(After, enabled=False), entry(After), way("c", AnyOf(1)))
+    chain = made.kernel.snapshot.chains["r"]  # type: ignore[union-attr] # it is active
+    assert [one.entry for one in chain.request_headers] == list(range(8))
+
+
+def test_entries_side_by_side_decide_for_themselves() -> None:
+    yes, no = 'request.path == "/"', 'request.path == "/no"'
+    made = engine(
+        *(entry(After, condition=one) for one in (yes, no)),
+        entry(Key, parameters={"header": "a"}, condition=no),
+        classes=[After, Key],
+    )
+    request, _ = sent(made)
+    assert changed(request.request_headers.response.header_mutation) == {"x-after": b"1"}
+    assert made.compiler.statistics["r", "after", "v1.0.0"].skipped == 1
+
+
 def test_challenges_of_every_form_are_kept_once() -> None:
     denial = one_denial(
         [

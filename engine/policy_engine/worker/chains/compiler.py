@@ -43,6 +43,7 @@ from policy_engine.worker.chains import any_of
 from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.any_of import Alternative, Group, Verdict
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step, Way
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
 from policy_engine.worker.chains.route_patterns import is_pattern, ties
 from policy_engine.worker.chains.shadow import Apart, collecting
@@ -151,6 +152,7 @@ class Compiler:
         route_key: str,
         content_hash: str,
         entries: Sequence[Entry],
+        errors: ErrorAnswers | None = None,
         *,
         body_limit: int | None = None,
         unmapped: Unmapped | None = None,
@@ -184,6 +186,7 @@ class Compiler:
             ),
             body_limit=body_limit,
             unmapped=unmapped,
+            errors=errors,
         )
 
     def _chain(self, route: RouteSpec, digest: str) -> CompiledChain:
@@ -191,11 +194,18 @@ class Compiler:
         try:
             for group, specs in groupby(enumerate(route.policies), key=lambda one: one[1].any_of):
                 enabled = [(index, spec) for index, spec in specs if spec.enabled]
-                if group is None:
-                    entries += [self._entry(route, index, spec, len(entries)) for index, spec in enabled]
-                elif enabled:
+                if group is not None and enabled:
                     self._add_group(route, group, enabled, entries)
-            return self.assemble(route.route_key, digest, entries, body_limit=route.body_limit, unmapped=route.unmapped)
+                for index, spec in enabled if group is None else ():
+                    entries.append(self._entry(route, index, spec, len(entries)))
+            return self.assemble(
+                route.route_key,
+                digest,
+                entries,
+                route.errors,
+                body_limit=route.body_limit,
+                unmapped=route.unmapped,
+            )
         except Exception:
             for entry in entries:
                 give_up(entry.instance, route.route_key)

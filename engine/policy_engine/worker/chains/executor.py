@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -30,7 +30,6 @@ from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step, Way
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
-from policy_engine.worker.chains.mark import MARK_BYTES
 from policy_engine.worker.chains.shadow import note_failure, note_wanted
 from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.chains.tracing import trace_id
@@ -52,6 +51,13 @@ class Exchange:
         self.response: Response | None = None
         self.decisions: dict[int, bool] | None = None
 
+    def answered(self, response: Response, steps: Iterable[Step]) -> None:
+        """Let `response` be the response from now on: for `steps`, what was decided by the one before is undone."""
+        self.response = response
+        for step in steps:
+            if self.decisions is not None and step.condition is not None and step.condition.uses_response:
+                self.decisions.pop(step.entry, None)
+
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
@@ -65,17 +71,17 @@ class _Waiting:
 class Outcome:
     """What a phase's policies asked for: mutations in the order they apply, and the answer that ended it, if any.
 
-    `edits` are the header parts of `actions`, one for each. `restated`: the response has another status; `failed`: the
-    answer is that of a policy that failed closed.
+    `edits` are the header parts of `actions`, one for each. `restated`: the response has another status; `step` is the
+    one that answered, or that failed closed.
     """
 
-    __slots__ = ("actions", "edits", "failed", "immediate", "restated")
+    __slots__ = ("actions", "edits", "immediate", "restated", "step")
 
     def __init__(self) -> None:
         self.actions: list[Any] = []
         self.edits: list[HeaderEdit] = []
-        self.failed = False
         self.immediate: ImmediateResponse | None = None
+        self.step: Step | None = None
         self.restated = False
 
 
@@ -88,7 +94,8 @@ def run(
     failure mode is `open` (R-11). Only a step's `on_failure` may raise, which the engine's own steps do not have.
     """
     running = RUNNING
-    running.page[:MARK_BYTES] = exchange.chain.mark
+    if running.mark is not exchange.chain.mark:
+        running.show(exchange.chain.mark)
     for position in range(start, len(steps)):
         step = steps[position]
         statistics = step.statistics
@@ -208,7 +215,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         return False
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
-        outcome.immediate = action
+        outcome.immediate, outcome.step = action, step
         return True
     outcome.actions.append(action)
     outcome.edits.append(edit)
@@ -277,8 +284,7 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
     )
     if step.fails_open or step.way is not None:
         return False
-    outcome.immediate = step.failure_response
-    outcome.failed = True
+    outcome.immediate, outcome.step = step.failure_response, step
     return True
 
 

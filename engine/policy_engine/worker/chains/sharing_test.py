@@ -85,6 +85,8 @@ def test_a_key_is_any_expression(by: str) -> None:
 
 
 class Never:
+    uses_response = False
+
     def evaluate(self, request: Request, response: Response | None) -> bool:
         return False
 

@@ -17,6 +17,7 @@ from typing import Any
 from policy_engine.documents.redaction import REDACTED
 from policy_engine.limits import POLICY_TIMEOUT
 from policy_engine.sdk.json_pointer import format_pointer
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 
 _SECRET_HASH_KEY = random_source.token_bytes(32)
 
@@ -135,12 +136,14 @@ class PolicySpec:
 class RouteSpec:
     """The chain of one route; an empty `policies` passes requests unchanged (R-07).
 
-    `route_key` may hold stars, see `route_patterns`. `body_limit` is in bytes, None for that of the settings. With
-    `unmapped` the keys that it stands for have no chain.
+    `route_key` may hold stars, see `route_patterns`. `errors` is how its denials are written, None where neither the
+    route nor its file says (R-19). `body_limit` is in bytes, None for that of the settings. With `unmapped` the keys
+    that it stands for have no chain.
     """
 
     route_key: str
     policies: tuple[PolicySpec, ...] = ()
+    errors: ErrorAnswers | None = None
     body_limit: int | None = None
     unmapped: Unmapped | None = None
 
@@ -153,7 +156,13 @@ class RouteSpec:
         guessing a weak secret.
         """
         text = json.dumps(
-            [self.route_key, [_hashable(policy) for policy in self.policies], self.body_limit, self.unmapped],
+            [
+                self.route_key,
+                [_hashable(policy) for policy in self.policies],
+                self.body_limit,
+                self.unmapped,
+                *([] if self.errors is None else [self.errors.as_document()]),
+            ],
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=True,
@@ -163,12 +172,13 @@ class RouteSpec:
 
     def as_document(self) -> dict[str, Any]:
         """Return the route as plain JSON-able data without secrets, for admin pages."""
-        return {
+        document = {
             "route_key": self.route_key,
             "body_limit": self.body_limit,
             "unmapped": self.unmapped.value if self.unmapped is not None else None,
             "policies": [policy.as_document() for policy in self.policies],
         }
+        return document if self.errors is None else {**document, "errors": self.errors.as_document()}
 
 
 @dataclass(frozen=True, slots=True)
