@@ -17,6 +17,7 @@ NAME = "any_of"
 """How the group as a whole is called in metrics and logs."""
 
 _UNAUTHORIZED = 401
+_ABOUT_CREDENTIALS = (_UNAUTHORIZED, 403)
 _CHALLENGE = "www-authenticate"
 
 
@@ -96,22 +97,22 @@ class Verdict(Policy):
 def one_denial(refusals: Sequence[ImmediateResponse]) -> ImmediateResponse:
     """Return what stands for all refusals.
 
-    Whoever refuses with anything but 401 has recognised the caller, or could not look: the first such refusal counts.
-    Otherwise nobody was recognised: 401, with the challenge of every way (RFC 9110, 11.6.1: a list, in order).
+    Whoever refuses with anything but 401 knows the caller, or could not look: the first such refusal counts. Otherwise
+    nobody was recognised, and the answer is 401. Either names every way in, with all challenges in their order (RFC
+    9110, 11.6.1), unless it is not about credentials at all.
     """
-    told = next((one for one in refusals if one.status != _UNAUTHORIZED), None)
-    if told is not None:
-        return told
     if not refusals:
         return ImmediateResponse(_UNAUTHORIZED, details=f"{NAME}:no_alternative")
-    first = refusals[0]
+    told = next((one for one in refusals if one.status != _UNAUTHORIZED), refusals[0])
+    if told.status not in _ABOUT_CREDENTIALS:
+        return told
     challenges = dict.fromkeys(challenge for one in refusals for challenge in _challenges(one))
     details = f"{NAME}:{'+'.join(one.details or 'refused' for one in refusals)}"[:_LONGEST_DETAILS]
     return replace(
-        first,
-        headers={name: value for name, value in first.headers.items() if name.lower() != _CHALLENGE},
+        told,
+        headers={name: value for name, value in told.headers.items() if name.lower() != _CHALLENGE},
         append_headers=[
-            *((name, value) for name, value in first.append_headers if name.lower() != _CHALLENGE),
+            *((name, value) for name, value in told.append_headers if name.lower() != _CHALLENGE),
             *((_CHALLENGE, challenge) for challenge in challenges),
         ],
         details=details,

@@ -124,6 +124,8 @@ def test_who_was_recognised_or_could_not_be_looked_at_is_told_so(shown: dict[str
     assert denial.status.code == status
     assert made.compiler.statistics["r", "any_of", ""].short_circuits == 1
     assert made.compiler.statistics["r", "key", "v1.0.0"].short_circuits == 0
+    challenges = [value for name, value, _ in header_changes(denial.headers)[0] if name == "www-authenticate"]
+    assert challenges == ([b'Key realm="a"'] if status == 403 else []), "another way may still be open"
 
 
 def test_an_alternative_may_have_a_condition() -> None:
