@@ -245,7 +245,7 @@ def generated(
 
 def _edit(path: Path, log: Path, change: Callable[[Any], None]) -> None:
     config = yaml.safe_load(path.read_text())
-    connection_manager(config)["access_log"] = [access_log(log, LOGGED)]
+    connection_manager(config)["access_log"].append(access_log(log, LOGGED))
     change(config)
     path.write_text(json.dumps(config))  # which is YAML, without names that Envoy reads as booleans
 

@@ -11,8 +11,10 @@ from datetime import timedelta
 from typing import Final
 
 from betterproto2 import Message
+from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.formatter.req_without_query.v3 import req_without_query_pb2
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
@@ -45,13 +47,16 @@ from google.protobuf import json_format
 from google.protobuf.message import Message as ProtoMessage
 
 from policy_control_plane.model import ListenerModel
+from policy_engine.envoy.access_log import access_log
 from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, buffer_limit_for, message_timeout_for
 from policy_engine.envoy.edge import FILTER_MODES, SPELLINGS, http2_limits
-from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER, RETRY_ON
+from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER, RETRY_ON, received
 from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 
 _SHORTEST_TIMEOUT: Final = 2.0
+_PACKED: Final = (stream_pb2.StdoutAccessLog, req_without_query_pb2.ReqWithoutQuery)
+"""Messages that the access log has packed: their modules have to be imported to be written."""
 
 
 def over_ads() -> ConfigSource:
@@ -78,6 +83,8 @@ def listener_body(
         filters.insert(0, _http_filter(FILTER, _external_processor(message_timeout, namespaces)))
     buffer_limit = buffer_limit_for(body_limit)
     edge = {**SPELLINGS, "http2_protocol_options": http2_limits(buffer_limit)}
+    if with_engine:
+        edge["access_log"] = access_log()
     manager = HttpConnectionManager.parse(_wire(edge, http_connection_manager_pb2.HttpConnectionManager()))
     manager.stat_prefix = listener.name
     manager.rds = Rds(config_source=over_ads(), route_config_name=listener.name)
@@ -124,10 +131,8 @@ def _external_processor(message_timeout: float, namespaces: tuple[str, ...]) -> 
         # Policies may rewrite method, authority and scheme (R-06).
         mutation_rules=HeaderMutationRules(allow_all_routing=True),
         metadata_options=MetadataOptions(
-            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=list(namespaces))
-        )
-        if namespaces
-        else None,
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=received(namespaces))
+        ),
     )
 
 

@@ -17,6 +17,7 @@ from google.protobuf import json_format
 from policy_control_plane.model import ClusterModel, Endpoint, ListenerModel, MatchKind, Model, RouteModel
 from policy_control_plane.resources import CHAIN, CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
+from policy_engine.envoy.access_log import access_log
 from policy_engine.envoy.demands import Demands, buffer_limit_for
 from policy_engine.envoy.edge import SPELLINGS, http2_limits
 from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
@@ -245,7 +246,8 @@ def test_the_filter_is_the_one_that_the_engine_itself_would_write() -> None:
 
 def test_requests_are_spelt_as_behind_the_configuration_that_the_engine_itself_would_write() -> None:
     manager = manager_of(build(route("a", "both")))
-    edge = {**SPELLINGS, "http2_protocol_options": http2_limits(buffer_limit_for(BODY_LIMIT))}
+    http2 = http2_limits(buffer_limit_for(BODY_LIMIT))
+    edge = {**SPELLINGS, "http2_protocol_options": http2, "access_log": access_log()}
     written = json_format.ParseDict(edge, http_connection_manager_pb2.HttpConnectionManager())
     for field in ("stat_prefix", "rds", "http_filters"):  # what is this listener's own
         manager.ClearField(field)

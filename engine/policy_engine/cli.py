@@ -10,10 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
+from policy_engine.explain.arguments import EXPLAINING
 from policy_engine.scaffold import ScaffoldError, scaffold
 from policy_engine.schemas.command import KINDS, NoSuchPolicy, description_text, schema_text
 from policy_engine.settings.loading import (
@@ -107,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["--build-info"]:  # as people expect it of a binary
         words[0] = "build-info"
     options = parser().parse_args(words)
+    unusable = int(getattr(options, "unusable", 2))
     try:
         return int(options.command(options))
     except BrokenPipeError:
@@ -114,16 +117,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SettingsError as error:
-        return _complain(str(error))
+        return _complain(str(error), unusable)
     except OSError as error:  # a path that may not even be looked at
-        return _complain(str(error))
+        return _complain(str(error), unusable)
     except PoliciesUnusable as error:
-        return _complain(f"the policies of this engine cannot be used:\n{error}")
+        return _complain(f"the policies of this engine cannot be used:\n{error}", unusable)
 
 
-def parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose commands may have an exit status of their own for a command line that cannot be used."""
+
+    usage_status = 2
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Take the status of the command that was found: what is wrong beyond it is told by the parser above."""
+        options, rest = super().parse_known_args(args, namespace)
+        self.usage_status = getattr(options, "unusable", self.usage_status)
+        return options, rest
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.usage_status, f"{self.prog}: error: {message}\n")
+
+
+def parser() -> _Parser:
     """Return the parser of the command line, with every command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="policy-engine",
         description="Envoy ext_proc policy engine.",
         epilog=_EXIT_STATUS + _EXAMPLES,
@@ -146,6 +165,19 @@ def parser() -> argparse.ArgumentParser:
     )
     _envoy_config_command(commands)
     _schema_commands(commands)
+    for name, of in EXPLAINING.items():
+        command = _command(
+            commands,
+            name,
+            _EXPLAINING[name],
+            of.text,
+            examples=of.examples,
+            exit_status=of.exit_status or _EXIT_STATUS,
+            shown=of.settings if name == "trace" else (*_OF_CHAINS, *of.settings),
+        )
+        command.usage_status = of.usage_status
+        command.set_defaults(unusable=of.usage_status)
+        of.add_arguments(command)
     text = "print engine, policies with digests, and dependencies, as JSON"
     _command(commands, "build-info", _build_info, text, shown=("policies.",))
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
@@ -170,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _schema_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _schema_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "print the JSON Schema of a kind of file, for editors"
     schema = _command(commands, "schema", _schema, text, examples=_SCHEMA_EXAMPLES, shown=("policies.",))
     schema.add_argument("kind", nargs="?", choices=KINDS, default="chains", help="kind of file; chains unless given")
@@ -181,7 +213,7 @@ def _schema_commands(commands: argparse._SubParsersAction[argparse.ArgumentParse
     describe.add_argument("--json", action="store_true", help="as JSON")
 
 
-def _envoy_config_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _envoy_config_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "write the Envoy configuration that the chains need, or check one"
     command = _command(commands, "envoy-config", _envoy_config, text, examples=_ENVOY_EXAMPLES, shown=_OF_ENVOY)
     command.add_argument("--lint", type=Path, metavar="FILE", help="check an Envoy bootstrap (YAML or JSON) instead")
@@ -218,19 +250,20 @@ def _envoy_config_command(commands: argparse._SubParsersAction[argparse.Argument
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     command: Callable[[argparse.Namespace], int],
     text: str,
     *,
     examples: str = _EXAMPLES,
+    exit_status: str = _EXIT_STATUS,
     shown: tuple[str, ...] | None = None,
-) -> argparse.ArgumentParser:
+) -> _Parser:
     parser = commands.add_parser(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
-        epilog=_EXIT_STATUS + examples,
+        epilog=exit_status + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -346,6 +379,41 @@ def _envoy_config(options: argparse.Namespace) -> int:
     except OSError as error:
         return _complain(f"cannot write {options.output}: {error.strerror}")
     return 1 if has_errors(outcome.diagnostics) else 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from policy_engine.explain.command import USAGE, explain  # noqa: PLC0415 - see _run
+
+    settings = _settings(options)
+    try:
+        return explain(settings, _registry(settings), options)
+    except ValueError as error:
+        return _complain(str(error), USAGE)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from policy_engine.explain.follow import CannotFollow, follow  # noqa: PLC0415 - see _run
+
+    admin = options.admin or _settings(options).admin.listen
+    if admin is None:
+        return _complain("admin.listen is off: without an admin address there is no trace")
+    try:
+        return follow(options, admin)
+    except CannotFollow as error:
+        return _complain(str(error), 2 if error.unusable else 1)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from policy_engine.explain.diff import diff  # noqa: PLC0415 - see _run
+
+    settings = _settings(options)
+    try:
+        return diff(settings, _registry(settings), options)
+    except ValueError as error:
+        return _complain(str(error))
+
+
+_EXPLAINING = {"explain": _explain, "trace": _trace, "diff": _diff}
 
 
 def _build_info(options: argparse.Namespace) -> int:

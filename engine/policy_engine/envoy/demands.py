@@ -12,7 +12,8 @@ from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.routes import configured_mode
-from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes
+from policy_engine.settings.forms import WORKER_PLACE
+from policy_engine.settings.model import Settings, UnmappedRoutes
 from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
 from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.worker.chains.closing import close_chains

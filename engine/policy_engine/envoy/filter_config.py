@@ -13,9 +13,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from policy_engine.envoy.access_log import access_log
 from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, ChainDemand, Demands
 from policy_engine.envoy.edge import ANY_PORT, FILTER_MODES, NOT_FOUND, SPELLINGS, http2_limits
 from policy_engine.kernel.origin import RESPONSE_DETAILS
+from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 from policy_engine.transport.listen import parse_address
@@ -68,6 +70,7 @@ def fragments(demands: Demands, tls: EngineTls | None = None, namespaces: Sequen
         "http_connection_manager": {
             **deepcopy(SPELLINGS),
             "http2_protocol_options": http2_limits(demands.buffer_limit),
+            "access_log": access_log(),
         },
         "route_config": dict(ANY_PORT),
         "routes": [*(route_parts(chain, demands) for chain in demands.chains.values()), not_found()],
@@ -88,9 +91,13 @@ def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
         "processing_mode": dict(FILTER_MODES),
         "mutation_rules": {"allow_all_routing": True},
     }
-    if namespaces:
-        config["metadata_options"] = {"receiving_namespaces": {"untyped": list(namespaces)}}
+    config["metadata_options"] = {"receiving_namespaces": {"untyped": received(namespaces)}}
     return {"name": FILTER, "typed_config": config}
+
+
+def received(namespaces: Sequence[str]) -> list[str]:
+    """Return the namespaces of dynamic metadata that Envoy takes: the engine's own, and those for policies."""
+    return list(dict.fromkeys((DECISION_NAMESPACE, *namespaces)))
 
 
 def another_engine() -> Config:

@@ -134,6 +134,9 @@ class Phases:
 
     def refuse(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
         """Do what `deny` does for what has been logged already."""
+        decisions = self.kernel.decisions
+        if decisions is not None:
+            response = decisions.refused(response, self.route.chain.route_key, self.request.headers)
         before = 0 if unseen else _ALL if by is None else by.entry
         return self._end(response, (), before=before)
 

@@ -19,6 +19,9 @@ from policy_engine.sdk.headers import HeaderEdit
 
 ProcessingMode = processing_mode_pb2.ProcessingMode
 
+DECISION_NAMESPACE = "policy_engine"
+"""Of the dynamic metadata that tells Envoy what was decided: `%DYNAMIC_METADATA(policy_engine:…)%` in access logs."""
+
 _HEADERS_TAGS = {"request_headers": b"\x0a", "response_headers": b"\x12"}
 _CLEAR_ROUTE_CACHE = bytes(ext_proc.CommonResponse(clear_route_cache=True).SerializeToString())
 _REPLACE = ext_proc.CommonResponse.CONTINUE_AND_REPLACE

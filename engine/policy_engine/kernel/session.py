@@ -176,7 +176,7 @@ class Session:
                     "request_id": headers.get("x-request-id") or "",
                 },
             )
-        return self._deny(_UNMAPPED, headers)
+        return self._deny(_UNMAPPED, headers, key=key)
 
     def _without_route(self, message: Any) -> Result:
         """Answer as Envoy would have, had it not asked: a 404 opens nothing where `request_attributes` is wrong."""
@@ -192,13 +192,19 @@ class Session:
         )
         return self._deny(_NO_ROUTE, headers)
 
-    def _deny(self, response: ImmediateResponse, headers: Headers, route: Route | None = None) -> bytes:
+    def _deny(
+        self, response: ImmediateResponse, headers: Headers, route: Route | None = None, *, key: str = ""
+    ) -> bytes:
+        """Answer for good; `route` is the one found, `key` what was looked for where there is none."""
         self._ended = True
-        errors = self._kernel.options.errors
-        if route is None:
-            return immediate_reply(answer_to(headers, response, errors))
-        chain = route.chain
-        return immediate_reply(answer_to(headers, response, chain.errors or errors, route=chain.route_key))
+        kernel = self._kernel
+        errors = kernel.options.errors
+        if route is not None:
+            errors, key = route.chain.errors or errors, route.chain.route_key
+        if kernel.decisions is not None:
+            response = kernel.decisions.refused(response, key, headers)
+        answer = answer_to(headers, response, errors, route=key if route is not None else "")
+        return immediate_reply(answer, (), (response,))
 
     def _refuse(self, reason: str) -> StreamError:
         self._kernel.statistics.protocol_errors += 1

@@ -134,7 +134,7 @@ def _entry(index: int, given: Policy | ChainEntry, seconds: float) -> Entry:
     )
 
 
-def _raise(step: CompiledStep, error: BaseException) -> NoReturn:
+def _raise(step: CompiledStep, error: BaseException, _: Request) -> NoReturn:
     where = f"{step.policy}.{step.method}"
     if isinstance(error, WrongKind):
         raise TypeError(f"{where}: {error}") from None

@@ -14,7 +14,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.json_format import MessageToDict
 
 from policy_engine.kernel.reply import ProcessingMode
-from policy_engine.kernel.session import Session
+from policy_engine.kernel.stream import StreamHandler
 from policy_engine.kit import messages
 from policy_engine.kit.header_lines import HeaderLines
 
@@ -55,9 +55,15 @@ class HttpMessage:
 
 
 class EnvoyStream:
-    """One ext_proc stream as Envoy holds it. `mode` is the `ProcessingMode` of its configuration for the route."""
+    """One ext_proc stream as Envoy holds it. `mode` is the `ProcessingMode` of its configuration for the route.
 
-    def __init__(self, session: Session, mode: Any, attributes: dict[str, str]) -> None:
+    `overrides` is whether Envoy takes the modes that the engine asks for (`allow_mode_override`).
+    """
+
+    def __init__(
+        self, session: StreamHandler, mode: Any, attributes: dict[str, str], *, overrides: bool = True
+    ) -> None:
+        self._overrides = overrides
         self._session = session
         self._mode = mode
         self._attributes = attributes
@@ -116,7 +122,7 @@ class EnvoyStream:
             self._apply(ext_proc.ProcessingResponse.FromString(reply), message)
 
     def _apply(self, reply: Any, message: HttpMessage) -> None:
-        if reply.HasField("mode_override"):
+        if reply.HasField("mode_override") and self._overrides:
             self._mode = reply.mode_override
         for namespace, values in MessageToDict(reply.dynamic_metadata).items():
             self.metadata.setdefault(namespace, {}).update(values)

@@ -19,7 +19,7 @@ from policy_engine.processes.child import Child, WorkerFailed, WorkerGone
 from policy_engine.processes.liveness import Liveness
 from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
 from policy_engine.sdk.dependencies import DependencyState, worst_states
-from policy_engine.settings.model import WORKER_PLACE
+from policy_engine.settings.forms import WORKER_PLACE
 from policy_engine.telemetry.metrics import Samples, add_samples
 from policy_engine.transport.listen import bind, parse_unix
 from policy_engine.worker.chains.spec import ChainsSpec
@@ -35,12 +35,19 @@ DRAIN_GRACE_SECONDS = 2.0
 
 
 class WorkerPool:
-    """A fixed number of worker processes; `changed` is called whenever the number of those that serve may have changed.
+    """A fixed number of worker processes; `changed` is called whenever the number of those that serve may have changed,
+    `told` with what one sends without being asked.
 
     `restarts` counts those that ended and were started again, `hangs` those of them that were killed for their silence.
     """
 
-    def __init__(self, count: int, options: WorkerOptions, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        count: int,
+        options: WorkerOptions,
+        changed: Callable[[], None] = lambda: None,
+        told: Callable[[Message], None] = lambda message: None,
+    ) -> None:
         self._given = options
         self._options = [self._numbered(options, number, count) for number in range(count)]
         self._shared = self._shared_addresses(options, count)
@@ -57,6 +64,8 @@ class WorkerPool:
         self._departed: Samples = {}
         self._delays: dict[int, float] = {}
         self._changed = changed
+        self._told = told
+        self._standing: dict[str, Message] = {}
         self._spares: dict[int, asyncio.Task[Child]] = {}
         self._liveness = Liveness(options.worker_timeout, self._children.values, options.policies, self._quiet_or_not)
         self.restarts = 0
@@ -269,6 +278,22 @@ class WorkerPool:
                 parse_unix(address).path.unlink(missing_ok=True)
         self._sockets = []
 
+    async def tell(self, key: str, message: Message) -> None:
+        """Tell every worker process `message`, also those that are started later, until `withdraw(key, …)`.
+
+        Returns when all that live have it, but for those that do not answer.
+        """
+        self._standing[key] = message
+        await self._tell_all(message)
+
+    async def withdraw(self, key: str, message: Message) -> None:
+        """No longer tell what `tell` was given under `key`, and tell `message` instead, once."""
+        self._standing.pop(key, None)
+        await self._tell_all(message)
+
+    async def _tell_all(self, message: Message) -> None:
+        await asyncio.gather(*(child.tell(message) for child in self._children.values() if not child.quiet))
+
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""
         await asyncio.gather(*(child.fetch_samples() for child in self._children.values()))
@@ -311,11 +336,13 @@ class WorkerPool:
         child = await (spare if spare is not None else self._new(number))
         self._children[number] = child
         self._arrived.set()
+        for message in tuple(self._standing.values()):
+            self._keep(child.tell(message))
         self._keep(self._watch(number, child))
         return child
 
     async def _new(self, number: int) -> Child:
-        child = Child(self._options[number])
+        child = Child(self._options[number], self._told)
         try:
             await child.start()
         except BaseException:

@@ -14,13 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policy_engine.explain.live import Filter
 from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFFER
+from policy_engine.processes.channel import Message
 from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
+from policy_engine.processes.trace_hub import TraceHub
+from policy_engine.settings.forms import AUTO, LOG, OTLP
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes
+from policy_engine.settings.model import ConfigurationSource, Decisions, UnmappedRoutes
 from policy_engine.settings.route_key import route_key_place
 from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.sources.chain_reader import ChainReader
@@ -30,11 +34,13 @@ from policy_engine.sources.validate import chain_reader, unusable_policies
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
+from policy_engine.telemetry.logs import set_level
 from policy_engine.telemetry.metrics import Samples, xds_samples
 from policy_engine.telemetry.readiness import Check, dependency_check
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
+from policy_engine.worker.conditions.condition import ConditionRefused
 from policy_engine.worker.policies.loader import load_policies
 from policy_engine.worker.policies.registry import Registry
 
@@ -67,7 +73,10 @@ class Supervisor:
         self._policies = settings.policies.registry or settings.policies.directory
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
-        self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._pool_changed)
+        self._pool = WorkerPool(
+            self._count, worker_options(settings, self._policies), self._pool_changed, self._worker_told
+        )
+        self._traces = TraceHub(self._pool.tell, self._pool.withdraw)
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
         self._starting = True
@@ -89,6 +98,7 @@ class Supervisor:
         info = build_info(self._registry, self._policies)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         _check_certificates(self._settings)
+        _check_decision_log(self._settings)
         await self._open_pages(info)
         waiting = loop.call_later(START_SECONDS, self._started)
         source = asyncio.ensure_future(self._start_and_follow())
@@ -175,6 +185,14 @@ class Supervisor:
             )
         self._started()
 
+    def _worker_told(self, message: Message) -> None:
+        self._traces.heard(message)
+
+    async def _set_log_level(self, level: str) -> None:
+        set_level(level)
+        await self._pool.tell("log_level", {"log_level": level})
+        logger.warning("log level is %s now, in every process", level, extra={"event": "log_level"})
+
     def _started(self) -> None:
         self._starting = False
         self._tell_readiness()
@@ -251,6 +269,8 @@ class Supervisor:
             build_info=info,
             workers=self._workers,
             settings=lambda: json.loads(render_settings(self._settings, json=True)),
+            traces=self._traces,
+            set_log_level=self._set_log_level,
             management_server=lambda: self._xds.as_document() if self._xds is not None else None,
             checks=self._checks,
         )
@@ -283,6 +303,19 @@ def _check_certificates(settings: Settings) -> None:
     tls = settings.tls
     if tls.cert is not None and tls.key is not None:
         server_context(TlsOptions(tls.cert, tls.key, tls.client_ca))
+
+
+def _check_decision_log(settings: Settings) -> None:
+    """Raise ValueError for a condition that is none, OSError for a file that cannot be written."""
+    log = settings.decision_log
+    if log.condition is not None:
+        try:
+            Filter(where=log.condition).condition()
+        except ConditionRefused as refused:
+            raise ValueError(f"decision_log.condition: {refused}") from None
+    if log.decisions is not Decisions.OFF and log.output not in (LOG, OTLP):
+        with Path(log.output).open("a"):
+            pass
 
 
 def worker_count(workers: int | str) -> int:
@@ -323,6 +356,11 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
         worker_timeout=settings.worker_timeout,
+        decisions=settings.decision_log.decisions.value,
+        decision_output=settings.decision_log.output,
+        decision_endpoint=settings.decision_log.endpoint or "",
+        decision_sample_ratio=settings.decision_log.sample_ratio,
+        decision_condition=settings.decision_log.condition or "",
         offload_processes=settings.limits.offload_processes,
         offload_waiting=settings.limits.offload_waiting,
         limits={

@@ -56,6 +56,11 @@ class Policy:
     """Phases, named as in `policy.yaml`, that this instance has no work in. The constructor sets it when the parameters
     leave a hook without work; the engine then does not ask Envoy for that phase on account of this policy (R-08)."""
 
+    credentials: Collection[str] = ()
+    """Names of the headers, query parameters and metadata keys that hold credentials for this instance, set by the
+    constructor where a parameter chooses them. Whatever shows requests to people (`explain`, `trace`, the decision log)
+    masks their values, beside those whose names already say so, such as `authorization`."""
+
     offload_above: ClassVar[int] = 16 * 1024
     """Bytes of arguments up to which offloaded work is done at once: so little costs less than sending it away. Choose
     it so that the slowest input of that size takes no more than 5 ms."""

@@ -55,6 +55,9 @@ from policy_engine.worker.policies.registry import (
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
 
+Construct = Callable[[Sequence[Trial], float], list[Refusal | None]]
+"""Constructs policies on trial, each within so many seconds, and returns why they are refused."""
+
 ConditionCheck = Callable[[str, frozenset[Phase]], Sequence[object]]
 """Returns what is wrong with a condition of a policy with these phases; each problem's `str` is shown."""
 
@@ -129,7 +132,8 @@ class ChainReader:
 
     `check_condition` None leaves conditions unchecked, `secrets` says where secrets may come from (R-24),
     `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds. `body_limit`, in
-    bytes, is that of the engine: that of a route can only be less.
+    bytes, is that of the engine: that of a route can only be less. `construct` is how policies are tried out: here, or
+    in a process apart.
     """
 
     def __init__(
@@ -141,6 +145,7 @@ class ChainReader:
         default_timeout: float = POLICY_TIMEOUT,
         construction_seconds: float = CONSTRUCTION_SECONDS,
         body_limit: int = BODY_LIMIT,
+        construct: Construct = construct_on_trial,
     ) -> None:
         self.registry = registry
         self._check_condition = check_condition
@@ -148,6 +153,7 @@ class ChainReader:
         self._default_timeout = default_timeout
         self._construction_seconds = construction_seconds
         self._body_limit = body_limit
+        self._try = construct
         self._constructed: dict[bytes, None] = {}
         self._conditions: dict[tuple[str, frozenset[Phase]], tuple[str, ...]] = {}
 
@@ -416,7 +422,7 @@ class ChainReader:
         pending = {one.digest: one for one in load.pending}
         if not pending:
             return
-        refusals = construct_on_trial([one.trial for one in pending.values()], self._construction_seconds)
+        refusals = self._try([one.trial for one in pending.values()], self._construction_seconds)
         outcome = dict(zip(pending, refusals, strict=True))
         for digest, refusal in outcome.items():
             if refusal is None:

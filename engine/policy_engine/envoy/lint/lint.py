@@ -43,7 +43,7 @@ def lint_document(document: Document, demands: Demands) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     engines: dict[str, Node] = {}
     upstreams: dict[str, Node] = {}
-    managers = list(_managers_with_filter(resources))
+    managers = list(managers_with_filter(resources))
     if not managers:
         return [_no_filter(root)]
     routes = RouteLint(demands)
@@ -72,7 +72,7 @@ def lint_document(document: Document, demands: Demands) -> list[Diagnostic]:
     return found
 
 
-def _managers_with_filter(resources: Node) -> Iterator[tuple[Node, Node, Node]]:
+def managers_with_filter(resources: Node) -> Iterator[tuple[Node, Node, Node]]:
     """Yield listener, HTTP connection manager and ext_proc filter, for each filter of the file."""
     for listener in resources.get("listeners").items():
         for network_filter in _network_filters(listener):

@@ -15,6 +15,7 @@ from policy_engine.envoy.filter_config import duration
 from policy_engine.envoy.lint.filters import lint_failure_mode
 from policy_engine.envoy.lint.modes import STREAMING, effective_modes
 from policy_engine.envoy.lint.proto_json import Node
+from policy_engine.settings.route_key import RouteKeyPlace
 from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
 
 _LISTED = 10
@@ -51,8 +52,8 @@ class RouteLint:
                 levels = (route, host, configuration)
                 # A part of a route may have settings of its own, the most specific of all.
                 parts = list(route.get("route", "weighted_clusters", "clusters").items())
-                switches = [_PerRoute(http_filter, (part, *levels)) for part in parts]
-                whole = _PerRoute(http_filter, levels)
+                switches = [PerRoute(http_filter, (part, *levels)) for part in parts]
+                whole = PerRoute(http_filter, levels)
                 yield from self._route(manager, route, next((one for one in switches if one.off is not None), whole))
 
     def lint_chains_without_route(self) -> Iterator[Diagnostic]:
@@ -76,8 +77,8 @@ class RouteLint:
         names += [one.get("name") for one in action.get("weighted_clusters", "clusters").items()]
         self.clusters |= {one.text(): one for one in names if one.text()}
 
-    def _route(self, manager: Node, route: Node, per_route: _PerRoute) -> Iterator[Diagnostic]:
-        key = self._key(route)
+    def _route(self, manager: Node, route: Node, per_route: PerRoute) -> Iterator[Diagnostic]:
+        key = key_of(route, self._demands.route_key)
         met = self._met(key.text())
         chain = self._demands.chains.get(met or "")
         if chain is not None:
@@ -95,12 +96,6 @@ class RouteLint:
         if chain.runs:
             yield from _modes(route, per_route, chain, self._demands, _idle_timeout(manager, route))
 
-    def _key(self, route: Node) -> Node:
-        place = self._demands.route_key
-        if not place.namespace:
-            return route.get("name")
-        return route.get("metadata", "filter_metadata").at(place.namespace).at(place.key)
-
     def _unknown(self, route: Node, key: Node) -> Diagnostic:
         known = self._demands.chains
         if not key.text():
@@ -117,7 +112,14 @@ class RouteLint:
         return node.error(Rule.ENVOY_ROUTE, f"{reason}: its requests are denied", allowed=allowed)
 
 
-class _PerRoute:
+def key_of(route: Node, place: RouteKeyPlace) -> Node:
+    """Return the route's key, by which the engine finds its chain."""
+    if not place.namespace:
+        return route.get("name")
+    return route.get("metadata", "filter_metadata").at(place.namespace).at(place.key)
+
+
+class PerRoute:
     """What a route, its virtual host and its route configuration say about the filter, most specific first."""
 
     def __init__(self, http_filter: Node, levels: tuple[Node, ...]) -> None:
@@ -155,9 +157,7 @@ def _switched_off(http_filter: Node, written: list[Node]) -> Node | None:
     return disabled if disabled.is_true() else None
 
 
-def _modes(
-    route: Node, per_route: _PerRoute, chain: ChainDemand, demands: Demands, idle: float
-) -> Iterator[Diagnostic]:
+def _modes(route: Node, per_route: PerRoute, chain: ChainDemand, demands: Demands, idle: float) -> Iterator[Diagnostic]:
     nodes = per_route.modes()
     set_here = next((one for one in nodes if one.exists), route)
     modes = effective_modes(nodes)

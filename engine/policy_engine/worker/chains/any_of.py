@@ -34,11 +34,12 @@ class _Asked:
 class Group:
     """One group of a chain; `condition` is that of the group, decided once for a request."""
 
-    __slots__ = ("_condition",)
+    __slots__ = ("_condition", "text")
 
     uses_response = False
 
     def __init__(self, condition: Condition | None) -> None:
+        self.text = "true" if condition is None else condition.text
         self._condition = condition
 
     def asked(self, request: Request) -> _Asked:
@@ -57,11 +58,12 @@ class Group:
 class Alternative:
     """One of the ways of a group: at once the condition of its step, and where the step's refusal goes."""
 
-    __slots__ = ("_condition", "_group")
+    __slots__ = ("_condition", "_group", "text")
 
     uses_response = False
 
     def __init__(self, group: Group, condition: Condition | None) -> None:
+        self.text = "true" if condition is None else condition.text
         self._group = group
         self._condition = condition
 

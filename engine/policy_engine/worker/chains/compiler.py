@@ -42,7 +42,7 @@ from policy_engine.sdk.hooks import (
 from policy_engine.worker.chains import any_of
 from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.any_of import Alternative, Group, Verdict
-from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step, Way
+from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step, Way
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
 from policy_engine.worker.chains.route_patterns import is_pattern, ties
@@ -90,7 +90,7 @@ class Entry:
     condition: Condition | None = None
     timeout: float = POLICY_TIMEOUT
     fails_open: bool = False
-    on_failure: Callable[[Step, BaseException], None] | None = None
+    on_failure: Callable[[Step, BaseException, Request], None] | None = None
     shadow: bool = False
     way: Way | None = None
     apart: Apart | None = None
@@ -108,6 +108,7 @@ class Compiler:
     threads_per_blocking_policy: int = BLOCKING_THREADS
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
+    decisions: Decisions | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
     helpers: Helpers = field(default_factory=Helpers)
     body_limit: int = BODY_LIMIT
@@ -198,7 +199,7 @@ class Compiler:
                     self._add_group(route, group, enabled, entries)
                 for index, spec in enabled if group is None else ():
                     entries.append(self._entry(route, index, spec, len(entries)))
-            return self.assemble(
+            assembled = self.assemble(
                 route.route_key,
                 digest,
                 entries,
@@ -206,6 +207,8 @@ class Compiler:
                 body_limit=route.body_limit,
                 unmapped=route.unmapped,
             )
+            secrets = frozenset[str]().union(*(spec.secret_texts() for spec in route.policies))
+            return replace(assembled, secrets=secrets)
         except Exception:
             for entry in entries:
                 give_up(entry.instance, route.route_key)
@@ -339,6 +342,7 @@ class Compiler:
             ),
             statistics=entry.statistics,
             on_failure=entry.on_failure,
+            decisions=self.decisions,
             shadow=entry.shadow,
             way=entry.way,
         )

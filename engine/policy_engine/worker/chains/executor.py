@@ -143,10 +143,12 @@ async def _finish(
     try:
         result = await _within(step, waiting.result, exchange.chain.mark)
     except Exception as error:
+        RUNNING.since = began
         step.statistics.observe(perf_counter() - began)
         if _fail(exchange, step, error, outcome):
             return outcome
     else:
+        RUNNING.since = began
         step.statistics.observe(perf_counter() - began)
         if result is not None and _settle(exchange, step, args, result, outcome):
             return outcome
@@ -215,7 +217,9 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         return False
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
-        outcome.immediate, outcome.step = action, step
+        decisions = step.decisions
+        outcome.immediate = action if decisions is None else decisions.answered(step, action, exchange.request)
+        outcome.step = step
         return True
     outcome.actions.append(action)
     outcome.edits.append(edit)
@@ -253,9 +257,9 @@ def _set_aside(exchange: Exchange, step: Step, action: Any) -> bool:
 
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
-    kind = _kind_of(error)
+    kind = failure_kind(error)
     if step.on_failure is not None:
-        step.on_failure(step, error)
+        step.on_failure(step, error, exchange.request)
     if step.way is not None:
         _close_way(exchange, step, step.way, step.failure_response)
     if step.shadow:
@@ -282,9 +286,13 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
         },
         exc_info=error if kind is FailureKind.EXCEPTION else None,
     )
+    decisions, answer = step.decisions, step.failure_response
     if step.fails_open or step.way is not None:
+        if decisions is not None:
+            decisions.failed_open(step, error, exchange.request)
         return False
-    outcome.immediate, outcome.step = step.failure_response, step
+    outcome.immediate = answer if decisions is None else decisions.answered(step, answer, exchange.request, error)
+    outcome.step = step
     return True
 
 
@@ -300,7 +308,8 @@ def _close_way(exchange: Exchange, step: Step, way: Way, answer: ImmediateRespon
     _remember(exchange, step, decision=False)
 
 
-def _kind_of(error: BaseException) -> FailureKind:
+def failure_kind(error: BaseException) -> FailureKind:
+    """Return as what a failure is counted."""
     if isinstance(error, ConditionError):
         return FailureKind.CONDITION
     if isinstance(error, InvalidAction):

@@ -46,13 +46,14 @@ class Draw:
 class InShare:
     """A condition that holds for the requests of a share, and of these for those for which another condition does."""
 
-    __slots__ = ("_condition", "_draw", "_high", "_low", "uses_response")
+    __slots__ = ("_condition", "_draw", "_high", "_low", "text", "uses_response")
 
     def __init__(self, share: Share, salt: str, condition: Condition | None = None) -> None:
         self._low = share.low
         self._high = share.high
         self._draw = Draw(salt, share.by)
         self._condition = condition
+        self.text = "true" if condition is None else condition.text
         self.uses_response = condition is not None and condition.uses_response
 
     def evaluate(self, request: Request, response: Response | None) -> bool:

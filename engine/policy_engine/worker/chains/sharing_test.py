@@ -85,6 +85,7 @@ def test_a_key_is_any_expression(by: str) -> None:
 
 
 class Never:
+    text = "false"
     uses_response = False
 
     def evaluate(self, request: Request, response: Response | None) -> bool:

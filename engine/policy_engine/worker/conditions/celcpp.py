@@ -16,6 +16,7 @@ from policy_engine.worker.conditions.source import (
     Kind,
     Problem,
     Source,
+    plain_value,
     unknown_function,
     unknown_name,
 )
@@ -84,6 +85,43 @@ class Program:
         if result.type() == cel.Type.ERROR:
             raise EvaluationFailed(_reason(str(value)))
         return value, result.type().name().lower()
+
+
+class ValueProgram:
+    """A compiled expression of any type, for those who show what it gives."""
+
+    __slots__ = ("_evaluate",)
+
+    def __init__(self, expression: Any) -> None:
+        self._evaluate = expression.eval
+
+    def evaluate(self, variables: dict[str, Any]) -> Any:
+        """Return the value as plain data; raises EvaluationFailed."""
+        try:
+            result = self._evaluate(None, variables)
+            value = result.value()
+        except Exception as error:
+            raise EvaluationFailed(_reason(str(error))) from None
+        if result.type() == cel.Type.ERROR:
+            raise EvaluationFailed(_reason(str(value)))
+        return plain_value(_unwrapped(value))
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return lists and maps with what their elements, which are values of the engine, hold."""
+    if isinstance(value, list):
+        return [_unwrapped(one) for one in value]
+    if isinstance(value, dict):
+        return {_unwrapped(name): _unwrapped(one) for name, one in value.items()}
+    return _unwrapped(value.value()) if isinstance(value, cel.Value) else value
+
+
+def compile_value(source: Source) -> ValueProgram | None:
+    """Parse and type-check an expression of any type; None when it is not one by itself."""
+    try:
+        return ValueProgram(_ENVIRONMENT.compile(source.text))
+    except Exception:
+        return None
 
 
 def compile_source(source: Source, *, text: bool = False) -> Program:

@@ -21,6 +21,7 @@ from policy_engine.worker.conditions.source import (
     EvaluationFailed,
     Problem,
     Source,
+    plain_value,
     unknown_name,
 )
 
@@ -85,6 +86,35 @@ class Program:
             raise EvaluationFailed(_reason(error)) from None
         except Exception:
             raise EvaluationFailed("the expression could not be evaluated") from None
+
+
+class ValueProgram:
+    """A compiled expression of any type, for those who show what it gives."""
+
+    __slots__ = ("_runner",)
+
+    def __init__(self, runner: celpy.Runner) -> None:
+        self._runner = runner
+
+    def evaluate(self, variables: dict[str, Any]) -> Any:
+        """Return the value as plain data; raises EvaluationFailed."""
+        try:
+            value = self._runner.evaluate({name: _to_cel(one, [0]) for name, one in variables.items()})
+        except CELEvalError as error:
+            raise EvaluationFailed(_reason(error)) from None
+        except Exception:
+            raise EvaluationFailed("the expression could not be evaluated") from None
+        return plain_value(bool(value) if isinstance(value, celtypes.BoolType) else value)
+
+
+def compile_value(source: Source) -> ValueProgram | None:
+    """Parse an expression of any type; None when it is not one by itself."""
+    if _unknown_names(source):
+        return None
+    try:
+        return ValueProgram(_ENVIRONMENT.program(_ENVIRONMENT.compile(source.text)))
+    except Exception:
+        return None
 
 
 def compile_source(source: Source, *, text: bool = False) -> Program:

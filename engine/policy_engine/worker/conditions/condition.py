@@ -46,10 +46,20 @@ class Program(Protocol):
         """Return the result of an expression for a text; raises EvaluationFailed."""
 
 
+class ValueProgram(Protocol):
+    """An expression of any type compiled by an engine."""
+
+    def evaluate(self, variables: dict[str, Any]) -> Any:
+        """Return the value as JSON data; raises EvaluationFailed."""
+
+
 class Engine(Protocol):
     """A CEL implementation."""
 
     NAME: str
+
+    def compile_value(self, source: Source) -> ValueProgram | None:
+        """Compile an expression of any type; None when it is not one by itself."""
 
     def compile_source(self, source: Source, *, text: bool = False) -> Program:
         """Compile a condition, or with `text` an expression for one; raises ConditionRefused."""
@@ -85,7 +95,7 @@ class ConditionError(Exception):
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_cost", "_direct", "_program", "_readers", "text", "uses_response")
+    __slots__ = ("_cost", "_direct", "_program", "_readers", "text", "uses_metadata", "uses_response")
 
     def __init__(
         self,
@@ -98,6 +108,7 @@ class Condition:
         self.text = text
         self._cost = cost
         self.uses_response = any(name.startswith("response.") for name in readers)
+        self.uses_metadata = "metadata" in readers
         self._direct = direct
         self._program = program
         self._readers = tuple(readers.items())

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["string", "int", "string map", "dyn map"]
 
@@ -161,6 +162,20 @@ def read_source(text: str) -> Source:
         _find_variables(source)
         _check_calls(source)
     return source
+
+
+def plain_value(value: Any) -> Any:
+    """Return what an engine gave as JSON data: what has no form there (a duration, a type) as its text."""
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if isinstance(value, list | tuple):
+        return [plain_value(one) for one in value]
+    if isinstance(value, Mapping):
+        return {str(name): plain_value(one) for name, one in value.items()}
+    return str(value)
 
 
 def unknown_name(name: str) -> str:
