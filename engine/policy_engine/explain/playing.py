@@ -17,7 +17,7 @@ from policy_engine.kernel.header_lines import HeaderLines, Part
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.route_key import SOURCE_ADDRESS
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.routes import configured_mode
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kit.exchange import EnvoyStream, HttpMessage, without_body
 from policy_engine.sdk import Request
@@ -143,7 +143,7 @@ def _configured(kernel: Kernel, route: str) -> Any:
     found = None if kernel.routes is None else kernel.routes.get(route)
     if found is None:
         return ProcessingMode(request_header_mode=ProcessingMode.SEND)
-    return processing_mode(found.chain.needs, STREAMING_ALLOWED)
+    return configured_mode(found.chain.needs)
 
 
 def _source(address: str) -> str:

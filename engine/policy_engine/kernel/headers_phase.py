@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chains.executor import Outcome, run
 
 _LENGTH_DIGITS = 15
+_EVENT_STREAM = "text/event-stream"
 _IDENTITY = HeaderEdit(("content-encoding",))
 
 
@@ -29,6 +31,8 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
         if phases.modes.needs_end:
             return phases.deny(REFUSAL, unseen=True)
         phases.modes = phases.modes.endless
+    elif phases.modes.observed_request is not None:
+        phases.modes = phases.modes.observed_request[_gathering(phases, phases.request.headers, ends=bodiless)]
     if phases.modes.response.by_override and phases.peer.doubted:
         _probe(phases, bodiless=bodiless)
     side, request = phases.modes.request, phases.request
@@ -49,6 +53,9 @@ def response_headers(phases: Phases, message: Any, origin: ResponseOrigin | Call
     response = phases.exchange.response = Response(headers_of(message.headers), origin=origin)
     if modes.skips_response_headers:
         doubt(phases.peer)
+    if modes.observed_response is not None:
+        ends = message.end_of_stream or not can_have_body(request, response)
+        modes = phases.modes = modes.observed_response[_gathering(phases, response.headers, ends=ends)]
     side = modes.response
     phases.content = not message.end_of_stream
     comes = empty = False
@@ -71,7 +78,7 @@ def _headers(
     """
     if comes:
         phases.awaited += (side,)
-        if _announces_too_much(side, view.headers, phases.kernel.options.body_limit):
+        if _announces_too_much(side, view.headers, phases.body_limit):
             return _too_large(phases, side, view, arguments)
     if empty:
         view.body = b""
@@ -167,9 +174,31 @@ def _announces_too_much(side: Side, headers: Headers, limit: int) -> bool:
     """
     if side.body_mode != ProcessingMode.BUFFERED:
         return False
+    length = _length(headers)
+    return length is not None and length > limit
+
+
+def _length(headers: Headers) -> int | None:
+    """Return the `content-length`, None without one; of one with too many digits, something too large."""
     length = headers.get("content-length") or ""
+    if not length.isdecimal():
+        return None
     # The digits are counted first: int() of a number without end is slow.
-    return length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > limit)
+    return int(length) if len(length) <= _LENGTH_DIGITS else sys.maxsize
+
+
+def _gathering(phases: Phases, headers: Headers, *, ends: bool) -> int:
+    """Return the mode in which a body may come that only shadows read, so that it reaches its end unchanged.
+
+    Envoy refuses what is over its buffer, unless it may send the beginning alone; then it drops the length (1.36.2).
+    An event stream is not held until it ends.
+    """
+    length = _length(headers)
+    if ends or (length is not None and length <= phases.body_limit):
+        return int(ProcessingMode.BUFFERED)
+    if length is not None or (headers.get("content-type") or "").lower().startswith(_EVENT_STREAM):
+        return int(ProcessingMode.NONE)
+    return int(ProcessingMode.BUFFERED_PARTIAL)
 
 
 def _probe(phases: Phases, *, bodiless: bool) -> None:
@@ -182,6 +211,8 @@ def _probe(phases: Phases, *, bodiless: bool) -> None:
 def _body_never_came(phases: Phases) -> Result:
     """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
     side = phases.modes.request
+    if side.observed:
+        return None
     phases.kernel.statistics.broken_promises += 1
     steps = side.on_body or side.on_chunk
     closed = first_closed(steps)

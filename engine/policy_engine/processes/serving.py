@@ -192,6 +192,7 @@ class WorkerProcess:
             options.construction_seconds,
             self._tracing,
             self._decisions,
+            body_limit=options.body_limit,
             helpers=Helpers(options.offload_processes, options.offload_waiting),
         )
         self._live = LiveTrace(options.number, self._traces_wait)

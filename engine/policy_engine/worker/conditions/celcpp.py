@@ -66,6 +66,20 @@ class Program:
 
     def evaluate(self, variables: dict[str, Any]) -> bool:
         """Return the result for `variables`; raises EvaluationFailed."""
+        value, kind = self._result(variables)
+        if value is True or value is False:
+            return bool(value)
+        raise EvaluationFailed(f"the result is not true or false but of type {kind}")
+
+    def text(self, variables: dict[str, Any]) -> str:
+        """Return the result of an expression that is a text, or a whole number as text; raises EvaluationFailed."""
+        value, kind = self._result(variables)
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            return str(value)
+        raise EvaluationFailed(f"the result is not a text but of type {kind}")
+
+    def _result(self, variables: dict[str, Any]) -> tuple[Any, str]:
+        """Return the result and the name of its type."""
         try:
             # Positional, without an Activation: 2.7 µs; with keywords 3.7, with an Activation 4.1. An Activation or
             # arena used twice is no way out: values stay what they were, and memory grows.
@@ -75,10 +89,10 @@ class Program:
             # The engine's own text is not passed on: it quotes keys and values of the request.
             raise EvaluationFailed(_reason(str(error))) from None
         if value is True or value is False:
-            return bool(value)
+            return value, "bool"
         if result.type() == cel.Type.ERROR:
             raise EvaluationFailed(_reason(str(value)))
-        raise EvaluationFailed(f"the result is not true or false but of type {result.type().name().lower()}")
+        return value, result.type().name().lower()
 
 
 class ValueProgram:
@@ -118,9 +132,9 @@ def compile_value(source: Source) -> ValueProgram | None:
         return None
 
 
-def compile_source(source: Source) -> Program:
-    """Parse and type-check; raises ConditionRefused with every problem."""
-    return Program(_compiled(_ENVIRONMENT, source, source.text))
+def compile_source(source: Source, *, text: bool = False) -> Program:
+    """Parse and type-check a condition, or with `text` an expression for one; raises ConditionRefused."""
+    return Program(_compiled(_ENVIRONMENT, source, source.text, for_text=text))
 
 
 def check_types(source: Source) -> None:
@@ -137,14 +151,16 @@ def check_types(source: Source) -> None:
         _compiled(_TYPED_ENVIRONMENT, source, text)
 
 
-def _compiled(environment: Any, source: Source, text: str) -> Any:
+def _compiled(environment: Any, source: Source, text: str, *, for_text: bool = False) -> Any:
     try:
         expression = environment.compile(text)
     except Exception as error:
         raise ConditionRefused(_problems(source, str(error))) from None
     kind = expression.return_type()
-    if kind not in (cel.Type.BOOL, cel.Type.DYN):
-        message = f"the condition must be true or false, but it is of type {kind.name().lower()}"
+    wanted = (cel.Type.STRING, cel.Type.INT) if for_text else (cel.Type.BOOL,)
+    if kind not in (*wanted, cel.Type.DYN):
+        what = "the expression must be a text" if for_text else "the condition must be true or false"
+        message = f"{what}, but it is of type {kind.name().lower()}"
         raise ConditionRefused([source.problem(message, 0)])
     return expression
 

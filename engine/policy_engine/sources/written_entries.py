@@ -1,0 +1,50 @@
+"""What a written chain runs, without a look at policies or parameters: for those who have no registry at hand.
+
+A separate module because the control plane asks it of chains that engines will read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from policy_engine.sources.chain_reader import ANY_OF
+from policy_engine.worker.chains.spec import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenPolicy:
+    """A policy that an entry of a valid chain may run; `timeout` is as written, None when it is not.
+
+    `expressions` are those of CEL that decide whether it runs, those of its group among them.
+    """
+
+    name: str
+    version: str
+    timeout: str | None
+    shadow: bool
+    expressions: tuple[str, ...]
+
+
+def running(
+    chain: Iterable[Mapping[str, Any]], *, shadow: bool = False, of_group: tuple[str, ...] = ()
+) -> Iterator[WrittenPolicy]:
+    """Yield the policies that the enabled entries of `chain` may run, each version and each alternative."""
+    for entry in chain:
+        if not entry.get("enabled", True):
+            continue
+        apart = shadow or entry.get("mode") == Mode.SHADOW
+        expressions = (*of_group, *_expressions(entry))
+        if ANY_OF in entry:
+            yield from running(entry[ANY_OF], shadow=apart, of_group=expressions)
+        else:
+            for version in entry.get("versions") or (entry["version"],):
+                yield WrittenPolicy(entry["name"], version, entry.get("timeout"), apart, expressions)
+
+
+def _expressions(entry: Mapping[str, Any]) -> Iterator[str]:
+    share = entry.get("share")
+    for text in (entry.get("condition"), share.get("by") if isinstance(share, Mapping) else None):
+        if text:
+            yield text
