@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,8 @@ class EngineProcess(Process):
     """The engine as a process of this machine, from this interpreter's import path, files in `directory`.
 
     It listens at `address`: a Unix socket, or a port of 127.0.0.1 with `tcp`. With `hosts`, that file is what it finds
-    in place of /etc/hosts. A `sealed` one can write no file, and has no home, as in an image.
+    in place of /etc/hosts. A `sealed` one can write no file, and has no home, as in an image. `flags` are further ones
+    of `run`.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class EngineProcess(Process):
         tcp: bool = False,
         hosts: Path | None = None,
         sealed: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
         self.address: int | Path = free_port() if tcp else directory / "engine.sock"
         self.admin = EngineAdmin(free_port())
@@ -116,7 +118,7 @@ class EngineProcess(Process):
                 sort_keys=False,
             )
         )
-        command, base = python_program("policy_engine", "run", "--config", config)
+        command, base = python_program("policy_engine", "run", "--config", config, *flags)
         if hosts is not None:
             command = [*_WITH_HOSTS, hosts, *command]
         if sealed:
