@@ -244,6 +244,26 @@ def test_the_filter_is_the_one_that_the_engine_itself_would_write() -> None:
     assert served == written
 
 
+def test_envoy_is_asked_for_what_policies_and_conditions_read() -> None:
+    knowing = replace(
+        definition("knowing", Phase.REQUEST_HEADERS),
+        request_attributes=frozenset({"connection.mtls"}),
+        forwarding_namespaces=frozenset({"envoy.filters.http.jwt_authn"}),
+    )
+    condition = 'request.attributes["request.protocol"] == "HTTP/2" && "geo" in request.envoy_metadata'
+    entries: tuple[dict[str, Any], ...] = (
+        {"name": "knowing", "version": "v1"},
+        {"name": "elsewhere", "version": "v1", "condition": condition},
+        {"name": "request", "version": "v1", "enabled": False, "condition": '"off" in request.envoy_metadata'},
+    )
+    asked = processor_of(build(replace(route("a"), chain=entries), registry=Registry([knowing])))
+    assert list(asked.request_attributes) == [ROUTE_NAME, "source.address", "connection.mtls", "request.protocol"]
+    assert list(asked.metadata_options.forwarding_namespaces.untyped) == ["envoy.filters.http.jwt_authn", "geo"]
+    nothing = processor_of(build(route("a", "both")))
+    assert list(nothing.request_attributes) == [ROUTE_NAME, "source.address"]
+    assert not nothing.HasField("metadata_options")
+
+
 def test_requests_are_spelt_as_behind_the_configuration_that_the_engine_itself_would_write() -> None:
     manager = manager_of(build(route("a", "both")))
     http2 = http2_limits(buffer_limit_for(BODY_LIMIT))

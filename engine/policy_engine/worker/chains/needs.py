@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
+from operator import or_
 
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase, all_stream
+from policy_engine.worker.conditions.source import read_source
 
 
 class BodyMode(Enum):
@@ -23,12 +26,40 @@ class BodyMode(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What Envoy is asked to tell of each request: attributes by name, and namespaces of dynamic metadata."""
+
+    attributes: frozenset[str] = frozenset()
+    namespaces: frozenset[str] = frozenset()
+
+    def __or__(self, other: Asked) -> Asked:
+        if other is self or not (other.attributes or other.namespaces):
+            return self
+        return Asked(self.attributes | other.attributes, self.namespaces | other.namespaces)
+
+
+NOTHING_ASKED = Asked()
+
+
+def asked_by(condition: str | None) -> Asked:
+    """Return what a condition looks up, so that Envoy has to be asked for it."""
+    if condition is None:
+        return NOTHING_ASKED
+    source = read_source(condition)
+    return Asked(source.looked_up("request.attributes"), source.looked_up("request.envoy_metadata"))
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """One policy's part in a chain: the phases it has work in, and its timeout in seconds."""
+    """One policy's part in a chain: the phases it has work in, its timeout in seconds, and what it looks up.
+
+    `asked` holds what the policy declares and what its condition looks up.
+    """
 
     policy_class: type[Policy]
     phases: frozenset[Phase]
     timeout: float
+    asked: Asked = NOTHING_ASKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +72,7 @@ class Needs:
     response_body: BodyMode
     response_trailers: bool
     slowest_answer: float
+    asked: Asked = NOTHING_ASKED
 
 
 def needs_of(parts: Sequence[Part]) -> Needs:
@@ -58,6 +90,7 @@ def needs_of(parts: Sequence[Part]) -> Needs:
         response_body=response_body,
         response_trailers=response_trailers,
         slowest_answer=slowest_answer((part.phases, part.timeout) for part in parts),
+        asked=reduce(or_, (part.asked for part in parts), NOTHING_ASKED),
     )
 
 
