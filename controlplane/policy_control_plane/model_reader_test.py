@@ -9,10 +9,13 @@ import pytest
 from policy_control_plane.configuration import model_reader
 from policy_control_plane.model import Endpoint, HeaderMatch, MatchKind
 from policy_control_plane.model_reader import LoadedModel
+from policy_control_plane.resources import CHAIN
+from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_engine.documents.diagnostics import Severity
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sources.chain_file import ChainFiles
+from policy_engine.sources.xds import chain as xds_chain
 from policy_engine.worker.policies.registry import PolicyDefinition, Registry, Version
 
 WHOLE = """
@@ -209,3 +212,43 @@ def test_a_route_may_have_as_large_a_body_as_the_engines_take() -> None:
     files = ChainFiles({Path("f.yaml"): SHARED.replace("1MiB", "20MiB").encode()}, ())
     assert model_reader(Registry([KNOWN])).read(files).model is None
     assert model_reader(Registry([KNOWN]), 20 << 20).read(files).model is not None
+
+
+ERRORS = """
+version: v1
+clusters: [{name: app, endpoints: ["10.0.0.1:80"]}]
+engine: {endpoints: ["unix:/run/engine.sock"]}
+routes:
+- name: a
+  match: {prefix: /a}
+  cluster: app
+  chain: []
+  errors: {format: openai, templates: [{status: 401, body: sign in}]}
+"""
+
+
+def test_how_denials_are_written_goes_to_the_engines_with_the_chain() -> None:
+    model = read(ERRORS).model
+    assert model is not None
+    (chain,) = SnapshotBuilder().build(model)[CHAIN].values()
+    sent = xds_chain.decode(chain.body)
+    templates = [{"status": "401", "content_type": "text/plain; charset=utf-8", "body": "sign in"}]
+    assert sent["errors"] == {"format": "openai", "templates": templates}
+    plain = read(ERRORS.replace("  errors: {format: openai, templates: [{status: 401, body: sign in}]}\n", "")).model
+    assert plain is not None
+    (chain,) = SnapshotBuilder().build(plain)[CHAIN].values()
+    assert "errors" not in xds_chain.decode(chain.body)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("openai", "xml", "/routes/0/errors/format"),
+        ("sign in", "'{{why}}'", "/routes/0/errors/templates/0/body"),
+        ("  chain: []\n", "", "/routes/0/errors"),
+    ],
+)
+def test_mistakes_in_how_denials_are_written_have_a_place(old: str, new: str, path: str) -> None:
+    loaded = read(ERRORS.replace(old, new))
+    assert loaded.model is None
+    assert [one.path for one in loaded.diagnostics] == [path]

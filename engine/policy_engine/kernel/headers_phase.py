@@ -29,7 +29,7 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     """Run the request's headers; `bodiless` when they end the request."""
     if phases.modes.endless is not None and is_endless(phases.request):
         if phases.modes.needs_end:
-            return phases.deny(REFUSAL, unseen=True)
+            return _judged_first(phases, lambda _: _refused_as_endless(phases))
         phases.modes = phases.modes.endless
     elif phases.modes.observed_request is not None:
         phases.modes = phases.modes.observed_request[_gathering(phases, phases.request.headers, ends=bodiless)]
@@ -95,22 +95,36 @@ def _headers(
 
 
 def _too_large(phases: Phases, side: Side, view: Request | Response, arguments: list[Any]) -> Result:
-    """Refuse a body for what its headers announce.
-
-    A request is refused after its headers have been judged: who may not send one is not told how large it may be, and
-    policies that see the answer have seen the request. A response that goes nowhere is shown to nobody.
-    """
+    """Refuse a body for what its headers announce, unless policies of headers replace it."""
     if side is phases.modes.response:
-        return phases.too_large(side)
+        return phases.too_large(side)  # a response that goes nowhere is shown to nobody
 
-    def judged(outcome: Outcome) -> Result:
-        if outcome.immediate is not None:
-            return phases.answer(outcome)
+    def refuse(outcome: Outcome) -> Result:
         if view.body is not None:
             return _headers_done(phases, side, view, outcome, arguments, empty=False)
         return phases.too_large(side)
 
-    return then(run(phases.exchange, side.on_headers, arguments, Outcome()), judged)
+    return _judged_first(phases, refuse)
+
+
+def _refused_as_endless(phases: Phases) -> Result:
+    """Answer in the place of the first policy that would wait for the end of a body."""
+    sides = (phases.modes.request, phases.modes.response)
+    waiting = [step.entry for side in sides for step in side.on_body if not step.fails_open]
+    first = next((step for side in sides for step in side.on_body if step.entry == min(waiting)), None)
+    return phases.deny(REFUSAL, by=first)
+
+
+def _judged_first(phases: Phases, refuse: Callable[[Outcome], Result]) -> Result:
+    """Refuse a request after the policies of headers, unless one of them answers.
+
+    Who may not send it is not told more than that, and policies that see the answer have seen the request.
+    """
+
+    def judged(outcome: Outcome) -> Result:
+        return phases.answer(outcome) if outcome.immediate is not None else refuse(outcome)
+
+    return then(run(phases.exchange, phases.modes.request.on_headers, [phases.request], Outcome()), judged)
 
 
 def _headers_done(
