@@ -58,6 +58,9 @@ class Engine(Protocol):
     def compile_source(self, source: Source) -> Program:
         """Compile; raises ConditionRefused."""
 
+    def check_types(self, source: Source) -> None:
+        """Hold the attributes that a compiled condition looks up against their types; raises ConditionRefused."""
+
 
 def _choose_engine() -> Engine:
     try:
@@ -140,6 +143,7 @@ def compile_condition(
     if source.problems:
         raise ConditionRefused(source.problems)
     program = engine.compile_source(source)
+    engine.check_types(source)
     _check_patterns(source, engine)
     readers = {name: reader(name, keys) for name, keys in source.variables.items()}
     return Condition(text, program, readers, compile_direct(source) if direct else None, cost_of(source))
