@@ -41,6 +41,7 @@ USAGE = 64
 STATUSES = {Verdict.PASSED: 0, Verdict.ANSWERED: 0, Verdict.DENIED: 1, Verdict.FAILED: 2}
 
 _SHOWN_KEYS = 10
+_UNMAPPED = "policy_engine:unmapped_route"
 _MODE_FIELDS = {one.name: one.enum_type for one in ProcessingMode.DESCRIPTOR.fields}
 
 
@@ -70,6 +71,8 @@ def explain(settings: Settings, registry: Registry, options: argparse.Namespace)
             record = asyncio.run(_played(served, replace(request, route=place.key), place, upstream))
     except UpstreamFailed as error:
         raise Unusable(f"the upstream could not be asked: {error}") from None
+    if record.reason == _UNMAPPED:
+        record.notes.insert(0, _unknown(place.key, [route.route_key for route in chains.routes]))
     record.notes[:0] = [*place.notes, *([assumed] if assumed and record.response is not None else [])]
     document = record.as_document()
     print(json.dumps(document, indent=2) if options.json else render(document), end="\n" if options.json else "")
@@ -118,7 +121,7 @@ def _place(settings: Settings, chains: ChainsSpec, request: HttpRequest, options
         return _of_envoy(found, options)
     if options.route is not None:
         # A key that no chain has is what the request may be about.
-        return _Place(options.route, notes=(_unknown(options.route, keys),) if options.route not in keys else ())
+        return _Place(options.route)
     if len(keys) == 1:
         return _Place(keys[0])
     listed = ", ".join(keys[:_SHOWN_KEYS]) + (", …" if len(keys) > _SHOWN_KEYS else "")
