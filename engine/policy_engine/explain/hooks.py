@@ -58,11 +58,12 @@ class _Owner:
 
 
 _OWNER = _Owner()
+_KEPT: Callable[[], dict[str, Notes]] = dict
 
 
 def notes_of(request: Request) -> Notes | None:
     """Return the notes of a request that is recorded."""
-    notes: Notes | None = request.state_of(_OWNER, dict).get("notes")
+    notes: Notes | None = request.state_of(_OWNER, _KEPT).get("notes")
     return notes
 
 
@@ -188,7 +189,7 @@ class _Linked:
         self._notes = notes
 
     def begin(self, request: Request) -> Any:
-        request.state_of(_OWNER, dict)["notes"] = self._notes
+        request.state_of(_OWNER, _KEPT)["notes"] = self._notes
         self._notes.made(request)
         return None if self._tracing is None else self._tracing.begin(request)
 
