@@ -163,10 +163,10 @@ def test_envoy_waits_longer_than_the_slowest_chain_and_a_small_change_leaves_the
         entries = tuple({"name": "both", "version": "v1", "timeout": f"{seconds}s"} for _ in range(2))
         return build(replace(route("a"), chain=entries))
 
-    assert processor_of(slow(3)).message_timeout.seconds == 8
-    assert slow(3)[LISTENER] == slow(2)[LISTENER]
+    assert processor_of(slow(3)).message_timeout.seconds == 16
+    assert slow(4)[LISTENER] == slow(3)[LISTENER]
     assert processor_of(slow(3000)).message_timeout.seconds == 3600  # the most that Envoy accepts
-    assert slow(3)[CHAIN] != slow(2)[CHAIN]
+    assert slow(4)[CHAIN] != slow(3)[CHAIN]
 
 
 def test_envoy_waits_for_policies_whose_timeout_is_the_engines_own() -> None:

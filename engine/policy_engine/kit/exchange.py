@@ -13,10 +13,10 @@ from typing import Any
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.json_format import MessageToDict
 
+from policy_engine.kernel.header_lines import HeaderLines
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.stream import StreamHandler
 from policy_engine.kit import messages
-from policy_engine.kit.header_lines import HeaderLines
 from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata
 
 _REPLACE = ext_proc.CommonResponse.CONTINUE_AND_REPLACE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
-from policy_engine.kit.header_lines import HeaderLines, HeaderValues, Part, lines_of
+from policy_engine.kernel.header_lines import HeaderLines, HeaderValues, Part, lines_of
 from policy_engine.sdk import Request, Response
 from policy_engine.sdk.attributes import ATTRIBUTES, AttributeValue, EnvoyMetadata, why_not
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
+from policy_engine.kernel.header_lines import HeaderLines, Part
 from policy_engine.kernel.route_key import ATTRIBUTES
-from policy_engine.kit.header_lines import HeaderLines, Part
 from policy_engine.sdk import HeaderValue
 from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata
 

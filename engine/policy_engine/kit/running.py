@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from policy_engine.kernel.header_lines import HeaderLines, HeaderValues, Part, lines_of
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.reply import ProcessingMode
@@ -15,7 +16,6 @@ from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer
 from policy_engine.kit.chain import ChainEntry, KitChain
 from policy_engine.kit.exchange import EnvoyStream, HttpMessage, without_body
-from policy_engine.kit.header_lines import HeaderLines, HeaderValues, Part, lines_of
 from policy_engine.kit.making import response as make_response
 from policy_engine.kit.outcome import Outcome
 from policy_engine.sdk import Headers, ImmediateResponse, Policy, Request, Response, ResponseOrigin

@@ -163,6 +163,7 @@ def test_a_route_that_forwards_other_namespaces_is_reported() -> None:
         (Rule.ENVOY_BUFFER, "error", "bytes: 10551296", "bytes: 1048576", "per_connection_buffer_limit_bytes"),
         (Rule.ENVOY_ATTRIBUTE, "error", "- xds.route_name", "- request.path", "- request.path"),
         (Rule.ENVOY_ATTRIBUTE, "warning", "- source.address", "- source.port", "- xds.route_name"),
+        (Rule.ENVOY_ATTRIBUTE, "warning", "- response.code_details", "- response.code", "- response.code"),
         (Rule.ENVOY_FAILURE_MODE, "error", "mode_allow: false", "mode_allow: true", "failure_mode_allow"),
         (Rule.ENVOY_FLOOD, "error", "max_outbound_frames: 100000", "max_outbound_frames: 10000", "max_outbound_frames"),
         (Rule.ENVOY_FLOOD, "error", "control_frames: 100000", "control_frames: 1000", "max_outbound_control_frames"),

@@ -13,7 +13,7 @@ from functools import reduce
 from operator import or_
 
 from policy_engine.sdk import Policy
-from policy_engine.sdk.hooks import Phase, all_stream
+from policy_engine.sdk.hooks import REQUEST_PHASES, Phase, all_stream
 from policy_engine.worker.conditions.source import read_source
 
 
@@ -95,18 +95,30 @@ def needs_of(parts: Sequence[Part]) -> Needs:
 
 
 def slowest_answer(timeouts: Iterable[tuple[frozenset[Phase], float]]) -> float:
-    """Return the seconds that one answer to Envoy may take, given the phases and the timeout of every policy.
+    """Return the seconds that one answer to Envoy may take, given phases and timeout of each policy, in chain order.
 
     In a phase policies run one after the other. A message without a body is answered after the headers phase and the
-    body phase, or when only trailers follow its headers after the body phase and the trailers phase.
+    body phase, or when only trailers follow its headers after the body phase and the trailers phase. When a policy
+    answers, the response phase of those before it follows at once.
     """
     seconds = dict.fromkeys(Phase, 0.0)
+    before_request = before_response = outer = 0.0
     for phases, timeout in timeouts:
+        if phases & REQUEST_PHASES:
+            before_request = outer
+        if phases & _RESPONSE_PHASES:
+            before_response = outer
+        outer += timeout * len(phases & _SEEING_ANSWERS)
         for phase in phases:
             seconds[phase] += timeout
-    return max(seconds[one] + seconds[other] for one, other in _ANSWERED_TOGETHER)
+    return max(
+        seconds[one] + seconds[other] + (before_request if one in REQUEST_PHASES else before_response)
+        for one, other in _ANSWERED_TOGETHER
+    )
 
 
+_RESPONSE_PHASES = frozenset(Phase) - REQUEST_PHASES
+_SEEING_ANSWERS = frozenset({Phase.RESPONSE_HEADERS, Phase.RESPONSE_BODY})
 _ANSWERED_TOGETHER = (
     (Phase.REQUEST_HEADERS, Phase.REQUEST_BODY),
     (Phase.REQUEST_BODY, Phase.REQUEST_TRAILERS),
