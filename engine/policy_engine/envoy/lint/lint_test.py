@@ -126,7 +126,7 @@ ASKING = demands({"mtls": [entry(Headers, condition=IDENTITY)], "jwt": [entry(He
             ("connection.uri_san_peer_certificate", "'mtls'"),
         ),
         ("- envoy.filters.http.jwt_authn", "- envoy.filters.http.geoip", ("envoy.filters.http.jwt_authn", "'jwt'")),
-        ("forwarding_namespaces", "receiving_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
+        ("forwarding_namespaces", "x_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
         ("  metadata_options", "  x_options", ("envoy.filters.http.jwt_authn", "'jwt'")),
     ],
 )
