@@ -12,7 +12,8 @@ from typing import Any
 from policy_engine.documents.quantities import parse_duration
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sources.written_entries import WrittenPolicy, running
-from policy_engine.worker.chains.needs import Needs, Part, needs_of, slowest_answer
+from policy_engine.worker.chains.compiler import asked_of
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, Needs, Part, asked_by, needs_of, slowest_answer
 from policy_engine.worker.policies.registry import PolicyDefinition, Registry
 
 
@@ -27,9 +28,21 @@ def chain_needs(chain: Iterable[Mapping[str, Any]], registry: Registry | None, d
         definition = _definition(policy, registry)
         if definition is None:
             return None
-        timeout = _timeout(policy, default_timeout)
-        parts.append(Part(definition.policy_class, definition.phases, timeout, policy.shadow))
+        timeout, asked = _timeout(policy, default_timeout), asked_of(definition, *policy.expressions)
+        parts.append(Part(definition.policy_class, definition.phases, timeout, asked, policy.shadow))
     return needs_of(parts)
+
+
+def asked_for(chain: Iterable[Mapping[str, Any]], registry: Registry | None) -> Asked:
+    """Return what Envoy has to tell for `chain`; of unknown policies only what their conditions look up."""
+    asked = NOTHING_ASKED
+    for policy in running(chain):
+        definition = _definition(policy, registry)
+        if definition is not None:
+            asked |= asked_of(definition)
+        for expression in policy.expressions:
+            asked |= asked_by(expression)
+    return asked
 
 
 def longest_answer(chain: Iterable[Mapping[str, Any]], registry: Registry | None, default_timeout: float) -> float:

@@ -44,8 +44,7 @@ class Group:
 
     def asked(self, request: Request) -> _Asked:
         """Return how far the group has come with this request."""
-        asked: _Asked = request.state_of(self).setdefault("asked", _Asked())
-        return asked
+        return request.state_of(self, _Asked)
 
     def evaluate(self, request: Request, response: Response | None) -> bool:
         """See `Condition`: return whether the group runs for this request."""

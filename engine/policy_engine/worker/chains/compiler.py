@@ -6,10 +6,11 @@ There is one compiler for every source of configuration (file, xDS), so that bot
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import groupby
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.any_of import Alternative, Group, Verdict
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step, Way
 from policy_engine.worker.chains.error_answers import ErrorAnswers
-from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, needs_of
 from policy_engine.worker.chains.route_patterns import is_pattern, ties
 from policy_engine.worker.chains.shadow import Apart, collecting
 from policy_engine.worker.chains.sharing import InShare
@@ -78,7 +79,7 @@ class Entry:
     """One policy of a chain with its instance made and its condition compiled.
 
     `index` is its place in the chain, `phases` those in which it has work (`active_phases`), `timeout` in seconds.
-    `on_failure`, `shadow` and `way`: see `Step`.
+    `on_failure`, `shadow` and `way`: see `Step`; `asked`: see `Part`.
     """
 
     index: int
@@ -91,6 +92,7 @@ class Entry:
     timeout: float = POLICY_TIMEOUT
     fails_open: bool = False
     on_failure: Callable[[Step, BaseException, Request], None] | None = None
+    asked: Asked = NOTHING_ASKED
     shadow: bool = False
     way: Way | None = None
     apart: Apart | None = None
@@ -162,7 +164,7 @@ class Compiler:
         limit = self.body_limit if body_limit is None else body_limit
         # What the engine does itself takes no time that Envoy would have to wait for.
         own = [one for one in entries if not isinstance(one.instance, Verdict)]
-        needs = needs_of([Part(type(one.instance), one.phases, one.timeout, one.shadow) for one in own])
+        needs = needs_of([Part(type(one.instance), one.phases, one.timeout, one.asked, one.shadow) for one in own])
         backwards = entries[::-1]
         return CompiledChain(
             route_key=route_key,
@@ -268,6 +270,7 @@ class Compiler:
             condition,
             spec.timeout,
             spec.failure_mode is FailureMode.OPEN or shadow,
+            asked=asked_of(definition, *_expressions(spec)),
             shadow=shadow,
             apart=Apart() if shadow else None,
         )
@@ -357,6 +360,20 @@ class Compiler:
         if key not in self._pools:
             self._pools[key] = BlockingPool(f"{name}-{version}", threads=self.threads_per_blocking_policy)
         return self._pools[key]
+
+
+def asked_of(definition: PolicyDefinition, *expressions: str | None) -> Asked:
+    """Return what Envoy has to tell for an entry: what its policy declares and what its CEL expressions look up."""
+    declared = Asked(definition.request_attributes, definition.forwarding_namespaces)
+    return reduce(or_, map(asked_by, expressions), declared)
+
+
+def _expressions(spec: PolicySpec) -> Iterable[str]:
+    """Return the expressions that decide whether an entry runs: conditions, and keys of shares, its group's too."""
+    group = spec.any_of
+    shares = (spec.share, group.share if group is not None else None)
+    conditions = (spec.condition, group.condition if group is not None else None)
+    return filter(None, (*conditions, *(one.by for one in shares if one is not None)))
 
 
 def active_phases(instance: Policy, declared: Set[Phase]) -> frozenset[Phase]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields
 from typing import Any
 
@@ -93,7 +93,7 @@ class Apart:
         return lambda request: call(self._view(request))
 
     def _view(self, request: Request) -> Request:
-        kept = request.state_of(self)
+        kept = request.state_of(self, _kept)
         view: Request | None = kept.get("view")
         if view is None:
             view = kept["view"] = request.apart(OwnMetadata(request.metadata))
@@ -111,16 +111,16 @@ def collecting(call: Hook, limit: int) -> Hook:
     def chunk(request: Request, *rest: Any) -> Any:
         piece: Chunk = rest[-1]
         view: Request | Response = request if len(rest) == 1 else rest[0]
-        pieces: bytearray | None = request.state_of(chunk).setdefault("pieces", bytearray())
+        pieces: bytearray | None = request.state_of(chunk, _kept).setdefault("pieces", bytearray())
         if pieces is None:
             return None
         if len(pieces) + len(piece.data) > limit or _is_encoded(view.headers):
-            request.state_of(chunk)["pieces"] = None
+            request.state_of(chunk, _kept)["pieces"] = None
             return None
         pieces += piece.data
         if not piece.end:
             return None
-        request.state_of(chunk)["pieces"] = None
+        request.state_of(chunk, _kept)["pieces"] = None
         view.body = bytes(pieces)
         return call(request, *rest[:-1])
 
@@ -179,7 +179,7 @@ def _changed(action: Any) -> list[str]:
             found += [f"header {name}" for name in names]
         elif one.name == "data":
             found.append("a piece of the body")
-        elif value if isinstance(value, bool) or one.name == "dynamic_metadata" else value is not None:
+        elif value if isinstance(value, bool | Mapping | list | tuple) else value is not None:
             found.append(one.name.replace("_", " "))
     return found
 
@@ -189,3 +189,7 @@ def _copied(value: Any) -> Any:
         return copy.deepcopy(value)
     except Exception:  # what somebody else put there cannot be copied: a shadow sees the container's own copy
         return copy.copy(value)
+
+
+def _kept() -> dict[str, Any]:
+    return {}

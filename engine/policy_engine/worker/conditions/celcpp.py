@@ -9,6 +9,7 @@ from typing import Any
 import google.protobuf.descriptor_pool  # noqa: F401
 from cel_expr_python import cel
 
+from policy_engine.sdk.attributes import ATTRIBUTES, AttributeKind
 from policy_engine.worker.conditions.source import (
     VARIABLES,
     ConditionRefused,
@@ -16,6 +17,7 @@ from policy_engine.worker.conditions.source import (
     Kind,
     Problem,
     Source,
+    attribute_lookups,
     plain_value,
     unknown_function,
     unknown_name,
@@ -30,7 +32,13 @@ _TYPES: dict[Kind, Any] = {
     "string map": _STRING_MAP,
     "dyn map": cel.Type.Map(cel.Type.STRING, cel.Type.DYN),
 }
-_ENVIRONMENT = cel.NewEnv(variables={name: _TYPES[kind] for name, kind in VARIABLES.items()})
+_VARIABLES = {name: _TYPES[kind] for name, kind in VARIABLES.items()}
+_ENVIRONMENT = cel.NewEnv(variables=_VARIABLES)
+_OF_KIND = {AttributeKind.STRING: "__s", AttributeKind.INT: "__i", AttributeKind.BOOL: "__b"}
+"""Variables that stand for attributes while types are checked; no longer than the shortest text they replace."""
+_TYPED_ENVIRONMENT = cel.NewEnv(
+    variables=_VARIABLES | {"__s": cel.Type.STRING, "__i": cel.Type.INT, "__b": cel.Type.BOOL}
+)
 
 _REPORTED = re.compile(r"\bERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
@@ -126,17 +134,35 @@ def compile_value(source: Source) -> ValueProgram | None:
 
 def compile_source(source: Source, *, text: bool = False) -> Program:
     """Parse and type-check a condition, or with `text` an expression for one; raises ConditionRefused."""
+    return Program(_compiled(_ENVIRONMENT, source, source.text, gives_text=text))
+
+
+def check_types(source: Source, *, text: bool = False) -> None:
+    """Check how attributes are used, which the map of all of them cannot tell; raises ConditionRefused.
+
+    `source` must have compiled, with `text` as an expression for one.
+    """
+    written = source.text
+    for start, end, name in attribute_lookups(source):
+        # Of the same length and with the same lines, so that what is reported is where it is.
+        rest = re.sub(r"[^\n]", " ", written[start + 3 : end])
+        written = written[:start] + _OF_KIND[ATTRIBUTES[name]] + rest + written[end:]
+    if written != source.text:
+        _compiled(_TYPED_ENVIRONMENT, source, written, gives_text=text)
+
+
+def _compiled(environment: Any, source: Source, text: str, *, gives_text: bool) -> Any:
     try:
-        expression = _ENVIRONMENT.compile(source.text)
+        expression = environment.compile(text)
     except Exception as error:
         raise ConditionRefused(_problems(source, str(error))) from None
     kind = expression.return_type()
-    wanted = (cel.Type.STRING, cel.Type.INT) if text else (cel.Type.BOOL,)
+    wanted = (cel.Type.STRING, cel.Type.INT) if gives_text else (cel.Type.BOOL,)
     if kind not in (*wanted, cel.Type.DYN):
-        what = "the expression must be a text" if text else "the condition must be true or false"
+        what = "the expression must be a text" if gives_text else "the condition must be true or false"
         message = f"{what}, but it is of type {kind.name().lower()}"
         raise ConditionRefused([source.problem(message, 0)])
-    return Program(expression)
+    return expression
 
 
 def _reason(text: str) -> str:
