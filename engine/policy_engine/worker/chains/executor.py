@@ -235,20 +235,6 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     return False
 
 
-def _checked(request: Request, step: Step, action: Any) -> tuple[Any, HeaderEdit]:
-    """Return the action as it is carried out, and its header part; raises InvalidAction.
-
-    What a change of the query comes to depends on the request: the same action is another one for each.
-    """
-    if type(action) not in step.accepts:
-        raise WrongKind(action, step.accepts)
-    edit = check_action(action)
-    if not edit.whole and type(action) is RequestMutation and action.changes_query:
-        action = action.applied_to(request.target)
-        edit = check_action(action)
-    return action, edit
-
-
 def _pass_on(args: list[Any], action: Any, edit: HeaderEdit) -> None:
     """Let the next hook of a phase of chunks or trailers have what this one made of them."""
     if type(action) is ChunkMutation:
@@ -265,6 +251,20 @@ def _set_aside(exchange: Exchange, step: Step, action: Any) -> bool:
     if step.shadow:
         note_wanted(step, exchange.chain.route_key, exchange.request, action)
     return step.shadow
+
+
+def _checked(request: Request, step: Step, action: Any) -> tuple[Any, HeaderEdit]:
+    """Return the action as it is carried out, and its header part; raises InvalidAction.
+
+    What a change of the query comes to depends on the request: the same action is another one for each.
+    """
+    if type(action) not in step.accepts:
+        raise WrongKind(action, step.accepts)
+    edit = check_action(action)
+    if not edit.whole and type(action) is RequestMutation and action.changes_query:
+        action = action.applied_to(request.target)
+        edit = check_action(action)
+    return action, edit
 
 
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:

@@ -56,9 +56,9 @@ def asked_by(expressions: Iterable[str]) -> Asked:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One policy's part in a chain: the phases it has work in, its timeout in seconds, and what it looks up.
+    """One policy's part in a chain: the phases it has work in, its timeout in seconds, what it looks up, its mode.
 
-    `asked` holds what the policy declares and what its condition looks up; `shadow` is whether it is in shadow.
+    `asked` holds what the policy declares and what its conditions look up; what is in `shadow` acts on nothing.
     """
 
     policy_class: type[Policy]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import fields
 from typing import Any
 
@@ -101,10 +101,6 @@ class Apart:
         return view
 
 
-def _kept() -> dict[str, Any]:
-    return {}
-
-
 def collecting(call: Hook, limit: int) -> Hook:
     """Return a chunk hook that gives `call`, a hook of whole bodies, the body when its last piece has come.
 
@@ -183,7 +179,7 @@ def _changed(action: Any) -> list[str]:
             found += [f"header {name}" for name in names]
         elif one.name == "data":
             found.append("a piece of the body")
-        elif value if isinstance(value, bool) or one.name == "dynamic_metadata" else value is not None:
+        elif value if isinstance(value, bool | Mapping | list | tuple) else value is not None:
             found.append(one.name.replace("_", " "))
     return found
 
@@ -193,3 +189,7 @@ def _copied(value: Any) -> Any:
         return copy.deepcopy(value)
     except Exception:  # what somebody else put there cannot be copied: a shadow sees the container's own copy
         return copy.copy(value)
+
+
+def _kept() -> dict[str, Any]:
+    return {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 from policy_engine.sdk import Request, Response
 from policy_engine.worker.chains.compiled import Condition
@@ -37,7 +38,8 @@ class Draw:
         key = self._by.evaluate(request) if self._by is not None else None
         key = key or request.id
         if not key:
-            return request.state_of(Draw, _anywhere)
+            place: int = request.state_of(Draw, _kept).setdefault("place", random.randrange(WHOLE))  # noqa: S311 - no secret
+            return place
         digest = blake2b((self._salt + key).encode(errors="surrogateescape"), digest_size=_HASH_BYTES).digest()
         return int.from_bytes(digest) * WHOLE >> 8 * _HASH_BYTES
 
@@ -69,3 +71,7 @@ class InShare:
 @lru_cache(maxsize=4096)
 def _compiled(text: str) -> TextExpression:
     return compile_text(text)
+
+
+def _kept() -> dict[str, Any]:
+    return {}

@@ -134,32 +134,32 @@ def compile_value(source: Source) -> ValueProgram | None:
 
 def compile_source(source: Source, *, text: bool = False) -> Program:
     """Parse and type-check a condition, or with `text` an expression for one; raises ConditionRefused."""
-    return Program(_compiled(_ENVIRONMENT, source, source.text, for_text=text))
+    return Program(_compiled(_ENVIRONMENT, source, source.text, gives_text=text))
 
 
-def check_types(source: Source) -> None:
+def check_types(source: Source, *, text: bool = False) -> None:
     """Check how attributes are used, which the map of all of them cannot tell; raises ConditionRefused.
 
-    `source` must have compiled.
+    `source` must have compiled, with `text` as an expression for one.
     """
-    text = source.text
+    written = source.text
     for start, end, name in attribute_lookups(source):
         # Of the same length and with the same lines, so that what is reported is where it is.
-        rest = re.sub(r"[^\n]", " ", text[start + 3 : end])
-        text = text[:start] + _OF_KIND[ATTRIBUTES[name]] + rest + text[end:]
-    if text != source.text:
-        _compiled(_TYPED_ENVIRONMENT, source, text)
+        rest = re.sub(r"[^\n]", " ", written[start + 3 : end])
+        written = written[:start] + _OF_KIND[ATTRIBUTES[name]] + rest + written[end:]
+    if written != source.text:
+        _compiled(_TYPED_ENVIRONMENT, source, written, gives_text=text)
 
 
-def _compiled(environment: Any, source: Source, text: str, *, for_text: bool = False) -> Any:
+def _compiled(environment: Any, source: Source, text: str, *, gives_text: bool) -> Any:
     try:
         expression = environment.compile(text)
     except Exception as error:
         raise ConditionRefused(_problems(source, str(error))) from None
     kind = expression.return_type()
-    wanted = (cel.Type.STRING, cel.Type.INT) if for_text else (cel.Type.BOOL,)
+    wanted = (cel.Type.STRING, cel.Type.INT) if gives_text else (cel.Type.BOOL,)
     if kind not in (*wanted, cel.Type.DYN):
-        what = "the expression must be a text" if for_text else "the condition must be true or false"
+        what = "the expression must be a text" if gives_text else "the condition must be true or false"
         message = f"{what}, but it is of type {kind.name().lower()}"
         raise ConditionRefused([source.problem(message, 0)])
     return expression

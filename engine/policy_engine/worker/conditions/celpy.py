@@ -141,7 +141,7 @@ def compile_source(source: Source, *, text: bool = False) -> Program:
     return Program(source, runner)
 
 
-def check_types(source: Source) -> None:
+def check_types(source: Source, *, text: bool = False) -> None:
     """Check nothing: there is no type checker; the trial evaluation has attributes of the right types."""
 
 

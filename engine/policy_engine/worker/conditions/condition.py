@@ -64,7 +64,7 @@ class Engine(Protocol):
     def compile_source(self, source: Source, *, text: bool = False) -> Program:
         """Compile a condition, or with `text` an expression for one; raises ConditionRefused."""
 
-    def check_types(self, source: Source) -> None:
+    def check_types(self, source: Source, *, text: bool = False) -> None:
         """Hold the attributes that a compiled condition looks up against their types; raises ConditionRefused."""
 
 
@@ -190,6 +190,7 @@ def compile_text(text: str, *, engine: Engine = ENGINE, direct: bool = True) -> 
     if source.problems:
         raise ConditionRefused(source.problems)
     program = engine.compile_source(source, text=True)
+    engine.check_types(source, text=True)
     _check_patterns(source, engine)
     return TextExpression(source, program, direct=direct)
 
