@@ -142,7 +142,7 @@ class WorkerOptions:
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
     development: bool = False
-    decisions: str = "off"
+    decisions: str = "denials"
     decision_output: str = "log"
     decision_endpoint: str = ""
     decision_sample_ratio: float = 1.0
