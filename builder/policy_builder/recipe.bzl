@@ -69,6 +69,7 @@ ENVIRONMENT = {
     "POLICY_ENGINE_DEFAULT_HEALTH_LISTEN": "0.0.0.0:9004",
     "POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002",
     "POLICY_ENGINE_DEFAULT_POLICIES_REGISTRY": POLICIES + "/" + DOCUMENTS["registry"],
+    "POLICY_ENGINE_DEFAULT_POLICIES_VERIFY": "strict",
 }
 
 # At most so many layers for policies; above that, several share one. Container engines stop at 127 layers.

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 def files_digest(files: Mapping[str, Path]) -> str:
     """Return `sha256:…` over names and contents of `files` (name → where its content is).
 
-    Times, owners and modes do not count. It is what `policy_engine.worker.policies.loader.directory_digest` computes of
-    the same files in a directory, so an installed image can be checked against its registry.
+    Times, owners and modes do not count. It is what `policy_engine.worker.policies.integrity.directory_digest` computes
+    of the same files in a directory, so an installed image can be checked against its registry.
     """
     total = hashlib.sha256()
     for name in sorted(files, key=PurePosixPath):

@@ -20,7 +20,7 @@ from policy_builder.package.bytecode import Interpreter
 from policy_builder.package.image import OutputError, layer_digests
 from policy_builder.package.oci_layout import blob_path, digest_of
 from policy_builder.testworld import CODE, World, elf, manifest_of, names
-from policy_engine.worker.policies.loader import directory_digest
+from policy_engine.worker.policies.integrity import directory_digest
 
 
 def unpack(layout: Path, target: Path) -> Path:

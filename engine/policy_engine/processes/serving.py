@@ -79,7 +79,8 @@ class WorkerOptions:
     """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
 
     `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
-    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it.
+    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it. With `strict` it loads
+    policies only if they still are what the registry says.
     """
 
     number: int
@@ -107,6 +108,7 @@ class WorkerOptions:
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
+    strict: bool = False
 
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
@@ -141,7 +143,8 @@ class WorkerProcess:
             self._tracing,
         )
         self._compiler = Compiler(
-            load_policies(Path(options.policies) if options.policies else None),
+            # Its own code runs by now, and the supervisor has looked at that.
+            load_policies(Path(options.policies) if options.policies else None, strict=options.strict, engine=False),
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,

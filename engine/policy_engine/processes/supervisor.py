@@ -20,7 +20,7 @@ from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes, usable_cores
+from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes, Verify, usable_cores
 from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
@@ -33,7 +33,8 @@ from policy_engine.telemetry.metrics import Samples, xds_samples
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
-from policy_engine.worker.policies.loader import load_policies
+from policy_engine.worker.policies.integrity import Verification, verify
+from policy_engine.worker.policies.loader import load_policies, refuse_unlike
 from policy_engine.worker.policies.registry import Registry
 
 if TYPE_CHECKING:  # see _follow_management_server
@@ -63,6 +64,9 @@ class Supervisor:
     def __init__(self, settings: Settings, registry: Registry | None = None) -> None:
         self._settings = settings
         self._policies = settings.policies.registry or settings.policies.directory
+        self._verification = verify(self._policies) if registry is None else Verification()
+        if settings.policies.verify is Verify.STRICT:
+            refuse_unlike(self._verification)
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
         self._pool = WorkerPool(self._count, worker_options(settings, self._policies), self._pool_changed)
@@ -70,7 +74,7 @@ class Supervisor:
         self._told: _Readiness | None = None
         self._starting = True
         self._restarts = 0
-        self._code = CodeOnDisk(self._registry, settings.policies.directory)
+        self._code = CodeOnDisk(self._registry, self._policies)
         self._draining = False
         self._servers: list[AdminServer] = []
         self._xds: XdsStatus | None = None
@@ -84,7 +88,9 @@ class Supervisor:
             loop.add_signal_handler(number, stop.set)
         for warning in unusable_policies(self._registry):
             logger.warning("%s", warning)
-        info = build_info(self._registry, self._policies)
+        for finding in self._verification.findings:
+            logger.warning("%s", finding, extra={"event": "not_reviewed"})
+        info = build_info(self._registry, self._policies, self._verification)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         _check_certificates(self._settings)
         await self._open_pages(info)
@@ -192,7 +198,10 @@ class Supervisor:
         if not self._pool.complete:
             serving = f"not ready: {self._pool.serving} of {self._count} worker processes serve"
             return _Readiness(False, serving, self._pool.trouble)
-        return _Readiness(True, "ready")
+        changed = [part.title for part in self._verification.parts if part.problems]
+        return _Readiness(
+            True, "ready" + (f", with code that was not reviewed: {', '.join(changed)}" if changed else "")
+        )
 
     def _tell_readiness(self) -> None:
         now = self._readiness()
@@ -208,6 +217,9 @@ class Supervisor:
         samples["policy_engine_workers"] = [({}, self._pool.serving)]
         samples["policy_engine_worker_restarts"] = [({}, self._pool.restarts)]
         samples["policy_engine_worker_hangs"] = [({}, self._pool.hangs)]
+        samples["policy_engine_not_reviewed"] = [
+            ({"kind": part.kind, "name": part.name}, int(bool(part.problems))) for part in self._verification.parts
+        ]
         samples["policy_engine_configuration_rejections"] = [({}, history.rejections)]
         samples["policy_engine_configuration_swaps"] = [({}, history.accepted)]
         if history.active is not None:
@@ -309,6 +321,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
         worker_timeout=settings.worker_timeout,
+        strict=settings.policies.verify is Verify.STRICT,
         limits={
             "max_concurrent_streams": settings.limits.streams,
             "max_connections": settings.limits.connections,

@@ -8,21 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from policy_engine import __version__
+from policy_engine.worker.policies.integrity import BUILD_INFORMATION, Verification
 from policy_engine.worker.policies.registry import Registry
-
-DOCUMENT = "build-info.json"
-"""What the builder writes beside the policies of an image (builder/policy_builder/describe/generate.py)."""
 
 _OF_THE_IMAGE = {"dependencies": list, "libraries": list, "debian": dict}
 
 
-def build_info(registry: Registry, policies: Path | None = None) -> dict[str, Any]:
+def build_info(
+    registry: Registry, policies: Path | None = None, verification: Verification | None = None
+) -> dict[str, Any]:
     """Return the build information as JSON data, policies sorted by name and version.
 
     `policies` is the registry file, or the directory, that they were loaded from. In an image, what the builder knew of
     it lies there: distributions with version, licence and who needs them, shared libraries, Debian packages. Elsewhere
-    these keys are missing, since what a Python environment holds is not what was chosen.
+    these keys are missing, since what a Python environment holds is not what was chosen. Digests are those of the code
+    on disk; `verification` says how they compare with what was reviewed.
     """
+    compared = verification or Verification()
+    reviewed = {part.name: part.reviewed for part in compared.parts if part.kind == "policy"}
+    engine = next((part for part in compared.parts if part.kind == "engine"), None)
     return {
         "engine": __version__,
         "python": platform.python_version(),
@@ -31,11 +35,18 @@ def build_info(registry: Registry, policies: Path | None = None) -> dict[str, An
                 "name": definition.name,
                 "version": str(definition.version),
                 "digest": definition.digest,
+                "reviewed_digest": reviewed.get(str(definition)),
                 "description": definition.description,
                 "phases": sorted(phase.value for phase in definition.phases),
             }
             for definition in registry
         ],
+        "verification": {
+            "state": compared.state,
+            "unknown": compared.unknown,
+            "findings": list(compared.findings),
+            "engine": {"digest": engine.digest, "reviewed_digest": engine.reviewed} if engine is not None else None,
+        },
     } | (_of_the_image(policies) if policies is not None else {})
 
 
@@ -43,7 +54,7 @@ def _of_the_image(policies: Path) -> dict[str, Any]:
     """Return what the builder wrote and the loaded policies do not tell; nothing when there is no such file."""
     directory = policies if policies.is_dir() else policies.parent
     try:
-        document = json.loads((directory / DOCUMENT).read_bytes())
+        document = json.loads((directory / BUILD_INFORMATION).read_bytes())
     except (OSError, ValueError):
         return {}
     if not isinstance(document, dict):
