@@ -29,8 +29,11 @@ SHARED = "shared"
 _VERSION_DIRECTORY = re.compile(r"v(0|[1-9]\d{0,8})_(0|[1-9]\d{0,8})_(0|[1-9]\d{0,8})", re.ASCII)
 
 
-def load_policy(directory: Path) -> tuple[PolicyDefinition | None, list[Diagnostic]]:
-    """Load the policy in `directory` with everything wrong with it; None when something is."""
+def load_policy(directory: Path, digest: str | None = None) -> tuple[PolicyDefinition | None, list[Diagnostic]]:
+    """Load the policy in `directory` with everything wrong with it; None when something is.
+
+    `digest` is for those who need none; without it, it is that of the files.
+    """
     manifest, diagnostics = read_manifest(directory / MANIFEST_FILE)
     if manifest is None:
         return None, diagnostics
@@ -49,7 +52,7 @@ def load_policy(directory: Path) -> tuple[PolicyDefinition | None, list[Diagnost
         policy_class=policy_class,
         source=directory,
         authenticates=manifest.authenticates,
-        digest=directory_digest(directory),
+        digest=directory_digest(directory) if digest is None else digest,
         parameters=manifest.parameters,
     )
     return definition, diagnostics
