@@ -145,11 +145,13 @@ def _manifest_repository_impl(rctx):
                 fail("%s: package is name==version, and the extension needs `wheels`" % policy["where"])
             target = "%s_%s" % (policy["name"], policy["version"])
             labels.append("@@%s//:%s" % (rctx.name, target))
-            build += "\npolicy_from_wheel(name = %r, policy_name = %r, version = %r, wheel = %r)\n" % (
+            wheel = "%s//%s" % (hub, _normalized(distribution))
+            build += "\npolicy_from_wheel(name = %r, policy_name = %r, version = %r, wheel = %r, whl = %r)\n" % (
                 target,
                 policy["name"],
                 policy["version"],
-                "%s//%s" % (hub, _normalized(distribution)),
+                wheel,
+                wheel + ":whl",
             )
             continue
         path = policy.get("path", "policies/%s/%s" % (policy["name"], policy["version"].replace(".", "_")))

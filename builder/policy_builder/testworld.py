@@ -221,7 +221,13 @@ def make_deb(mirror: Path, name: str, more: Mapping[str, str] | None = None) -> 
             info = tarfile.TarInfo(f"./{path}")
             info.size, info.mode = len(text.encode()), 0o644
             tar.addfile(info, io.BytesIO(text.encode()))
-    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"", "data.tar.xz": data.getvalue()}
+    control = io.BytesIO()
+    with tarfile.open(fileobj=control, mode="w:xz") as tar:
+        text = f"Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: A Team <team@example.test>\n"
+        info = tarfile.TarInfo("./control")
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text.encode()))
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": control.getvalue(), "data.tar.xz": data.getvalue()}
     archive = b"!<arch>\n"
     for member, content in members.items():
         header = f"{member:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n"

@@ -35,7 +35,8 @@ def test_the_sbom_is_valid_and_lists_every_part_with_who_needs_it(built: Path) -
     document = json.loads(text)
     components = {one["bom-ref"]: one for one in document["components"]}
     assert set(components) == {
-        *(f"pkg:deb/debian/{name}@1.0?arch=all&distro=trixie" for name in DEBIAN),
+        "os:debian@13",
+        *(f"pkg:deb/debian/{name}@1.0?arch=all&distro=debian-13" for name in DEBIAN),
         "pkg:pypi/engine-core@1.0",
         "pkg:pypi/lib@1.0",
         "pkg:pypi/odd@1.0",

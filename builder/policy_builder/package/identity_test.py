@@ -66,10 +66,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     for wheel in RUNFILES.parent.glob("*/*.whl"):
         (root / "wheels" / wheel.name).symlink_to(wheel.resolve())
     for package in read_lock(root / "tools/image/debian.lock.json", machine_architecture()).packages:
-        (archive,) = RUNFILES.parent.glob(f"*/{package.name}/data.tar*")
         directory = root / "cache/debian" / package.sha256 / package.name
         directory.mkdir(parents=True)
-        (directory / archive.name).symlink_to(archive.resolve())
+        for kind in ("control", "data"):
+            (archive,) = RUNFILES.parent.glob(f"*/{package.name}/{kind}.tar*")
+            (directory / archive.name).symlink_to(archive.resolve())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_NO_INDEX", "1")
         yield Checkout(root)

@@ -27,6 +27,8 @@ def build_info(
     compared = verification or Verification()
     reviewed = {part.name: part.reviewed for part in compared.parts if part.kind == "policy"}
     engine = next((part for part in compared.parts if part.kind == "engine"), None)
+    described = _described(policies) if policies is not None else {}
+    packages = _packages(described)
     return {
         "engine": __version__,
         "python": platform.python_version(),
@@ -38,6 +40,7 @@ def build_info(
                 "reviewed_digest": reviewed.get(str(definition)),
                 "description": definition.description,
                 "phases": sorted(phase.value for phase in definition.phases),
+                "package": packages.get(str(definition)),
             }
             for definition in registry
         ],
@@ -47,16 +50,24 @@ def build_info(
             "findings": list(compared.findings),
             "engine": {"digest": engine.digest, "reviewed_digest": engine.reviewed} if engine is not None else None,
         },
-    } | (_of_the_image(policies) if policies is not None else {})
+    } | {key: described[key] for key, kind in _OF_THE_IMAGE.items() if isinstance(described.get(key), kind)}
 
 
-def _of_the_image(policies: Path) -> dict[str, Any]:
-    """Return what the builder wrote and the loaded policies do not tell; nothing when there is no such file."""
+def _described(policies: Path) -> dict[str, Any]:
+    """Return what the builder wrote beside the policies of an image; nothing when there is no such file."""
     directory = policies if policies.is_dir() else policies.parent
     try:
         document = json.loads((directory / BUILD_INFORMATION).read_bytes())
     except (OSError, ValueError):
         return {}
-    if not isinstance(document, dict):
-        return {}
-    return {key: document[key] for key, kind in _OF_THE_IMAGE.items() if isinstance(document.get(key), kind)}
+    return document if isinstance(document, dict) else {}
+
+
+def _packages(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the wheels that policies came in, by `name version`."""
+    policies = document.get("policies")
+    return {
+        f"{one.get('name')} {one.get('version')}": one["package"]
+        for one in (policies if isinstance(policies, list) else ())
+        if isinstance(one, dict) and isinstance(one.get("package"), dict)
+    }

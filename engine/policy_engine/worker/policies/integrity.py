@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import marshal
 import warnings
@@ -195,8 +196,11 @@ def _comes_from(cached: Path, source: Path) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compiled = compile(text, str(source), "exec", dont_inherit=True)
+        if content[_HEADER:] == marshal.dumps(compiled):
+            return True
         # The same code may be written in several ways, so bytes that differ are compared as what they stand for.
-        return content[_HEADER:] == marshal.dumps(compiled) or marshal.loads(content[_HEADER:]) == compiled  # noqa: S302 - what an import would read
+        stream = io.BytesIO(content[_HEADER:])
+        return marshal.load(stream) == compiled and not stream.read()  # noqa: S302 - what an import would read
     except (SyntaxError, ValueError, EOFError, TypeError, RecursionError, MemoryError):
         return False
 

@@ -87,6 +87,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda policy: (path := compiled(policy / "rules.py", "VALUE = 1\n")).write_bytes(path.read_bytes()[:-9]),
         "rules.py",
     ),
+    "bytecode with more behind it": (
+        lambda policy: (path := compiled(policy / "rules.py", "VALUE = 1\n")).write_bytes(path.read_bytes() + b"x"),
+        "rules.py",
+    ),
     "bytecode without source": (
         lambda policy: compiled(policy / "extra.py", "VALUE = 2\n").rename(policy / "extra.pyc"),
         "has bytecode that was not reviewed: extra.pyc, which has no source beside it",
