@@ -160,6 +160,7 @@ def test_same_bytes_whoever_makes_them(world: World, tmp_path: Path, circumstanc
 
 def test_same_bytes_for_another_user(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Interpreter, "compile", lambda *_: {})  # it may lie where another user cannot read
+    world.settings += "compression: none\n"  # the same
     world.policy("limit")
     world.build(tmp_path / "first")
     for path in [*tmp_path.rglob("*"), tmp_path, *tmp_path.parents]:
