@@ -170,6 +170,7 @@ UNUSED_OF_WHEELS = [
     "cel_expr_python/ext/",
     "envoy/admin/",
     "envoy/api/",
+    "envoy/data/",
     "envoy/watchdog/",
     "google/logging/",
     "jsonschema/benchmarks/",
@@ -178,13 +179,10 @@ UNUSED_OF_WHEELS = [
 # Directories of wheels of which only a part goes in: what the engine imports, and what that imports in turn.
 # recipe_test.py imports the whole engine from what is left.
 PARTS_OF_WHEELS = {
-    "envoy/extensions/": [
-        "envoy/extensions/filters/http/ext_proc/",
-        "envoy/extensions/filters/http/router/",
-        "envoy/extensions/filters/network/http_connection_manager/",
-        "envoy/extensions/retry/host/previous_hosts/",
-        "envoy/extensions/transport_sockets/tls/",
-        "envoy/extensions/upstreams/http/v3/",
+    "envoy/extensions/": ["envoy/extensions/filters/http/ext_proc/"],
+    "envoy/service/": [
+        "envoy/service/discovery/",
+        "envoy/service/ext_proc/",
     ],
     "opentelemetry/semconv/_incubating/": [
         "opentelemetry/semconv/_incubating/attributes/otel_attributes.py",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import email.parser
+import hashlib
 import io
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +20,18 @@ from packaging.utils import canonicalize_name
 
 from policy_builder.attest.image_store import Entry
 from policy_builder.discover.digests import files_digest
-from policy_builder.recipe import DOCUMENTS, POLICIES, PYTHON, SITE_PACKAGES
-from policy_engine.worker.policies.integrity import directory_digest, foreign_bytecode
+from policy_builder.package.bytecode import Interpreter
+from policy_builder.recipe import DOCUMENTS, MODULES, POLICIES, PYTHON, SITE_PACKAGES
+from policy_engine.worker.policies.integrity import directory_digest
 
 _POLICIES = POLICIES.lstrip("/")
 _SITE = SITE_PACKAGES.lstrip("/")
+_MODULES = tuple(f"{directory.lstrip('/')}/" for directory in MODULES)
 _ENGINE = "policy_engine"
+PYTHON_PACKAGE = f"python{PYTHON}-minimal"
+MOST_SHOWN = 10
+"""Bytecode files that are named."""
+
 _STATUS = "var/lib/dpkg/status.d"
 INSTALLED_FILES = "policy-engine:installed-files"
 
@@ -65,9 +71,16 @@ def read_documents(root: Path) -> Documents:
 
 
 def content_findings(
-    root: Path, listing: Mapping[str, Entry], labels: Mapping[str, str], documents: Documents
+    root: Path,
+    listing: Mapping[str, Entry],
+    labels: Mapping[str, str],
+    documents: Documents,
+    interpreter: Interpreter | None = None,
 ) -> list[str]:
-    """Return everything in the image that its own documents do not account for."""
+    """Return everything in the image that its own documents do not account for.
+
+    `interpreter` is a Python that is trusted, of the same version as the image's: it compiles every module anew.
+    """
     components = [one for one in documents.sbom.get("components", ()) if isinstance(one, dict)]
     return [
         *documents.findings,
@@ -76,15 +89,15 @@ def content_findings(
         *_engine_findings(root, documents),
         *_distribution_findings(root, listing, documents, components),
         *_debian_findings(listing, components),
+        *(_bytecode_findings(root, listing, interpreter) if interpreter is not None else ()),
     ]
 
 
-def bytecode_note() -> str:
-    """Return why bytecode could not be compared with its source; empty when it was."""
-    running = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if running == PYTHON:
-        return ""
-    return f"bytecode was not compared with its source, which takes Python {PYTHON}; this is {running}"
+def python_of(documents: Documents) -> str:
+    """Return the version of the Debian package with the image's Python; empty where it is not said."""
+    debian = documents.information.get("debian")
+    packages = debian.get("packages") if isinstance(debian, dict) else None
+    return str(packages.get(PYTHON_PACKAGE, "")) if isinstance(packages, dict) else ""
 
 
 def _irregular(listing: Mapping[str, Entry]) -> Iterator[str]:
@@ -124,7 +137,6 @@ def _policy_findings(
         for place, found in (("label", labelled.pop(name.replace(" ", "."), None)), ("SBOM", in_sbom.pop(name, None))):
             if found != digest:
                 yield f"policy {name}: the {place} has {found or 'nothing'}, the registry has {digest}"
-        yield from (f"policy {name} has bytecode {one}" for one in _bytecode(root / _POLICIES / where))
     for name in sorted({*(one.replace(".", " ", 1) for one in labelled), *in_sbom}):
         yield f"policy {name} is named by a label or by the SBOM, and is not in the registry"
     known = tuple(f"{_POLICIES}/{one}/" for one in directories)
@@ -150,7 +162,6 @@ def _engine_findings(root: Path, documents: Documents) -> Iterator[str]:
         actual = directory_digest(root / _SITE / name, f"{name}/")
         if actual != digest:
             yield f"{title} is not what {DOCUMENTS['build_info']} says: its files have {actual}, not {digest}"
-        yield from (f"{title} has bytecode {one}" for one in _bytecode(root / _SITE / name))
     if in_sbom != engine:
         yield f"the engine: the SBOM has {in_sbom or 'nothing'}, {DOCUMENTS['build_info']} has {engine}"
 
@@ -213,9 +224,20 @@ def _debian_findings(listing: Mapping[str, Entry], components: list[dict[str, An
         yield f"the SBOM lists the Debian package {name}, which /{_STATUS} does not"
 
 
-def _bytecode(directory: Path) -> Iterator[str]:
-    if not bytecode_note():
-        yield from foreign_bytecode(directory)
+def _bytecode_findings(root: Path, listing: Mapping[str, Entry], interpreter: Interpreter) -> Iterator[str]:
+    """Compile every module of an image anew and compare: an image's Python runs its bytecode without a look at it."""
+    code = {path: one for path, one in listing.items() if one.kind == "file" and path.startswith(_MODULES)}
+    expected: dict[str, str] = {}
+    # Layer by layer as it was built: how objects are shared in a bytecode file depends on what is compiled beside it.
+    for number in sorted({one.layer for one in code.values()}):
+        sources = [path for path, one in code.items() if one.layer == number and path.endswith(".py")]
+        compiled = interpreter.compile({path: (root / path).read_bytes() for path in sources})
+        expected |= {path: hashlib.sha256(content).hexdigest() for path, content in compiled.items()}
+    bytecode = [path for path in sorted(code) if path.endswith((".pyc", ".pyo"))]
+    found = [path for path in bytecode if expected.get(path) != code[path].value]
+    yield from (f"/{path} is bytecode that does not come from its source" for path in found[:MOST_SHOWN])
+    if len(found) > MOST_SHOWN:
+        yield f"{len(found) - MOST_SHOWN} more files of bytecode do not come from their sources"
 
 
 def _hash(component: Mapping[str, Any]) -> str | None:

@@ -118,13 +118,14 @@ class LayoutStore:
 class Entry:
     """What an image has at one path: `kind` is file, link or directory, or says what else; `value` content or target.
 
-    The value of a file is its sha256.
+    The value of a file is its sha256. `layer` counts from 0, lowest first.
     """
 
     kind: str
     value: str
     size: int
     mode: int
+    layer: int = field(default=0, compare=False)
 
 
 def images(store: Store, digest: str) -> list[Image]:
@@ -157,11 +158,11 @@ def unpack(store: Store, image: Image, root: Path) -> dict[str, Entry]:
                 raise ImageError(f"layer {position + 1} unpacks to more than is looked at")
             base = PurePosixPath(path).name
             if base.startswith(".wh."):
-                listing[path] = Entry("whiteout", "", 0, member.mode)
+                listing[path] = Entry("whiteout", "", 0, member.mode, position)
                 continue
             if member.isreg():
                 value = hashlib.sha256(content).hexdigest()
-                listing[path] = Entry("file", value, len(content), member.mode)
+                listing[path] = Entry("file", value, len(content), member.mode, position)
                 target = root / path
                 try:
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -169,12 +170,12 @@ def unpack(store: Store, image: Image, root: Path) -> dict[str, Entry]:
                 except OSError as error:
                     raise ImageError(f"/{path} cannot be unpacked: {error.strerror}") from None
             elif member.isdir():
-                listing[path] = Entry("directory", "", 0, member.mode)
+                listing[path] = Entry("directory", "", 0, member.mode, position)
             elif member.issym():
-                listing[path] = Entry("link", member.linkname, 0, member.mode)
+                listing[path] = Entry("link", member.linkname, 0, member.mode, position)
             else:
                 kind = "hard link" if member.islnk() else "special file"
-                listing[path] = Entry(kind, member.linkname, 0, member.mode)
+                listing[path] = Entry(kind, member.linkname, 0, member.mode, position)
     return listing
 
 

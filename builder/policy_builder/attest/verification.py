@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from policy_builder.attest import referrers
-from policy_builder.attest.contents import Documents, bytecode_note, content_findings, read_documents
+from policy_builder.attest.contents import Documents, content_findings, python_of, read_documents
 from policy_builder.attest.envelopes import CYCLONEDX, PROVENANCE, opened, signed_digest, vouches_for
 from policy_builder.attest.image_store import Image, Store, images, unpack
 from policy_builder.attest.keys import PublicKey
 from policy_builder.attest.referrers import Content
+from policy_builder.package.bytecode import Interpreter
 from policy_builder.package.registry import Repository
 
 _LINE = re.compile(r"(?P<name>\S+)[ \t@]+(?P<version>v\S+)[ \t]+(?P<digest>sha256:[0-9a-f]{64})", re.ASCII)
@@ -30,17 +31,26 @@ class ReviewedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class TrustedPython:
+    """A Python that this machine trusts; `version` is that of its Debian package."""
+
+    interpreter: Interpreter
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What an image is held against. Without `keys` neither signature nor attestations are asked for.
 
     `reviewed` are digests by `name version`; None asks for no list. `builder` and `source`, where given, are what its
-    provenance must name.
+    provenance must name. `python` compiles the modules of images anew; without it bytecode is not looked at.
     """
 
     keys: tuple[PublicKey, ...] = ()
     reviewed: Mapping[str, str] | None = None
     builder: str = ""
     source: str = ""
+    python: TrustedPython | None = None
 
 
 @dataclass(slots=True)
@@ -84,9 +94,8 @@ def verify(
         listing = unpack(store, image, root)
         documents = read_documents(root)
         verdict = Verdict(image.digest, image.platform)
-        verdict.findings += content_findings(root, listing, image.labels, documents)
-        if note := bytecode_note():
-            verdict.notes.append(note)
+        interpreter = _interpreter(wanted.python, documents, verdict)
+        verdict.findings += content_findings(root, listing, image.labels, documents, interpreter)
         components = len(documents.sbom.get("components", ()))
         verdict.facts.append(f"{len(documents.registry)} policies, {components} components in the SBOM")
         if wanted.reviewed is not None:
@@ -97,6 +106,16 @@ def verify(
             _check_attestations(verdict, found, image, documents, wanted)
         verdicts.append(verdict)
     return verdicts
+
+
+def _interpreter(python: TrustedPython | None, documents: Documents, verdict: Verdict) -> Interpreter | None:
+    """Return what compiles the image's modules; without it, or with another version, bytecode is not looked at."""
+    version = python_of(documents)
+    if python is not None and python.version == version:
+        return python.interpreter
+    at_hand = f"the lock has {python.version}" if python is not None else "no Python of the lock is at hand"
+    verdict.notes.append(f"bytecode was not compared with its source: the image has Python {version}, {at_hand}")
+    return None
 
 
 def read_reviewed(path: Path) -> dict[str, str]:

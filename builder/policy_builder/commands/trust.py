@@ -15,12 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from policy_builder.attest.comparison import Side, changes
-from policy_builder.attest.contents import read_documents
+from policy_builder.attest.contents import PYTHON_PACKAGE, read_documents
 from policy_builder.attest.envelopes import Subject, image_payload
 from policy_builder.attest.image_store import ImageError, LayoutStore, RegistryStore, Store, images, unpack
 from policy_builder.attest.keys import KeySigner, ProgramSigner, PublicKey, Signer
-from policy_builder.attest.verification import Wanted, read_reviewed, verify
+from policy_builder.attest.verification import TrustedPython, Wanted, read_reviewed, verify
 from policy_builder.attest.vouching import BUILDER_ID, Origin, Vouched, attach_signature, vouch
+from policy_builder.discover.debian import DebianError, read_lock
+from policy_builder.discover.workspace import WorkspaceError, find_workspace
+from policy_builder.package.bytecode import BytecodeError, Interpreter, machine_architecture
+from policy_builder.package.compiling_python import compiling_python
 from policy_builder.package.oci_layout import INDEX_TYPE, MANIFEST_TYPE, digest_of
 from policy_builder.package.push import push
 from policy_builder.package.registry import Connection, PushError, Repository
@@ -95,6 +99,9 @@ def add_verify(command: argparse.ArgumentParser) -> None:
     command.add_argument("--builder-id", default="", metavar="URI", help="builder that the provenance must name")
     command.add_argument("--source", default="", metavar="URI[@REVISION]", help="source that it must name")
     command.add_argument("--json", action="store_true", help="the report as JSON on standard output")
+    text = "has the Python that compiles what is in the image anew; default: this checkout's, or the builder's own"
+    command.add_argument("--debian-lock", type=Path, metavar="FILE", help=text)
+    command.add_argument("--cache", type=Path, metavar="DIR", help="default: ~/.cache/policy-builder")
     _connection_options(command)
 
 
@@ -209,6 +216,7 @@ def _verify(options: argparse.Namespace) -> int:
         read_reviewed(options.reviewed) if options.reviewed is not None else None,
         options.builder_id,
         options.source,
+        _trusted_python(options),
     )
     with tempfile.TemporaryDirectory() as scratch:
         store, digest, registry = _opened(options.image, options, Path(scratch))
@@ -224,6 +232,19 @@ def _verify(options: argparse.Namespace) -> int:
         for line in (*verdict.findings, *verdict.facts, *verdict.notes):
             print(f"  {line}")
     return DIFFERENT if failed else OK
+
+
+def _trusted_python(options: argparse.Namespace) -> TrustedPython | None:
+    """Return the Python of the lock, unpacked for this machine; None where it cannot be had, and says why."""
+    try:
+        workspace = find_workspace(debian_lock=options.debian_lock, cache=options.cache)
+        lock = read_lock(workspace.debian_lock, machine_architecture())
+        version = next((one.version for one in lock.packages if one.name == PYTHON_PACKAGE), "")
+        directory = compiling_python(workspace.debian_lock, workspace.cache)
+    except (WorkspaceError, DebianError, BytecodeError) as error:
+        print(f"policy-builder: {error}", file=sys.stderr)
+        return None
+    return TrustedPython(Interpreter(directory), version)
 
 
 def _diff(options: argparse.Namespace) -> int:
