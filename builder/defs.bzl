@@ -428,25 +428,27 @@ _policy_layers = rule(
 def policy_image(
         name,
         policies,
-        annotations = {},
-        compression = COMPRESSION,
-        configuration = [],
-        env = {},
-        image_tags = [],
-        labels = {},
-        repository = "policy-engine",
+        manifest = {},
+        annotations = None,
+        compression = None,
+        configuration = None,
+        env = None,
+        image_tags = None,
+        labels = None,
+        repository = None,
         visibility = ["//visibility:public"]):
     """An OCI image with the engine, the chosen policies, and only what those need.
 
-    `bazel run :NAME` loads it into docker or podman as REPOSITORY:ENGINE_VERSION, or with `image_tags`; `:NAME.push` pushes it, `:NAME.digest`
-    is its digest, `:NAME.tar` the tarball, `:NAME.oci` the layout; `:NAME.registry`, `:NAME.build_info`, `:NAME.sbom` and
-    `:NAME.licences` are the files that describe it. `:NAME.index` is the same image for every platform, `:NAME.index.push`
-    pushes that. The build fails, with all mistakes in one report, unless the policies
-    are right and go together.
+    `bazel run :NAME` loads it into docker or podman as REPOSITORY:ENGINE_VERSION, or with `image_tags`; `:NAME.push`
+    pushes it, `:NAME.digest` is its digest, `:NAME.tar` the tarball, `:NAME.oci` the layout; `:NAME.registry`,
+    `:NAME.build_info`, `:NAME.sbom` and `:NAME.licences` are the files that describe it. `:NAME.index` is the same image
+    for every platform, `:NAME.index.push` pushes that. The build fails, with all mistakes in one report, unless the
+    policies are right and go together.
 
     Args:
       name: of the target that loads the image.
       policies: labels of `policy` targets.
+      manifest: `IMAGE` of a manifest of policies (builder/manifest.bzl); what is given below goes before it.
       annotations: of the image's manifest (OCI image specification).
       compression: of its layers, `gzip` or `none`.
       configuration: files for /etc/policy-engine, UTF-8 text without secrets; a deployment mounts its own over them.
@@ -456,19 +458,38 @@ def policy_image(
       repository: the image's name in the local container engine, and where `:NAME.push` pushes by default.
       visibility: of all these targets.
     """
+    given = {
+        "annotations": annotations,
+        "compression": compression,
+        "configuration": configuration,
+        "env": env,
+        "image_tags": image_tags,
+        "labels": labels,
+        "repository": repository,
+    }
+    image = {
+        "annotations": {},
+        "compression": COMPRESSION,
+        "configuration": [],
+        "env": {},
+        "image_tags": [],
+        "labels": {},
+        "repository": "policy-engine",
+    } | manifest | {key: value for key, value in given.items() if value != None}
+    repository = image["repository"]
     layers = name + ".layers"
-    for variable in env:
+    for variable in image["env"]:
         if is_own_variable(variable):
             fail("%s: env sets %s, which is what the image says of itself" % (name, variable))
     _policy_layers(
         name = layers,
         architecture = ARCHITECTURE,
-        compression = compression,
-        configuration = configuration,
+        compression = image["compression"],
+        configuration = image["configuration"],
         engine = Label("//engine:policy_engine"),
         engine_version = Label("//engine:policy_engine/__init__.py"),
-        image_tags = image_tags,
-        labels = labels,
+        image_tags = image["image_tags"],
+        labels = image["labels"],
         launcher = Label("//engine:launch.py"),
         licence = Label("//:LICENSE"),
         policies = policies,
@@ -484,14 +505,14 @@ def policy_image(
         )
     oci_image(
         name = name + ".oci",
-        annotations = annotations,
+        annotations = image["annotations"],
         architecture = ARCHITECTURE,
         entrypoint = ENTRYPOINT,
-        env = ENVIRONMENT | env,
+        env = ENVIRONMENT | image["env"],
         exposed_ports = PORTS,
         labels = ":%s.labels" % name,
         os = "linux",
-        tars = [Label("//tools/image:base." + compression), layers],
+        tars = [Label("//tools/image:base." + image["compression"]), layers],
         user = USER,
         visibility = visibility,
         workdir = WORKDIR,

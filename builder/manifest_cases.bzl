@@ -8,11 +8,15 @@ CASES = {
     "entries at the margin": "version: v1\npolicies:\n- name: a\n  version: v1.0.0\n",
     "flow entries": "version: v1\nwheels: [dist, more]\npolicies:\n  - {name: a, version: v1.0.0}\n  - { name: b, version: v1.0.0, path: p/b }\n",
     "flow over lines": "version: v1\npolicies:\n  - {name: a,\n     version: v1.0.0}\n",
+    "image": "version: v1\ncompression: none\ntags: [v1, 'stable']\nlabels:\n  com.example.team: gateway # us\n  \"a b\": c\nannotations: {org.example.url: https://example.test/a}\nenv: {A: '1', B: two}\nconfiguration:\n  - engine.yaml\npolicies: []\n",
     "key twice": "version: v1\npolicies:\n  - name: a\n    name: b\n",
+    "label twice": "version: v1\nlabels:\n  a: b\n  a: c\npolicies: []\n",
     "multi-line text": "version: v1\npolicies:\n  - name: >\n      a\n",
+    "no compression": "version: v1\ncompression: zip\npolicies: []\n",
     "no item": "version: v1\npolicies:\n  name: a\n",
     "no list": "version: v1\npolicies: all\n",
     "no list of wheels": "version: v1\nwheels: dist\npolicies: []\n",
+    "no mapping": "version: v1\nlabels: [a]\npolicies: []\n",
     "no name": "version: v1\npolicies:\n  - version: v1.0.0\n",
     "no policies": "version: v1\npolicies: [] # none\n",
     "no policies key": "version: v1\n",
@@ -37,6 +41,7 @@ def _parsed_manifests_impl(ctx):
             "error": parsed.error,
             "policies": parsed.policies,
             "repository": parsed.repository,
+            "settings": parsed.settings,
             "text": text,
         }
     ctx.actions.write(out, json.encode(results))

@@ -198,6 +198,9 @@ def wheel_belongs_in_image(path):
 
     Args:
       path: of the file, relative to site-packages.
+
+    Returns:
+      Whether it goes into an image.
     """
     parts = path.split("/")
     top = parts[0]

@@ -25,7 +25,8 @@ ARCHITECTURE = select({
 })
 
 def _deb_layer_impl(ctx):
-    out = ctx.actions.declare_file(ctx.label.name + COMPRESSIONS[ctx.attr.compression])
+    # The history of an image has the file's name, which must not depend on the target's.
+    out = ctx.actions.declare_file(ctx.label.name.removesuffix("." + ctx.attr.compression) + COMPRESSIONS[ctx.attr.compression])
     args = ctx.actions.args()
     args.add("debs")
     args.add(out)
