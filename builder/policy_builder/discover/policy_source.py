@@ -112,6 +112,8 @@ def read_source(
     package: Package | None = None,
 ) -> PolicySource:
     """Return the policy that consists of `files`, with everything that can be seen from policy.yaml and the names."""
+    if len(files) + len(tests) > MAX_FILES or sum(path.stat().st_size for path in files.values()) > MAX_BYTES:
+        return _nothing(chosen, where, _too_much(where))
     diagnostics = [*diagnostics, *_compiled(where, files)]
     manifest = None
     if MANIFEST_FILE in files:
@@ -166,8 +168,6 @@ def discover_package(
             continue
         offered.append(f"{manifest.name} {manifest.version}")
         if offered[-1] == str(chosen):
-            if len(inside) > MAX_FILES or sum(path.stat().st_size for path in inside.values()) > MAX_BYTES:
-                return _nothing(chosen, where, _too_much(f"{where}/{prefix.rstrip('/')}"))
             tests = tuple(sorted(name for name in inside if is_test(name) and not is_debris(name)))
             files = {name: path for name, path in inside.items() if belongs_in_image(name)}
             needs = distribution.needs((), environment)
