@@ -17,13 +17,17 @@ YAML, so only the plain form is read: one scalar a line, lists of `- `. Whatever
 `policy-builder validate` checks the same file in full.
 """
 
-load(":policy_builder/recipe.bzl", "COMPRESSIONS")
-
-_SCALARS = ["compression", "repository", "version"]
-_LISTS = ["configuration", "libraries", "tags", "wheels"]
-_MAPPINGS = ["annotations", "env", "labels"]
-_KEYS = sorted(_SCALARS + _LISTS + _MAPPINGS + ["policies"])
-_ENTRY_KEYS = ["name", "package", "path", "version"]
+load(
+    ":policy_builder/recipe.bzl",
+    "COMPRESSIONS",
+    "DEFAULT_REPOSITORY",
+    "MANIFEST_ENTRY_KEYS",
+    "MANIFEST_FORMAT",
+    "MANIFEST_KEYS",
+    "MANIFEST_LISTS",
+    "MANIFEST_MAPPINGS",
+    "MANIFEST_SCALARS",
+)
 
 def _scalar(text):
     """Returns the text of a plain or quoted scalar, and what is wrong with it."""
@@ -38,8 +42,8 @@ def _scalar(text):
 def _add(policy, field):
     """Adds `key: value` to a chosen policy; returns what is wrong with it."""
     key, colon, value = field.partition(":")
-    if not colon or key not in _ENTRY_KEYS:
-        return "%r is not a key of a chosen policy; allowed: %s" % (key, ", ".join(_ENTRY_KEYS))
+    if not colon or key not in MANIFEST_ENTRY_KEYS:
+        return "%r is not a key of a chosen policy; allowed: %s" % (key, ", ".join(MANIFEST_ENTRY_KEYS))
     if key in policy:
         return "%r is here for the second time" % key
     policy[key], wrong = _scalar(value)
@@ -67,16 +71,16 @@ def _top(key, value):
     """Returns the value of a key at the top of a manifest, and what is wrong with it."""
     value = "" if value.startswith("#") else value
     plain = value.split(" #")[0].strip()
-    if key in _SCALARS:
+    if key in MANIFEST_SCALARS:
         found, wrong = _scalar(value)
-        if key == "version" and not wrong and found != "v1":
-            wrong = "version is v1"
+        if key == "version" and not wrong and found != MANIFEST_FORMAT:
+            wrong = "version is " + MANIFEST_FORMAT
         if key == "compression" and not wrong and found not in COMPRESSIONS:
             wrong = "compression is one of %s" % ", ".join(sorted(COMPRESSIONS))
         return found, wrong
     if key == "policies":
         return None, (None if plain in ["", "[]"] else "policies is a list, one `- name: …` for each")
-    if key in _MAPPINGS:
+    if key in MANIFEST_MAPPINGS:
         found = {}
         parts = _inline(value, "{", "}") if plain else []
         if parts == None:
@@ -91,10 +95,15 @@ def _top(key, value):
     return [one[0] for one in read], (wrong or [None])[0]
 
 def _entry(found, policies, section, text, where):
-    """Reads an indented line of `section`; returns what is wrong with it."""
-    if section in _MAPPINGS:
+    """Reads an indented line of `section`; returns what is wrong with it.
+
+    What belongs to a key that is wrong itself is not looked at.
+    """
+    if section and section != "policies" and (section not in MANIFEST_KEYS or found.get(section) == None):
+        return None
+    if section in MANIFEST_MAPPINGS:
         return _pair(found[section], text)
-    if section in _LISTS and text.startswith("- "):
+    if section in MANIFEST_LISTS and text.startswith("- "):
         item, wrong = _scalar(text[2:])
         found[section].append(item)
         return wrong
@@ -107,13 +116,13 @@ def _entry(found, policies, section, text, where):
             if not text.endswith("}"):
                 return "Bazel reads `{…}` on one line only; see builder/README.md"
             wrong = [_add(policies[-1], part.strip()) for part in text[1:-1].split(",")]
-            return ([one for one in wrong if one] or [None])[0]
+            return "; ".join([one for one in wrong if one])
     elif not policies:
         return "expected `- name: …`"
     return _add(policies[-1], text)
 
 def parse_manifest(file, content):
-    """Returns the repository's name and the entries of a manifest, or the first thing that is wrong, by line.
+    """Returns the repository's name and the entries of a manifest, or everything that is wrong, by line.
 
     Args:
       file: how the manifest is called in messages.
@@ -121,53 +130,55 @@ def parse_manifest(file, content):
 
     Returns:
       A struct of `repository`, `settings` (what else is said of the image, by key), `policies` (dicts of each entry's
-      keys, and `where` it is) and `error` (None when all is well).
+      keys, and `where` it is) and `error` (a line for each finding, None when all is well).
     """
-    found = {"repository": "policy-engine"}
+    found = {"repository": DEFAULT_REPOSITORY}
     seen = {}
     policies = []
     section = None
-    wrong = None
-    where = file
+    errors = []
     for number, raw in enumerate(content.split("\n")):
         line = raw.rstrip()
         if not line.strip() or line.strip().startswith("#") or line == "---":
             continue
         where = "%s:%d" % (file, number + 1)
+        wrong = None
         if "\t" in line:
             wrong = "has a tab; YAML is indented with spaces"
         elif line.startswith(" ") or line.startswith("- "):
             wrong = _entry(found, policies, section, line.strip(), where)
         else:
             section, colon, value = line.partition(":")
-            if not colon or section not in _KEYS:
-                wrong = "%r is not a key of a manifest of policies; allowed: %s" % (section, ", ".join(_KEYS))
+            if not colon or section not in MANIFEST_KEYS:
+                wrong = "%r is not a key of a manifest of policies; allowed: %s" % (section, ", ".join(MANIFEST_KEYS))
             elif section in seen:
                 wrong = "%r is here for the second time" % section
             else:
                 seen[section] = True
                 found[section], wrong = _top(section, value.strip())
         if wrong:
-            break
-    if not wrong:
-        where, wrong = _lacking(file, found, policies)
+            errors.append("%s: %s" % (where, wrong))
+    errors += _lacking(file, found, policies)
     return struct(
-        error = "%s: %s" % (where, wrong) if wrong else None,
+        error = "\n".join(errors) if errors else None,
         policies = policies,
         repository = found["repository"],
         settings = {key: found[key] for key in ["annotations", "compression", "configuration", "env", "labels", "tags"] if found.get(key)},
     )
 
 def _lacking(file, found, policies):
-    """Returns where a manifest lacks something, and what."""
-    for key in ["version", "policies"]:
-        if key not in found:
-            return file, "lacks the required key %r" % key
+    """Returns where a manifest lacks something or has it twice, and what."""
+    errors = ["%s: lacks the required key %r" % (file, key) for key in ["version", "policies"] if key not in found]
+    first = {}
     for policy in policies:
         for key in ["name", "version"]:
             if key not in policy:
-                return policy["where"], "lacks the required key %r" % key
-    return None, None
+                errors.append("%s: lacks the required key %r" % (policy["where"], key))
+        chosen = "%s %s" % (policy.get("name"), policy.get("version"))
+        if policy.get("name") and policy.get("version") and chosen in first:
+            errors.append("%s: policy %s is chosen twice; first at %s" % (policy["where"], chosen, first[chosen]))
+        first.setdefault(chosen, policy["where"])
+    return errors
 
 def _normalized(name):
     return name.lower().replace("-", "_").replace(".", "_")
@@ -180,12 +191,14 @@ def _manifest_repository_impl(rctx):
     directory = rctx.attr.manifest.package
     hub = str(rctx.attr.wheels).split("//")[0] if rctx.attr.wheels else None
     labels = []
+    errors = []
     build = "load(%r, \"policy_from_wheel\")\n\npackage(default_visibility = [\"//visibility:public\"])\n" % str(rctx.attr._defs)
     for policy in manifest.policies:
         if "package" in policy:
             distribution, pinned, _ = policy["package"].partition("==")
             if not pinned or not hub:
-                fail("%s: package is name==version, and the extension needs `wheels`" % policy["where"])
+                errors.append("%s: package is name==version, and the extension needs `wheels`" % policy["where"])
+                continue
             target = "%s_%s" % (policy["name"], policy["version"])
             labels.append("@@%s//:%s" % (rctx.name, target))
             wheel = "%s//%s" % (hub, _normalized(distribution))
@@ -199,8 +212,11 @@ def _manifest_repository_impl(rctx):
             continue
         path = policy.get("path", "policies/%s/%s" % (policy["name"], policy["version"].replace(".", "_")))
         if path.startswith("/") or ".." in path.split("/"):
-            fail("%s: %s is not in this Bazel module; name the label of its target in BUILD instead" % (policy["where"], path))
+            errors.append("%s: %s is not in this Bazel module; name the label of its target in BUILD instead" % (policy["where"], path))
+            continue
         labels.append("%s//%s" % (root, "/".join([part for part in [directory, path.rstrip("/")] if part])))
+    if errors:
+        fail("\n".join(errors))
     rctx.file("BUILD.bazel", build)
     image = {"repository": manifest.repository} | manifest.settings
     if "tags" in image:

@@ -11,6 +11,7 @@ CASES = {
     "image": "version: v1\ncompression: none\ntags: [v1, 'stable']\nlabels:\n  com.example.team: gateway # us\n  \"a b\": c\nannotations: {org.example.url: https://example.test/a}\nenv: {A: '1', B: two}\nconfiguration:\n  - engine.yaml\npolicies: []\n",
     "key twice": "version: v1\npolicies:\n  - name: a\n    name: b\n",
     "label twice": "version: v1\nlabels:\n  a: b\n  a: c\npolicies: []\n",
+    "many mistakes": "version: v2\npolicys: []\n  - name: z\npolicies:\n  - name: >\n    verson: v1.0.0\n  - {nam: a, version: v1.0.0}\n  - name: b\n    version: v1.0.0\n  - name: b\n    version: v1.0.0\n",
     "multi-line text": "version: v1\npolicies:\n  - name: >\n      a\n",
     "no compression": "version: v1\ncompression: zip\npolicies: []\n",
     "no item": "version: v1\npolicies:\n  name: a\n",

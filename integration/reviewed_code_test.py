@@ -66,7 +66,7 @@ def test_a_changed_policy_is_shown_everywhere(directory: Path) -> None:
         engine.ready()
         title = "policy holding v1.0.0"
         assert send(engine.admin.port, "GET", "/readyz").body.decode() == (
-            f"ready, with code that was not reviewed: {title}\n"
+            f"ready\ndegraded: code runs what was not reviewed: {title}\n"
         )
         information = engine.admin.document("/build-info")
         (shown,) = information["policies"]

@@ -111,6 +111,34 @@ def is_own_variable(name):
 # At most so many layers for policies; above that, several share one. Container engines stop at 127 layers.
 MAX_POLICY_LAYERS = 100
 
+# What `policy-manifest.yaml` may say.
+
+MANIFEST_FORMAT = "v1"
+MANIFEST_SCALARS = [
+    "compression",
+    "repository",
+    "version",
+]
+MANIFEST_LISTS = [
+    "configuration",
+    "libraries",
+    "tags",
+    "wheels",
+]
+MANIFEST_MAPPINGS = [
+    "annotations",
+    "env",
+    "labels",
+]
+MANIFEST_KEYS = sorted(MANIFEST_SCALARS + MANIFEST_LISTS + MANIFEST_MAPPINGS + ["policies"])
+MANIFEST_ENTRY_KEYS = [
+    "name",
+    "package",
+    "path",
+    "version",
+]
+DEFAULT_REPOSITORY = "policy-engine"
+
 # What goes in.
 
 # Files that tell Bazel of a package.

@@ -37,6 +37,11 @@ COMPRESSION: str = _RECIPE["COMPRESSION"]
 COMPRESSIONS: Mapping[str, str] = _RECIPE["COMPRESSIONS"]
 MAX_POLICY_LAYERS: int = _RECIPE["MAX_POLICY_LAYERS"]
 
+MANIFEST_FORMAT: str = _RECIPE["MANIFEST_FORMAT"]
+MANIFEST_KEYS: tuple[str, ...] = tuple(_RECIPE["MANIFEST_KEYS"])
+MANIFEST_ENTRY_KEYS: tuple[str, ...] = tuple(_RECIPE["MANIFEST_ENTRY_KEYS"])
+DEFAULT_REPOSITORY: str = _RECIPE["DEFAULT_REPOSITORY"]
+
 is_own_label: Callable[[str], bool] = _RECIPE["is_own_label"]
 is_own_variable: Callable[[str], bool] = _RECIPE["is_own_variable"]
 is_test: Callable[[str], bool] = _RECIPE["is_test"]

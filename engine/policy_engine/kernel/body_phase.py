@@ -8,8 +8,9 @@ from typing import Any
 
 from policy_engine.kernel.coding_threads import decoded, encoded
 from policy_engine.kernel.content_coding import BodyTooLarge, UndecodableBody, codings_of
+from policy_engine.kernel.later import Result, then
 from policy_engine.kernel.no_content import NO_FRAMING, without_content
-from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import honour, name_body_in_pieces
 from policy_engine.kernel.reply import ProcessingMode, body_reply, chunk_reply, dropped_reply, piece_reply
 from policy_engine.kernel.sides import Side, first_closed
@@ -42,9 +43,9 @@ def _chunk(phases: Phases, side: Side, message: Any) -> Result:
     chunk = Chunk(message.body, message.end_of_stream)
     arguments = phases.arguments(side, chunk)
 
-    def done(outcome: Outcome) -> Replies:
+    def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
-            return phases.answer(outcome)
+            return phases.answer(outcome, unseen=phases.too_late(side))
         if arguments[-1].end:
             phases.over += (side,)
         return piece_reply(side.body, side.body_mode, chunk, arguments[-1])
@@ -73,8 +74,9 @@ async def _whole_later(
     try:
         whole = await pending
     except (BodyTooLarge, UndecodableBody) as error:
-        return _refused(phases, side, error)
-    result = _whole(phases, side, view, whole, codings)
+        result = _refused(phases, side, error)
+    else:
+        result = _whole(phases, side, view, whole, codings)
     return await result if isinstance(result, Coroutine) else result
 
 
@@ -85,7 +87,7 @@ def _whole(phases: Phases, side: Side, view: Request | Response, whole: bytes, c
     def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
             return phases.answer(outcome)
-        if outcome.restated and without_content(phases, view):
+        if outcome.restated and without_content(phases.exchange, view):
             return body_reply(
                 side.body, [*outcome.edits, NO_FRAMING], outcome.actions, body=b"", had_content_length=False
             )
@@ -100,11 +102,11 @@ def _whole(phases: Phases, side: Side, view: Request | Response, whole: bytes, c
     return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), done)
 
 
-def _refused(phases: Phases, side: Side, error: BodyTooLarge | UndecodableBody) -> Replies:
+def _refused(phases: Phases, side: Side, error: BodyTooLarge | UndecodableBody) -> Result:
     return phases.too_large(side) if isinstance(error, BodyTooLarge) else _undecodable(phases, side, error)
 
 
-def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Replies:
+def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Result:
     """No policy can read this body: the failure modes of those that need it decide (R-11)."""
     closed = first_closed(side.on_body)
     repeated.log(
@@ -123,20 +125,22 @@ def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Replies:
     )
     if closed is None:
         return chunk_reply(side.body, None)
-    return phases.deny(ImmediateResponse(side.undecodable, details="policy_engine:undecodable_body"))
+    return phases.deny(ImmediateResponse(side.undecodable, details="policy_engine:undecodable_body"), by=closed)
 
 
-def _in_pieces(phases: Phases, side: Side) -> Replies:
+def _in_pieces(phases: Phases, side: Side) -> Result:
     """More of a body that was to come whole: Envoy streams it as its own configuration says, policies saw part."""
     closed = first_closed(side.on_body)
     name_body_in_pieces(phases.route, side.body, side.on_body, closed)
-    return chunk_reply(side.body, None) if closed is None else phases.deny(closed.failure_response)
+    if closed is None:
+        return chunk_reply(side.body, None)
+    return phases.deny(closed.failure_response, by=closed, unseen=phases.too_late(side))
 
 
-def _unguarded(phases: Phases, side: Side) -> Replies:
+def _unguarded(phases: Phases, side: Side) -> Result:
     """A body without the headers it belongs to, which are with the client: the probe has done its work."""
     guard = phases.modes.guard
     if guard is None:
         return chunk_reply(side.body, None)
     phases.kernel.statistics.doubted_responses += 1
-    return phases.deny(guard.failure_response)
+    return phases.deny(guard.failure_response, unseen=True)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from policy_engine.kernel.coding_threads import encoded
 from policy_engine.kernel.content_coding import CODINGS, codings_of
 from policy_engine.kernel.endless import REFUSAL, is_endless
 from policy_engine.kernel.header_view import headers_of
-from policy_engine.kernel.no_content import NO_FRAMING, without_content
-from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.later import Result, then
+from policy_engine.kernel.no_content import NO_FRAMING, can_have_body, without_content
+from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import doubt, name_unsent_request_body, name_unsent_response_body
 from policy_engine.kernel.reply import ProcessingMode, headers_reply
 from policy_engine.kernel.sides import Side, first_closed
-from policy_engine.sdk import Headers, Request, Response
+from policy_engine.sdk import Headers, Request, Response, ResponseOrigin
 from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chains.executor import Outcome, run
 
-_NO_BODY_STATUSES = (204, 304)
 _LENGTH_DIGITS = 15
 _IDENTITY = HeaderEdit(("content-encoding",))
 
@@ -26,7 +27,7 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     """Run the request's headers; `bodiless` when they end the request."""
     if phases.modes.endless is not None and is_endless(phases.request):
         if phases.modes.needs_end:
-            return phases.deny(REFUSAL)
+            return phases.deny(REFUSAL, unseen=True)
         phases.modes = phases.modes.endless
     if phases.modes.response.by_override and phases.peer.doubted:
         _probe(phases, bodiless=bodiless)
@@ -36,7 +37,7 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     return _headers(phases, side, request, [request], comes=bool(side.body_mode), empty=False)
 
 
-def response_headers(phases: Phases, message: Any) -> Result:
+def response_headers(phases: Phases, message: Any, origin: ResponseOrigin | Callable[[], ResponseOrigin]) -> Result:
     """Run the response's headers, unless a body that policies need did not come or will not."""
     modes, request = phases.modes, phases.request
     if phases.awaited and phases.no_longer_awaited(modes.request):
@@ -45,19 +46,19 @@ def response_headers(phases: Phases, message: Any) -> Result:
         refusal = _body_never_came(phases)
         if refusal is not None:
             return refusal
-    response = phases.exchange.response = Response(headers_of(message.headers))
+    response = phases.exchange.response = Response(headers_of(message.headers), origin=origin)
     if modes.skips_response_headers:
         doubt(phases.peer)
     side = modes.response
     phases.content = not message.end_of_stream
     comes = empty = False
-    if side.body_mode and _can_have_body(request, response):
+    if side.body_mode and can_have_body(request, response):
         comes = not message.end_of_stream
         empty = not comes and bool(side.on_body)
         if comes and side.by_override and phases.peer.doubted and modes.guard is not None:
             name_unsent_response_body(phases.route, modes)
             phases.kernel.statistics.doubted_responses += 1
-            return phases.deny(modes.guard.failure_response)
+            return phases.deny(modes.guard.failure_response, by=modes.guard)
     return _headers(phases, side, response, [request, response], comes=comes, empty=empty)
 
 
@@ -71,7 +72,7 @@ def _headers(
     if comes:
         phases.awaited += (side,)
         if _announces_too_much(side, view.headers, phases.kernel.options.body_limit):
-            return phases.too_large(side)
+            return _too_large(phases, side, view, arguments)
     if empty:
         view.body = b""
     elif not side.on_headers:
@@ -84,6 +85,25 @@ def _headers(
         return _headers_done(phases, side, view, done, arguments, empty=empty)
 
     return then(outcome, later)
+
+
+def _too_large(phases: Phases, side: Side, view: Request | Response, arguments: list[Any]) -> Result:
+    """Refuse a body for what its headers announce.
+
+    A request is refused after its headers have been judged: who may not send one is not told how large it may be, and
+    policies that see the answer have seen the request. A response that goes nowhere is shown to nobody.
+    """
+    if side is phases.modes.response:
+        return phases.too_large(side)
+
+    def judged(outcome: Outcome) -> Result:
+        if outcome.immediate is not None:
+            return phases.answer(outcome)
+        if view.body is not None:
+            return _headers_done(phases, side, view, outcome, arguments, empty=False)
+        return phases.too_large(side)
+
+    return then(run(phases.exchange, side.on_headers, arguments, Outcome()), judged)
 
 
 def _headers_done(
@@ -103,7 +123,7 @@ def _headers_done(
 def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcome, *, replaced: bool) -> Result:
     if outcome.immediate is not None:
         return phases.answer(outcome)
-    if (replaced or outcome.restated) and without_content(phases, view):
+    if (replaced or outcome.restated) and without_content(phases.exchange, view):
         return _without_content(phases, side, outcome)
     if replaced or view.body:
         phases.no_longer_awaited(side)
@@ -152,10 +172,6 @@ def _announces_too_much(side: Side, headers: Headers, limit: int) -> bool:
     return length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > limit)
 
 
-def _can_have_body(request: Request, response: Response) -> bool:
-    return request.method != "HEAD" and response.status not in _NO_BODY_STATUSES and response.status >= 200
-
-
 def _probe(phases: Phases, *, bodiless: bool) -> None:
     """Ask what shows whether Envoy takes overrides, unless the request's own body will show it."""
     modes = phases.modes
@@ -170,4 +186,4 @@ def _body_never_came(phases: Phases) -> Result:
     steps = side.on_body or side.on_chunk
     closed = first_closed(steps)
     name_unsent_request_body(phases.route, steps, closed)
-    return None if closed is None else phases.deny(closed.failure_response)
+    return None if closed is None else phases.deny(closed.failure_response, by=closed)

@@ -12,8 +12,9 @@ from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.kernel.routes import RequestCounter, Routes
 from policy_engine.limits import BODY_LIMIT, HEADER_COUNT, HEADER_SIZE
 from policy_engine.worker.chains.closing import close_chains
-from policy_engine.worker.chains.compiled import Snapshot
+from policy_engine.worker.chains.compiled import Decisions, Snapshot
 from policy_engine.worker.chains.compiler import retire
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.tracing import Tracing
 
 logger = logging.getLogger("policy_engine.kernel")
@@ -38,7 +39,8 @@ class KernelOptions:
     """Settings of every session. `route_key` is the attribute that holds the key (R-07).
 
     `body_limit` is in bytes and holds for decoded bodies too; `header_count` and `header_size` (bytes of names and
-    values) are for the headers of one request or response (R-09).
+    values) are for the headers of one request or response (R-09). `errors` is how denials are written where the route's
+    chain does not say (R-19).
     """
 
     route_key: str = ROUTE_NAME
@@ -46,6 +48,7 @@ class KernelOptions:
     body_limit: int = BODY_LIMIT
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
+    errors: ErrorAnswers = field(default_factory=ErrorAnswers)
 
 
 @dataclass(slots=True)
@@ -70,13 +73,19 @@ class KernelStatistics:
 class Kernel:
     """Holds what all sessions of a process share; `activate` swaps the configuration by one assignment."""
 
-    __slots__ = ("_requests", "options", "routes", "short_headers", "statistics", "tracing")
+    __slots__ = ("_requests", "decisions", "options", "routes", "short_headers", "statistics", "tracing")
 
-    def __init__(self, options: KernelOptions | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        options: KernelOptions | None = None,
+        tracing: Tracing | None = None,
+        decisions: Decisions | None = None,
+    ) -> None:
         self.options = options or KernelOptions()
         self.short_headers = min(self.options.header_size, self.options.header_count * _SHORTEST_HEADER)
         """Bytes of a message up to which its headers are within both limits, without a look at them."""
         self.tracing = tracing
+        self.decisions = decisions
         self.routes: Routes | None = None
         self.statistics = KernelStatistics()
         self._requests: dict[str, RequestCounter] = {}

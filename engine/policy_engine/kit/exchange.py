@@ -6,17 +6,18 @@ A separate module because it knows ext_proc and nothing of policies: the engine 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.json_format import MessageToDict
 
+from policy_engine.kernel.header_lines import HeaderLines
 from policy_engine.kernel.reply import ProcessingMode
-from policy_engine.kernel.session import Session
+from policy_engine.kernel.stream import StreamHandler
 from policy_engine.kit import messages
-from policy_engine.kit.header_lines import HeaderLines
+from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata
 
 _REPLACE = ext_proc.CommonResponse.CONTINUE_AND_REPLACE
 _BODILESS_STATUSES = (b"204", b"304")
@@ -28,6 +29,7 @@ class HttpMessage:
     """A request or a response on its way through Envoy; what goes on is what is in it at the end.
 
     `pieces` is a body that arrives piece by piece, `body` one that is whole; `passed` are pieces that went on.
+    `attributes` go with the headers of a response.
     """
 
     side: str
@@ -38,6 +40,7 @@ class HttpMessage:
     passed: list[bytes] = field(default_factory=list)
     replaced: bool = False
     over: bool = False
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bodiless(self) -> bool:
@@ -53,12 +56,26 @@ class HttpMessage:
 
 
 class EnvoyStream:
-    """One ext_proc stream as Envoy holds it. `mode` is the `ProcessingMode` of its configuration for the route."""
+    """One ext_proc stream as Envoy holds it. `mode` is the `ProcessingMode` of its configuration for the route.
 
-    def __init__(self, session: Session, mode: Any, attributes: dict[str, str]) -> None:
+    `overrides` is whether Envoy takes the modes that the engine asks for (`allow_mode_override`), `metadata` what
+    filters before the engine left.
+    """
+
+    def __init__(
+        self,
+        session: StreamHandler,
+        mode: Any,
+        attributes: Mapping[str, AttributeValue],
+        metadata: EnvoyMetadata | None = None,
+        *,
+        overrides: bool = True,
+    ) -> None:
+        self._overrides = overrides
         self._session = session
         self._mode = mode
         self._attributes = attributes
+        self._given_metadata = metadata
         self.answer: Any = None
         """The `ImmediateResponse` message that ended the exchange."""
         self.metadata: dict[str, dict[str, Any]] = {}
@@ -67,7 +84,11 @@ class EnvoyStream:
         """Send a request through; returns whether it may go on to the upstream."""
         static = (self._mode.request_body_mode, self._mode.response_body_mode)
         first = messages.request_headers(
-            message.headers, end=message.bodiless, attributes=self._attributes, body_modes=static
+            message.headers,
+            end=message.bodiless,
+            attributes=self._attributes,
+            metadata=self._given_metadata,
+            body_modes=static,
         )
         await self._send(first, message)
         return await self._rest(message, self._mode.request_body_mode, self._mode.request_trailer_mode)
@@ -75,7 +96,8 @@ class EnvoyStream:
     async def response(self, message: HttpMessage) -> bool:
         """Send a response through; returns whether it may go on to the client."""
         if self._mode.response_header_mode == ProcessingMode.SEND:
-            await self._send(messages.response_headers(message.headers, end=message.bodiless), message)
+            first = messages.response_headers(message.headers, end=message.bodiless, attributes=message.attributes)
+            await self._send(first, message)
         return await self._rest(message, self._mode.response_body_mode, self._mode.response_trailer_mode)
 
     async def _rest(self, message: HttpMessage, body_mode: int, trailer_mode: int) -> bool:
@@ -113,7 +135,7 @@ class EnvoyStream:
             self._apply(ext_proc.ProcessingResponse.FromString(reply), message)
 
     def _apply(self, reply: Any, message: HttpMessage) -> None:
-        if reply.HasField("mode_override"):
+        if reply.HasField("mode_override") and self._overrides:
             self._mode = reply.mode_override
         for namespace, values in MessageToDict(reply.dynamic_metadata).items():
             self.metadata.setdefault(namespace, {}).update(values)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json as json_format
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
@@ -18,7 +19,8 @@ from policy_engine.documents.fields import did_you_mean
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.sdk.json_pointer import format_pointer
-from policy_engine.settings.model import Form, Settings, contradictions
+from policy_engine.settings.forms import Form
+from policy_engine.settings.model import Settings, contradictions
 
 ENVIRONMENT_PREFIX = "POLICY_ENGINE_"
 CONFIG_VARIABLE = "POLICY_ENGINE_CONFIG"
@@ -269,6 +271,9 @@ def _as_text(value: Any, known: KnownSetting) -> str | None:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        text = repr(value)
+        return f"{value:.9f}" if "e" in text else text
     if isinstance(value, str):
         return value
     if isinstance(value, list) and known.is_list and all(isinstance(one, str) and "," not in one for one in value):

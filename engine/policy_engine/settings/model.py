@@ -8,23 +8,11 @@ and the sample file are all derived from these classes. Reading them from their 
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
 
-from policy_engine.documents.quantities import (
-    DURATION_FORM,
-    SIZE_FORM,
-    format_duration,
-    format_size,
-    parse_duration,
-    parse_size,
-)
 from policy_engine.limits import (
     BLOCKING_THREADS,
     BODY_LIMIT,
@@ -35,18 +23,39 @@ from policy_engine.limits import (
     HEADER_SIZE,
     LARGEST_HEADERS,
     LONGEST_POLICY_TIMEOUT,
+    OFFLOAD_PROCESSES,
+    OFFLOAD_WAITING,
     POLICY_TIMEOUT,
     STREAMS,
     WORKER_SECONDS,
 )
-from policy_engine.transport.client_names import ClientNames
-from policy_engine.transport.listen import UNIX_PREFIX, parse_unix
-
-AUTO = "auto"
-WORKER_PLACE = "{worker}"
-OFF = "off"
-
-_Number = TypeVar("_Number", int, float)
+from policy_engine.sdk.error_formats import ErrorFormat
+from policy_engine.settings.forms import (
+    ADDRESS,
+    ADDRESSES,
+    AUTO,
+    BOOLEAN,
+    COLLECTOR,
+    FILE,
+    FILES,
+    HOSTS,
+    LOG,
+    LOOPBACK,
+    METADATA_NAME,
+    NAMES,
+    OPTIONAL_ADDRESS,
+    OTLP,
+    OUTPUT,
+    RATIO,
+    TEXT,
+    Form,
+    choice,
+    duration,
+    setting,
+    size,
+    whole_number,
+    workers,
+)
 
 
 class Transport(StrEnum):
@@ -91,6 +100,14 @@ class LogFormat(StrEnum):
     TEXT = "text"
 
 
+class Decisions(StrEnum):
+    """Which decisions the decision log has."""
+
+    OFF = "off"
+    DENIALS = "denials"
+    ALL = "all"
+
+
 class LogLevel(StrEnum):
     """From which severity on lines are logged."""
 
@@ -98,204 +115,6 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use; macOS and Windows only know how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a setting is written: `parse` takes text (of a flag, a variable, the file), `allowed` says what it takes.
-
-    `write` is the inverse of `parse`.
-    """
-
-    parse: Callable[[str], Any]
-    allowed: str
-    write: Callable[[Any], str] = str
-
-
-def setting(form: Form, default: Any, description: str) -> Any:
-    """Declare one setting, as a field of a settings class."""
-    return field(default=default, metadata={"form": form, "description": description})
-
-
-def _whole_number(low: int, high: int) -> Form:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"\d{1,12}", text, re.ASCII):
-            raise ValueError("is not a whole number")
-        return _within(int(text), low, high)
-
-    return Form(parse, f"a whole number from {low} to {high}")
-
-
-def _workers(text: str) -> int | str:
-    return AUTO if text == AUTO else int(_whole_number(1, 1024).parse(text))
-
-
-def _duration(low: float, high: float) -> Form:
-    def parse(text: str) -> float:
-        return _within(parse_duration(text), low, high)
-
-    return Form(parse, f"{DURATION_FORM}; from {low:g}s to {high:g}s", format_duration)
-
-
-def _size(low: int, high: int) -> Form:
-    def parse(text: str) -> int:
-        return _within(parse_size(text), low, high)
-
-    return Form(parse, f"{SIZE_FORM}; from {format_size(low)} to {format_size(high)}", format_size)
-
-
-def _within(value: _Number, low: float, high: float) -> _Number:
-    if not low <= value <= high:
-        raise ValueError("is out of range")
-    return value
-
-
-def _choice(kind: type[StrEnum]) -> Form:
-    def parse(text: str) -> StrEnum:
-        if text not in tuple(kind):
-            raise ValueError("is not one of the values allowed")
-        return kind(text)
-
-    return Form(parse, ", ".join(kind))
-
-
-def _boolean(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ValueError("is not a boolean")
-    return text == "true"
-
-
-def _plain(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError("is empty or not printable")
-    return text
-
-
-def _metadata_name(text: str) -> str:
-    """Return a name that can stand in Envoy's attribute expression (`kernel.route_key`)."""
-    if "'" in text or "\\" in text:
-        raise ValueError("holds a quote or a backslash")
-    return _plain(text)
-
-
-def _path(text: str) -> Path:
-    if not text or "\0" in text:
-        raise ValueError("is not a path")
-    return Path(text)
-
-
-def _address(text: str) -> str:
-    """Return `host:port`, `[v6]:port` or `unix:/path`; raises ValueError.
-
-    `{worker}` in it stands for the number of the worker process, so that each has an address of its own.
-    """
-    written, text = text, text.replace(WORKER_PLACE, "0")
-    if text.startswith(UNIX_PREFIX):
-        if not parse_unix(text).path.is_absolute():
-            raise ValueError("is not an absolute socket path")
-        return written
-    host, separator, port = text.rpartition(":")
-    if not separator or not host or not port.isdecimal() or not port.isascii() or int(port) > 65535:
-        raise ValueError("is not host:port")
-    if host.startswith("[") and host.endswith("]"):
-        ip_address(host[1:-1])
-    elif ":" in host:
-        raise ValueError("is an IPv6 address without brackets")
-    return written
-
-
-def _addresses(text: str) -> tuple[str, ...]:
-    found = tuple(_address(one.strip()) for one in text.split(","))
-    if len(set(found)) != len(found):
-        raise ValueError("names an address twice")
-    return found
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(one.strip() for one in text.split(",")) if text else ()
-    ClientNames(names)
-    return names
-
-
-def _loopback(text: str) -> str | None:
-    if text == OFF:
-        return None
-    host = _address(text).rpartition(":")[0].strip("[]")
-    if not text.startswith("unix:") and host != "localhost" and not ip_address(host).is_loopback:
-        raise ValueError("is not a loopback address; admin pages are for this machine alone")
-    return text
-
-
-def _collector(text: str) -> str | None:
-    if text == OFF:
-        return None
-    scheme, separator, address = text.partition("://")
-    if scheme not in ("http", "https") or not separator or address.startswith("unix:"):
-        raise ValueError("is not http://host:port or https://host:port")
-    host, slash, path = address.partition("/")
-    if _address(host).endswith(":4317"):
-        raise ValueError("is the port for OTLP over gRPC; spans go over HTTP, whose port is 4318")
-    if not re.fullmatch(r"[A-Za-z0-9._~/-]*", path, re.ASCII):
-        raise ValueError("has a path with a query, a fragment or odd characters")
-    return f"{scheme}://{host}{slash}{path}".rstrip("/")
-
-
-def _ratio(text: str) -> float:
-    if not re.fullmatch(r"\d(\.\d{1,9})?", text, re.ASCII):
-        raise ValueError("is not a number from 0 to 1")
-    return _within(float(text), 0, 1)
-
-
-def _optional_address(text: str) -> str | None:
-    return None if text == OFF else _address(text)
-
-
-def _paths(text: str) -> tuple[Path, ...]:
-    return tuple(_path(one.strip()) for one in text.split(",")) if text else ()
-
-
-def _hosts(text: str) -> tuple[str, ...]:
-    names = tuple(one.strip().lower() for one in text.split(",")) if text else ()
-    if not all(re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", one, re.ASCII) for one in names):
-        raise ValueError("has a name that is no host name; ports are left out")
-    return names
-
-
-def _written_list(values: Iterable[object]) -> str:
-    return ",".join(str(one) for one in values)
-
-
-def _written_or_off(value: str | None) -> str:
-    return OFF if value is None else value
-
-
-def _written_boolean(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def _written_or_nothing(value: object) -> str:
-    return "" if value is None else str(value)
-
-
-_UNIX = "unix:/path; ?mode=0660&group=NAME after it lets clients of other users in"
-ADDRESS = Form(_address, "host:port", _written_or_nothing)
-ADDRESSES = Form(_addresses, f"a list of host:port, [v6]:port or {_UNIX}", _written_list)
-LOOPBACK = Form(_loopback, "a loopback host:port, unix:/path, or off", _written_or_off)
-OPTIONAL_ADDRESS = Form(_optional_address, "host:port, unix:/path, or off", _written_or_off)
-NAMES = Form(_names, "a list of DNS names and URIs", _written_list)
-BOOLEAN = Form(_boolean, "true, false", _written_boolean)
-TEXT = Form(_plain, "text", _written_or_nothing)
-METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _written_or_nothing)
-HOSTS = Form(_hosts, "a list of host names without ports", _written_list)
-FILE = Form(_path, "a path", _written_or_nothing)
-FILES = Form(_paths, "a list of paths", _written_list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +139,7 @@ class PolicySettings:
     registry: Path | None = setting(FILE, None, "registry.json that the builder wrote")
     directory: Path | None = setting(FILE, None, "directory tree <name>/<v1_0_0>/ of policies, for development")
     verify: Verify = setting(
-        _choice(Verify),
+        choice(Verify),
         Verify.REPORT,
         "what becomes of code on disk with another digest than the registry has; report runs it and says so",
     )
@@ -351,7 +170,7 @@ class RouteKeySettings:
     """Which part of Envoy's message is the route key (R-07)."""
 
     source: RouteKeySource = setting(
-        _choice(RouteKeySource), RouteKeySource.ROUTE_NAME, "the route's name, or a key of its filter metadata"
+        choice(RouteKeySource), RouteKeySource.ROUTE_NAME, "the route's name, or a key of its filter metadata"
     )
     namespace: str | None = setting(METADATA_NAME, None, "filter metadata namespace, when source is metadata")
     key: str | None = setting(METADATA_NAME, None, "key in that namespace, when source is metadata")
@@ -362,7 +181,7 @@ class ChainFileSettings:
     """When a chain file is taken for complete (R-20)."""
 
     settle: float = setting(
-        _duration(0, 600), FILE_SETTLE_SECONDS, "time a chain file that was not renamed into place must be left alone"
+        duration(0, 600), FILE_SETTLE_SECONDS, "time a chain file that was not renamed into place must be left alone"
     )
     end_marker: bool = setting(BOOLEAN, False, "refuse a chain file whose last line is not `...`, as half written")
 
@@ -399,8 +218,8 @@ class HealthSettings:
 class LogSettings:
     """Log lines (R-52)."""
 
-    level: LogLevel = setting(_choice(LogLevel), LogLevel.INFO, "least severity that is logged")
-    format: LogFormat = setting(_choice(LogFormat), LogFormat.JSON, "form of log lines")
+    level: LogLevel = setting(choice(LogLevel), LogLevel.INFO, "least severity that is logged")
+    format: LogFormat = setting(choice(LogFormat), LogFormat.JSON, "form of log lines")
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,12 +227,12 @@ class TracingSettings:
     """Spans for OpenTelemetry (R-52)."""
 
     endpoint: str | None = setting(
-        Form(_collector, "http://host:port, https://host:port/path, or off", _written_or_off),
+        COLLECTOR,
         None,
         "OTLP/HTTP collector that spans are sent to (its /v1/traces); off for no tracing",
     )
     sample_ratio: float = setting(
-        Form(_ratio, "a number from 0 to 1", lambda value: f"{value:g}"),
+        RATIO,
         1.0,
         "share of the requests traced that come without a sampling decision in `traceparent`",
     )
@@ -421,21 +240,51 @@ class TracingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionLogSettings:
+    """The decision log: a line for each request that is denied or fails, and for others that are asked for."""
+
+    decisions: Decisions = setting(
+        choice(Decisions), Decisions.DENIALS, "decisions that are logged; denials are failures too"
+    )
+    output: str = setting(
+        OUTPUT,
+        LOG,
+        "where they go: among log lines, to a file (opened anew when it was renamed), or to a collector",
+    )
+    endpoint: str | None = setting(COLLECTOR, None, "OTLP/HTTP collector (its /v1/logs), when output is otlp")
+    sample_ratio: float = setting(RATIO, 1.0, "share of the requests that pass, when decisions is all")
+    condition: str | None = setting(TEXT, None, "CEL condition for requests that pass, when decisions is all")
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """What peers may make the engine hold (R-09, R-14)."""
 
-    streams: int = setting(_whole_number(1, 1_000_000), STREAMS, "streams open at once in one worker process")
+    streams: int = setting(whole_number(1, 1_000_000), STREAMS, "streams open at once in one worker process")
     connections: int = setting(
-        _whole_number(1, 1_000_000),
+        whole_number(1, 1_000_000),
         CONNECTIONS,
         "connections to one worker process; idle ones give way to new ones",
     )
-    blocking_threads: int = setting(
-        _whole_number(1, 1024), BLOCKING_THREADS, "threads for each blocking policy version"
+    blocking_threads: int = setting(whole_number(1, 1024), BLOCKING_THREADS, "threads for each blocking policy version")
+    offload_processes: int = setting(
+        whole_number(1, 64), OFFLOAD_PROCESSES, "helper processes of one worker process, for work on large bodies"
     )
-    header_count: int = setting(_whole_number(1, 10_000), HEADER_COUNT, "headers of one request or response")
+    offload_waiting: int = setting(
+        whole_number(1, 100_000), OFFLOAD_WAITING, "calls that may wait for a helper process of one worker process"
+    )
+    header_count: int = setting(whole_number(1, 10_000), HEADER_COUNT, "headers of one request or response")
     header_size: int = setting(
-        _size(1024, LARGEST_HEADERS), HEADER_SIZE, "bytes of all headers of one request or response"
+        size(1024, LARGEST_HEADERS), HEADER_SIZE, "bytes of all headers of one request or response"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSettings:
+    """What clients get on a denial, where the chain file does not say (R-19)."""
+
+    format: ErrorFormat = setting(
+        choice(ErrorFormat), ErrorFormat.PROBLEM, "format of a denial whose route and chain file name none"
     )
 
 
@@ -447,28 +296,28 @@ class Settings:
     """
 
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
-    transport: Transport = setting(_choice(Transport), Transport.NATIVE, "server that carries ext_proc")
-    workers: int | str = setting(Form(_workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
+    transport: Transport = setting(choice(Transport), Transport.NATIVE, "server that carries ext_proc")
+    workers: int | str = setting(Form(workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
     worker_timeout: float = setting(
-        _duration(0.5, 3600),
+        duration(0.5, 3600),
         WORKER_SECONDS,
         "time without a sign of life after which a worker process is killed and replaced",
     )
     configuration: ConfigurationSource = setting(
-        _choice(ConfigurationSource), ConfigurationSource.FILE, "where chains come from"
+        choice(ConfigurationSource), ConfigurationSource.FILE, "where chains come from"
     )
     chains: Path = setting(FILE, Path("/etc/policy-engine/chains.yaml"), "chain file, or a directory of them")
     unmapped_routes: UnmappedRoutes = setting(
-        _choice(UnmappedRoutes), UnmappedRoutes.DENY, "what happens to a route that is not in the configuration"
+        choice(UnmappedRoutes), UnmappedRoutes.DENY, "what happens to a route that is not in the configuration"
     )
-    body_limit: int = setting(_size(0, 1 << 30), BODY_LIMIT, "largest body, also when decompressed")
+    body_limit: int = setting(size(0, 1 << 30), BODY_LIMIT, "largest body, also when decompressed")
     policy_timeout: float = setting(
-        _duration(0.001, LONGEST_POLICY_TIMEOUT), POLICY_TIMEOUT, "timeout of a policy whose chain entry has none"
+        duration(0.001, LONGEST_POLICY_TIMEOUT), POLICY_TIMEOUT, "timeout of a policy whose chain entry has none"
     )
     construction_timeout: float = setting(
-        _duration(0.1, 600), CONSTRUCTION_SECONDS, "time a policy's constructor may take when chains are loaded"
+        duration(0.1, 600), CONSTRUCTION_SECONDS, "time a policy's constructor may take when chains are loaded"
     )
-    drain_timeout: float = setting(_duration(0, 3600), 30.0, "time for streams in flight to end after SIGTERM")
+    drain_timeout: float = setting(duration(0, 3600), 30.0, "time for streams in flight to end after SIGTERM")
     tls: TlsSettings = field(default_factory=TlsSettings)
     policies: PolicySettings = field(default_factory=PolicySettings)
     xds: XdsSettings = field(default_factory=XdsSettings)
@@ -479,7 +328,9 @@ class Settings:
     health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
+    decision_log: DecisionLogSettings = field(default_factory=DecisionLogSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    errors: ErrorSettings = field(default_factory=ErrorSettings)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -502,6 +353,8 @@ def contradictions(settings: Settings) -> Mapping[str, str]:
         for key in ("namespace", "key"):
             if getattr(settings.route_key, key) is None:
                 found[f"route_key.{key}"] = "is not set, but route_key.source is metadata"
+    if settings.decision_log.output == OTLP and settings.decision_log.endpoint is None:
+        found["decision_log.endpoint"] = "is not set, but decision_log.output is otlp"
     if settings.policies.registry is not None and settings.policies.directory is not None:
         found["policies.directory"] = "is set together with policies.registry; only one of them can be"
     return found

@@ -29,6 +29,8 @@ from policy_engine.documents.yaml_document import Document
 from policy_engine.limits import CONSTRUCTION_SECONDS, LONGEST_POLICY_TIMEOUT, POLICY_TIMEOUT
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path, find, path_within
+from policy_engine.sources.error_answers import read_errors
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.conditions.failing import unguarded
 from policy_engine.worker.policies.registry import (
@@ -41,11 +43,14 @@ from policy_engine.worker.policies.registry import (
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
 
+Construct = Callable[[Sequence[Trial], float], list[Refusal | None]]
+"""Constructs policies on trial, each within so many seconds, and returns why they are refused."""
+
 ConditionCheck = Callable[[str, frozenset[Phase]], Sequence[object]]
 """Returns what is wrong with a condition of a policy with these phases; each problem's `str` is shown."""
 
-FILE_KEYS = ("version", "routes")
-ROUTE_KEYS = ("route_key", "policies")
+FILE_KEYS = ("version", "errors", "routes")
+ROUTE_KEYS = ("route_key", "errors", "policies")
 POLICY_KEYS = ("name", "version", "enabled", "condition", "failure_mode", "timeout", "parameters")
 
 MAX_ROUTES = 100_000
@@ -98,7 +103,8 @@ class ChainReader:
     """Reads chains against one registry; keep it, because it remembers what it has already found good.
 
     `check_condition` None leaves conditions unchecked, `secrets` says where secrets may come from (R-24),
-    `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds.
+    `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds. `construct` is
+    how policies are tried out: here, or in a process apart.
     """
 
     def __init__(
@@ -109,12 +115,14 @@ class ChainReader:
         secrets: Callable[[], SecretSource] = SecretSource,
         default_timeout: float = POLICY_TIMEOUT,
         construction_seconds: float = CONSTRUCTION_SECONDS,
+        construct: Construct = construct_on_trial,
     ) -> None:
         self.registry = registry
         self._check_condition = check_condition
         self._secrets = secrets
         self._default_timeout = default_timeout
         self._construction_seconds = construction_seconds
+        self._try = construct
         self._constructed: dict[bytes, None] = {}
         self._conditions: dict[tuple[str, frozenset[Phase]], tuple[str, ...]] = {}
 
@@ -146,10 +154,11 @@ class ChainReader:
         if not isinstance(document.value, dict):
             return
         fields.choice("version", ("v1",))
+        errors = read_errors(document, ("errors",), load.diagnostics) if "errors" in fields else None
         for index, _ in enumerate(fields.items("routes", most=MAX_ROUTES)):
-            self._route(document, ("routes", index), load)
+            self._route(document, ("routes", index), load, errors)
 
-    def _route(self, document: Document, path: Path, load: _Load) -> None:
+    def _route(self, document: Document, path: Path, load: _Load, general: ErrorAnswers | None = None) -> None:
         fields = Fields(document, path, ROUTE_KEYS, load.diagnostics, "a route")
         if not isinstance(find(document.value, path), dict):
             return
@@ -160,8 +169,11 @@ class ChainReader:
             self._policy(document, (*path, "policies", index), load)
             for index, _ in enumerate(fields.items("policies", most=MAX_POLICIES))
         ]
+        errors = general
+        if "errors" in fields:
+            errors = read_errors(document, (*path, "errors"), load.diagnostics).over(general)
         if key is not None:
-            load.routes.append(RouteSpec(key, tuple(one for one in policies if one is not None)))
+            load.routes.append(RouteSpec(key, tuple(one for one in policies if one is not None), errors))
 
     def _note_route_key(self, key: str, document: Document, path: Path, fields: Fields, load: _Load) -> None:
         place = document.locate((*path, "route_key"))
@@ -270,7 +282,7 @@ class ChainReader:
         pending = {one.digest: one for one in load.pending}
         if not pending:
             return
-        refusals = construct_on_trial([one.trial for one in pending.values()], self._construction_seconds)
+        refusals = self._try([one.trial for one in pending.values()], self._construction_seconds)
         outcome = dict(zip(pending, refusals, strict=True))
         for digest, refusal in outcome.items():
             if refusal is None:

@@ -38,6 +38,7 @@ class ApiKeyValidation(Policy):
         self._name = parameters.get("name", "x-api-key")
         if not self._in_query:
             self._name = _checked(header_name, self._name, "/name")
+        self.credentials = (self._name,)
         self._prefix = parameters.get("prefix", "")
         if self._in_query and self._prefix:
             raise ParameterError("a prefix is possible only with in: header", "/prefix")
@@ -127,10 +128,8 @@ def _stored(parameters: Parameters) -> list[tuple[bytes, list[tuple[bytes, str]]
 
 
 def _refusal(status: int, reason: str, challenge: str) -> ImmediateResponse:
-    headers = {"content-type": "application/json"}
-    if status == 401:
-        headers["www-authenticate"] = challenge
-    return ImmediateResponse(status, f'{{"error":"{reason}"}}', headers, details=reason)
+    headers = {"www-authenticate": challenge} if status == 401 else {}
+    return ImmediateResponse(status, headers=headers, details=reason)
 
 
 def _without(target: str, name: str) -> str:

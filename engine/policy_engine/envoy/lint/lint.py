@@ -15,7 +15,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule, ordered
 from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.clusters import lint_engine_cluster, lint_upstream_cluster
-from policy_engine.envoy.lint.filters import lint_buffers, lint_filter
+from policy_engine.envoy.lint.filters import lint_buffers, lint_filter, lint_order
 from policy_engine.envoy.lint.manager import lint_manager
 from policy_engine.envoy.lint.proto_json import Node
 from policy_engine.envoy.lint.routes import RouteLint
@@ -43,13 +43,14 @@ def lint_document(document: Document, demands: Demands) -> list[Diagnostic]:
     found: list[Diagnostic] = []
     engines: dict[str, Node] = {}
     upstreams: dict[str, Node] = {}
-    managers = list(_managers_with_filter(resources))
+    managers = list(managers_with_filter(resources))
     if not managers:
         return [_no_filter(root)]
     routes = RouteLint(demands)
     for listener, manager, http_filter in managers:
         engine = http_filter.get("typed_config", "grpc_service", "envoy_grpc", "cluster_name")
         found += lint_filter(http_filter, demands)
+        found += lint_order(manager, http_filter, demands)
         found += lint_buffers(listener, manager, demands)
         found += lint_manager(manager, http_filter, demands)
         found += routes.lint(manager, http_filter)
@@ -72,7 +73,7 @@ def lint_document(document: Document, demands: Demands) -> list[Diagnostic]:
     return found
 
 
-def _managers_with_filter(resources: Node) -> Iterator[tuple[Node, Node, Node]]:
+def managers_with_filter(resources: Node) -> Iterator[tuple[Node, Node, Node]]:
     """Yield listener, HTTP connection manager and ext_proc filter, for each filter of the file."""
     for listener in resources.get("listeners").items():
         for network_filter in _network_filters(listener):

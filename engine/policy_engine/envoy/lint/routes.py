@@ -12,9 +12,10 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import did_you_mean
 from policy_engine.envoy.demands import ChainDemand, Demands
 from policy_engine.envoy.filter_config import duration
-from policy_engine.envoy.lint.filters import lint_failure_mode
+from policy_engine.envoy.lint.filters import lint_failure_mode, lint_namespaces
 from policy_engine.envoy.lint.modes import STREAMING, effective_modes
 from policy_engine.envoy.lint.proto_json import Node
+from policy_engine.settings.route_key import RouteKeyPlace
 
 _LISTED = 10
 _DEFAULT_IDLE = 300.0
@@ -48,8 +49,8 @@ class RouteLint:
                 levels = (route, host, configuration)
                 # A part of a route may have settings of its own, the most specific of all.
                 parts = list(route.get("route", "weighted_clusters", "clusters").items())
-                switches = [_PerRoute(http_filter, (part, *levels)) for part in parts]
-                whole = _PerRoute(http_filter, levels)
+                switches = [PerRoute(http_filter, (part, *levels)) for part in parts]
+                whole = PerRoute(http_filter, levels)
                 yield from self._route(manager, route, next((one for one in switches if one.off is not None), whole))
 
     def lint_chains_without_route(self) -> Iterator[Diagnostic]:
@@ -69,8 +70,8 @@ class RouteLint:
         names += [one.get("name") for one in action.get("weighted_clusters", "clusters").items()]
         self.clusters |= {one.text(): one for one in names if one.text()}
 
-    def _route(self, manager: Node, route: Node, per_route: _PerRoute) -> Iterator[Diagnostic]:
-        key = self._key(route)
+    def _route(self, manager: Node, route: Node, per_route: PerRoute) -> Iterator[Diagnostic]:
+        key = key_of(route, self._demands.route_key)
         chain = self._demands.chains.get(key.text())
         if chain is not None:
             self._used.add(chain.route_key)
@@ -83,14 +84,13 @@ class RouteLint:
             yield self._unknown(route, key)
             return
         yield from lint_failure_mode(per_route.setting("failure_mode_allow"), (chain.route_key,), self._demands)
+        own = per_route.setting("metadata_options")
+        if own.exists:
+            yield from lint_namespaces(
+                own.get("forwarding_namespaces", "untyped"), chain.asked.namespaces, self._demands
+            )
         if chain.runs:
             yield from _modes(route, per_route, chain, self._demands, _idle_timeout(manager, route))
-
-    def _key(self, route: Node) -> Node:
-        place = self._demands.route_key
-        if not place.namespace:
-            return route.get("name")
-        return route.get("metadata", "filter_metadata").at(place.namespace).at(place.key)
 
     def _unknown(self, route: Node, key: Node) -> Diagnostic:
         known = self._demands.chains
@@ -108,7 +108,14 @@ class RouteLint:
         return node.error(Rule.ENVOY_ROUTE, f"{reason}: its requests are denied", allowed=allowed)
 
 
-class _PerRoute:
+def key_of(route: Node, place: RouteKeyPlace) -> Node:
+    """Return the route's key, by which the engine finds its chain."""
+    if not place.namespace:
+        return route.get("name")
+    return route.get("metadata", "filter_metadata").at(place.namespace).at(place.key)
+
+
+class PerRoute:
     """What a route, its virtual host and its route configuration say about the filter, most specific first."""
 
     def __init__(self, http_filter: Node, levels: tuple[Node, ...]) -> None:
@@ -146,9 +153,7 @@ def _switched_off(http_filter: Node, written: list[Node]) -> Node | None:
     return disabled if disabled.is_true() else None
 
 
-def _modes(
-    route: Node, per_route: _PerRoute, chain: ChainDemand, demands: Demands, idle: float
-) -> Iterator[Diagnostic]:
+def _modes(route: Node, per_route: PerRoute, chain: ChainDemand, demands: Demands, idle: float) -> Iterator[Diagnostic]:
     nodes = per_route.modes()
     set_here = next((one for one in nodes if one.exists), route)
     modes = effective_modes(nodes)

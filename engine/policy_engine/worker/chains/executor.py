@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -30,7 +30,6 @@ from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
-from policy_engine.worker.chains.mark import MARK_BYTES
 from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
@@ -51,6 +50,13 @@ class Exchange:
         self.response: Response | None = None
         self.decisions: dict[int, bool] | None = None
 
+    def answered(self, response: Response, steps: Iterable[Step]) -> None:
+        """Let `response` be the response from now on: for `steps`, what was decided by the one before is undone."""
+        self.response = response
+        for step in steps:
+            if self.decisions is not None and step.condition is not None and step.condition.uses_response:
+                self.decisions.pop(step.entry, None)
+
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
@@ -64,17 +70,17 @@ class _Waiting:
 class Outcome:
     """What a phase's policies asked for: mutations in the order they apply, and the answer that ended it, if any.
 
-    `edits` are the header parts of `actions`, one for each. `restated`: the response has another status; `failed`: the
-    answer is that of a policy that failed closed.
+    `edits` are the header parts of `actions`, one for each. `restated`: the response has another status; `step` is the
+    one that answered, or that failed closed.
     """
 
-    __slots__ = ("actions", "edits", "failed", "immediate", "restated")
+    __slots__ = ("actions", "edits", "immediate", "restated", "step")
 
     def __init__(self) -> None:
         self.actions: list[Any] = []
         self.edits: list[HeaderEdit] = []
-        self.failed = False
         self.immediate: ImmediateResponse | None = None
+        self.step: Step | None = None
         self.restated = False
 
 
@@ -87,7 +93,8 @@ def run(
     failure mode is `open` (R-11). Only a step's `on_failure` may raise, which the engine's own steps do not have.
     """
     running = RUNNING
-    running.page[:MARK_BYTES] = exchange.chain.mark
+    if running.mark is not exchange.chain.mark:
+        running.show(exchange.chain.mark)
     for position in range(start, len(steps)):
         step = steps[position]
         statistics = step.statistics
@@ -135,10 +142,12 @@ async def _finish(
     try:
         result = await _within(step, waiting.result, exchange.chain.mark)
     except Exception as error:
+        RUNNING.since = began
         step.statistics.observe(perf_counter() - began)
         if _fail(exchange, step, error, outcome):
             return outcome
     else:
+        RUNNING.since = began
         step.statistics.observe(perf_counter() - began)
         if result is not None and _settle(exchange, step, args, result, outcome):
             return outcome
@@ -195,9 +204,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         edit = step.edit
     else:
         try:
-            if kind not in step.accepts:
-                raise WrongKind(action, step.accepts)
-            edit = check_action(action)
+            action, edit = _checked(exchange.request, step, action)
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
         if edit.whole:
@@ -205,7 +212,9 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
             step.checked, step.edit = action, edit
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
-        outcome.immediate = action
+        decisions = step.decisions
+        outcome.immediate = action if decisions is None else decisions.answered(step, action, exchange.request)
+        outcome.step = step
         return True
     outcome.actions.append(action)
     outcome.edits.append(edit)
@@ -225,12 +234,26 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     return False
 
 
+def _checked(request: Request, step: Step, action: Any) -> tuple[Any, HeaderEdit]:
+    """Return the action as it is carried out, and its header part; raises InvalidAction.
+
+    What a change of the query comes to depends on the request: the same action is another one for each.
+    """
+    if type(action) not in step.accepts:
+        raise WrongKind(action, step.accepts)
+    edit = check_action(action)
+    if not edit.whole and type(action) is RequestMutation and action.changes_query:
+        action = action.applied_to(request.target)
+        edit = check_action(action)
+    return action, edit
+
+
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
-    kind = _kind_of(error)
+    kind = failure_kind(error)
     step.statistics.failures[kind] += 1
     if step.on_failure is not None:
-        step.on_failure(step, error)
+        step.on_failure(step, error, exchange.request)
     repeated.log(
         logging.WARNING,
         (exchange.chain.route_key, step.label, kind),
@@ -251,14 +274,18 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
         },
         exc_info=error if kind is FailureKind.EXCEPTION else None,
     )
+    decisions, answer = step.decisions, step.failure_response
     if step.fails_open:
+        if decisions is not None:
+            decisions.failed_open(step, error, exchange.request)
         return False
-    outcome.immediate = step.failure_response
-    outcome.failed = True
+    outcome.immediate = answer if decisions is None else decisions.answered(step, answer, exchange.request, error)
+    outcome.step = step
     return True
 
 
-def _kind_of(error: BaseException) -> FailureKind:
+def failure_kind(error: BaseException) -> FailureKind:
+    """Return as what a failure is counted."""
     if isinstance(error, ConditionError):
         return FailureKind.CONDITION
     if isinstance(error, InvalidAction):

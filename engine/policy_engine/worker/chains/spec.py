@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets as random_source
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from policy_engine.documents.redaction import REDACTED
 from policy_engine.limits import POLICY_TIMEOUT
 from policy_engine.sdk.json_pointer import format_pointer
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 
 _SECRET_HASH_KEY = random_source.token_bytes(32)
 
@@ -58,6 +59,10 @@ class PolicySpec:
         """Return a copy of the parameters fit for logs and admin pages: every secret is `***`."""
         return {name: _redact(value, format_pointer((name,)), self.secrets) for name, value in self.parameters.items()}
 
+    def secret_texts(self) -> frozenset[str]:
+        """Return the texts in the parameters that must never be shown, to strike them out elsewhere."""
+        return frozenset(_secret_texts(self.parameters, "", self.secrets))
+
     def as_document(self) -> dict[str, Any]:
         """Return the entry as plain JSON-able data without secrets, for admin pages."""
         return {
@@ -74,10 +79,14 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """The chain of one route; an empty `policies` passes requests unchanged (R-07)."""
+    """The chain of one route; an empty `policies` passes requests unchanged (R-07).
+
+    `errors` is how its denials are written, None where neither the route nor its file says (R-19).
+    """
 
     route_key: str
     policies: tuple[PolicySpec, ...] = ()
+    errors: ErrorAnswers | None = None
 
     def content_hash(self) -> str:
         """Return a hash of the whole content, independent of the order of keys; equal hash means same chain.
@@ -88,7 +97,11 @@ class RouteSpec:
         guessing a weak secret.
         """
         text = json.dumps(
-            [self.route_key, [_hashable(policy) for policy in self.policies]],
+            [
+                self.route_key,
+                [_hashable(policy) for policy in self.policies],
+                *([] if self.errors is None else [self.errors.as_document()]),
+            ],
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=True,
@@ -98,7 +111,8 @@ class RouteSpec:
 
     def as_document(self) -> dict[str, Any]:
         """Return the route as plain JSON-able data without secrets, for admin pages."""
-        return {"route_key": self.route_key, "policies": [policy.as_document() for policy in self.policies]}
+        document = {"route_key": self.route_key, "policies": [policy.as_document() for policy in self.policies]}
+        return document if self.errors is None else {**document, "errors": self.errors.as_document()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +130,17 @@ def _redact(value: Any, pointer: str, secrets: frozenset[str]) -> Any:
     if isinstance(value, list | tuple):
         return [_redact(item, f"{pointer}/{index}", secrets) for index, item in enumerate(value)]
     return value
+
+
+def _secret_texts(value: Any, pointer: str, secrets: frozenset[str]) -> Iterator[str]:
+    if pointer in secrets and isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _secret_texts(item, pointer + format_pointer((name,)), secrets)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _secret_texts(item, f"{pointer}/{index}", secrets)
 
 
 def _hashable(policy: PolicySpec) -> dict[str, Any]:
