@@ -35,6 +35,8 @@ AMD64 = Platform()
 PYTHON = f'#!/bin/sh\nunset PYTHONHOME\nexec {sys.executable} "$@"\n'
 """The Python of this world's images: the one that runs the tests."""
 
+OS_RELEASE = 'ID=debian\nVERSION_ID="13"\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"\n'
+
 MANIFEST = """name: {name}
 version: {version}
 description: An example.
@@ -111,6 +113,7 @@ class World:
         mirror = self.root / "mirror"
         mirror.mkdir()
         packages = {name: make_deb(mirror, name) for name in ("libone", "libtwo")}
+        packages["base-files"] = make_deb(mirror, "base-files", {"usr/lib/os-release": OS_RELEASE})
         packages["python3.13-minimal"] = make_deb(mirror, "python3.13-minimal", {"usr/bin/python3.13": PYTHON})
         lock = {"suite": "trixie", "snapshot": mirror.as_uri(), "packages": {"amd64": packages, "arm64": packages}}
         self.debian.write_text(json.dumps(lock))
