@@ -27,9 +27,10 @@ from policy_engine.settings.loading import (
     render_settings,
     service_links,
 )
-from policy_engine.settings.model import UnmappedRoutes
+from policy_engine.settings.model import UnmappedRoutes, Verify
 from policy_engine.sources.route_explained import explain_key
 from policy_engine.sources.validate import chain_reader, validate_paths
+from policy_engine.worker.policies.integrity import verify
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
 from policy_engine.worker.policies.registry import Registry
 
@@ -317,7 +318,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _registry(settings: Settings) -> Registry:
-    return load_policies(settings.policies.registry or settings.policies.directory)
+    policies = settings.policies
+    return load_policies(policies.registry or policies.directory, strict=policies.verify is Verify.STRICT)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -479,7 +481,7 @@ def _build_info(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     policies = settings.policies.registry or settings.policies.directory
-    print(json.dumps(build_info(_registry(settings), policies), indent=2))
+    print(json.dumps(build_info(_registry(settings), policies, verify(policies)), indent=2))
     return 0
 
 

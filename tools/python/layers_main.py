@@ -57,11 +57,13 @@ ENGINE: Mapping[str, str] = {
 
 BUILDER: Mapping[str, str] = {
     "recipe": "",
+    "stripping": "",
     "discover": "recipe",
     "validate": "recipe discover",
-    "describe": "recipe discover validate",
-    "package": "recipe discover validate describe",
-    "commands": "recipe discover validate describe package",
+    "describe": "recipe stripping discover validate",
+    "package": "recipe stripping discover validate describe",
+    "attest": "recipe discover package",
+    "commands": "recipe discover validate describe package attest",
     "__main__": "discover commands",
     "testregistry": "package",
     "testworld": ANY,

@@ -57,6 +57,7 @@ class Rule(StrEnum):
     DUPLICATE_POLICY = "duplicate-policy"
     REQUIREMENTS = "policy-requirements"
     MISSING_FILE = "missing-file"
+    NOT_REVIEWED = "not-reviewed"
     APPLY = "not-applied"
     TOO_MANY = "too-many-findings"
     ENVOY_FILTER = "envoy-filter"

@@ -85,6 +85,13 @@ class UnmappedRoutes(StrEnum):
     PASS = "pass"  # noqa: S105 - the word of the settings file, not a password
 
 
+class Verify(StrEnum):
+    """What becomes of code that is not what the builder wrote the digests of (R-47)."""
+
+    REPORT = "report"
+    STRICT = "strict"
+
+
 class LogFormat(StrEnum):
     """How log lines look."""
 
@@ -130,6 +137,11 @@ class PolicySettings:
 
     registry: Path | None = setting(FILE, None, "registry.json that the builder wrote")
     directory: Path | None = setting(FILE, None, "directory tree <name>/<v1_0_0>/ of policies, for development")
+    verify: Verify = setting(
+        choice(Verify),
+        Verify.REPORT,
+        "what becomes of code on disk with another digest than the registry has; report runs it and says so",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_handler_errors": ("counter", "Errors of the engine itself on a stream; always a bug."),
     "policy_engine_worker_restarts": ("counter", "Worker processes that died and were started again."),
     "policy_engine_worker_hangs": ("counter", "Worker processes killed because they gave no sign of life."),
+    "policy_engine_not_reviewed": (
+        "gauge",
+        "1 for each policy, library and the engine whose code is not what the builder wrote the digest of, else 0.",
+    ),
     "policy_engine_workers": ("gauge", "Worker processes that listen, with chains active and signs of life."),
     "policy_engine_configuration_rejections": ("counter", "Configurations refused."),
     "policy_engine_configuration_info": ("gauge", "1, with the version of the active configuration."),
