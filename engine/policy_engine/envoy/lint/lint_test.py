@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.formatter.req_without_query.v3 import req_without_query_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -37,6 +39,7 @@ from testsupport.chains import define, entry
 
 # Messages inside of Any can be read once their modules are there.
 _ = (ext_proc_pb2, router_pb2, previous_hosts_pb2, http_connection_manager_pb2, http_protocol_options_pb2)
+_of_the_access_log = (stream_pb2, req_without_query_pb2)
 
 
 class Headers(Policy):
@@ -100,57 +103,6 @@ def lint(text: str, wanted: Demands = USUAL) -> list[Diagnostic]:
 def line_of(text: str, containing: str, after: str = "") -> int:
     start = text.index(after)
     return text.count("\n", 0, text.index(containing, start)) + 1
-
-
-IDENTITY = 'request.attributes["connection.uri_san_peer_certificate"] == "spiffe://a/b"'
-CLAIMS = 'request.envoy_metadata["envoy.filters.http.jwt_authn"].claims.sub == "ann"'
-ASKING = demands({"mtls": [entry(Headers, condition=IDENTITY)], "jwt": [entry(Headers, condition=CLAIMS)]})
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "names"),
-    [
-        (
-            "- connection.uri_san_peer_certificate",
-            "- connection.mtls",
-            ("connection.uri_san_peer_certificate", "'mtls'"),
-        ),
-        ("- envoy.filters.http.jwt_authn", "- envoy.filters.http.geoip", ("envoy.filters.http.jwt_authn", "'jwt'")),
-        ("forwarding_namespaces", "x_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
-        ("  metadata_options", "  x_options", ("envoy.filters.http.jwt_authn", "'jwt'")),
-    ],
-)
-def test_what_policies_and_conditions_read_has_to_be_asked_for(old: str, new: str, names: tuple[str, ...]) -> None:
-    text = render(bootstrap(ASKING, Sample()))
-    assert lint(text, ASKING) == []
-    assert text.count(old) == 1
-    (found,) = lint(text.replace(old, new), ASKING)
-    assert (found.rule, found.severity) == (Rule.ENVOY_ATTRIBUTE, Severity.ERROR)
-    assert all(name in found.reason for name in names), found.reason
-
-
-def test_a_filter_whose_metadata_is_read_stands_before_the_engine() -> None:
-    config = bootstrap(ASKING, Sample())
-    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    jwt_authn = {"name": "envoy.filters.http.jwt_authn"}
-    manager["http_filters"].insert(0, jwt_authn)
-    assert lint(json.dumps(config), ASKING) == []
-    manager["http_filters"].append(manager["http_filters"].pop(0))
-    (found,) = lint(json.dumps(config), ASKING)
-    assert found.rule is Rule.ENVOY_FILTER
-    assert "stands after the engine's filter" in found.reason
-
-
-def test_a_route_that_forwards_other_namespaces_is_reported() -> None:
-    config = bootstrap(ASKING, Sample())
-    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
-    for route in routes[:2]:
-        (per_route,) = route["typed_per_filter_config"].values()
-        per_route["overrides"]["metadata_options"] = {"forwarding_namespaces": {"untyped": ["other"]}}
-    (found,) = lint(json.dumps(config), ASKING)
-    assert "lacks envoy.filters.http.jwt_authn" in found.reason
-    assert "route 'jwt'" in found.reason
 
 
 @pytest.mark.parametrize(
