@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.formatter.req_without_query.v3 import req_without_query_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -37,6 +39,7 @@ from testsupport.chains import define, entry
 
 # Messages inside of Any can be read once their modules are there.
 _ = (ext_proc_pb2, router_pb2, previous_hosts_pb2, http_connection_manager_pb2, http_protocol_options_pb2)
+_ = (stream_pb2, req_without_query_pb2)
 
 
 class Headers(Policy):
@@ -116,7 +119,7 @@ ASKING = demands({"mtls": [entry(Headers, condition=IDENTITY)], "jwt": [entry(He
             ("connection.uri_san_peer_certificate", "'mtls'"),
         ),
         ("- envoy.filters.http.jwt_authn", "- envoy.filters.http.geoip", ("envoy.filters.http.jwt_authn", "'jwt'")),
-        ("forwarding_namespaces", "receiving_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
+        ("forwarding_namespaces", "other_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
         ("  metadata_options", "  x_options", ("envoy.filters.http.jwt_authn", "'jwt'")),
     ],
 )
