@@ -64,6 +64,7 @@ class KernelStatistics:
     broken_promises: int = 0
     broken_response_promises: int = 0
     doubted_responses: int = 0
+    collected_bytes: int = 0
     swaps: int = 0
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import CoroutineType
 from typing import Any, TypeVar, cast
 
+from policy_engine.kernel.collecting import Collection
 from policy_engine.kernel.denial import denial
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.promises import ended_without_body
@@ -38,12 +39,16 @@ class Phases:
     - `awaited`: the sides whose body was asked for and has not begun to come.
     - `over`: the sides whose body is over for the policies, whatever still comes of it.
     - `ended`: an answer ended the exchange.
+    - `replaced`: the sides in full duplex whose body was replaced before it came; its end is still to be passed on.
+    - `waiting`: makes the replies for such a side, given whether Envoy has sent any of the old body, and all of it.
     - `probing`: the response's body may come without its headers; see `promises`.
-    - `content`: the response's headers do not end it.
+    - `content`: the headers that came last do not end their message.
+    - `collection`: a body that is being put together, and the reply to its headers that waits for it.
     """
 
     __slots__ = (
         "awaited",
+        "collection",
         "content",
         "ended",
         "exchange",
@@ -52,8 +57,10 @@ class Phases:
         "over",
         "peer",
         "probing",
+        "replaced",
         "request",
         "route",
+        "waiting",
     )
 
     def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request, peer: Peer) -> None:
@@ -65,6 +72,9 @@ class Phases:
         self.exchange = Exchange(route.chain, request)
         self.awaited: tuple[Side, ...] = ()
         self.over: tuple[Side, ...] = ()
+        self.collection: Collection | None = None
+        self.replaced: tuple[Side, ...] = ()
+        self.waiting: Callable[[bool, bool], Replies] | None = None
         self.content = False
         self.ended = False
         self.probing = False
@@ -120,13 +130,21 @@ class Phases:
         `refused`: it is the engine's own, see `denial`.
         """
         self.ended = True
+        self.stop_collecting()
         tracing = self.kernel.tracing
         if tracing is not None and self.request.trace is not None:
             tracing.answered(self.request.trace, response)
         return immediate_reply(denial(response, self.request.headers) if refused else response, earlier)
 
+    def stop_collecting(self) -> None:
+        """Let go of a body that nobody will answer for any more."""
+        if self.collection is not None:
+            self.collection.drop()
+            self.collection = None
+
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
+        self.stop_collecting()
         response = self.modes.response
         if response.by_override and response in self.awaited and not self.ended:
             broken = ended_without_body(self.peer, self.route, self.modes)

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policy_engine.kernel.nearest_names import NearestNames
-from policy_engine.kernel.reply import ProcessingMode, mode_override
+from policy_engine.kernel.reply import STREAMING, ProcessingMode, mode_override
 from policy_engine.kernel.sides import Side, first_closed, request_side, response_side
 from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
 from policy_engine.worker.chains.needs import BodyMode, Needs
 
 _FULL_DUPLEX = ProcessingMode.FULL_DUPLEX_STREAMED
-STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)
 
 StaticModes = tuple[int, int]
 """Body modes of request and response in Envoy's own configuration, from `ProtocolConfiguration`."""
@@ -70,7 +69,7 @@ class Route:
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
     modes = _asked(chain, static)
-    whole = [side for side in (modes.request, modes.response) if side.body_mode == ProcessingMode.BUFFERED]
+    whole = [side for side in (modes.request, modes.response) if side.whole]
     if not whole:
         return modes
     return replace(
@@ -82,16 +81,18 @@ def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
 
 def _without_whole_bodies(chain: CompiledChain, modes: Modes) -> CompiledChain:
     """Return `chain` without the policies of bodies that it needs whole under `modes`."""
-    if modes.request.body_mode == ProcessingMode.BUFFERED:
+    if modes.request.whole:
         needs = replace(chain.needs, request_body=BodyMode.NONE, request_trailers=bool(chain.request_trailers))
         chain = replace(chain, needs=needs, request_body=(), request_chunks=())
-    if modes.response.body_mode == ProcessingMode.BUFFERED:
+    if modes.response.whole:
         needs = replace(chain.needs, response_body=BodyMode.NONE, response_trailers=bool(chain.response_trailers))
         chain = replace(chain, needs=needs, response_body=(), response_chunks=())
     return chain
 
 
 def _asked(chain: CompiledChain, static: StaticModes) -> Modes:
+    if _FULL_DUPLEX in static:
+        return _given(chain, static)
     mode = processing_mode(chain.needs, static)
     modes = _asking(chain, mode, static)
     if not modes.response.by_override:
@@ -101,6 +102,20 @@ def _asked(chain: CompiledChain, static: StaticModes) -> Modes:
         return modes
     mode.response_header_mode = ProcessingMode.SKIP
     return replace(modes, probe=replace(_asking(chain, mode, static), guard=modes.guard))
+
+
+def _given(chain: CompiledChain, static: StaticModes) -> Modes:
+    """Return what is made of Envoy's own modes: with full duplex on one side, Envoy takes no override for any phase.
+
+    (ext_proc.proto, `mode_override`; shown by `runtime_full_duplex_test`.)
+    """
+    response = response_side(chain, static[1], static[1])
+    return Modes(
+        request_side(chain, static[0], static[0], b""),
+        response,
+        skips_response_headers=False,
+        guard=first_closed(response.on_body),
+    )
 
 
 def _asking(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:

@@ -20,9 +20,9 @@ from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.headers_phase import request_headers, response_headers
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.phases import Phases, Result
-from policy_engine.kernel.reply import chunk_reply, headers_reply, immediate_reply, trailers_reply
+from policy_engine.kernel.reply import headers_reply, immediate_reply, passed_reply, trailers_reply
 from policy_engine.kernel.route_key import attribute, client_address, has_no_route
-from policy_engine.kernel.routes import Routes
+from policy_engine.kernel.routes import Routes, StaticModes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
 from policy_engine.sdk import Headers, ImmediateResponse, Request
@@ -46,12 +46,13 @@ _REQUEST, _RESPONSE = 1, 2
 class Session:
     """One stream from its first message to its end. Not thread-safe: it belongs to its transport's event loop."""
 
-    __slots__ = ("_closed", "_ended", "_kernel", "_peer", "_phases", "_side")
+    __slots__ = ("_closed", "_ended", "_kernel", "_modes", "_peer", "_phases", "_side")
 
     def __init__(self, kernel: Kernel, peer: Peer) -> None:
         self._kernel = kernel
         self._peer = peer
         self._phases: Phases | None = None
+        self._modes: StaticModes = (0, 0)
         self._side = 0
         self._ended = False
         self._closed = False
@@ -82,7 +83,7 @@ class Session:
         elif part.endswith("_headers"):
             raise self._refuse(f"{part} out of order")
         if phases is None:
-            return _PASS[part]
+            return self._passed(part, request)
         if part == "response_headers" and len(message) > self._kernel.short_headers:
             headers, size = request.response_headers.headers, len(message)
             refused = refusal(self._kernel, phases.route, part, headers, size, phases.request.headers)
@@ -100,8 +101,16 @@ class Session:
         if self._phases is not None:
             self._phases.close()
 
+    def _passed(self, part: str, request: Any) -> Result:
+        """Let a message pass that no chain looks at."""
+        if not part.endswith("_body"):
+            return _PASS[part]
+        return passed_reply(part, self._modes[part == "response_body"], getattr(request, part))
+
     def _first(self, part: str, message: Any, size: int) -> Result:
         kernel = self._kernel
+        config = message.protocol_config
+        self._modes = config.request_body_mode, config.response_body_mode
         if part == "response_headers":
             # Envoy answered by itself before the request reached this filter (a local reply): no chain to run.
             self._side = _RESPONSE
@@ -121,8 +130,7 @@ class Session:
                 return self._without_route(message)
             return self._unmapped(routes, key, headers_of(message.request_headers.headers))
         route.requests.value += 1
-        config = message.protocol_config
-        modes = route.modes_for((config.request_body_mode, config.response_body_mode))
+        modes = route.modes_for(self._modes)
         if not route.chain.policies:
             return modes.request.pass_reply
         headers = message.request_headers
@@ -203,9 +211,7 @@ _PHASES: dict[str, Callable[[Phases, Any], Result]] = {
 }
 
 _PASS: dict[str, bytes] = {
-    "request_body": chunk_reply("request_body", None),
     "request_trailers": trailers_reply("request_trailers"),
     "response_headers": _PASS_RESPONSE_HEADERS,
-    "response_body": chunk_reply("response_body", None),
     "response_trailers": trailers_reply("response_trailers"),
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
-from policy_engine.kernel.reply import headers_reply
+from policy_engine.kernel.reply import STREAMING, ProcessingMode, headers_reply
 from policy_engine.worker.chains.compiled import CompiledChain, Step
 
 Steps = tuple[Step, ...]
@@ -40,6 +40,8 @@ class Side:
     - `headers`, `body`, `trailers`: the fields of its messages in `ProcessingRequest` and `ProcessingResponse`.
     - `on_headers`, `on_body`, `on_chunk`, `on_trailers`: the steps for each, in the order they run.
     - `body_mode`: the `ProcessingMode` value its body arrives in; `by_override`: only the override makes Envoy send it.
+    - `whole`: policies get its body whole; `collects`: in full duplex, so that the engine has to put it together.
+    - `in_pieces`: Envoy's own configuration sends no whole body; `unsent`: none at all. Both for policies that need it.
     - `override`: bytes to put behind each reply to its headers; `pass_reply`: the reply that changes nothing.
     - `too_large`, `undecodable`: HTTP status for a body over the limit, and for one that cannot be decoded.
     """
@@ -53,15 +55,25 @@ class Side:
     on_trailers: Steps
     body_mode: int
     by_override: bool
+    whole: bool
+    collects: bool
+    in_pieces: bool
+    unsent: bool
     override: bytes
     pass_reply: bytes
     too_large: int
     undecodable: int
     cached: CachedReply = field(default_factory=CachedReply)
 
+    @property
+    def reads(self) -> bool:
+        """Whether policies read its body."""
+        return bool(self.on_body or self.on_chunk)
+
 
 def request_side(chain: CompiledChain, body_mode: int, static_mode: int, override: bytes) -> Side:
     """Return the side of the request; `static_mode` is the body mode of Envoy's own configuration."""
+    arrival = _arrival(body_mode, static_mode, reads=bool(chain.request_body), streams=bool(chain.request_chunks))
     return Side(
         headers="request_headers",
         body="request_body",
@@ -71,7 +83,7 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
         on_chunk=chain.request_chunks,
         on_trailers=chain.request_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode,
+        **arrival,
         override=override,
         pass_reply=headers_reply("request_headers") + override,
         too_large=413,
@@ -81,6 +93,7 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
 
 def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Side:
     """Return the side of the response, whose headers come too late for an override."""
+    arrival = _arrival(body_mode, static_mode, reads=bool(chain.response_body), streams=bool(chain.response_chunks))
     return Side(
         headers="response_headers",
         body="response_body",
@@ -90,12 +103,26 @@ def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Sid
         on_chunk=chain.response_chunks,
         on_trailers=chain.response_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode,
+        **arrival,
         override=b"",
         pass_reply=headers_reply("response_headers"),
         too_large=502,
         undecodable=502,
     )
+
+
+def _arrival(body_mode: int, static_mode: int, *, reads: bool, streams: bool) -> dict[str, bool]:
+    """Return how a body that comes in `body_mode` reaches the policies of a side; `streams`: all take it in chunks."""
+    needs_whole = reads and not (streams and body_mode in STREAMING)
+    return {
+        "by_override": bool(body_mode) and not static_mode,
+        "whole": needs_whole,
+        "collects": needs_whole and body_mode == ProcessingMode.FULL_DUPLEX_STREAMED,
+        # After part of a body in BUFFERED_PARTIAL the rest goes by without a message.
+        "in_pieces": needs_whole
+        and (body_mode == ProcessingMode.STREAMED or static_mode == ProcessingMode.BUFFERED_PARTIAL),
+        "unsent": reads and body_mode == ProcessingMode.NONE,
+    }
 
 
 def first_closed(steps: Sequence[Step]) -> Step | None:
