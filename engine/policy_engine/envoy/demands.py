@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
-from policy_engine.settings.model import WORKER_PLACE, Settings, UnmappedRoutes, usable_cores
-from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
+from policy_engine.settings.forms import WORKER_PLACE
+from policy_engine.settings.model import Settings, UnmappedRoutes, usable_cores
+from policy_engine.settings.route_key import route_key_of
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiler import Compiler
@@ -57,14 +59,17 @@ class ChainDemand:
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """What everything together needs. `body_limit` is in bytes, `addresses` are as in the setting `listen`."""
+    """What everything together needs. `body_limit` and `envoy_buffer_limit` (None for no such setting) are in bytes,
+    `addresses` are as in the setting `listen`.
+    """
 
     chains: Mapping[str, ChainDemand]
     body_limit: int
-    route_key: RouteKeyPlace
+    route_key: RouteKey
     pass_unmapped: bool
     addresses: tuple[str, ...]
     tls: bool
+    envoy_buffer_limit: int | None = None
 
     @property
     def slowest_answer(self) -> float:
@@ -112,10 +117,11 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
     return Demands(
         chains,
         settings.body_limit,
-        route_key_place(settings.route_key),
+        route_key_of(settings.route_key),
         settings.unmapped_routes is UnmappedRoutes.PASS,
         _addresses(settings),
         settings.tls.cert is not None,
+        settings.envoy_buffer_limit,
     )
 
 

@@ -82,7 +82,7 @@ def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
         "failure_mode_allow": False,
         "message_timeout": duration(demands.message_timeout),
         "allow_mode_override": True,
-        "request_attributes": [demands.route_key.attribute, SOURCE_ADDRESS],
+        "request_attributes": [*demands.route_key.attributes, SOURCE_ADDRESS],
         "processing_mode": dict(FILTER_MODES),
         "mutation_rules": {"allow_all_routing": True},
     }
@@ -114,10 +114,11 @@ def route_parts(chain: ChainDemand, demands: Demands) -> Config:
         per_route["overrides"] = {"processing_mode": dict(chain.modes)}
     else:
         per_route["disabled"] = True
-    place = demands.route_key
     parts: Config = {"name": chain.route_key}
-    if place.namespace:
-        parts["metadata"] = {"filter_metadata": {place.namespace: {place.key: chain.route_key}}}
+    place = demands.route_key.metadata
+    if place is not None:
+        namespace, key = place
+        parts["metadata"] = {"filter_metadata": {namespace: {key: chain.route_key}}}
     return parts | {"typed_per_filter_config": {FILTER: per_route}}
 
 

@@ -10,6 +10,7 @@ from policy_engine.kernel.collecting import Collection
 from policy_engine.kernel.content_coding import CODINGS, codings_of
 from policy_engine.kernel.endless import REFUSAL, is_endless
 from policy_engine.kernel.header_view import headers_of
+from policy_engine.kernel.kernel import KernelOptions
 from policy_engine.kernel.no_content import NO_FRAMING, without_content
 from policy_engine.kernel.phases import Phases, Result, then
 from policy_engine.kernel.promises import doubt, name_unsent_request_body, name_unsent_response_body
@@ -84,7 +85,7 @@ def _headers(
     """
     if comes:
         phases.awaited += (side,)
-        if _announces_too_much(side, view.headers, phases.kernel.options.body_limit):
+        if _announces_too_much(side, view.headers, phases.kernel.options):
             return phases.too_large(side)
     if empty:
         view.body = b""
@@ -176,14 +177,17 @@ def _with_body(
     return None
 
 
-def _announces_too_much(side: Side, headers: Headers, limit: int) -> bool:
-    """Tell whether a body to be buffered will exceed the limit, by its `content-length`.
+def _announces_too_much(side: Side, headers: Headers, options: KernelOptions) -> bool:
+    """Tell whether a body to be buffered will exceed the limit, ours or Envoy's, by its `content-length`.
 
     Waiting for it would be a trap: when more than Envoy's own buffer holds arrives before our reply to the headers,
     Envoy stops reading and the request hangs until its idle timeout (1.36.2, shown by `runtime_limits_test`).
     """
     if not side.whole:
         return False
+    limit = options.body_limit
+    if options.envoy_buffer_limit is not None and not side.collects:
+        limit = min(limit, options.envoy_buffer_limit)
     length = headers.get("content-length") or ""
     # The digits are counted first: int() of a number without end is slow.
     return length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > limit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from policy_engine.kernel.route_key import ROUTE_NAME
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.routes import RequestCounter, Routes
 from policy_engine.limits import BODY_LIMIT, HEADER_COUNT, HEADER_SIZE
 from policy_engine.worker.chains.closing import close_chains
@@ -35,15 +35,17 @@ PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class KernelOptions:
-    """Settings of every session. `route_key` is the attribute that holds the key (R-07).
+    """Settings of every session. `route_key` finds the key (R-07).
 
-    `body_limit` is in bytes and holds for decoded bodies too; `header_count` and `header_size` (bytes of names and
+    `body_limit` is in bytes and holds for decoded bodies too; `envoy_buffer_limit` are the bytes that Envoy holds of a
+    body, None where that is not known to be less; `header_count` and `header_size` (bytes of names and
     values) are for the headers of one request or response (R-09).
     """
 
-    route_key: str = ROUTE_NAME
+    route_key: RouteKey = field(default_factory=RouteKey)
     pass_unmapped: bool = False
     body_limit: int = BODY_LIMIT
+    envoy_buffer_limit: int | None = None
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from policy_engine.kernel.collecting import Collection
 from policy_engine.kernel.denial import denial
 from policy_engine.kernel.kernel import Kernel
-from policy_engine.kernel.promises import ended_without_body
+from policy_engine.kernel.promises import ended_without_body, name_hung_request
 from policy_engine.kernel.reply import immediate_reply
 from policy_engine.kernel.routes import Modes, Route
 from policy_engine.kernel.sides import Side
@@ -29,6 +29,9 @@ repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 _Value = TypeVar("_Value")
 
 Result = Replies | Coroutine[Any, Any, Replies]
+
+_SMALL_DIGITS = 4
+"""Of a content-length below 10,000 bytes, which every Envoy has room for."""
 
 _INTERNAL_ERROR = ImmediateResponse(500, details="policy_engine:internal_error")
 
@@ -142,13 +145,22 @@ class Phases:
             self.collection.drop()
             self.collection = None
 
+    def _ended_while_awaiting(self) -> None:
+        """Take note of a body that was asked for and never came."""
+        request, response = self.modes.request, self.modes.response
+        if response.by_override and response in self.awaited:
+            broken = ended_without_body(self.peer, self.route, self.modes)
+            self.kernel.statistics.broken_response_promises += broken
+        elif request.by_override and request in self.awaited:
+            length = self.request.headers.get("content-length") or "an unknown number of"
+            if not length.isdecimal() or len(length) > _SMALL_DIGITS:
+                name_hung_request(self.route, length)
+
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
         self.stop_collecting()
-        response = self.modes.response
-        if response.by_override and response in self.awaited and not self.ended:
-            broken = ended_without_body(self.peer, self.route, self.modes)
-            self.kernel.statistics.broken_response_promises += broken
+        if self.awaited and not self.ended:
+            self._ended_while_awaiting()
         chain = self.route.chain
         for hook in chain.stream_end:
             try:

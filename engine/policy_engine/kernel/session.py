@@ -21,7 +21,7 @@ from policy_engine.kernel.headers_phase import request_headers, response_headers
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.phases import Phases, Result
 from policy_engine.kernel.reply import headers_reply, immediate_reply, passed_reply, trailers_reply
-from policy_engine.kernel.route_key import attribute, client_address, has_no_route
+from policy_engine.kernel.route_key import client_address, has_no_route
 from policy_engine.kernel.routes import Routes, StaticModes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
@@ -122,7 +122,7 @@ class Session:
         if routes is None:
             kernel.statistics.not_ready += 1
             return self._deny(_NOT_READY, headers_of(message.request_headers.headers))
-        key = attribute(message, kernel.options.route_key)
+        key = kernel.options.route_key.find(message)
         route = routes.get(key)
         if route is None:
             self._trace_unmapped(key, message)

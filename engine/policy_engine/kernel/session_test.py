@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.stream import StreamError
 from policy_engine.sdk import (
     Chunk,
@@ -511,7 +512,7 @@ def test_an_unmapped_route_passes_when_the_operator_chose_so() -> None:
 
 def test_the_key_may_come_from_another_attribute() -> None:
     expression = "xds.route_metadata.filter_metadata['a']['b']"
-    made = engine(Tag, route_key=expression)
+    made = engine(Tag, route_key=RouteKey(["metadata:a:b"]))
     assert first(made, route=None, attributes={expression: "r"}).WhichOneof("response") == "request_headers"
 
 

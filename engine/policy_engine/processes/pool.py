@@ -18,7 +18,7 @@ from policy_engine.processes.channel import Message, spec_to_message
 from policy_engine.processes.child import Child, WorkerFailed, WorkerGone
 from policy_engine.processes.liveness import Liveness
 from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
-from policy_engine.settings.model import WORKER_PLACE
+from policy_engine.settings.forms import WORKER_PLACE
 from policy_engine.telemetry.metrics import Samples, add_samples
 from policy_engine.transport.listen import bind, parse_unix
 from policy_engine.worker.chains.spec import ChainsSpec

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from policy_engine.kernel.kernel import Kernel, KernelOptions
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.session import Session
 from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE, WORKER_SECONDS
 from policy_engine.processes.channel import Channel, Message, spec_from_message
@@ -86,7 +87,7 @@ class WorkerOptions:
     bind: tuple[str, ...]
     transport: str
     policies: str
-    route_key: str
+    route_key: tuple[str, ...]
     pass_unmapped: bool
     body_limit: int
     drain_seconds: float
@@ -102,6 +103,7 @@ class WorkerOptions:
     tracing_endpoint: str = ""
     tracing_sample_ratio: float = 1.0
     tracing_service_name: str = "policy-engine"
+    envoy_buffer_limit: int | None = None
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
     limits: dict[str, int] = field(default_factory=dict)
@@ -111,7 +113,8 @@ class WorkerOptions:
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
         """Return the options that the supervisor sent."""
-        return cls(**{**message, "bind": tuple(message["bind"]), "inherited": tuple(message["inherited"])})
+        tuples = ("bind", "inherited", "route_key")
+        return cls(**{**message, **{name: tuple(message[name]) for name in tuples}})
 
     def server(self) -> ServerOptions:
         """Return the transport's part."""
@@ -132,9 +135,10 @@ class WorkerProcess:
         self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
             KernelOptions(
-                route_key=options.route_key,
+                route_key=RouteKey(options.route_key),
                 pass_unmapped=options.pass_unmapped,
                 body_limit=options.body_limit,
+                envoy_buffer_limit=options.envoy_buffer_limit,
                 header_count=options.header_count,
                 header_size=options.header_size,
             ),

@@ -19,9 +19,10 @@ from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
+from policy_engine.settings.forms import AUTO
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import AUTO, ConfigurationSource, UnmappedRoutes, usable_cores
-from policy_engine.settings.route_key import route_key_place
+from policy_engine.settings.model import ConfigurationSource, UnmappedRoutes, usable_cores
+from policy_engine.settings.route_key import route_key_parts
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
 from policy_engine.sources.source import LoadReport
@@ -291,7 +292,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         bind=settings.listen,
         transport=settings.transport.value,
         policies=str(policies.absolute()) if policies is not None else "",
-        route_key=route_key_place(settings.route_key).attribute,
+        route_key=route_key_parts(settings.route_key),
         pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
         body_limit=settings.body_limit,
         drain_seconds=settings.drain_timeout,
@@ -306,6 +307,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         tracing_endpoint=settings.tracing.endpoint or "",
         tracing_sample_ratio=settings.tracing.sample_ratio,
         tracing_service_name=settings.tracing.service_name,
+        envoy_buffer_limit=settings.envoy_buffer_limit,
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
         worker_timeout=settings.worker_timeout,

@@ -18,7 +18,8 @@ from policy_engine.documents.fields import did_you_mean
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.sdk.json_pointer import format_pointer
-from policy_engine.settings.model import Form, Settings, contradictions
+from policy_engine.settings.forms import Form
+from policy_engine.settings.model import Settings, contradictions
 
 ENVIRONMENT_PREFIX = "POLICY_ENGINE_"
 CONFIG_VARIABLE = "POLICY_ENGINE_CONFIG"

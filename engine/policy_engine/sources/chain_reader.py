@@ -41,6 +41,9 @@ from policy_engine.worker.policies.registry import (
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
 
+KeyCheck = Callable[[str], str]
+"""Returns what is wrong with a route key that names a route only for now, empty when nothing is."""
+
 ConditionCheck = Callable[[str, frozenset[Phase]], Sequence[object]]
 """Returns what is wrong with a condition of a policy with these phases; each problem's `str` is shown."""
 
@@ -97,7 +100,8 @@ class _Pending:
 class ChainReader:
     """Reads chains against one registry; keep it, because it remembers what it has already found good.
 
-    `check_condition` None leaves conditions unchecked, `secrets` says where secrets may come from (R-24),
+    `check_condition` None leaves conditions unchecked, and `check_key` None route keys, which are errors when it is
+    `strict_keys` and warnings where policies fail closed. `secrets` says where secrets may come from (R-24),
     `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds.
     """
 
@@ -109,12 +113,16 @@ class ChainReader:
         secrets: Callable[[], SecretSource] = SecretSource,
         default_timeout: float = POLICY_TIMEOUT,
         construction_seconds: float = CONSTRUCTION_SECONDS,
+        check_key: KeyCheck | None = None,
+        strict_keys: bool = False,
     ) -> None:
         self.registry = registry
         self._check_condition = check_condition
         self._secrets = secrets
         self._default_timeout = default_timeout
         self._construction_seconds = construction_seconds
+        self._check_key = check_key
+        self._strict_keys = strict_keys
         self._constructed: dict[bytes, None] = {}
         self._conditions: dict[tuple[str, frozenset[Phase]], tuple[str, ...]] = {}
 
@@ -161,7 +169,17 @@ class ChainReader:
             for index, _ in enumerate(fields.items("policies", most=MAX_POLICIES))
         ]
         if key is not None:
-            load.routes.append(RouteSpec(key, tuple(one for one in policies if one is not None)))
+            route = RouteSpec(key, tuple(one for one in policies if one is not None))
+            load.diagnostics.extend(self._position(route, document, (*path, "route_key")))
+            load.routes.append(route)
+
+    def _position(self, route: RouteSpec, document: Document, path: Path) -> Iterator[Diagnostic]:
+        """Yield a finding for a key that counts positions."""
+        problem = self._check_key(route.route_key) if self._check_key is not None else ""
+        guards = any(one.enabled and one.failure_mode is FailureMode.CLOSED for one in route.policies)
+        if problem and (self._strict_keys or guards):
+            severity = Severity.ERROR if self._strict_keys else Severity.WARNING
+            yield document.diagnostic(path, problem, rule=Rule.POSITIONAL_KEY, severity=severity)
 
     def _note_route_key(self, key: str, document: Document, path: Path, fields: Fields, load: _Load) -> None:
         place = document.locate((*path, "route_key"))

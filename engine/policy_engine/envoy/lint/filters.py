@@ -12,7 +12,7 @@ from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, Demands, Modes
 from policy_engine.envoy.filter_config import RETRY_ON, duration
 from policy_engine.envoy.lint.modes import effective_modes
 from policy_engine.envoy.lint.proto_json import Node
-from policy_engine.kernel.route_key import SOURCE_ADDRESS
+from policy_engine.kernel.route_key import ROUTE_METADATA, SOURCE_ADDRESS
 
 _DEFAULT_TIMEOUT = 0.2
 _DEFAULT_BUFFER = 1 << 20
@@ -118,8 +118,9 @@ def _retries(config: Node) -> Iterator[Diagnostic]:
 def _attributes(config: Node, demands: Demands) -> Iterator[Diagnostic]:
     node = config.get("request_attributes")
     sent = node.texts()
-    key = demands.route_key.attribute
-    if key not in sent:
+    for key in demands.route_key.attributes:
+        if key in sent or (key.startswith(ROUTE_METADATA) and ROUTE_METADATA in sent):
+            continue
         reason = f"request_attributes lacks {key}: the engine cannot tell routes apart"
         yield node.error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {key}")
     if SOURCE_ADDRESS not in sent:

@@ -87,17 +87,16 @@ class RouteLint:
             yield from _modes(route, per_route, chain, self._demands, _idle_timeout(manager, route))
 
     def _key(self, route: Node) -> Node:
-        place = self._demands.route_key
-        if not place.namespace:
+        place = self._demands.route_key.metadata
+        if place is None:
             return route.get("name")
-        return route.get("metadata", "filter_metadata").at(place.namespace).at(place.key)
+        return route.get("metadata", "filter_metadata").at(place[0]).at(place[1])
 
     def _unknown(self, route: Node, key: Node) -> Diagnostic:
         known = self._demands.chains
         if not key.text():
-            what = (
-                f"filter metadata {'.'.join(map(str, key.path[-2:]))}" if self._demands.route_key.namespace else "name"
-            )
+            place = self._demands.route_key.metadata
+            what = "name" if place is None else f"filter metadata {'.'.join(place)}"
             reason = f"the route has no {what}, by which the engine would find its chain"
         else:
             reason = f"no chain has this route key{did_you_mean(key.text(), known)}"
