@@ -14,7 +14,15 @@ import pytest
 
 from integration.harness.chain_file import Document, policy
 from integration.harness.exchange import Answer
-from integration.runtime_stack import ENGINE_BODY_LIMIT, ENVOY_BUFFER_LIMIT, Runtime, eventually, scripted, started
+from integration.runtime_stack import (
+    ENGINE_BODY_LIMIT,
+    ENVOY_BUFFER_LIMIT,
+    Chains,
+    Runtime,
+    eventually,
+    scripted,
+    started,
+)
 
 
 def _streaming(side: str) -> Document:
@@ -26,7 +34,7 @@ BUFFERS = scripted(
     response_body={"upper": True, "set": {"x-read": "response"}},
 )
 DISABLED = {**scripted(request_headers={"respond": {"status": 418}}), "enabled": False}
-CHAINS = {
+CHAINS: Chains = {
     "empty": [],
     "disabled": [DISABLED],
     "headers": [scripted(request_headers={"set": {"x-a": "1"}}, response_headers={"set": {"x-a": "1"}})],

@@ -90,7 +90,10 @@ def _headers(
     if empty:
         view.body = b""
     elif not side.on_headers:
-        return _collect(phases, Outcome()) if comes and side.collects else side.pass_reply
+        if not (comes and side.collects):
+            return side.pass_reply
+        phases.collection = Collection(phases.kernel, Outcome())
+        return None
     outcome = run(phases.exchange, side.on_headers, arguments, Outcome())
     if isinstance(outcome, Outcome):
         return _headers_done(phases, side, view, outcome, arguments, empty=empty)
@@ -123,7 +126,8 @@ def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcom
     if replaced or view.body:
         return _replaced(phases, side, outcome, view)
     if side.collects and side in phases.awaited:
-        return _collect(phases, outcome)
+        phases.collection = Collection(phases.kernel, outcome)
+        return None
     actions = outcome.actions
     if not actions:
         return side.pass_reply
@@ -134,12 +138,7 @@ def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcom
     return cached.reply
 
 
-def _collect(phases: Phases, outcome: Outcome) -> None:
-    """Keep what the policies of headers asked for: the reply comes with the body."""
-    phases.collection = Collection(phases.kernel, outcome)
-
-
-def _without_content(phases: Phases, side: Side, outcome: Outcome) -> bytes:
+def _without_content(phases: Phases, side: Side, outcome: Outcome) -> Replies:
     """Return the reply to a response's headers that ends the response with them, whatever of it is still to come."""
     phases.no_longer_awaited(side)
     phases.over += (side,)

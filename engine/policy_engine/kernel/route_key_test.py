@@ -97,10 +97,16 @@ def test_keys_of_different_routes_differ() -> None:
 
 
 def test_a_route_of_the_configuration_has_the_key_that_its_requests_have() -> None:
-    values = {GATEWAY: {"resources": [resource(rule="create")]}, "istio": {"config": "/x"}, "t": {"k": "v"}}
+    values: dict[str, Any] = {
+        GATEWAY: {"resources": [resource(rule="create")]},
+        "istio": {"config": "/x"},
+        "t": {"k": "v"},
+    }
     for parts in (["httproute"], ["annotation:policy-chain"], ["istio", "route_name"], ["metadata:t:k", "route_name"]):
         key = RouteKey(parts)
-        assert key.of_route("n", values) == key.find(message(**{ROUTE_NAME: "n", ROUTE_METADATA: metadata(**values)}))
+        assert key.of_route("n", values) == key.find(
+            message(**{ROUTE_NAME: "n", ROUTE_METADATA: metadata(None, **values)})
+        )
     assert RouteKey(["attribute:xds.cluster_name"]).of_route("n", values) is None
 
 

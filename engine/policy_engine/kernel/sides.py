@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 from policy_engine.kernel.reply import STREAMING, ProcessingMode, headers_reply
 from policy_engine.worker.chains.compiled import CompiledChain, Step
@@ -83,7 +83,11 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
         on_chunk=chain.request_chunks,
         on_trailers=chain.request_trailers,
         body_mode=body_mode,
-        **arrival,
+        by_override=arrival.by_override,
+        whole=arrival.whole,
+        collects=arrival.collects,
+        in_pieces=arrival.in_pieces,
+        unsent=arrival.unsent,
         override=override,
         pass_reply=headers_reply("request_headers") + override,
         too_large=413,
@@ -103,7 +107,11 @@ def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Sid
         on_chunk=chain.response_chunks,
         on_trailers=chain.response_trailers,
         body_mode=body_mode,
-        **arrival,
+        by_override=arrival.by_override,
+        whole=arrival.whole,
+        collects=arrival.collects,
+        in_pieces=arrival.in_pieces,
+        unsent=arrival.unsent,
         override=b"",
         pass_reply=headers_reply("response_headers"),
         too_large=502,
@@ -111,18 +119,28 @@ def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Sid
     )
 
 
-def _arrival(body_mode: int, static_mode: int, *, reads: bool, streams: bool) -> dict[str, bool]:
+class _Arrival(NamedTuple):
+    """The fields of a side that tell how its body comes."""
+
+    by_override: bool
+    whole: bool
+    collects: bool
+    in_pieces: bool
+    unsent: bool
+
+
+def _arrival(body_mode: int, static_mode: int, *, reads: bool, streams: bool) -> _Arrival:
     """Return how a body that comes in `body_mode` reaches the policies of a side; `streams`: all take it in chunks."""
     needs_whole = reads and not (streams and body_mode in STREAMING)
-    return {
-        "by_override": bool(body_mode) and not static_mode,
-        "whole": needs_whole,
-        "collects": needs_whole and body_mode == ProcessingMode.FULL_DUPLEX_STREAMED,
-        # After part of a body in BUFFERED_PARTIAL the rest goes by without a message.
-        "in_pieces": needs_whole
-        and (body_mode == ProcessingMode.STREAMED or static_mode == ProcessingMode.BUFFERED_PARTIAL),
-        "unsent": reads and body_mode == ProcessingMode.NONE,
-    }
+    # After part of a body in BUFFERED_PARTIAL the rest goes by without a message.
+    partial = body_mode == ProcessingMode.STREAMED or static_mode == ProcessingMode.BUFFERED_PARTIAL
+    return _Arrival(
+        by_override=bool(body_mode) and not static_mode,
+        whole=needs_whole,
+        collects=needs_whole and body_mode == ProcessingMode.FULL_DUPLEX_STREAMED,
+        in_pieces=needs_whole and partial,
+        unsent=reads and body_mode == ProcessingMode.NONE,
+    )
 
 
 def first_closed(steps: Sequence[Step]) -> Step | None:
