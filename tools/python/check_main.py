@@ -1,4 +1,4 @@
-"""What a change has to pass, without Bazel: ruff, layers, mypy and the fast tests, as many jobs at once as processors.
+"""What a change has to pass, without Bazel: ruff, layers, mypy and the fast tests, several jobs at once.
 
 Run it as `tools/check`, from anywhere. It needs neither Envoy nor containers; `./bazelw test //...` runs the rest.
 """
@@ -153,7 +153,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all unless given")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--jobs", type=int, default=usable, help="processes at once (default: one for each processor)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=3 * usable,
+        help="processes at once (default: three for each processor: tests wait more than they work)",
+    )
     options = parser.parse_args(arguments)
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown or options.jobs < 1:

@@ -66,7 +66,7 @@ class FlightRecord:
 
 def keep_record(descriptor: int) -> None:
     """Let this process, a worker process, note its chains in the file, and its stacks when `STACK_SIGNAL` comes."""
-    RUNNING.page = mmap.mmap(descriptor, _STACK_BEGINS)
+    RUNNING.mark, RUNNING.page = b"", mmap.mmap(descriptor, _STACK_BEGINS)
     os.lseek(descriptor, _STACK_BEGINS, os.SEEK_SET)
     faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=True)
 

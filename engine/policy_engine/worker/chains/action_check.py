@@ -151,7 +151,9 @@ def _checked_values(replaced: Any, appended: Any) -> list[tuple[str, bytes, bool
                 raise InvalidAction("`append_headers` must hold pairs of a name and a value")
             name, value = pair
             changed.append((_checked_name(name), _checked_value(name, value), True))
-    size = sum([len(name) + len(raw) for name, raw, _ in changed])
+    size = 0
+    for name, raw, _ in changed:
+        size += len(name) + len(raw)
     if len(changed) > MAX_HEADER_CHANGES or size > MAX_HEADER_BYTES:
         raise InvalidAction(
             f"{len(changed)} header changes of {size} bytes; at most {MAX_HEADER_CHANGES} of {MAX_HEADER_BYTES} bytes"
@@ -182,6 +184,8 @@ _MOST_GOOD_NAMES = 1024
 
 
 def _checked_value(name: str, value: object) -> bytes:
+    if type(value) is str and value.isascii() and value.isprintable():
+        return value.encode()  # nearly every value, for a quarter of what the pattern costs
     if isinstance(value, str):
         raw = _encoded(f"header {name!r}", value)
     elif isinstance(value, bytes):

@@ -30,7 +30,6 @@ from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
-from policy_engine.worker.chains.mark import MARK_BYTES
 from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
@@ -87,7 +86,8 @@ def run(
     failure mode is `open` (R-11). Only a step's `on_failure` may raise, which the engine's own steps do not have.
     """
     running = RUNNING
-    running.page[:MARK_BYTES] = exchange.chain.mark
+    if running.mark is not exchange.chain.mark:
+        running.show(exchange.chain.mark)
     for position in range(start, len(steps)):
         step = steps[position]
         statistics = step.statistics

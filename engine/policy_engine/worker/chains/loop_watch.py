@@ -43,15 +43,21 @@ class PolicyExit(RuntimeError):
 class Running:
     """What the loop's thread is running now: written by the executor (two stores per hook), read by the watch.
 
-    `page` begins with the mark of the chain that ran last; in a worker process the supervisor can read it.
+    `page` begins with the `mark` of the chain that ran last; in a worker process the supervisor can read it.
     """
 
-    __slots__ = ("page", "since", "step")
+    __slots__ = ("mark", "page", "since", "step")
 
     def __init__(self) -> None:
         self.step: Step | None = None
         self.since = 0.0
+        self.mark = b""
         self.page: bytearray | mmap.mmap = bytearray(MARK_BYTES)
+
+    def show(self, mark: bytes) -> None:
+        """Note the chain that runs now, to be called when it is another than the last."""
+        self.mark = mark
+        self.page[:MARK_BYTES] = mark
 
 
 RUNNING = Running()
@@ -132,7 +138,8 @@ class Watched:
         inner = self._waiting.__await__()
         resume, value = inner.__next__, None
         while True:
-            RUNNING.page[:MARK_BYTES] = self._mark
+            if RUNNING.mark is not self._mark:
+                RUNNING.show(self._mark)
             RUNNING.since = perf_counter()
             RUNNING.step = self._step
             try:

@@ -22,6 +22,8 @@ DURATION_BUCKETS: tuple[float, ...] = (
 )
 """Upper bounds of the policy duration histogram, in seconds; the last bucket (+Inf) is implied."""
 
+_FIRST_BUCKET = DURATION_BUCKETS[0]
+
 
 class FailureKind(Enum):
     """Why a policy failed; one label value each in `policy_failures_total` (R-51)."""
@@ -51,4 +53,5 @@ class PolicyStatistics:
         """Count one run of a hook that took `seconds`."""
         self.runs += 1
         self.seconds += seconds
-        self.buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
+        # Most hooks take less than the first bound; looking that up would cost as much as all the rest.
+        self.buckets[0 if seconds <= _FIRST_BUCKET else bisect_left(DURATION_BUCKETS, seconds)] += 1
