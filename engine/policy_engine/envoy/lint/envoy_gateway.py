@@ -37,12 +37,12 @@ _HINTS: Mapping[Rule, str] = {
     Rule.ENVOY_CIRCUIT_BREAKER: "spec.extProc[].backendSettings.circuitBreaker",
     Rule.ENVOY_BUFFER: "a ClientTrafficPolicy with connection.bufferLimit and http2.initialStreamWindowSize",
     Rule.ENVOY_MUTATION: "an EnvoyPatchPolicy that adds mutation_rules: {allow_all_routing: true}",
-    Rule.ENVOY_MODE: "spec.extProc[].processingMode.request and .response, with body: Buffered or FullDuplexStreamed",
+    Rule.ENVOY_MODE: "spec.extProc[].processingMode.request and .response; body: Buffered or FullDuplexStreamed",
 }
 
 
 def settable(finding: Diagnostic) -> str | None:
-    """Return where Envoy Gateway has the setting of a finding, empty for nowhere; None when it cannot be wrong there."""
+    """Return where Envoy Gateway has the setting of a finding, empty for nowhere, None if it cannot be wrong there."""
     if finding.rule in (Rule.ENVOY_HTTP2, Rule.ENVOY_IDLE):
         return None
     if finding.rule is Rule.ENVOY_MODE and "trailers" in finding.reason:
