@@ -148,9 +148,27 @@ def parser() -> argparse.ArgumentParser:
 def _envoy_config_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "write the Envoy configuration that the chains need, or check one"
     command = _command(commands, "envoy-config", _envoy_config, text, examples=_ENVOY_EXAMPLES, shown=_OF_ENVOY)
-    command.add_argument("--lint", type=Path, metavar="FILE", help="check an Envoy bootstrap (YAML or JSON) instead")
+    command.add_argument(
+        "--lint",
+        type=Path,
+        metavar="FILE",
+        help="check a bootstrap, a config dump, what egctl prints, or manifests instead",
+    )
     command.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead of standard output")
-    command.add_argument("--bootstrap", action="store_true", help="write a whole bootstrap with one route per chain")
+    command.add_argument(
+        "--target",
+        choices=("bootstrap", "filter", "envoy-gateway", "istio", "kgateway"),
+        help="for whom: a whole bootstrap with one route per chain, parts for a configuration of your own (the "
+        "default), or manifests for a control plane",
+    )
+    command.add_argument("--bootstrap", action="store_true", help="same as --target bootstrap")
+    command.add_argument(
+        "--gateway",
+        metavar="NAMESPACE/NAME",
+        help="the Gateway that manifests are for (default default/eg); for Istio, namespace and `istio` label of its "
+        "pods (default istio-system/ingressgateway)",
+    )
+    command.add_argument("--listener", default="http", metavar="NAME", help="listener of that Gateway, for its patches")
     command.add_argument("--upstream", default="127.0.0.1:8080", metavar="ADDRESS", help="upstream of the bootstrap")
     command.add_argument("--ingress", default="127.0.0.1:10000", metavar="ADDRESS", help="listener of the bootstrap")
     command.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDRESS", help="admin of the bootstrap")

@@ -128,13 +128,13 @@ def attribute(message: Any, name: str) -> str:
 
 
 def has_no_route(message: Any, key: RouteKey) -> bool:
-    """Return whether Envoy says that the request has no route: `xds.route_name` was evaluated, and there was none.
+    """Return whether Envoy says that the request has no route: attributes of it were evaluated, and there were none.
 
-    An unnamed route has an empty name. Where attributes are not asked for at all, nothing is said. To be asked after
-    the key was looked for, which leaves a value of no kind for what was not sent.
+    An unnamed route has an empty name. Where attributes are not asked for at all, nothing is said.
     """
     fields = message.attributes[ATTRIBUTES].fields
-    return key.parts == BY_NAME and fields[ROUTE_NAME].WhichOneof("kind") is None and SOURCE_ADDRESS in fields
+    of_route = (*key.attributes, ROUTE_NAME)
+    return SOURCE_ADDRESS in fields and all(fields[one].WhichOneof("kind") is None for one in of_route)
 
 
 def client_address(message: Any) -> str:

@@ -190,7 +190,7 @@ def gateway_routes(*resources: tuple[str, str]) -> Any:
 
 
 def test_routes_are_found_by_their_resource() -> None:
-    routes = {"httproute/shop/a": [Headers], "httproute/shop/b": [Headers]}
+    routes: dict[str, list[type[Policy]]] = {"httproute/shop/a": [Headers], "httproute/shop/b": [Headers]}
     wanted = demands(RouteKeySource.HTTPROUTE, **routes)
     assert lint(gateway_routes(("shop", "a"), ("shop", "b"), ("shop", "a")), wanted) == []
     found = lint(gateway_routes(("shop", "a"), ("shop", "c"), ("shop", "b")), wanted)

@@ -18,6 +18,10 @@ CONNECTION_BUFFER = 32 << 10
 WINDOW = 64 << 10
 """Bytes; what Envoy Gateway sets unless a ClientTrafficPolicy says otherwise."""
 
+_NAMES = 2
+"""Namespace and name in a key, before that of the rule."""
+_GATEWAY, _ROUTE, _RULE = 1, 2, 3
+
 _BODIES = {
     "Streamed": "STREAMED",
     "Buffered": "BUFFERED",
@@ -66,22 +70,27 @@ class ExtensionPolicy:
             {"http2_protocol_options": {"initial_stream_window_size": window}}, policy
         )
 
-    def serves(self, route_key: str) -> bool:
-        """Return whether a chain's route may be one that the policy is for: all are that of a Gateway, and all whose
-        key does not say of which HTTPRoute it is."""
-        parts = route_key.split("/")
-        if parts[0] != "httproute" or len(parts) < 3:
-            return True
+    def closeness(self, route_key: str) -> int:
+        """Return how closely the policy is for a chain's route, 0 for not at all; the closest one holds there.
+
+        A Gateway's is for all, and every policy for a chain whose key does not say of which HTTPRoute it is.
+        """
+        kind, *names = route_key.split("/")
         targets = [*self._policy.at("spec").at("targetRefs").items(), self._policy.at("spec").at("targetRef")]
+        if kind != "httproute" or len(names) < _NAMES or not any(target.exists for target in targets):
+            return _GATEWAY
+        return max(self._closeness(target, names) for target in targets)
+
+    def _closeness(self, target: Node, names: Sequence[str]) -> int:
+        if target.at("kind").text() == "Gateway":
+            return _GATEWAY
         namespace = self._policy.at("metadata").at("namespace").text() or "default"
-        for target in targets:
-            if target.at("kind").text() == "Gateway":
-                return True
-            section = target.at("sectionName").text()
-            same = (namespace, target.at("name").text()) == (parts[1], parts[2])
-            if same and (not section or section == (parts[3] if len(parts) > 3 else "")):
-                return True
-        return not any(target.exists for target in targets)
+        if [namespace, target.at("name").text()] != list(names[:_NAMES]):
+            return 0
+        section = target.at("sectionName").text()
+        if not section:
+            return _ROUTE
+        return _RULE if list(names[_NAMES:]) == [section] else 0
 
     def processors(self) -> Iterator[tuple[Node, Node]]:
         """Yield filter and cluster of each processor."""
@@ -98,7 +107,7 @@ class ExtensionPolicy:
             "failure_mode_allow": processor.at("failOpen"),
             "allow_mode_override": mode.at("allowModeOverride"),
             "request_attributes": mode.at("request").at("attributes"),
-            "processing_mode": _mode(mode),
+            "processing_mode": (mode, _mode(mode)),
             "grpc_service": {"retry_policy": {"retry_on": (triggers, ",".join(triggers.texts()))}},
         }
         if self._patched:
@@ -177,7 +186,7 @@ class _Writing:
             return [one for one, _ in made_items], (line, column, [mark for _, mark in made_items])
         if isinstance(tree, tuple):
             node, value = tree
-            return value, self._mark(node)
+            return self._made(value, node if node.exists else place)
         if isinstance(tree, Node):
             return tree.value, self._mark(tree)
         return tree, self._mark(place)

@@ -6,7 +6,7 @@ they are; an EnvoyExtensionPolicy is first written as the filter that Envoy Gate
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import replace
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
@@ -41,9 +41,17 @@ def lint_resources(resources: Sequence[Node], demands: Demands) -> list[Diagnost
         for patch in one.at("spec").at("configPatches").items()
     ]
     found = list(_lint_patches(patches, demands)) if patches else []
-    policies = [one for one in resources if one.get("kind").text() == "EnvoyExtensionPolicy"]
-    for policy in policies:
-        found += _lint_extension_policy(policy, resources, demands)
+    policies = [
+        ExtensionPolicy(one, resources) for one in resources if one.get("kind").text() == "EnvoyExtensionPolicy"
+    ]
+    served: dict[int, set[str]] = {}
+    for key in demands.chains if policies else ():
+        closest = max(one.closeness(key) for one in policies)
+        for number, one in enumerate(policies):
+            if closest and one.closeness(key) == closest:
+                served.setdefault(number, set()).add(key)
+    for number, policy in enumerate(policies):
+        found += _lint_extension_policy(policy, served.get(number, set()), demands)
     return list(dict.fromkeys(found))
 
 
@@ -96,19 +104,19 @@ def _lint_route_patches(
             yield from lint_modes(place, on_route, chain, demands, idle_timeout(manager, place))
 
 
-def _lint_extension_policy(policy: Node, resources: Sequence[Node], demands: Demands) -> Iterator[Diagnostic]:
+def _lint_extension_policy(policy: ExtensionPolicy, keys: Set[str], demands: Demands) -> Iterator[Diagnostic]:
     """Yield what is wrong with each processor of a policy; what Envoy Gateway has no setting for is a warning."""
-    made = ExtensionPolicy(policy, resources)
-    served = replace(demands, chains={key: one for key, one in demands.chains.items() if made.serves(key)})
-    for http_filter, cluster in made.processors():
+    served = replace(demands, chains={key: one for key, one in demands.chains.items() if key in keys})
+    for http_filter, cluster in policy.processors():
         found = [
             *lint_filter(http_filter, served),
             *lint_engine_cluster(cluster, served),
-            *lint_buffers(made.listener, made.manager, served, buffer=CONNECTION_BUFFER, window=WINDOW),
+            *lint_buffers(policy.listener, policy.manager, served, buffer=CONNECTION_BUFFER, window=WINDOW),
         ]
         for chain in served.chains.values():
             if chain.runs:
-                found += lint_modes(http_filter, PerRoute(http_filter, ()), chain, served, 0.0)
+                mode = http_filter.get("typed_config", "processing_mode")
+                found += lint_modes(mode, PerRoute(http_filter, ()), chain, served, 0.0)
         for one in found:
             hint = settable(one)
             if hint is None:
