@@ -15,8 +15,7 @@ YAML, so only the plain form is read: one scalar a line, lists of `- `. Whatever
 `policy-builder validate` checks the same file in full.
 """
 
-_KEYS = ["configuration", "libraries", "policies", "repository", "version", "wheels"]
-_ENTRY_KEYS = ["name", "package", "path", "version"]
+load(":policy_builder/recipe.bzl", "DEFAULT_REPOSITORY", "MANIFEST_ENTRY_KEYS", "MANIFEST_FORMAT", "MANIFEST_KEYS")
 
 def _scalar(text):
     """Returns the text of a plain or quoted scalar, and what is wrong with it."""
@@ -31,8 +30,8 @@ def _scalar(text):
 def _add(policy, field):
     """Adds `key: value` to a chosen policy; returns what is wrong with it."""
     key, colon, value = field.partition(":")
-    if not colon or key not in _ENTRY_KEYS:
-        return "%r is not a key of a chosen policy; allowed: %s" % (key, ", ".join(_ENTRY_KEYS))
+    if not colon or key not in MANIFEST_ENTRY_KEYS:
+        return "%r is not a key of a chosen policy; allowed: %s" % (key, ", ".join(MANIFEST_ENTRY_KEYS))
     if key in policy:
         return "%r is here for the second time" % key
     policy[key], wrong = _scalar(value)
@@ -45,7 +44,7 @@ def _top(key, value):
         return _scalar(value)
     if key == "version":
         version, wrong = _scalar(value)
-        return version, wrong or (None if version == "v1" else "version is v1")
+        return version, wrong or (None if version == MANIFEST_FORMAT else "version is " + MANIFEST_FORMAT)
     if key == "policies":
         plain = value.split(" #")[0].strip()
         return None, (None if plain in ["", "[]"] else "policies is a list, one `- name: …` for each")
@@ -55,8 +54,13 @@ def _top(key, value):
     return None, None
 
 def _entry(policies, section, text, where):
-    """Reads an indented line of `section`; returns what is wrong with it."""
+    """Reads an indented line of `section`; returns what is wrong with it.
+
+    What belongs to a key that is wrong itself is not looked at.
+    """
     if section != "policies":
+        if section and section not in MANIFEST_KEYS:
+            return None
         if not section or not text.startswith("- "):
             return "expected a key, or an item `- …` of %s" % section
         return None
@@ -67,64 +71,66 @@ def _entry(policies, section, text, where):
             if not text.endswith("}"):
                 return "Bazel reads `{…}` on one line only; see builder/README.md"
             wrong = [_add(policies[-1], part.strip()) for part in text[1:-1].split(",")]
-            return ([one for one in wrong if one] or [None])[0]
+            return "; ".join([one for one in wrong if one])
     elif not policies:
         return "expected `- name: …`"
     return _add(policies[-1], text)
 
 def parse_manifest(file, content):
-    """Returns the repository's name and the entries of a manifest, or the first thing that is wrong, by line.
+    """Returns the repository's name and the entries of a manifest, or everything that is wrong, by line.
 
     Args:
       file: how the manifest is called in messages.
       content: its text.
 
     Returns:
-      A struct of `repository`, `policies` (dicts of each entry's keys, and `where` it is) and `error` (None when all is
-      well).
+      A struct of `repository`, `policies` (dicts of each entry's keys, and `where` it is) and `error` (a line for each
+      finding, None when all is well).
     """
-    found = {"repository": "policy-engine"}
+    found = {"repository": DEFAULT_REPOSITORY}
     policies = []
     section = None
-    wrong = None
-    where = file
+    errors = []
     for number, raw in enumerate(content.split("\n")):
         line = raw.rstrip()
         if not line.strip() or line.strip().startswith("#") or line == "---":
             continue
         where = "%s:%d" % (file, number + 1)
+        wrong = None
         if "\t" in line:
             wrong = "has a tab; YAML is indented with spaces"
         elif line.startswith(" ") or line.startswith("- "):
             wrong = _entry(policies, section, line.strip(), where)
         else:
             section, colon, value = line.partition(":")
-            if not colon or section not in _KEYS:
-                wrong = "%r is not a key of a manifest of policies; allowed: %s" % (section, ", ".join(_KEYS))
+            if not colon or section not in MANIFEST_KEYS:
+                wrong = "%r is not a key of a manifest of policies; allowed: %s" % (section, ", ".join(MANIFEST_KEYS))
             elif section in found and section in ["policies", "version"]:
                 wrong = "%r is here for the second time" % section
             else:
                 found[section], wrong = _top(section, value.strip())
         if wrong:
-            break
-    if not wrong:
-        where, wrong = _lacking(file, found, policies)
+            errors.append("%s: %s" % (where, wrong))
+    errors += _lacking(file, found, policies)
     return struct(
-        error = "%s: %s" % (where, wrong) if wrong else None,
+        error = "\n".join(errors) if errors else None,
         policies = policies,
         repository = found["repository"],
     )
 
 def _lacking(file, found, policies):
-    """Returns where a manifest lacks something, and what."""
-    for key in ["version", "policies"]:
-        if key not in found:
-            return file, "lacks the required key %r" % key
+    """Returns where a manifest lacks something or has it twice, and what."""
+    errors = ["%s: lacks the required key %r" % (file, key) for key in ["version", "policies"] if key not in found]
+    first = {}
     for policy in policies:
         for key in ["name", "version"]:
             if key not in policy:
-                return policy["where"], "lacks the required key %r" % key
-    return None, None
+                errors.append("%s: lacks the required key %r" % (policy["where"], key))
+        chosen = "%s %s" % (policy.get("name"), policy.get("version"))
+        if policy.get("name") and policy.get("version") and chosen in first:
+            errors.append("%s: policy %s is chosen twice; first at %s" % (policy["where"], chosen, first[chosen]))
+        first.setdefault(chosen, policy["where"])
+    return errors
 
 def _normalized(name):
     return name.lower().replace("-", "_").replace(".", "_")
@@ -137,12 +143,14 @@ def _manifest_repository_impl(rctx):
     directory = rctx.attr.manifest.package
     hub = str(rctx.attr.wheels).split("//")[0] if rctx.attr.wheels else None
     labels = []
+    errors = []
     build = "load(%r, \"policy_from_wheel\")\n\npackage(default_visibility = [\"//visibility:public\"])\n" % str(rctx.attr._defs)
     for policy in manifest.policies:
         if "package" in policy:
             distribution, pinned, _ = policy["package"].partition("==")
             if not pinned or not hub:
-                fail("%s: package is name==version, and the extension needs `wheels`" % policy["where"])
+                errors.append("%s: package is name==version, and the extension needs `wheels`" % policy["where"])
+                continue
             target = "%s_%s" % (policy["name"], policy["version"])
             labels.append("@@%s//:%s" % (rctx.name, target))
             build += "\npolicy_from_wheel(name = %r, policy_name = %r, version = %r, wheel = %r)\n" % (
@@ -154,8 +162,11 @@ def _manifest_repository_impl(rctx):
             continue
         path = policy.get("path", "policies/%s/%s" % (policy["name"], policy["version"].replace(".", "_")))
         if path.startswith("/") or ".." in path.split("/"):
-            fail("%s: %s is not in this Bazel module; name the label of its target in BUILD instead" % (policy["where"], path))
+            errors.append("%s: %s is not in this Bazel module; name the label of its target in BUILD instead" % (policy["where"], path))
+            continue
         labels.append("%s//%s" % (root, "/".join([part for part in [directory, path.rstrip("/")] if part])))
+    if errors:
+        fail("\n".join(errors))
     rctx.file("BUILD.bazel", build)
     rctx.file("policies.bzl", "POLICIES = %r\n\nREPOSITORY = %r\n" % (labels, manifest.repository))
 

@@ -9,6 +9,7 @@ CASES = {
     "flow entries": "version: v1\nwheels: [dist, more]\npolicies:\n  - {name: a, version: v1.0.0}\n  - { name: b, version: v1.0.0, path: p/b }\n",
     "flow over lines": "version: v1\npolicies:\n  - {name: a,\n     version: v1.0.0}\n",
     "key twice": "version: v1\npolicies:\n  - name: a\n    name: b\n",
+    "many mistakes": "version: v2\npolicys: []\n  - name: z\npolicies:\n  - name: >\n    verson: v1.0.0\n  - {nam: a, version: v1.0.0}\n  - name: b\n    version: v1.0.0\n  - name: b\n    version: v1.0.0\n",
     "multi-line text": "version: v1\npolicies:\n  - name: >\n      a\n",
     "no item": "version: v1\npolicies:\n  name: a\n",
     "no list": "version: v1\npolicies: all\n",

@@ -124,3 +124,21 @@ def test_blocks_and_commands_are_found(tmp_path: Path) -> None:
     assert (settings.language, settings.kind, settings.text) == ("yaml", "settings", "a: 1\n")
     assert [one.words for one in commands(shell)] == [("cat",), ("./bazelw", "test", "//...")]
     assert [number for number, line in prose(page) if line] == [1, 7, 12]
+
+
+_SIZE = re.compile(r"\d (?:kB|MB|GB)\b")
+_DIGEST_FILE = "bazel-bin/image.oci.json.sha256"
+
+
+@pytest.mark.parametrize("name", ["docs/image.md", "builder/README.md", "README.md"])
+def test_pages_of_images_have_no_figures_that_no_build_makes(name: str) -> None:
+    """Sizes in decimal units are measured; what images weigh is printed by the build. Limits are in MiB."""
+    assert [line for _, line in prose(WORKSPACE / name) if _SIZE.search(line)] == []
+
+
+def test_pages_say_where_the_digest_of_an_image_is() -> None:
+    for name in ("docs/image.md", "builder/README.md", "README.md"):
+        assert _DIGEST_FILE in (WORKSPACE / name).read_text(encoding="utf-8"), name
+    rules = (WORKSPACE / "tools/offline/modules/rules_oci/oci/defs.bzl").read_text(encoding="utf-8")
+    assert 'name + ".json.sha256"' in rules, "`oci_image` writes the digest to another file now"
+    assert 'image_targets(name, name + ".oci"' in (WORKSPACE / "builder/defs.bzl").read_text(encoding="utf-8")

@@ -32,6 +32,7 @@ class Gateways:
     envoys: list[Envoy]
     upstream: Upstream
     redis: RedisServer
+    engines: list[EngineProcess]
 
     def send(
         self, target: str, *, through: int = 0, method: str = "GET", headers: HeaderList = (), body: bytes = b""
@@ -62,7 +63,7 @@ def gateways() -> Iterator[Gateways]:
         # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="rp-", dir="/tmp"))
         redis, upstream = stack.enter_context(redis_server()), stack.enter_context(Upstream())
-        envoys = []
+        envoys, engines = [], []
         for number in range(2):
             directory = Path(name) / str(number)
             directory.mkdir()
@@ -70,10 +71,11 @@ def gateways() -> Iterator[Gateways]:
             file.write(document({"url": redis.url, "timeout": "5s", "retry_after": "100ms"}))
             engine = stack.enter_context(EngineProcess(directory, chains=file.path, policies=POLICIES))
             engine.ready()
+            engines.append(engine)
             routes = [Route(prefix=f"/{name}/", name=name) for name in NAMES]
             bootstrap = Bootstrap(routes=routes, engine=engine.address, upstream_port=upstream.port)
             envoys.append(stack.enter_context(EnvoyProcess(bootstrap, directory)).ready())
-        yield Gateways(envoys, upstream, redis)
+        yield Gateways(envoys, upstream, redis, engines)
 
 
 def test_two_engines_allow_a_client_the_limit_once(gateways: Gateways) -> None:
@@ -149,6 +151,7 @@ def test_redis_goes_and_comes_back(gateways: Gateways) -> None:
                 200,
                 "miss",
             )
+        told_of_outage(gateways)
     finally:
         gateways.redis.start()
     answers: list[int] = []
@@ -156,3 +159,36 @@ def test_redis_goes_and_comes_back(gateways: Gateways) -> None:
         answers.append(gateways.send("/limited/away", headers=[("x-client", "away")]).status)
         assert len(answers) < 10_000
     assert answers[-1] == 200
+    gateways.send("/cached/away")
+    engine = gateways.engines[0]
+    engine.wait_until(lambda: readyz(engine) == (200, "ready\n"), what="aware that Redis is back")
+    assert up(engine) == [1]
+
+
+def readyz(engine: EngineProcess, query: str = "") -> tuple[int, str]:
+    reply = client.send(engine.admin.port, target=f"/readyz{query}")
+    return reply.status, reply.body.decode()
+
+
+def up(engine: EngineProcess) -> list[float]:
+    return list(engine.admin.samples("policy_engine_dependency_up").values())
+
+
+def told_of_outage(gateways: Gateways) -> None:
+    """Assert that the engine whose Redis is gone says so, and stays ready; the other has not asked it since."""
+    engine, other = gateways.engines
+    where = f"redis unix:{gateways.redis.path}"
+    engine.wait_until(lambda: where in readyz(engine)[1], what="aware of the outage")
+    status, text = readyz(engine)
+    assert (status, text.splitlines()[0]) == (200, "ready")
+    assert text.splitlines()[1].startswith(f"degraded: {where} has not answered for ")
+    verbose = readyz(engine, "?verbose")[1].splitlines()
+    assert [line[:3] for line in verbose[:-1]] == ["[+]", "[+]", "[-]"], verbose
+    assert verbose[-1] == "readyz check passed: ready"
+    assert up(engine) == [0]
+    (errors,) = engine.admin.samples("policy_engine_dependency_errors_total").values()
+    (seconds,) = engine.admin.samples("policy_engine_dependency_failing_seconds").values()
+    assert errors >= 1
+    assert seconds > 0
+    assert readyz(other) == (200, "ready\n")
+    assert 0 not in up(other)

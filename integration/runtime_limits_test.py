@@ -46,6 +46,12 @@ def marked(mark: str) -> Chains:
     }
 
 
+SMALL = b"small"
+PAST_ENVOY, WITHIN_ENVOY = (
+    size // len(SMALL) for size in (2 * ENVOY_BUFFER_LIMIT, (ENGINE_BODY_LIMIT + ENVOY_BUFFER_LIMIT) // 2)
+)
+"""How often `SMALL` is more than Envoy holds; and more than the engine's limit, which is for what comes, but not that."""
+
 CHAINS: Chains = {
     "bodies": [scripted(request_body={}, response_body={})],
     "bodies-open": [scripted("open", request_body={}, response_body={})],
@@ -53,6 +59,9 @@ CHAINS: Chains = {
     "slow-request-body": [scripted(request_body={"wait": 15})],
     "slow-response": [scripted(response_headers={"wait": 15})],
     "slow-response-body": [scripted(response_body={"wait": 15})],
+    "grows": [scripted(request_body={"grow": PAST_ENVOY})],
+    "grows-response": [scripted(response_body={"grow": PAST_ENVOY})],
+    "grows-within": [scripted(request_body={"grow": WITHIN_ENVOY}, response_body={"grow": WITHIN_ENVOY})],
     "passes": [scripted(request_headers={}, response_headers={})],
     "unsent": [scripted(request_body={})],
     "states-mode": [scripted(request_headers={"wait": 0.2}, request_body={})],
@@ -156,6 +165,31 @@ def test_unannounced_response_over_the_buffer_of_envoy_gets_its_500(runtime: Run
     # Envoy answers by itself before the engine sees the body, and its status for that is 500.
     runtime.upstream.answer_with(Answer(chunks=[b"x" * 65536] * (2 * ENVOY_BUFFER_LIMIT // 65536)))
     assert runtime.send("/bodies/").status == 500
+
+
+@pytest.mark.parametrize("body", [SMALL, [SMALL[:1], SMALL[1:]]])
+def test_a_request_that_a_policy_grows_past_the_buffer_of_envoy_arrives_whole_or_not_at_all(
+    runtime: Runtime, body: bytes | list[bytes]
+) -> None:
+    """Envoy has to hold it while it waits for a connection to the upstream, and has no use for the limit otherwise."""
+    for _ in range(5):
+        runtime.upstream.received.clear()
+        status = runtime.send("/grows/", method="POST", body=body).status
+        got = [bytes(one.body) for one in runtime.upstream.received]
+        assert (status, got) in [(200, [SMALL * PAST_ENVOY]), (413, [])]
+
+
+def test_a_response_that_a_policy_grows_past_the_buffer_of_envoy_gets_envoys_own_answer(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer.of(SMALL))
+    reply = runtime.send("/grows-response/")
+    assert reply.status == 500
+    assert SMALL not in reply.body
+
+
+def test_a_body_that_a_policy_grows_within_the_buffer_of_envoy_arrives_whole(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer.of(SMALL))
+    reply = runtime.send("/grows-within/", method="POST", body=SMALL)
+    assert (reply.status, len(reply.body), len(runtime.upstream.last().body)) == (200, *[len(SMALL) * WITHIN_ENVOY] * 2)
 
 
 def test_body_of_exactly_the_limit_passes(runtime: Runtime) -> None:

@@ -18,6 +18,8 @@ CHAINS = {
     "response-body": [scripted(response_body={"upper": True})],
     "denies-body": [scripted(request_body={"respond": {"status": 418}})],
     "denies-response-body": [scripted(response_body={"respond": {"status": 418}})],
+    "response-body-header": [scripted(response_body={"set": {"x-checked": "1"}})],
+    "response-body-new": [scripted(response_body={"body": "new"})],
     "request-body-header": [scripted(request_body={"set": {"x-checked": "1"}})],
     "trailers": [scripted(request_trailers={"set": {"x-t": "in"}}, response_trailers={"set": {"x-t": "out"}})],
     "everything": [
@@ -126,6 +128,30 @@ def test_trailers_without_a_body_are_no_way_round_a_body_policy(
     assert runtime.upstream.last().trailers == [("x-client-end", "1")]
     assert send(runtime, "everything") == 200
     assert send(runtime, "denies-response-body") == 418
+
+
+GRPC = [("content-type", "application/grpc"), ("te", "trailers"), ("content-length", "6")]
+
+
+@pytest.mark.parametrize("route", ["response-body-header", "response-body-new"])
+@pytest.mark.parametrize(("status", "told"), [("0", "2"), ("5", "5"), ("16", "16"), ("99", "2"), ("", "2")])
+def test_a_grpc_error_without_a_message_keeps_its_status_where_a_policy_cannot_change_it_any_more(
+    runtime: Runtime, route: str, status: str, told: str
+) -> None:
+    """Headers, then trailers, and no DATA between: the policy's change cannot be sent, the upstream's error can."""
+    trailers = [("grpc-status", status), ("grpc-message", "secret of the upstream")]
+    runtime.upstream.answer_with(Answer(headers=[("content-type", "application/grpc")], trailers=trailers))
+    reply = send_h2(runtime.envoy.port, "POST", f"/{route}/", headers=GRPC, body=[b"\0\0\0\0\1a"])
+    assert reply.header("grpc-status") == told
+    assert (reply.header("grpc-message") or "").startswith("Internal Server Error; request id ")
+
+
+@pytest.mark.parametrize("status", ["0", "5"])
+def test_a_grpc_response_of_headers_alone_is_changed_and_keeps_its_status(runtime: Runtime, status: str) -> None:
+    headers = [("content-type", "application/grpc"), ("grpc-status", status), ("grpc-message", "told")]
+    runtime.upstream.answer_with(Answer(headers=headers))
+    reply = send_h2(runtime.envoy.port, "POST", "/response-body-header/", headers=GRPC, body=[b"\0\0\0\0\1a"])
+    assert [reply.header(name) for name in ("grpc-status", "grpc-message", "x-checked")] == [status, "told", "1"]
 
 
 def test_body_policy_added_by_reload_changes_the_next_request_without_a_restart(runtime: Runtime) -> None:

@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from policy_builder.discover.platform import Platform
+from policy_builder.discover.policy_source import discover_directory
+from policy_builder.validate.interface import check_interface
+from policy_engine.documents.diagnostics import Rule
 from policy_engine.sdk.hooks import phases_of
 from policy_engine.sdk.testing import policy_class
 from policy_engine.worker.policies.parameters import ParameterSchema
@@ -99,3 +103,11 @@ def test_unknown_parameters_are_violations(directory: Path) -> None:
     schema = document(directory)["parameters"]
     assert schema["additionalProperties"] is False
     assert ParameterSchema(schema).check({"no_such_parameter": 1}).violations
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_no_body_hook_is_known_to_hold_the_event_loop(directory: Path) -> None:
+    policy = discover_directory(None, directory, Platform().marker_environment(), follow_links=True)
+    assert policy.manifest is not None
+    findings = check_interface(policy.manifest, policy.where, policy.files)
+    assert [str(one) for one in findings if one.rule is Rule.HELD_TIME] == []

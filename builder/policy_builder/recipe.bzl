@@ -74,6 +74,25 @@ ENVIRONMENT = {
 # At most so many layers for policies; above that, several share one. Container engines stop at 127 layers.
 MAX_POLICY_LAYERS = 100
 
+# What `policy-manifest.yaml` may say.
+
+MANIFEST_FORMAT = "v1"
+MANIFEST_KEYS = [
+    "configuration",
+    "libraries",
+    "policies",
+    "repository",
+    "version",
+    "wheels",
+]
+MANIFEST_ENTRY_KEYS = [
+    "name",
+    "package",
+    "path",
+    "version",
+]
+DEFAULT_REPOSITORY = "policy-engine"
+
 # What goes in.
 
 # Files that tell Bazel of a package.

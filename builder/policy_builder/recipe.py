@@ -34,6 +34,11 @@ PORTS: tuple[str, ...] = tuple(_RECIPE["PORTS"])
 ENVIRONMENT: Mapping[str, str] = _RECIPE["ENVIRONMENT"]
 MAX_POLICY_LAYERS: int = _RECIPE["MAX_POLICY_LAYERS"]
 
+MANIFEST_FORMAT: str = _RECIPE["MANIFEST_FORMAT"]
+MANIFEST_KEYS: tuple[str, ...] = tuple(_RECIPE["MANIFEST_KEYS"])
+MANIFEST_ENTRY_KEYS: tuple[str, ...] = tuple(_RECIPE["MANIFEST_ENTRY_KEYS"])
+DEFAULT_REPOSITORY: str = _RECIPE["DEFAULT_REPOSITORY"]
+
 is_test: Callable[[str], bool] = _RECIPE["is_test"]
 is_debris: Callable[[str], bool] = _RECIPE["is_debris"]
 is_nested_package: Callable[[str], bool] = _RECIPE["is_nested_package"]

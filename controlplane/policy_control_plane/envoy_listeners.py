@@ -48,6 +48,7 @@ from policy_control_plane.model import ListenerModel
 from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, buffer_limit_for, message_timeout_for
 from policy_engine.envoy.edge import FILTER_MODES, SPELLINGS, http2_limits
 from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER, RETRY_ON
+from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 
 _SHORTEST_TIMEOUT: Final = 2.0
@@ -118,6 +119,7 @@ def _external_processor(message_timeout: float, namespaces: tuple[str, ...]) -> 
         allow_mode_override=True,
         processing_mode=ProcessingMode.parse(_wire(FILTER_MODES, processing_mode_pb2.ProcessingMode())),
         request_attributes=[ROUTE_NAME, SOURCE_ADDRESS],
+        response_attributes=[RESPONSE_DETAILS],
         message_timeout=timedelta(seconds=message_timeout),
         # Policies may rewrite method, authority and scheme.
         mutation_rules=HeaderMutationRules(allow_all_routing=True),

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from policy_engine.worker.chains.error_answers import ErrorAnswers
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -69,7 +71,10 @@ class HeaderMatch:
 
 @dataclass(frozen=True, slots=True)
 class RouteModel:
-    """One route; `chain` is None without a chain and a list (as in a chain file) with one. Times are in seconds."""
+    """One route; `chain` is None without a chain and a list (as in a chain file) with one. Times are in seconds.
+
+    `errors` is how its chain's denials are written, None where that is left to the engines.
+    """
 
     name: str
     path_kind: MatchKind
@@ -80,6 +85,7 @@ class RouteModel:
     listeners: tuple[str, ...] = ()
     timeout: float = 15.0
     chain: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False)
+    errors: ErrorAnswers | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

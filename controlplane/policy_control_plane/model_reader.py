@@ -20,16 +20,18 @@ from policy_engine.documents.diagnostics import Diagnostic, Findings, Rule, TooM
 from policy_engine.documents.fields import Fields, did_you_mean
 from policy_engine.documents.yaml_document import Document, read_document
 from policy_engine.envoy.filter_config import ENGINE_CLUSTER
+from policy_engine.sdk import host_of
 from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.sources.chain_file import ChainFiles
 from policy_engine.sources.chain_reader import ChainReader
+from policy_engine.sources.error_answers import read_errors
 from policy_engine.sources.xds import chain as xds_chain
 
 FILE_KEYS = ("version", "listeners", "clusters", "engine", "routes")
 LISTENER_KEYS = ("name", "address", "port")
 CLUSTER_KEYS = ("name", "endpoints", "connect_timeout", "http2")
 ENGINE_KEYS = ("endpoints", "connect_timeout")
-ROUTE_KEYS = ("name", "match", "cluster", "hosts", "listeners", "timeout", "chain")
+ROUTE_KEYS = ("name", "match", "cluster", "hosts", "listeners", "timeout", "chain", "errors")
 PATH_KEYS = {
     "path": MatchKind.EXACT,
     "prefix": MatchKind.PREFIX,
@@ -135,11 +137,17 @@ class ModelReader:
         chain = self._chain(fields, document, path, name, load) if "chain" in fields else None
         if "chain" in fields:
             load.references.append((fields, ("chain",), "engine", ""))
+        errors = None
+        if "errors" in fields:
+            errors = read_errors(document, (*path, "errors"), load.diagnostics)
+            if "chain" not in fields:
+                fields.error(("errors",), "is of no use without a chain, whose denials it is about")
         if name is None or cluster is None or match is None:
             return
         kind, value, headers = match
-        spelled = tuple(dict.fromkeys(map(_one_spelling, hosts)))
-        load.routes.append(RouteModel(name, kind, value, cluster, headers, spelled, listeners, timeout, chain))
+        # Two spellings of one host would be two virtual hosts, which Envoy refuses, or one that no request finds.
+        spelled = tuple(dict.fromkeys(map(host_of, hosts)))
+        load.routes.append(RouteModel(name, kind, value, cluster, headers, spelled, listeners, timeout, chain, errors))
 
     def _chain(
         self, fields: Fields, document: Document, path: Path, name: str | None, load: _Load
@@ -332,14 +340,6 @@ def _texts(fields: Fields, key: str) -> tuple[str, ...]:
         else:
             fields.error((key, index), "must be a non-empty text", rule=Rule.WRONG_TYPE)
     return tuple(texts)
-
-
-def _one_spelling(host: str) -> str:
-    """Return the host as Envoy compares it: in lower case, without a port, and without the dot of the root.
-
-    Two spellings of one would be two virtual hosts, which Envoy refuses, or one that no request finds.
-    """
-    return host.lower().partition(":")[0].removesuffix(".")
 
 
 def _check_references(load: _Load) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from functools import partial
 from types import MappingProxyType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from policy_control_plane.chain_needs import chain_needs, longest_answer
 from policy_control_plane.envoy_clusters import cluster_body, endpoints_body
@@ -97,7 +97,10 @@ class SnapshotBuilder:
         return MappingProxyType(snapshot)
 
     def _chain(self, route: RouteModel) -> Resource:
-        return resource(route.name, xds_chain.encode({"route_key": route.name, "policies": route.chain}))
+        document: dict[str, Any] = {"route_key": route.name, "policies": route.chain}
+        if route.errors is not None:
+            document["errors"] = route.errors.as_document()
+        return resource(route.name, xds_chain.encode(document))
 
     def _listener(self, listener: ListenerModel, model: Model) -> Resource:
         chains = (route.chain for route in model.routes if route.chain)

@@ -14,6 +14,7 @@ from pathlib import Path
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
+from policy_engine.documents.quantities import DURATION_FORM, parse_duration
 from policy_engine.scaffold import ScaffoldError, scaffold
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
@@ -58,6 +59,12 @@ _ENVOY_EXAMPLES = """examples:
     policy-engine envoy-config --lint envoy.yaml --chains configs/chains.yaml --policies-directory policies
 """
 
+
+_HEALTH_EXAMPLES = """examples:
+  in an image        HEALTHCHECK CMD ["/usr/local/bin/policy-engine", "healthcheck"]
+  in a compose file  healthcheck: {test: [CMD, /usr/local/bin/policy-engine, healthcheck]}
+  from elsewhere     policy-engine healthcheck --health-listen 10.0.0.7:9004 --timeout 500ms
+"""
 
 _COMPLETION_EXAMPLES = """examples:
   bash   policy-engine completion bash > ~/.local/share/bash-completion/completions/policy-engine
@@ -121,6 +128,7 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
     _envoy_config_command(commands)
+    _healthcheck_command(commands)
     text = "print engine, policies with digests, and dependencies, as JSON"
     _command(commands, "build-info", _build_info, text, shown=("policies.",))
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
@@ -143,6 +151,19 @@ def parser() -> argparse.ArgumentParser:
     shell.add_argument("shell", choices=SHELLS, help="the shell")
     shell.set_defaults(command=_completion)
     return parser
+
+
+def _healthcheck_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = _command(
+        commands,
+        "healthcheck",
+        _healthcheck,
+        "ask a running engine whether it is ready, for containers without a shell and for units",
+        examples=_HEALTH_EXAMPLES,
+        shown=("health.",),
+    )
+    command.add_argument("--live", action="store_true", help="ask whether it is alive instead (/livez, not /readyz)")
+    command.add_argument("--timeout", default="2s", metavar="TIME", help="how long to wait for the answer (default 2s)")
 
 
 def _envoy_config_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -313,6 +334,21 @@ def _build_info(options: argparse.Namespace) -> int:
     policies = settings.policies.registry or settings.policies.directory
     print(json.dumps(build_info(_registry(settings), policies), indent=2))
     return 0
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    from policy_engine.telemetry.healthcheck import healthcheck  # noqa: PLC0415 - see _run
+
+    address = _settings(options).health.listen
+    if address is None:
+        return _complain("health.listen is off: there is nobody to ask")
+    try:
+        seconds = parse_duration(options.timeout)
+    except ValueError:
+        return _complain(f"--timeout {options.timeout!r}: expected {DURATION_FORM}")
+    well, text = healthcheck(address, live=options.live, timeout=seconds)
+    print(text)
+    return 0 if well else 1
 
 
 def _new_policy(options: argparse.Namespace) -> int:

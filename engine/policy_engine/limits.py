@@ -56,5 +56,11 @@ WORKER_SECONDS: Final = 5.0
 BLOCKING_THREADS: Final = 8
 """Threads for each blocking policy version."""
 
+OFFLOAD_PROCESSES: Final = 2
+"""Helper processes of one worker process, for work that grows with a body."""
+
+OFFLOAD_WAITING: Final = 64
+"""Calls that may wait for a helper process of one worker process."""
+
 FILE_SETTLE_SECONDS: Final = 2.0
 """How long a configuration file that did not come whole has to be left alone before it is believed to be complete."""

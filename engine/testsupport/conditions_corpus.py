@@ -314,6 +314,8 @@ CORPUS: list[tuple[str, Outcome]] = [
     ("type(metadata.user.name) == string", True),
     # response
     ("response.status == 404", True),
+    ('response.origin == "upstream"', True),
+    ('response.origin in ["policy", "envoy"]', False),
     ("response.status >= 400 && response.status < 500", True),
     ("response.status in [500, 502, 503]", False),
     ("response.status / 100 == 4", True),

@@ -133,6 +133,7 @@ def _ext_proc(bootstrap: Bootstrap) -> Config:
         "message_timeout": bootstrap.message_timeout,
         "allow_mode_override": True,
         "request_attributes": ["xds.route_name", "source.address"],
+        "response_attributes": ["response.code_details"],
         # Bodies and trailers stay off until the engine asks for them by `mode_override`.
         "processing_mode": {"request_header_mode": "SEND", "response_header_mode": "SEND"},
         "mutation_rules": {"allow_all_routing": True},

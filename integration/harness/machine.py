@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from integration.harness.envoy_binary import ENVOY_VERSION
-from policy_engine.settings.model import usable_cores
+from policy_engine.settings.usable_cores import usable_cores
 
 
 def facts() -> Mapping[str, str]:

@@ -1,11 +1,9 @@
-"""h2spec against the native transport: `go install github.com/summerwind/h2spec/cmd/h2spec@latest`."""
+"""h2spec against the native transport."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,8 +14,13 @@ from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.transport.health import EXT_PROC_SERVICE
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import ServerOptions
+from tools.conformance.downloads import GoModule, go_program
 from tools.conformance.suite import Case, SuiteError
 
+_MODULE = GoModule(
+    "github.com/summerwind/h2spec", "v2.2.1+incompatible", "h1:Ex8kpG4LjIeudEtfbM892Os2PawIZBsEvukHJcvZHho="
+)
+VERSION = _MODULE.version
 EXPECTED = "h2spec.toml"
 _SECONDS = 300
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -36,19 +39,16 @@ class _Echo:
 
 
 def run() -> Iterator[Case]:
-    """Start a server, run all of h2spec, and yield its cases."""
-    binary = os.environ.get("H2SPEC") or shutil.which("h2spec")
-    if binary is None:
-        raise SuiteError("h2spec is not on PATH: go install github.com/summerwind/h2spec/cmd/h2spec@latest")
+    """Build h2spec, start a server, run all of it, and yield its cases."""
     with tempfile.TemporaryDirectory() as directory:
         report = Path(directory) / "report.xml"
-        asyncio.run(_against_a_server(binary, report))
+        asyncio.run(_against_a_server(go_program(_MODULE, "cmd/h2spec", Path(directory)), report))
         if not report.exists():
             raise SuiteError("h2spec made no report")
         yield from _cases(report)
 
 
-async def _against_a_server(binary: str, report: Path) -> None:
+async def _against_a_server(binary: Path, report: Path) -> None:
     def handler(peer: Peer) -> _Echo:
         return _Echo()
 
@@ -56,7 +56,7 @@ async def _against_a_server(binary: str, report: Path) -> None:
     await server.start()
     try:
         host, _, port = server.address.rpartition(":")
-        command = [binary, "-h", host, "-p", port, "-P", f"/{EXT_PROC_SERVICE}/Process", "-o", _WAIT_FOR_A_CASE]
+        command = [str(binary), "-h", host, "-p", port, "-P", f"/{EXT_PROC_SERVICE}/Process", "-o", _WAIT_FOR_A_CASE]
         process = await asyncio.create_subprocess_exec(
             *command, "--junit-report", str(report), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

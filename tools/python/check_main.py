@@ -152,11 +152,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all unless given")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
     parser.add_argument(
         "--jobs",
         type=int,
-        default=3 * usable,
+        default=3 * cores,
         help="processes at once (default: three for each processor: tests wait more than they work)",
     )
     options = parser.parse_args(arguments)

@@ -33,7 +33,7 @@ ENGINE: Mapping[str, str] = {
     # What is around it. Only `processes` and `cli` know all the rest.
     "settings": "sdk limits documents kernel transport.listen transport.client_names",
     "sources": f"sdk settings {_WORKER}",
-    "telemetry": "sdk kernel transport transport.listen sources worker.policies worker.chains",
+    "telemetry": "sdk kernel transport transport.listen sources worker.policies worker.chains worker.offload",
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
     "envoy.lint": "sdk documents kernel envoy",
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",

@@ -47,6 +47,8 @@ class Wheel:
     path: Path
     names: frozenset[str]
     metadata: email.message.Message
+    left: frozenset[Path]
+    """What building it added to the checkout."""
 
     def text(self, name: str) -> str:
         (found,) = (one for one in self.names if one.endswith(f".dist-info/{name}"))
@@ -65,18 +67,19 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
         for debris in ("added_test.py", "conftest.py", "testdata/x.json", "BUILD"):
             (root / directory / package / debris).parent.mkdir(exist_ok=True)
             (root / directory / package / debris).write_text("")
+        before = set((root / directory).rglob("*"))
         command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(root / "dist" / directory)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         done = subprocess.run(
             command, cwd=root / directory, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert not (root / directory / "build").exists()
+        left = frozenset(set((root / directory).rglob("*")) - before)
         (path,) = (root / "dist" / directory).glob("*.whl")
         with zipfile.ZipFile(path) as archive:
             names = frozenset(name for name in archive.namelist() if not name.endswith("/"))
             (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
-            built[directory] = Wheel(path, names, email.message_from_bytes(archive.read(metadata)))
+            built[directory] = Wheel(path, names, email.message_from_bytes(archive.read(metadata)), left)
     return built
 
 
@@ -89,6 +92,10 @@ def test_a_wheel_has_the_package_without_its_tests(wheels: dict[str, Wheel], dir
         expected |= {f"policy_builder/bundled/{name}" for name in BUNDLED}
     assert {name for name in wheels[directory].names if ".dist-info/" not in name} == expected
     assert f"{package}/py.typed" in expected
+
+
+def test_building_a_wheel_leaves_nothing_in_the_checkout(wheels: dict[str, Wheel]) -> None:
+    assert {directory: wheel.left for directory, wheel in wheels.items()} == dict.fromkeys(PACKAGES, frozenset())
 
 
 @pytest.mark.parametrize(("directory", "package"), PACKAGES.items())

@@ -40,8 +40,21 @@ REFUSED_BY_BAZEL = {
 }
 
 
+MANY = "many mistakes"
+ALL_OF_THEM = [
+    "1: version is v1",
+    '2: "policys" is not a key of a manifest of policies',
+    '5: Bazel reads one plain value here, not ">"',
+    '6: "verson" is not a key of a chosen policy',
+    '7: "nam" is not a key of a chosen policy',
+    '5: lacks the required key "version"',
+    '7: lacks the required key "name"',
+    "10: policy b v1.0.0 is chosen twice; first at policy-manifest.yaml:8",
+]
+
+
 def test_every_case_is_looked_at() -> None:
-    assert set(PARSED) == {*ACCEPTED, *REFUSED_BY_BOTH, *REFUSED_BY_BAZEL}
+    assert set(PARSED) == {*ACCEPTED, *REFUSED_BY_BOTH, *REFUSED_BY_BAZEL, MANY}
 
 
 @pytest.mark.parametrize("case", ACCEPTED)
@@ -74,3 +87,10 @@ def test_refused_by_line(case: str, expected: str, tmp_path: Path) -> None:
     manifest.write_text(PARSED[case]["text"])
     if case in REFUSED_BY_BOTH:
         assert read_choice(manifest)[1], "refused, whatever else could be read"
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    lines = PARSED[MANY]["error"].splitlines()
+    assert len(lines) == len(ALL_OF_THEM), lines
+    for line, expected in zip(lines, ALL_OF_THEM, strict=True):
+        assert line.startswith(f"policy-manifest.yaml:{expected}"), line

@@ -14,16 +14,13 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from policy_builder.discover.file_kinds import CONFIGURATION_TAKEN, unfit_configuration
+from policy_builder.recipe import DEFAULT_REPOSITORY, MANIFEST_ENTRY_KEYS, MANIFEST_FORMAT, MANIFEST_KEYS
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import Fields
 from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.worker.policies.registry import Version
 
-FORMAT = "v1"
-CHOICE_KEYS = ("version", "repository", "configuration", "libraries", "wheels", "policies")
-ENTRY_KEYS = ("name", "version", "path", "package")
 MAX_POLICIES = 1000
-DEFAULT_REPOSITORY = "policy-engine"
 
 _REPOSITORY = re.compile(r"[a-z0-9]+([._/:-]+[a-zA-Z0-9]+)*", re.ASCII)
 
@@ -67,11 +64,11 @@ def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
     document, diagnostics = read_document_file(path)
     if document is None:
         return None, diagnostics
-    fields = Fields(document, (), CHOICE_KEYS, diagnostics, "a manifest of policies")
+    fields = Fields(document, (), MANIFEST_KEYS, diagnostics, "a manifest of policies")
     if not isinstance(document.value, dict):
         return None, diagnostics
     base = path.parent
-    fields.choice("version", (FORMAT,))
+    fields.choice("version", (MANIFEST_FORMAT,))
     repository = fields.text("repository") or DEFAULT_REPOSITORY
     if not _REPOSITORY.fullmatch(repository):
         allowed = "lower-case, such as policy-engine or registry.example.test/team/engine"
@@ -121,7 +118,7 @@ def _policies(
     others: list[Path] = []
     first: dict[str, int] = {}
     for index, _ in enumerate(fields.items("policies", most=MAX_POLICIES)):
-        entry = Fields(document, ("policies", index), ENTRY_KEYS, diagnostics, "a chosen policy")
+        entry = Fields(document, ("policies", index), MANIFEST_ENTRY_KEYS, diagnostics, "a chosen policy")
         name = entry.text("name", required=True, longest=63)
         version = _version(entry)
         path = _path(entry, base, name, version)

@@ -6,6 +6,7 @@ bring what is no file, have two files where some machine has one) is decided bef
 
 from __future__ import annotations
 
+import errno
 import lzma
 import shutil
 import stat
@@ -32,10 +33,11 @@ class WheelError(Exception):
     """A wheel that is not unpacked; the message says what is wrong with it, without its name."""
 
 
-def unpack_wheel(wheel: Path, target: Path) -> None:
+def unpack_wheel(wheel: Path, target: Path, *, executables: bool = False) -> None:
     """Write the purelib and platlib parts of `wheel` (PEP 427) into the directory `target`. Raises WheelError.
 
-    Scripts, headers and data are left out: nothing in an image starts them.
+    Scripts, headers and data are left out: nothing in an image starts them. With `executables`, files keep the mode
+    that lets them be started.
     """
     target.mkdir(parents=True, exist_ok=True)
     try:
@@ -45,9 +47,12 @@ def unpack_wheel(wheel: Path, target: Path) -> None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as source, place.open("xb") as file:
                     shutil.copyfileobj(source, file)
+                if executables and member.external_attr >> 16 & 0o111:
+                    place.chmod(0o755)
     except (*_BROKEN, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the file system; without a number it is bzip2's way to refuse its input
+        # Without a number it is bzip2's way to refuse its input, with EINVAL a listing that leads before the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # of the file system
         raise WheelError(f"is not a wheel: {str(error)[:200] or type(error).__name__}") from None
 
 

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from policy_builder.discover import wheel_archive
@@ -140,6 +140,7 @@ def test_an_encrypted_member(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 399), byte=st.integers(0, 255), cut=st.integers(0, 400))
+@example(place=274, byte=1, cut=140)  # a listing that leads before the file's begin
 def test_any_damage_gives_files_or_a_reason(
     tmp_path_factory: pytest.TempPathFactory, place: int, byte: int, cut: int
 ) -> None:
@@ -152,3 +153,16 @@ def test_any_damage_gives_files_or_a_reason(
         unpack_wheel(wheel, directory / "target/below")
     assert {path.name for path in directory.iterdir()} <= {"target", wheel.name}
     assert {path.name for path in (directory / "target").iterdir()} == {"below"}
+
+
+@pytest.mark.parametrize("executables", [True, False])
+def test_files_keep_the_mode_that_starts_them_where_that_is_wanted(tmp_path: Path, *, executables: bool) -> None:
+    wheel = tmp_path / "lib-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as written:
+        for name, mode in (("lib/run", 0o100755), ("lib/read", 0o100644)):
+            member = zipfile.ZipInfo(name)
+            member.external_attr = mode << 16
+            written.writestr(member, b"x")
+    unpack_wheel(wheel, tmp_path / "out", executables=executables)
+    modes = {name: (tmp_path / "out/lib" / name).stat().st_mode & 0o111 for name in ("run", "read")}
+    assert (bool(modes["run"]), bool(modes["read"])) == (executables, False)

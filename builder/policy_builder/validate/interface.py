@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from policy_builder.discover.python_source import SourceError, parse_python, unparsed
+from policy_builder.validate.held_work import held_work
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase, names_of
@@ -73,7 +74,8 @@ def check_interface(
     `libraries` are the installed files of the policy's requirements, in which base classes may be.
     """
     diagnostics: list[Diagnostic] = []
-    view = _Reader(where, files, libraries or {}, diagnostics).view(manifest)
+    reader = _Reader(where, files, libraries or {}, diagnostics)
+    view = reader.view(manifest)
     if view is None:
         return diagnostics
     if not view.is_policy and not view.unseen_bases:
@@ -88,6 +90,9 @@ def check_interface(
         )
     diagnostics += _method_findings(view)
     diagnostics += _phase_findings(view, manifest)
+    if not view.blocking:
+        methods = {name: (one.file, one.node) for name, one in view.members.items() if one.node is not None}
+        diagnostics += held_work(view.name, methods, reader.trees())
     return diagnostics
 
 
@@ -127,6 +132,13 @@ class _Reader:
             self._report(manifest, reason, ", ".join(shown) + (", …" if len(classes) > _MOST_SHOWN else ""))
             return None
         return view
+
+    def trees(self) -> dict[str, ast.Module]:
+        """Return what was read, by the names that findings have."""
+        return {self._shown(file): tree for file, tree in self._trees.items() if tree is not None}
+
+    def _shown(self, file: str) -> str:
+        return f"{self._where}/{file}" if file in self._files else file
 
     def _report(self, manifest: PolicyManifest, reason: str, allowed: str) -> None:
         finding = manifest.document.diagnostic(("entrypoint",), reason, allowed=allowed, rule=Rule.INTERFACE)
@@ -227,7 +239,7 @@ class _Reader:
         return False
 
     def _member(self, view: ClassView, file: str, node: ast.stmt) -> None:
-        shown = f"{self._where}/{file}" if file in self._files else file
+        shown = self._shown(file)
         if isinstance(node, _FunctionNode):
             view.members.setdefault(node.name, Hook(node.name, shown, node.lineno, node))
             return

@@ -50,6 +50,7 @@ class Rule(StrEnum):
     IMPORT = "policy-import"
     INTERFACE = "policy-interface"
     PHASES = "phases-mismatch"
+    HELD_TIME = "work-on-event-loop"
     DUPLICATE_POLICY = "duplicate-policy"
     REQUIREMENTS = "policy-requirements"
     MISSING_FILE = "missing-file"

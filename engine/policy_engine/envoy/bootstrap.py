@@ -49,6 +49,7 @@ _COMMENTS = {
     "message_timeout": ("Above the timeouts of the slowest chain's policies together (default 200 ms).",),
     "allow_mode_override": ("Lets the engine ask for the phases that its chains of this moment need.",),
     "request_attributes": ("The engine finds the chain by the first, and knows the client by the second.",),
+    "response_attributes": ("Tells policies the upstream's responses from Envoy's own answers.",),
     "mutation_rules": ("Lets policies change :method, :authority and :scheme.",),
     "metadata_options": ("Namespaces in which policies may write dynamic metadata.",),
     "disabled": ("A chain without policies: the engine need not see the request at all.",),

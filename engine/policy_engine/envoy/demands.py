@@ -14,8 +14,9 @@ from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.settings.forms import WORKER_PLACE
-from policy_engine.settings.model import Settings, UnmappedRoutes, usable_cores
+from policy_engine.settings.model import Settings, UnmappedRoutes
 from policy_engine.settings.route_key import route_key_of
+from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiler import Compiler

@@ -26,6 +26,7 @@ from policy_engine.envoy.manifests import (
     route_of,
     service_of,
 )
+from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 from policy_engine.transport.listen import parse_address
@@ -167,7 +168,7 @@ class _Writer:
                 config["body"] = body
         found: Config = {"allowModeOverride": True, "request": request}
         if response or modes["response_header_mode"] == "SEND":
-            found["response"] = response
+            found["response"] = {"attributes": [RESPONSE_DETAILS], **response}
         return found
 
     @staticmethod

@@ -15,6 +15,7 @@ from typing import Any
 
 from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, ChainDemand, Demands
 from policy_engine.envoy.edge import ANY_PORT, FILTER_MODES, NOT_FOUND, SPELLINGS, http2_limits
+from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 from policy_engine.transport.listen import parse_address
@@ -83,6 +84,7 @@ def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
         "message_timeout": duration(demands.message_timeout),
         "allow_mode_override": True,
         "request_attributes": [*demands.route_key.attributes, SOURCE_ADDRESS],
+        "response_attributes": [RESPONSE_DETAILS],
         "processing_mode": dict(FILTER_MODES),
         "mutation_rules": {"allow_all_routing": True},
     }

@@ -10,8 +10,9 @@ from typing import Any
 from policy_engine.kernel.coding_threads import decoded, encoded
 from policy_engine.kernel.collecting import NO_ROOM
 from policy_engine.kernel.content_coding import BodyTooLarge, UndecodableBody, codings_of
+from policy_engine.kernel.later import Result, then
 from policy_engine.kernel.no_content import NO_FRAMING, without_content
-from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import honour, name_body_in_pieces
 from policy_engine.kernel.reply import (
     body_reply,
@@ -62,9 +63,9 @@ def _chunk(phases: Phases, side: Side, message: Any) -> Result:
     chunk = Chunk(message.body, message.end_of_stream)
     arguments = phases.arguments(side, chunk)
 
-    def done(outcome: Outcome) -> Replies:
+    def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
-            return phases.answer(outcome)
+            return phases.answer(outcome, unseen=phases.too_late(side))
         if arguments[-1].end:
             phases.over += (side,)
         return piece_reply(side.body, side.body_mode, chunk, arguments[-1])
@@ -134,8 +135,9 @@ class _Whole:
         try:
             whole = await pending
         except (BodyTooLarge, UndecodableBody) as error:
-            return self._refused(error)
-        result = self._policies(whole, codings)
+            result = self._refused(error)
+        else:
+            result = self._policies(whole, codings)
         return await result if isinstance(result, Coroutine) else result
 
     def _policies(self, whole: bytes, codings: tuple[str, ...]) -> Result:
@@ -146,7 +148,7 @@ class _Whole:
         def done(outcome: Outcome) -> Result:
             if outcome.immediate is not None:
                 return phases.answer(outcome)
-            if outcome.restated and without_content(phases, view):
+            if outcome.restated and without_content(phases.exchange, view):
                 return self.reply([*outcome.edits, NO_FRAMING], outcome.actions, b"")
             if all(action.body is None for action in outcome.actions[before:]):
                 return self.reply(outcome.edits, outcome.actions, None)
@@ -157,14 +159,16 @@ class _Whole:
 
         return then(run(phases.exchange, self.side.on_body, phases.arguments(self.side), self.outcome), done)
 
-    def _refused(self, error: BodyTooLarge | UndecodableBody) -> Replies:
+    def _refused(self, error: BodyTooLarge | UndecodableBody) -> Result:
         if isinstance(error, BodyTooLarge):
             return self.phases.too_large(self.side)
-        refusal = _undecodable(self.phases, self.side, error)
-        return self.reply(self.outcome.edits, self.outcome.actions, None) if refusal is None else refusal
+        if first_closed(self.side.on_body) is not None:
+            return _undecodable(self.phases, self.side, error)
+        _undecodable(self.phases, self.side, error)
+        return self.reply(self.outcome.edits, self.outcome.actions, None)
 
 
-def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Replies:
+def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Result:
     """No policy can read this body: the failure modes of those that need it decide (R-11); None lets it pass."""
     closed = first_closed(side.on_body)
     repeated.log(
@@ -183,20 +187,22 @@ def _undecodable(phases: Phases, side: Side, error: UndecodableBody) -> Replies:
     )
     if closed is None:
         return None
-    return phases.deny(ImmediateResponse(side.undecodable, details="policy_engine:undecodable_body"))
+    return phases.deny(ImmediateResponse(side.undecodable, details="policy_engine:undecodable_body"), by=closed)
 
 
-def _in_pieces(phases: Phases, side: Side) -> Replies:
+def _in_pieces(phases: Phases, side: Side) -> Result:
     """More of a body that was to come whole: Envoy streams it as its own configuration says, policies saw part."""
     closed = first_closed(side.on_body)
     name_body_in_pieces(phases.route, side.body, side.on_body, closed)
-    return chunk_reply(side.body, None) if closed is None else phases.deny(closed.failure_response)
+    if closed is None:
+        return chunk_reply(side.body, None)
+    return phases.deny(closed.failure_response, by=closed, unseen=phases.too_late(side))
 
 
-def _unguarded(phases: Phases, side: Side, message: Any) -> Replies:
+def _unguarded(phases: Phases, side: Side, message: Any) -> Result:
     """A body without the headers it belongs to, which are with the client: the probe has done its work."""
     guard = phases.modes.guard
     if guard is None:
         return passed_reply(side.body, side.body_mode, message)
     phases.kernel.statistics.doubted_responses += 1
-    return phases.deny(guard.failure_response)
+    return phases.deny(guard.failure_response, unseen=True)

@@ -8,9 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from policy_engine.kernel.denial import denial
 from policy_engine.kernel.kernel import Kernel
-from policy_engine.kernel.reply import immediate_reply
 from policy_engine.kernel.routes import Route
 from policy_engine.sdk import Headers, ImmediateResponse
 from policy_engine.sdk.repeated_lines import RepeatedLines
@@ -25,10 +23,10 @@ _REFUSALS = {
 
 def refusal(  # noqa: PLR0917 # one for each thing that is known of a message
     kernel: Kernel, route: Route, part: str, header_map: Any, size: int, request: Headers
-) -> bytes | None:
+) -> ImmediateResponse | None:
     """Return the answer to headers over a limit, None when they are within both; `size` is that of their message.
 
-    `request` are the headers of the request, for the client's answer.
+    `request` are the headers of the request, for the log.
     """
     options, pairs = kernel.options, header_map.headers
     count = len(pairs)
@@ -55,4 +53,4 @@ def refusal(  # noqa: PLR0917 # one for each thing that is known of a message
             "request_id": request.get("x-request-id") or "",
         },
     )
-    return immediate_reply(denial(_REFUSALS[part], request))
+    return _REFUSALS[part]

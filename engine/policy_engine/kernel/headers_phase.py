@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from policy_engine.kernel.coding_threads import encoded
@@ -11,17 +11,17 @@ from policy_engine.kernel.content_coding import CODINGS, codings_of
 from policy_engine.kernel.endless import REFUSAL, is_endless
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.kernel import KernelOptions
-from policy_engine.kernel.no_content import NO_FRAMING, without_content
-from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.later import Result, then
+from policy_engine.kernel.no_content import NO_FRAMING, can_have_body, without_content
+from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import doubt, name_unsent_request_body, name_unsent_response_body
 from policy_engine.kernel.reply import ProcessingMode, duplex_replies, headers_reply
 from policy_engine.kernel.sides import Side, first_closed
 from policy_engine.kernel.stream import Replies
-from policy_engine.sdk import Headers, Request, Response
+from policy_engine.sdk import Headers, Request, Response, ResponseOrigin
 from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chains.executor import Outcome, run
 
-_NO_BODY_STATUSES = (204, 304)
 _BODY_NOT_TAKEN = (408, 413)
 _LENGTH_DIGITS = 15
 _IDENTITY = HeaderEdit(("content-encoding",))
@@ -31,7 +31,7 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     """Run the request's headers; `bodiless` when they end the request."""
     if phases.modes.endless is not None and is_endless(phases.request):
         if phases.modes.needs_end:
-            return phases.deny(REFUSAL)
+            return phases.deny(REFUSAL, unseen=True)
         phases.modes = phases.modes.endless
     if phases.modes.response.by_override and phases.peer.doubted:
         _probe(phases, bodiless=bodiless)
@@ -46,11 +46,11 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     return _headers(phases, side, request, [request], comes=bool(side.body_mode) and side.reads, empty=False)
 
 
-def response_headers(phases: Phases, message: Any) -> Result:
+def response_headers(phases: Phases, message: Any, origin: ResponseOrigin | Callable[[], ResponseOrigin]) -> Result:
     """Run the response's headers, unless a body that policies need did not come or will not."""
     modes, request = phases.modes, phases.request
     phases.stop_collecting()  # Envoy has answered by itself
-    response = Response(headers_of(message.headers))
+    response = Response(headers_of(message.headers), origin=origin)
     if phases.awaited and phases.no_longer_awaited(modes.request) and not _nobody_took_it(modes.request, response):
         doubt(phases.peer)
         refusal = _body_never_came(phases)
@@ -62,17 +62,17 @@ def response_headers(phases: Phases, message: Any) -> Result:
     side = modes.response
     phases.content = not message.end_of_stream
     comes = empty = False
-    if side.unsent and phases.content and _can_have_body(request, response):
+    if side.unsent and phases.content and can_have_body(request, response):
         refusal = _never_sent(phases, side)
         if refusal is not None:
             return refusal
-    elif side.body_mode and side.reads and _can_have_body(request, response):
+    elif side.body_mode and side.reads and can_have_body(request, response):
         comes = not message.end_of_stream
         empty = not comes and bool(side.on_body)
         if comes and side.by_override and phases.peer.doubted and modes.guard is not None:
             name_unsent_response_body(phases.route, modes)
             phases.kernel.statistics.doubted_responses += 1
-            return phases.deny(modes.guard.failure_response)
+            return phases.deny(modes.guard.failure_response, by=modes.guard)
     return _headers(phases, side, response, [request, response], comes=comes, empty=empty)
 
 
@@ -86,7 +86,7 @@ def _headers(
     if comes:
         phases.awaited += (side,)
         if _announces_too_much(side, view.headers, phases.kernel.options):
-            return phases.too_large(side)
+            return _too_large(phases, side, view, arguments)
     if empty:
         view.body = b""
     elif not side.on_headers:
@@ -102,6 +102,25 @@ def _headers(
         return _headers_done(phases, side, view, done, arguments, empty=empty)
 
     return then(outcome, later)
+
+
+def _too_large(phases: Phases, side: Side, view: Request | Response, arguments: list[Any]) -> Result:
+    """Refuse a body for what its headers announce.
+
+    A request is refused after its headers have been judged: who may not send one is not told how large it may be, and
+    policies that see the answer have seen the request. A response that goes nowhere is shown to nobody.
+    """
+    if side is phases.modes.response:
+        return phases.too_large(side)
+
+    def judged(outcome: Outcome) -> Result:
+        if outcome.immediate is not None:
+            return phases.answer(outcome)
+        if view.body is not None:
+            return _headers_done(phases, side, view, outcome, arguments, empty=False)
+        return phases.too_large(side)
+
+    return then(run(phases.exchange, side.on_headers, arguments, Outcome()), judged)
 
 
 def _headers_done(
@@ -121,7 +140,7 @@ def _headers_done(
 def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcome, *, replaced: bool) -> Result:
     if outcome.immediate is not None:
         return phases.answer(outcome)
-    if (replaced or outcome.restated) and without_content(phases, view):
+    if (replaced or outcome.restated) and without_content(phases.exchange, view):
         return _without_content(phases, side, outcome)
     if replaced or view.body:
         return _replaced(phases, side, outcome, view)
@@ -192,10 +211,6 @@ def _announces_too_much(side: Side, headers: Headers, options: KernelOptions) ->
     return length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > limit)
 
 
-def _can_have_body(request: Request, response: Response) -> bool:
-    return request.method != "HEAD" and response.status not in _NO_BODY_STATUSES and response.status >= 200
-
-
 def _probe(phases: Phases, *, bodiless: bool) -> None:
     """Ask what shows whether Envoy takes overrides, unless the request's own body will show it."""
     modes = phases.modes
@@ -207,9 +222,9 @@ def _nobody_took_it(side: Side, response: Response) -> bool:
     """Return whether a request body that was to come, and has not, cannot have gone past the policies that read it.
 
     Where Envoy's own configuration sends the body it goes nowhere without them: Envoy answered by itself (413, 408), or
-    the upstream did before there was a body. Where only an override does, these two statuses say as much.
+    the upstream did before there was a body. Where only an override does, these two statuses say as much, or Envoy.
     """
-    return not side.by_override or response.status in _BODY_NOT_TAKEN
+    return not side.by_override or response.status in _BODY_NOT_TAKEN or response.origin == "envoy"
 
 
 def _never_sent(phases: Phases, side: Side) -> Result:
@@ -221,7 +236,7 @@ def _never_sent(phases: Phases, side: Side) -> Result:
     else:
         phases.kernel.statistics.broken_response_promises += 1
         name_unsent_response_body(phases.route, phases.modes)
-    return None if closed is None else phases.deny(closed.failure_response)
+    return None if closed is None else phases.deny(closed.failure_response, by=closed)
 
 
 def _body_never_came(phases: Phases) -> Result:
@@ -231,4 +246,4 @@ def _body_never_came(phases: Phases) -> Result:
     steps = side.on_body or side.on_chunk
     closed = first_closed(steps)
     name_unsent_request_body(phases.route, steps, closed)
-    return None if closed is None else phases.deny(closed.failure_response)
+    return None if closed is None else phases.deny(closed.failure_response, by=closed)

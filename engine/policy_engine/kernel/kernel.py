@@ -14,6 +14,7 @@ from policy_engine.limits import BODY_LIMIT, HEADER_COUNT, HEADER_SIZE
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import Snapshot
 from policy_engine.worker.chains.compiler import retire
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.tracing import Tracing
 
 logger = logging.getLogger("policy_engine.kernel")
@@ -38,8 +39,9 @@ class KernelOptions:
     """Settings of every session. `route_key` finds the key (R-07).
 
     `body_limit` is in bytes and holds for decoded bodies too; `envoy_buffer_limit` are the bytes that Envoy holds of a
-    body, None where that is not known to be less; `header_count` and `header_size` (bytes of names and
-    values) are for the headers of one request or response (R-09).
+    body, None where that is not known to be less; `header_count` and `header_size` (bytes of names and values) are for
+    the headers of one request or response (R-09). `errors` is how denials are written where the route's chain does not
+    say (R-19).
     """
 
     route_key: RouteKey = field(default_factory=RouteKey)
@@ -48,6 +50,7 @@ class KernelOptions:
     envoy_buffer_limit: int | None = None
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
+    errors: ErrorAnswers = field(default_factory=ErrorAnswers)
 
 
 @dataclass(slots=True)

@@ -7,13 +7,15 @@ sides: `headers_phase`, `body_phase`, `trailers_phase`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from types import CoroutineType
-from typing import Any, TypeVar, cast
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from policy_engine.kernel.collecting import Collection
-from policy_engine.kernel.denial import denial
+from policy_engine.kernel.denial import answer_to
 from policy_engine.kernel.kernel import Kernel
+from policy_engine.kernel.later import Result
+from policy_engine.kernel.outer_policies import Outwards
 from policy_engine.kernel.promises import ended_without_body, name_hung_request
 from policy_engine.kernel.reply import immediate_reply
 from policy_engine.kernel.routes import Modes, Route
@@ -22,18 +24,16 @@ from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.sdk import ImmediateResponse, Request, Response
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.closing import close_chains
+from policy_engine.worker.chains.compiled import Step
 from policy_engine.worker.chains.executor import Exchange, Outcome
 
 repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
-
-_Value = TypeVar("_Value")
-
-Result = Replies | Coroutine[Any, Any, Replies]
 
 _SMALL_DIGITS = 4
 """Of a content-length below 10,000 bytes, which every Envoy has room for."""
 
 _INTERNAL_ERROR = ImmediateResponse(500, details="policy_engine:internal_error")
+_ALL = sys.maxsize
 
 
 class Phases:
@@ -102,14 +102,31 @@ class Phases:
         self.awaited = tuple(one for one in self.awaited if one is not side)
         return True
 
-    def answer(self, outcome: Outcome) -> Replies:
-        """End the exchange with what a policy answered, or what answers for one that failed."""
-        self.kernel.statistics.immediate += 1
-        # Of a policy that failed, the executor has logged why.
-        return self.end(outcome.immediate or _INTERNAL_ERROR, outcome.actions, refused=outcome.failed)
+    def too_late(self, side: Side) -> bool:
+        """Return whether an answer on `side` comes too late to reach the client, as the response's headers went out.
 
-    def deny(self, response: ImmediateResponse) -> Replies:
-        """End the exchange with a refusal of the engine's own, and say so with the id that the client gets."""
+        Not to be asked where they still wait for what is answered here.
+        """
+        return side is self.modes.response or self.exchange.response is not None
+
+    def answer(self, outcome: Outcome, *, unseen: bool = False) -> Result:
+        """End the exchange with what a policy answered, or what answers for one that failed.
+
+        `unseen`: no policy sees it, as it cannot reach the client.
+        """
+        self.kernel.statistics.immediate += 1
+        step = outcome.step
+        # Of a policy that failed, the executor has logged why.
+        return self._end(
+            outcome.immediate or _INTERNAL_ERROR, outcome.actions, before=0 if unseen or step is None else step.entry
+        )
+
+    def deny(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
+        """End the exchange with a refusal of the engine's own, and say so with the id that the client gets.
+
+        `by`: it answers for this step, which could not do its work, and policies before that see it; without, all do.
+        `unseen`: none does, as they have not seen the request, or as it cannot reach the client.
+        """
         route = self.route.chain.route_key
         repeated.log(
             logging.INFO,
@@ -120,24 +137,40 @@ class Phases:
             response.details,
             extra={"event": "refused", "route": route, "request_id": self.request.id},
         )
-        return self.end(response, refused=True)
+        return self.refuse(response, by=by, unseen=unseen)
 
-    def too_large(self, side: Side) -> Replies:
-        """End the exchange for a body over the limit."""
+    def refuse(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
+        """Do what `deny` does for what has been logged already."""
+        before = 0 if unseen else _ALL if by is None else by.entry
+        return self._end(response, (), before=before)
+
+    def too_large(self, side: Side) -> Result:
+        """End the exchange for a body over the limit, in the place of the first policy that was to read it."""
         self.kernel.statistics.body_too_large += 1
-        return self.deny(ImmediateResponse(side.too_large, details="policy_engine:body_too_large"))
+        refused = ImmediateResponse(side.too_large, details="policy_engine:body_too_large")
+        return self.deny(refused, by=next(iter(side.on_body), None))
 
-    def end(self, response: ImmediateResponse, earlier: Sequence[Any] = (), *, refused: bool = False) -> Replies:
-        """End the exchange with `response`; dynamic metadata of `earlier` actions is still published.
+    def _end(self, response: ImmediateResponse, earlier: Sequence[Any], *, before: int) -> Result:
+        """End the exchange with `response`, which the policies `before` that place of the chain see.
 
-        `refused`: it is the engine's own, see `denial`.
+        Dynamic metadata of `earlier` actions is still published.
         """
         self.ended = True
         self.stop_collecting()
-        tracing = self.kernel.tracing
-        if tracing is not None and self.request.trace is not None:
-            tracing.answered(self.request.trace, response)
-        return immediate_reply(denial(response, self.request.headers) if refused else response, earlier)
+        kernel, request, chain = self.kernel, self.request, self.route.chain
+        if kernel.tracing is not None and request.trace is not None:
+            kernel.tracing.answered(request.trace, response)
+        errors = chain.errors or kernel.options.errors
+        answer = answer_to(request.headers, response, errors, route=chain.route_key, body=request.body)
+        published = [*earlier, response]
+        steps = self.route.outer_steps(before)
+        if steps is None:
+            return immediate_reply(answer, (), published)
+
+        def again(other: ImmediateResponse, by: Step | None, more: list[Any]) -> Result:
+            return self._end(other, more, before=0 if by is None else by.entry)
+
+        return Outwards(self.exchange, answer, steps, published, kernel.options.body_limit, again).run()
 
     def stop_collecting(self) -> None:
         """Let go of a body that nobody will answer for any more."""
@@ -180,13 +213,3 @@ class Phases:
         usage.streams -= 1
         if usage.retired and usage.streams == 0:
             close_chains((chain,))
-
-
-def then(value: _Value | Coroutine[Any, Any, _Value], done: Callable[[_Value], Result]) -> Result:
-    """Go on with `done` now, or when what gives its value has been awaited."""
-    return _later(value, done) if isinstance(value, CoroutineType) else done(cast(_Value, value))
-
-
-async def _later(value: Coroutine[Any, Any, _Value], done: Callable[[_Value], Result]) -> Replies:
-    result = done(await value)
-    return result if result is None or isinstance(result, bytes | tuple) else await result

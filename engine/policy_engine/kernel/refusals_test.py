@@ -65,6 +65,10 @@ def refusal(made: Any, *messages: bytes) -> Any:
     return reply.immediate_response
 
 
+def headers_of(reply: Any) -> dict[str, bytes]:
+    return {one.header.key: one.header.raw_value for one in reply.headers.set_headers}
+
+
 GZIP = [*IDENTIFIED, ("content-encoding", "gzip")]
 CASES: dict[str, tuple[Any, list[bytes], int]] = {
     "failure": (engine(Fails), [request_headers(pairs=IDENTIFIED)], 500),
@@ -97,19 +101,25 @@ def test_a_refusal_has_a_small_body_with_the_id_that_the_log_has(case: str, capl
     problem = json.loads(reply.body)
     assert reply.status.code == status
     assert (problem["status"], problem["request_id"]) == (status, "0b9e-77")
-    assert [one.header.raw_value for one in reply.headers.set_headers] == [b"application/problem+json"]
+    assert headers_of(reply) == {"x-request-id": b"0b9e-77", "content-type": b"application/problem+json"}
     assert len(reply.body) < 300
     assert b"secret" not in reply.body
     assert "0b9e-77" in {record.__dict__.get("request_id") for record in caplog.records}
 
 
-def test_what_a_policy_answers_is_its_own() -> None:
-    assert refusal(engine(Denies), request_headers(pairs=IDENTIFIED)).body == b""
+def test_what_a_policy_denies_without_a_body_has_the_same() -> None:
+    reply = refusal(engine(Denies), request_headers(pairs=IDENTIFIED))
+    assert json.loads(reply.body) == {
+        "type": "about:blank",
+        "title": "Forbidden",
+        "status": 403,
+        "request_id": "0b9e-77",
+    }
 
 
 def test_a_status_without_content_stays_without() -> None:
     reply = refusal(engine(Silent), request_headers(pairs=IDENTIFIED))
-    assert (reply.status.code, reply.body, len(reply.headers.set_headers)) == (204, b"", 0)
+    assert (reply.status.code, reply.body, headers_of(reply)) == (204, b"", {"x-request-id": b"0b9e-77"})
 
 
 @pytest.mark.parametrize("identifier", ["", "x" * 200, "a\x01b", "é"])
@@ -121,6 +131,7 @@ def test_an_id_that_is_none_is_left_out(identifier: str) -> None:
 def test_a_grpc_client_gets_a_line() -> None:
     reply = refusal(engine(Fails), request_headers(pairs=[*IDENTIFIED, ("content-type", "application/grpc")]))
     assert reply.body == b"Internal Server Error; request id 0b9e-77"
+    assert (reply.grpc_status.status, headers_of(reply)) == (2, {"x-request-id": b"0b9e-77"})
 
 
 @pytest.mark.parametrize("case", ["failure", "unmapped", "too large", "undecodable"])

@@ -7,6 +7,7 @@ stand in one place: `content-length` must match a replaced body (envoy `mutation
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
@@ -14,8 +15,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from policy_engine.kernel import wire
 from policy_engine.kernel.stream import Replies
-from policy_engine.sdk import Chunk, ImmediateResponse, RequestMutation
-from policy_engine.sdk.headers import HeaderEdit, encode_value
+from policy_engine.sdk import Chunk, RequestMutation
+from policy_engine.sdk.headers import HeaderEdit
 
 ProcessingMode = processing_mode_pb2.ProcessingMode
 STREAMING = (ProcessingMode.STREAMED, ProcessingMode.FULL_DUPLEX_STREAMED)
@@ -140,20 +141,41 @@ def dropped_reply(field: str, mode: int) -> bytes | None:
     return None if mode == ProcessingMode.FULL_DUPLEX_STREAMED else chunk_reply(field, b"")
 
 
-def immediate_reply(response: ImmediateResponse, earlier: Sequence[Any] = ()) -> bytes:
-    """Return the reply that ends the request here; dynamic metadata of `earlier` actions is still published."""
+@dataclass(slots=True)
+class Answer:
+    """What Envoy is to answer the client itself; `changed` are headers as in `HeaderEdit`."""
+
+    status: int
+    changed: list[tuple[str, bytes, bool]]
+    body: bytes
+    grpc_status: int | None = None
+    details: str = ""
+
+
+def immediate_reply(answer: Answer, edits: Sequence[HeaderEdit] = (), published: Sequence[Any] = ()) -> bytes:
+    """Return the reply that ends the request here; `edits` are made to the answer's headers.
+
+    Dynamic metadata of the `published` actions goes with it.
+    """
     reply = ext_proc.ProcessingResponse()
     immediate = reply.immediate_response
-    immediate.status.code = response.status
-    immediate.body = response.body if isinstance(response.body, bytes) else response.body.encode()
-    changed = [(name.lower(), encode_value(value), False) for name, value in response.headers.items()]
-    changed += [(name.lower(), encode_value(value), True) for name, value in response.append_headers]
-    if changed:
-        immediate.headers.MergeFromString(wire.header_mutation([HeaderEdit((), tuple(changed))]))
-    if response.grpc_status is not None:
-        immediate.grpc_status.status = response.grpc_status
-    immediate.details = response.details
-    return bytes(reply.SerializeToString()) + _metadata([*earlier, response])
+    immediate.status.code = answer.status
+    immediate.body = answer.body
+    own = [HeaderEdit((), tuple(answer.changed)), *map(_without_status, edits)]
+    mutation = wire.header_mutation(own)
+    if mutation:
+        immediate.headers.MergeFromString(mutation)
+    if answer.grpc_status is not None:
+        immediate.grpc_status.status = answer.grpc_status
+    immediate.details = answer.details
+    return bytes(reply.SerializeToString()) + _metadata(published)
+
+
+def _without_status(edit: HeaderEdit) -> HeaderEdit:
+    """Return `edit` for an answer, which has its status in a field of its own."""
+    if not any(name == ":status" for name, _, _ in edit.changed):
+        return edit
+    return HeaderEdit(edit.removed, tuple([one for one in edit.changed if one[0] != ":status"]))
 
 
 def _clear_route_cache(actions: Sequence[Any]) -> bytes:
@@ -175,12 +197,12 @@ def _metadata(actions: Sequence[Any]) -> bytes:
     reply = ext_proc.ProcessingResponse()
     for namespaces in published:
         for namespace, values in namespaces.items():
-            reply.dynamic_metadata.get_or_create_struct(namespace).update(_plain(values))
+            reply.dynamic_metadata.get_or_create_struct(namespace).update(plain_json(values))
     return bytes(reply.SerializeToString())
 
 
-def _plain(value: Any) -> Any:
-    """Return JSON data with dicts for mappings: protobuf's `Struct` takes no other."""
+def plain_json(value: Any) -> Any:
+    """Return JSON data with dicts for mappings: neither protobuf's `Struct` nor `json` takes another."""
     if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: plain_json(inner) for key, inner in value.items()}
+    return [plain_json(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from policy_engine.kernel.nearest_names import NearestNames
+from policy_engine.kernel.outer_policies import OuterSteps
 from policy_engine.kernel.reply import STREAMING, ProcessingMode, mode_override
 from policy_engine.kernel.sides import Side, first_closed, request_side, response_side
 from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
@@ -56,6 +57,7 @@ class Route:
     chain: CompiledChain
     requests: RequestCounter
     modes: dict[StaticModes, Modes] = field(default_factory=dict)
+    outer: dict[int, OuterSteps | None] = field(default_factory=dict)
     ends_without_body: int = 0
     warned: set[str] = field(default_factory=set)
 
@@ -65,6 +67,18 @@ class Route:
         if modes is None:
             modes = self.modes[static] = _modes(self.chain, static)
         return modes
+
+    def outer_steps(self, before: int) -> OuterSteps | None:
+        """Return what of the chain sees an answer that was given at place `before`, None when nothing does."""
+        if before in self.outer:
+            return self.outer[before]
+        chain = self.chain
+        headers, body = (
+            tuple(step for step in steps if step.entry < before)
+            for steps in (chain.response_headers, chain.response_body)
+        )
+        steps = self.outer[before] = OuterSteps(headers, body) if headers or body else None
+        return steps
 
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:

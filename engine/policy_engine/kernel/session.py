@@ -14,15 +14,17 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.message import DecodeError
 
 from policy_engine.kernel.body_phase import body
-from policy_engine.kernel.denial import denial
+from policy_engine.kernel.denial import answer_to
 from policy_engine.kernel.header_limits import refusal
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.headers_phase import request_headers, response_headers
 from policy_engine.kernel.kernel import Kernel
-from policy_engine.kernel.phases import Phases, Result
+from policy_engine.kernel.later import Result
+from policy_engine.kernel.origin import origin_of
+from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.reply import headers_reply, immediate_reply, passed_reply, trailers_reply
 from policy_engine.kernel.route_key import client_address, has_no_route
-from policy_engine.kernel.routes import Routes, StaticModes
+from policy_engine.kernel.routes import Route, Routes, StaticModes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
 from policy_engine.sdk import Headers, ImmediateResponse, Request
@@ -88,8 +90,9 @@ class Session:
             headers, size = request.response_headers.headers, len(message)
             refused = refusal(self._kernel, phases.route, part, headers, size, phases.request.headers)
             if refused is not None:
-                phases.ended = True
-                return refused
+                return phases.refuse(refused)
+        if part == "response_headers":
+            return response_headers(phases, request.response_headers, origin_of(request))
         return _PHASES[part](phases, getattr(request, part))
 
     def close(self) -> None:
@@ -139,8 +142,7 @@ class Session:
         if size > kernel.short_headers:
             refused = refusal(kernel, route, part, header_map, size, view)
             if refused is not None:
-                self._ended = True
-                return refused
+                return self._deny(refused, view, route)
         request = Request(view, route=key, client_address=lambda: client_address(message))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
@@ -192,9 +194,13 @@ class Session:
         )
         return self._deny(_NO_ROUTE, headers)
 
-    def _deny(self, response: ImmediateResponse, headers: Headers) -> bytes:
+    def _deny(self, response: ImmediateResponse, headers: Headers, route: Route | None = None) -> bytes:
         self._ended = True
-        return immediate_reply(denial(response, headers))
+        errors = self._kernel.options.errors
+        if route is None:
+            return immediate_reply(answer_to(headers, response, errors))
+        chain = route.chain
+        return immediate_reply(answer_to(headers, response, chain.errors or errors, route=chain.route_key))
 
     def _refuse(self, reason: str) -> StreamError:
         self._kernel.statistics.protocol_errors += 1
@@ -205,7 +211,6 @@ class Session:
 _PHASES: dict[str, Callable[[Phases, Any], Result]] = {
     "request_body": lambda phases, message: body(phases, phases.modes.request, message),
     "request_trailers": lambda phases, message: trailers(phases, phases.modes.request, message),
-    "response_headers": response_headers,
     "response_body": lambda phases, message: body(phases, phases.modes.response, message),
     "response_trailers": lambda phases, message: trailers(phases, phases.modes.response, message),
 }

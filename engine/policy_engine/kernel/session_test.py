@@ -143,6 +143,8 @@ def test_immediate_response_ends_the_chain() -> None:
         ("x-why", b"deny", False),
         ("set-cookie", b"a", True),
         ("set-cookie", b"b", True),
+        ("x-tag", b"1", False),
+        ("x-last", b"tag", False),
     ]
     assert Explode.ran == 0
     assert session.receive(response_headers()) is None  # what was on its way already

@@ -6,19 +6,21 @@ Envoy sends no body message for a body without DATA, and marks no chunk before t
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from policy_engine.kernel.body_phase import put_together
 from policy_engine.kernel.header_view import headers_of
-from policy_engine.kernel.phases import Phases, Result, then
+from policy_engine.kernel.later import Result, then
+from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import name_trailers_only
 from policy_engine.kernel.reply import STREAMING, ProcessingMode, duplex_chunk_reply, trailers_reply
 from policy_engine.kernel.sides import Side, first_closed
 from policy_engine.kernel.stream import Replies
-from policy_engine.sdk import Chunk
+from policy_engine.sdk import Chunk, Headers
 from policy_engine.worker.chains.executor import Outcome, run
 
+_GRPC_ERRORS = frozenset(map(str, range(1, 17)))
 _NO_CHANGE = ("dynamic_metadata", "clear_route_cache")
 
 
@@ -38,7 +40,7 @@ def trailers(phases: Phases, side: Side, message: Any) -> Result:
         )
     if awaited:
         view.body = b""
-        return _without_body(phases, side, lambda: _trailers(phases, side, message))
+        return _without_body(phases, side, headers_of(message.trailers), lambda: _trailers(phases, side, message))
     if side.on_chunk and side.body_mode in STREAMING and side not in phases.over:
         phases.over += (side,)
         return _last_chunk(phases, side, lambda: _trailers(phases, side, message))
@@ -49,19 +51,20 @@ def _trailers(phases: Phases, side: Side, message: Any) -> Result:
     if not side.on_trailers:
         return trailers_reply(side.trailers)
 
-    def done(outcome: Outcome) -> Replies:
+    def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
-            return phases.answer(outcome)
+            return phases.answer(outcome, unseen=phases.too_late(side))
         return trailers_reply(side.trailers, outcome.edits)
 
     arguments = phases.arguments(side, headers_of(message.trailers))
     return then(run(phases.exchange, side.on_trailers, arguments, Outcome()), done)
 
 
-def _without_body(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Result:
+def _without_body(phases: Phases, side: Side, trailers: Headers, go_on: Callable[[], Result]) -> Result:
     """Run the policies of bodies on a body without DATA: Envoy asks about its trailers only.
 
-    They may refuse. What they change cannot be sent any more: as if they had failed, which is no way round them.
+    They may refuse. What they change cannot be sent any more: as if they had failed, which is no way round them. The
+    error that a gRPC upstream tells in its trailers stays the one that the client gets.
     """
 
     def done(outcome: Outcome) -> Result:
@@ -71,7 +74,9 @@ def _without_body(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Re
         if closed is None or not any(map(_changes, outcome.actions)):
             return go_on()
         name_trailers_only(phases.route)
-        return phases.deny(closed.failure_response)
+        error = _grpc_error(trailers)
+        refusal = closed.failure_response
+        return phases.deny(refusal if error is None else replace(refusal, grpc_status=error), by=closed)
 
     return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), done)
 
@@ -82,17 +87,17 @@ def _last_chunk(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Resu
     What they held back until now goes out in full duplex; in STREAMED nothing can be added any more, which is a
     failure.
     """
-    arguments = phases.arguments(side, Chunk(b"", end=True))
+    arguments, unseen = phases.arguments(side, Chunk(b"", end=True)), phases.too_late(side)
 
     def done(outcome: Outcome) -> Result:
         if outcome.immediate is not None:
-            return phases.answer(outcome)
+            return phases.answer(outcome, unseen=unseen)
         data, closed = arguments[-1].data, first_closed(side.on_chunk)
         if not data:
             return go_on()
         if side.body_mode == ProcessingMode.FULL_DUPLEX_STREAMED:
             return _in_front(duplex_chunk_reply(side.body, data, end=False), go_on())
-        return go_on() if closed is None else phases.deny(closed.failure_response)
+        return go_on() if closed is None else phases.deny(closed.failure_response, by=closed, unseen=unseen)
 
     return then(run(phases.exchange, side.on_chunk, arguments, Outcome()), done)
 
@@ -105,6 +110,12 @@ def _before_trailers(phases: Phases, side: Side, first: Replies, message: Any) -
     if not isinstance(first, tuple):
         return first
     return _in_front(first, _trailers(phases, side, message))
+
+
+def _grpc_error(trailers: Headers) -> int | None:
+    """Return the error in these trailers, None when there is none (gRPC over HTTP/2, "Responses")."""
+    status = trailers.get("grpc-status") or ""
+    return int(status) if status in _GRPC_ERRORS else None
 
 
 def _changes(action: Any) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+from policy_engine.kit.held_time import Stopwatch
 from policy_engine.kit.outcome import Step
 from policy_engine.sdk import ImmediateResponse, Policy, Request
-from policy_engine.sdk.hooks import REQUEST_PHASES, phases_of
+from policy_engine.sdk.hooks import REQUEST_PHASES, Phase, names_of, phases_of
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiled import Step as CompiledStep
@@ -19,6 +21,7 @@ from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.conditions.condition import compile_condition
 
 _VERSION = "v0.0.0"
+_BODY_HOOKS = frozenset(name for phase in (Phase.REQUEST_BODY, Phase.RESPONSE_BODY) for name in names_of(phase))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class KitChain:
     ) -> None:
         self._policies = [one.policy if isinstance(one, ChainEntry) else one for one in entries]
         self._failures: list[BaseException] = []
+        self._stopwatch = Stopwatch()
         self.steps: list[Step] = []
         made = [_entry(index, one, seconds) for index, one in enumerate(entries)]
         self.compiled = self._recorded(compiler.assemble(route_key, "", made))
@@ -59,7 +63,8 @@ class KitChain:
     def refuse_late(self, answer: ImmediateResponse | None) -> None:
         """Raise RuntimeError when `answer` stands for a failure that no hook had: a change that cannot be sent."""
         for step in (one for steps in _steps_of(self.compiled) for one in steps):
-            if step.on_failure is not None and answer is step.failure_response:
+            failure = step.failure_response
+            if step.on_failure is not None and answer is not None and answer.details == failure.details:
                 raise RuntimeError(
                     f"{step.policy} changes the message when that can no longer be sent (a body of which nothing "
                     "came before its trailers, or data held back until trailers in a body that Envoy streams)"
@@ -68,8 +73,18 @@ class KitChain:
     def _recorded(self, chain: CompiledChain) -> CompiledChain:
         for steps in _steps_of(chain):
             for step in steps:
-                step.hook = self._noting(step, step.hook)
+                step.hook = self._noting(step, self._timed(step))
         return replace(chain, stream_end=tuple(map(self._at_end, chain.stream_end)))
+
+    def offloading(self) -> AbstractContextManager[None]:
+        """Let the policies offload while the exchange goes on."""
+        return self._stopwatch.offloading(self._policies)
+
+    def _timed(self, step: CompiledStep) -> Callable[..., Any]:
+        policy_class = type(self._policies[step.entry])
+        if policy_class.blocking or step.method not in _BODY_HOOKS:
+            return step.hook
+        return self._stopwatch.timed(f"{policy_class.__name__}.{step.method}", step.hook)
 
     def _noting(self, step: CompiledStep, hook: Callable[..., Any]) -> Callable[..., Any]:
         policy, method = self._policies[step.entry], step.method

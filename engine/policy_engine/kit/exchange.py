@@ -6,7 +6,7 @@ A separate module because it knows ext_proc and nothing of policies: the engine 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ class HttpMessage:
     """A request or a response on its way through Envoy; what goes on is what is in it at the end.
 
     `pieces` is a body that arrives piece by piece, `body` one that is whole; `passed` are pieces that went on.
+    `attributes` go with the headers of a response.
     """
 
     side: str
@@ -38,6 +39,7 @@ class HttpMessage:
     passed: list[bytes] = field(default_factory=list)
     replaced: bool = False
     over: bool = False
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bodiless(self) -> bool:
@@ -75,7 +77,8 @@ class EnvoyStream:
     async def response(self, message: HttpMessage) -> bool:
         """Send a response through; returns whether it may go on to the client."""
         if self._mode.response_header_mode == ProcessingMode.SEND:
-            await self._send(messages.response_headers(message.headers, end=message.bodiless), message)
+            first = messages.response_headers(message.headers, end=message.bodiless, attributes=message.attributes)
+            await self._send(first, message)
         return await self._rest(message, self._mode.response_body_mode, self._mode.response_trailer_mode)
 
     async def _rest(self, message: HttpMessage, body_mode: int, trailer_mode: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, Literal
 
 from policy_engine.kit.header_lines import HeaderLines, HeaderValues, Part, lines_of
 from policy_engine.sdk import Request, Response
@@ -40,11 +40,20 @@ def request(
     )
 
 
-def response(status: int = 200, headers: HeaderValues | None = None, body: bytes | None = None) -> Response:
-    """Build the upstream's response; `content-length` is added for a body unless given."""
+def response(
+    status: int = 200,
+    headers: HeaderValues | None = None,
+    body: bytes | None = None,
+    *,
+    origin: Literal["upstream", "envoy"] = "upstream",
+) -> Response:
+    """Build the upstream's response, or one that Envoy makes itself; `content-length` is added for a body unless given.
+
+    A policy's answer comes from a policy further in, see `Response.origin`.
+    """
     lines = HeaderLines(Part.RESPONSE_HEADERS, lines_of({":status": str(status), **(headers or {})}))
     _add_length(lines, body)
-    return Response(lines.view(), body=body)
+    return Response(lines.view(), body=body, origin=origin)
 
 
 def _add_length(lines: HeaderLines, body: bytes | None) -> None:

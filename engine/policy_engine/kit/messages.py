@@ -24,11 +24,13 @@ def request_headers(lines: Lines, *, end: bool, attributes: Mapping[str, str], b
     return bytes(message.SerializeToString())
 
 
-def response_headers(lines: Lines, *, end: bool) -> bytes:
+def response_headers(lines: Lines, *, end: bool, attributes: Mapping[str, str] | None = None) -> bytes:
     """Return the message with the response's headers, `:status` among them."""
     message = ext_proc.ProcessingRequest()
     HeaderLines(Part.RESPONSE_HEADERS, lines).fill(message.response_headers.headers)
     message.response_headers.end_of_stream = end
+    for name, value in (attributes or {}).items():
+        message.attributes[ATTRIBUTES].fields[name].string_value = value
     return bytes(message.SerializeToString())
 
 

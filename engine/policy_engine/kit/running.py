@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from policy_engine.kernel.kernel import Kernel, KernelOptions
+from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 from policy_engine.kernel.routes import processing_mode
@@ -17,13 +18,16 @@ from policy_engine.kit.exchange import EnvoyStream, HttpMessage, without_body
 from policy_engine.kit.header_lines import HeaderLines, HeaderValues, Part, lines_of
 from policy_engine.kit.making import response as make_response
 from policy_engine.kit.outcome import Outcome
-from policy_engine.sdk import Headers, ImmediateResponse, Policy, Request, Response
+from policy_engine.sdk import Headers, ImmediateResponse, Policy, Request, Response, ResponseOrigin
 from policy_engine.worker.chains.compiled import Condition, Snapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.policies.registry import Registry
 
 Upstream = Response | Callable[[Request], Response]
 Chain = Policy | ChainEntry | Sequence[Policy | ChainEntry]
+
+# Why Envoy says that there is this response; "direct_response" stands for all that it makes itself.
+_DETAILS: dict[ResponseOrigin, str] = {"upstream": "via_upstream", "envoy": "direct_response", "policy": ""}
 
 _LONGEST_RUN = 60.0  # seconds: a policy that never answers must fail its test, not hang it
 
@@ -81,18 +85,19 @@ async def run_async(
         exchange = _Exchange(chain, request, (request_chunks is not None, response_chunks is not None))
         try:
             async with asyncio.timeout(_LONGEST_RUN):
-                outcome = await exchange.run(
-                    HttpMessage(
-                        "request",
-                        HeaderLines(Part.REQUEST_HEADERS, exchange.request_lines()),
-                        request.body if request_chunks is None else None,
-                        request_chunks,
-                        _trailers(Part.REQUEST_TRAILERS, request_trailers),
-                    ),
-                    response,
-                    response_chunks,
-                    _trailers(Part.RESPONSE_TRAILERS, response_trailers),
-                )
+                with chain.offloading():
+                    outcome = await exchange.run(
+                        HttpMessage(
+                            "request",
+                            HeaderLines(Part.REQUEST_HEADERS, exchange.request_lines()),
+                            request.body if request_chunks is None else None,
+                            request_chunks,
+                            _trailers(Part.REQUEST_TRAILERS, request_trailers),
+                        ),
+                        response,
+                        response_chunks,
+                        _trailers(Part.RESPONSE_TRAILERS, response_trailers),
+                    )
         finally:
             exchange.close()
         chain.raise_failure()
@@ -129,7 +134,11 @@ class _Exchange:
         if not goes_on:
             return self._outcome(request, sent, None, reached=False)
         given = upstream(sent) if callable(upstream) else upstream or make_response()
-        answer = HttpMessage("response", HeaderLines(Part.RESPONSE_HEADERS, given.headers.raw_items()))
+        answer = HttpMessage(
+            "response",
+            HeaderLines(Part.RESPONSE_HEADERS, given.headers.raw_items()),
+            attributes={RESPONSE_DETAILS: _DETAILS[given.origin]},
+        )
         if not without_body(request.headers, answer.headers):
             answer.body, answer.pieces, answer.trailers = given.body, chunks, trailers
         goes_on = await self._stream.response(answer)

@@ -13,6 +13,7 @@ import struct
 from dataclasses import asdict
 from typing import Any
 
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 
 _LENGTH = struct.Struct("!I")
@@ -66,6 +67,7 @@ def spec_to_message(spec: ChainsSpec) -> Message:
                     asdict(policy) | {"failure_mode": policy.failure_mode.value, "secrets": sorted(policy.secrets)}
                     for policy in route.policies
                 ],
+                "errors": None if route.errors is None else route.errors.as_document(),
             }
             for route in spec.routes
         ]
@@ -88,6 +90,7 @@ def spec_from_message(message: Message) -> ChainsSpec:
                     )
                     for policy in route["policies"]
                 ),
+                None if route["errors"] is None else ErrorAnswers.from_document(route["errors"]),
             )
             for route in message["routes"]
         )

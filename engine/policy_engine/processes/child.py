@@ -16,6 +16,7 @@ from policy_engine.processes.channel import Channel, Message
 from policy_engine.processes.flight_record import STACK_SIGNAL, FlightRecord, LastSeen, is_stopped
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import stray_signals_wait
+from policy_engine.sdk.dependencies import DependencyState
 from policy_engine.telemetry.metrics import Samples
 
 START_SECONDS = 60.0
@@ -53,6 +54,8 @@ class Child:
         self.hung = False
         """Whether it was killed for its silence."""
         self.samples: Samples = {}
+        self.dependencies: list[DependencyState] = []
+        """The servers that its policies ask, as of its last sign of life."""
         self.taken: Message | None = None
         """The chains it runs, as they were sent."""
         self._answers: dict[str, tuple[int, asyncio.Future[Message]]] = {}
@@ -197,6 +200,8 @@ class Child:
         reason = "ended"
         while (message := await self._channel.receive()) is not None:
             self.heard = time.monotonic()
+            if "alive" in message:
+                self.dependencies = [DependencyState(**one) for one in message["dependencies"]]
             if "failed" in message:
                 reason = message["failed"]
                 continue

@@ -18,6 +18,7 @@ from policy_engine.processes.channel import Message, spec_to_message
 from policy_engine.processes.child import Child, WorkerFailed, WorkerGone
 from policy_engine.processes.liveness import Liveness
 from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
+from policy_engine.sdk.dependencies import DependencyState, worst_states
 from policy_engine.settings.forms import WORKER_PLACE
 from policy_engine.telemetry.metrics import Samples, add_samples
 from policy_engine.transport.listen import bind, parse_unix
@@ -131,6 +132,11 @@ class WorkerPool:
             f"worker process {one.options.number} has given no sign of life for {one.silence:.1f} s" for one in quiet
         ]
         return "; ".join([*dict.fromkeys(self._not_listening.values()), *reasons])
+
+    @property
+    def dependencies(self) -> list[DependencyState]:
+        """The servers that policies ask, each as the worst off of the worker processes knows it."""
+        return worst_states([one for child in self._children.values() for one in child.dependencies])
 
     def as_documents(self) -> list[dict[str, object]]:
         """Return what is known of each worker process, as JSON data."""

@@ -12,17 +12,26 @@ import logging
 import os
 import socket
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.session import Session
-from policy_engine.limits import CONSTRUCTION_SECONDS, HEADER_COUNT, HEADER_SIZE, WORKER_SECONDS
+from policy_engine.limits import (
+    CONSTRUCTION_SECONDS,
+    HEADER_COUNT,
+    HEADER_SIZE,
+    OFFLOAD_PROCESSES,
+    OFFLOAD_WAITING,
+    WORKER_SECONDS,
+)
 from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import keep_record
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
+from policy_engine.sdk.dependencies import dependency_states
+from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
@@ -34,7 +43,9 @@ from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import Snapshot
 from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.loop_watch import LoopWatch
+from policy_engine.worker.offload.helpers import Helpers
 from policy_engine.worker.policies.construction import off_loop
 from policy_engine.worker.policies.loader import load_policies
 
@@ -106,9 +117,12 @@ class WorkerOptions:
     envoy_buffer_limit: int | None = None
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
+    error_format: str = ErrorFormat.PROBLEM
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
+    offload_processes: int = OFFLOAD_PROCESSES
+    offload_waiting: int = OFFLOAD_WAITING
 
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
@@ -141,6 +155,7 @@ class WorkerProcess:
                 envoy_buffer_limit=options.envoy_buffer_limit,
                 header_count=options.header_count,
                 header_size=options.header_size,
+                errors=ErrorAnswers(ErrorFormat(options.error_format)),
             ),
             self._tracing,
         )
@@ -149,6 +164,7 @@ class WorkerProcess:
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
+            helpers=Helpers(options.offload_processes, options.offload_waiting),
         )
         self._health = Health()
         self._watch = LoopWatch()
@@ -181,11 +197,15 @@ class WorkerProcess:
         await self.drain()
 
     async def _give_signs_of_life(self) -> None:
-        """Tell the supervisor again and again that this loop runs; while something holds it, nothing is told."""
+        """Tell the supervisor again and again that this loop runs, and how the servers do that policies ask.
+
+        While something holds the loop, nothing is told.
+        """
         interval = sign_of_life_interval(self._options.worker_timeout)
         with contextlib.suppress(ConnectionError):
             while True:
-                await self._channel.send({"alive": True})
+                states = [asdict(one) for one in dependency_states()]
+                await self._channel.send({"alive": True, "dependencies": states})
                 await asyncio.sleep(interval)
 
     async def drain(self) -> None:

@@ -21,8 +21,9 @@ from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.settings.forms import AUTO
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import ConfigurationSource, UnmappedRoutes, usable_cores
+from policy_engine.settings.model import ConfigurationSource, UnmappedRoutes
 from policy_engine.settings.route_key import route_key_parts
+from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
 from policy_engine.sources.source import LoadReport
@@ -31,6 +32,7 @@ from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.metrics import Samples, xds_samples
+from policy_engine.telemetry.readiness import Check, dependency_check
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
@@ -218,6 +220,16 @@ class Supervisor:
             samples |= xds_samples(self._xds)
         return samples
 
+    def _checks(self) -> list[Check]:
+        """Return what `/readyz?verbose` lists."""
+        version, pool = self._history.version, self._pool
+        serving = f"{pool.serving} of {self._count} serve"
+        return [
+            Check("configuration", bool(version), version or "none is active"),
+            Check("worker processes", pool.complete, f"{serving}; {pool.trouble}" if pool.trouble else serving),
+            *map(dependency_check, pool.dependencies),
+        ]
+
     def _workers(self) -> dict[str, Any]:
         pool = self._pool
         return {
@@ -241,6 +253,7 @@ class Supervisor:
             workers=self._workers,
             settings=lambda: json.loads(render_settings(self._settings, json=True)),
             management_server=lambda: self._xds.as_document() if self._xds is not None else None,
+            checks=self._checks,
         )
         settings = self._settings
         for name, address, pages in (
@@ -295,6 +308,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         route_key=route_key_parts(settings.route_key),
         pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
         body_limit=settings.body_limit,
+        error_format=settings.errors.format.value,
         drain_seconds=settings.drain_timeout,
         construction_seconds=settings.construction_timeout,
         blocking_threads=settings.limits.blocking_threads,
@@ -311,6 +325,8 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
         worker_timeout=settings.worker_timeout,
+        offload_processes=settings.limits.offload_processes,
+        offload_waiting=settings.limits.offload_waiting,
         limits={
             "max_concurrent_streams": settings.limits.streams,
             "max_connections": settings.limits.connections,

@@ -13,7 +13,8 @@ from policy_engine.sdk.actions import (
     ResponseMutation,
     TrailerMutation,
 )
-from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.dependencies import Dependency, dependency
+from policy_engine.sdk.exchange import Request, Response, ResponseOrigin
 from policy_engine.sdk.header_fields import (
     MediaType,
     UnreadableHeader,
@@ -37,6 +38,7 @@ __all__ = [
     "ParameterError",
     "Request",
     "Response",
+    "ResponseOrigin",
     "Headers",
     "HeaderValue",
     "header_name",
@@ -62,6 +64,8 @@ __all__ = [
     "ChunkMutation",
     "TrailerMutation",
     "DynamicMetadata",
+    "Dependency",
+    "dependency",
     "Json",
     "MISSING",
     "PointerError",

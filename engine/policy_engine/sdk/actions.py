@@ -70,16 +70,23 @@ class ResponseMutation:
 class ImmediateResponse:
     """Answer the client now: no later policy and no upstream is reached (R-03).
 
-    `details` appears in Envoy's `%RESPONSE_CODE_DETAILS%`; `grpc_status` makes Envoy answer gRPC clients with it.
+    Without a `body` (None) the engine writes one for statuses from 400, in the format of the route: problem details
+    (RFC 9457) unless configured otherwise, a gRPC status for gRPC clients. `problem` holds what the client may be told
+    beside the status, as members of those problem details (`title`, `detail`, others of your own); every format shows
+    what it has a place for. A `body` of your own is sent as it is, an empty one (`b""`) too.
+
+    `details` is for the operator: it appears in Envoy's `%RESPONSE_CODE_DETAILS%`, never in the body. `grpc_status` is
+    the status for gRPC clients where the one that follows from `status` is not meant.
     """
 
     status: int
-    body: str | bytes = b""
+    body: str | bytes | None = None
     headers: Mapping[str, HeaderValue] = field(default_factory=_nothing)
     append_headers: Sequence[tuple[str, HeaderValue]] = ()
     grpc_status: int | None = None
     details: str = ""
     dynamic_metadata: DynamicMetadata = field(default_factory=_nothing)
+    problem: Mapping[str, Json] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True)

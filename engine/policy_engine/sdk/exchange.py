@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from policy_engine.sdk.header_fields import host_of
@@ -103,14 +103,35 @@ class Request:
         return f"Request({self.method} {self.path} route={self.route!r})"
 
 
+ResponseOrigin = Literal["upstream", "policy", "envoy"]
+"""Who made a response; see `Response.origin`."""
+
+
 class Response:
     """The HTTP response with the changes of earlier-run (inner) policies in it; read-only, change it by an action."""
 
-    __slots__ = ("body", "headers")
+    __slots__ = ("_origin", "body", "headers")
 
-    def __init__(self, headers: Headers, *, body: bytes | None = None) -> None:
+    def __init__(
+        self,
+        headers: Headers,
+        *,
+        body: bytes | None = None,
+        origin: ResponseOrigin | Callable[[], ResponseOrigin] = "upstream",
+    ) -> None:
         self.headers = headers
         self.body = body
+        self._origin = origin
+
+    @property
+    def origin(self) -> ResponseOrigin:
+        """Who made the response: `upstream`; `policy` for the answer of a policy further in, or of the engine in its
+        place; `envoy` for an answer of Envoy's own, where Envoy's configuration lets the engine see which those are.
+        """
+        origin = self._origin
+        if not isinstance(origin, str):
+            origin = self._origin = origin()
+        return origin
 
     @property
     def status(self) -> int:

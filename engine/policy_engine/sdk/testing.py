@@ -12,9 +12,21 @@ policy's failure is raised as an error here.
 """
 
 from policy_engine.kit.chain import entry
+from policy_engine.kit.held_time import HeldTimeWarning
 from policy_engine.kit.loading import load_policy, policy_class
 from policy_engine.kit.making import request, response
 from policy_engine.kit.outcome import Outcome, Step
 from policy_engine.kit.running import run, run_async
 
-__all__ = ["Outcome", "Step", "entry", "load_policy", "policy_class", "request", "response", "run", "run_async"]
+__all__ = [
+    "HeldTimeWarning",
+    "Outcome",
+    "Step",
+    "entry",
+    "load_policy",
+    "policy_class",
+    "request",
+    "response",
+    "run",
+    "run_async",
+]

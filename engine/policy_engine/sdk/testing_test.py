@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -108,12 +109,36 @@ def test_immediate_response_ends_the_chain() -> None:
     assert outcome.dynamic_metadata == {"a": {"b": 1}}
 
 
-def test_immediate_response_from_the_response_phase_keeps_outer_policies_out() -> None:
+def test_immediate_response_from_the_response_phase_is_seen_by_outer_policies() -> None:
     outer = Tag({"name": "outer"})
     outcome = run([outer, hook("on_response_headers", ImmediateResponse(502))], request())
     assert outcome.status == 502
     assert outcome.reached_upstream
-    assert outer.seen == [()]
+    assert outer.seen == [(), ()]
+    assert outcome.response.headers.get_all("x-tag") == ("outer",)
+
+
+def test_a_denial_without_a_body_has_the_one_that_clients_get() -> None:
+    outcome = run(hook("on_request_headers", ImmediateResponse(401, problem={"detail": "No key."})), request())
+    assert outcome.response.headers["content-type"] == "application/problem+json"
+    assert json.loads(outcome.body or b"") == {
+        "type": "about:blank",
+        "title": "Unauthorized",
+        "detail": "No key.",
+        "status": 401,
+        "request_id": "test-request",
+    }
+
+
+@pytest.mark.parametrize("origin", ["upstream", "envoy"])
+def test_a_response_says_where_it_comes_from(origin: Any) -> None:
+    class Looks(Policy):
+        def on_response_headers(self, request: Request, response: Response) -> ResponseAction:
+            return ResponseMutation(set_headers={"x-origin": response.origin})
+
+    looks = entry(Looks({}), condition=f'response.origin == "{origin}"')
+    assert run(looks, request(), response(503, origin=origin)).response.headers["x-origin"] == origin
+    assert run([Looks({}), Deny({})], request()).response.headers["x-origin"] == "policy"
 
 
 def test_bodies_are_replaced_and_content_length_follows() -> None:

@@ -8,7 +8,6 @@ and the sample file are all derived from these classes. Reading them from their 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,10 +24,13 @@ from policy_engine.limits import (
     HEADER_SIZE,
     LARGEST_HEADERS,
     LONGEST_POLICY_TIMEOUT,
+    OFFLOAD_PROCESSES,
+    OFFLOAD_WAITING,
     POLICY_TIMEOUT,
     STREAMS,
     WORKER_SECONDS,
 )
+from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.settings.forms import (
     ADDRESS,
     ADDRESSES,
@@ -102,13 +104,6 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use; macOS and Windows only know how many there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,9 +248,24 @@ class LimitSettings:
         "connections to one worker process; idle ones give way to new ones",
     )
     blocking_threads: int = setting(whole_number(1, 1024), BLOCKING_THREADS, "threads for each blocking policy version")
+    offload_processes: int = setting(
+        whole_number(1, 64), OFFLOAD_PROCESSES, "helper processes of one worker process, for work on large bodies"
+    )
+    offload_waiting: int = setting(
+        whole_number(1, 100_000), OFFLOAD_WAITING, "calls that may wait for a helper process of one worker process"
+    )
     header_count: int = setting(whole_number(1, 10_000), HEADER_COUNT, "headers of one request or response")
     header_size: int = setting(
         size(1024, LARGEST_HEADERS), HEADER_SIZE, "bytes of all headers of one request or response"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSettings:
+    """What clients get on a denial, where the chain file does not say (R-19)."""
+
+    format: ErrorFormat = setting(
+        choice(ErrorFormat), ErrorFormat.PROBLEM, "format of a denial whose route and chain file name none"
     )
 
 
@@ -306,6 +316,7 @@ class Settings:
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    errors: ErrorSettings = field(default_factory=ErrorSettings)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
 

@@ -29,6 +29,8 @@ from policy_engine.documents.yaml_document import Document
 from policy_engine.limits import CONSTRUCTION_SECONDS, LONGEST_POLICY_TIMEOUT, POLICY_TIMEOUT
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path, find, path_within
+from policy_engine.sources.error_answers import read_errors
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.conditions.failing import unguarded
 from policy_engine.worker.policies.registry import (
@@ -47,8 +49,8 @@ KeyCheck = Callable[[str], str]
 ConditionCheck = Callable[[str, frozenset[Phase]], Sequence[object]]
 """Returns what is wrong with a condition of a policy with these phases; each problem's `str` is shown."""
 
-FILE_KEYS = ("version", "routes")
-ROUTE_KEYS = ("route_key", "policies")
+FILE_KEYS = ("version", "errors", "routes")
+ROUTE_KEYS = ("route_key", "errors", "policies")
 POLICY_KEYS = ("name", "version", "enabled", "condition", "failure_mode", "timeout", "parameters")
 
 MAX_ROUTES = 100_000
@@ -154,10 +156,11 @@ class ChainReader:
         if not isinstance(document.value, dict):
             return
         fields.choice("version", ("v1",))
+        errors = read_errors(document, ("errors",), load.diagnostics) if "errors" in fields else None
         for index, _ in enumerate(fields.items("routes", most=MAX_ROUTES)):
-            self._route(document, ("routes", index), load)
+            self._route(document, ("routes", index), load, errors)
 
-    def _route(self, document: Document, path: Path, load: _Load) -> None:
+    def _route(self, document: Document, path: Path, load: _Load, general: ErrorAnswers | None = None) -> None:
         fields = Fields(document, path, ROUTE_KEYS, load.diagnostics, "a route")
         if not isinstance(find(document.value, path), dict):
             return
@@ -168,8 +171,11 @@ class ChainReader:
             self._policy(document, (*path, "policies", index), load)
             for index, _ in enumerate(fields.items("policies", most=MAX_POLICIES))
         ]
+        errors = general
+        if "errors" in fields:
+            errors = read_errors(document, (*path, "errors"), load.diagnostics).over(general)
         if key is not None:
-            route = RouteSpec(key, tuple(one for one in policies if one is not None))
+            route = RouteSpec(key, tuple(one for one in policies if one is not None), errors)
             load.diagnostics.extend(self._position(route, document, (*path, "route_key")))
             load.routes.append(route)
 

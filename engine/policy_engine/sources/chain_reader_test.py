@@ -143,7 +143,7 @@ def test_each_mistake_is_named_with_its_place(chains: Chains, policy: str, error
     ("text", "error"),
     [
         ("", "f0.yaml:1:1: a chain file is empty"),
-        ("[]", "a chain file must be an object, not a list; allowed: an object with version, routes"),
+        ("[]", "a chain file must be an object, not a list; allowed: an object with version, errors, routes"),
         ("routes: []", "lacks the required key 'version'; allowed: v1"),
         ("version: v2\nroutes: []", '/version: is not one of the values allowed (got "v2"); allowed: v1'),
         ("version: v1", "lacks the required key 'routes'"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -17,6 +17,7 @@ from aiohttp import web
 from policy_engine.telemetry.exposition import exposition
 from policy_engine.telemetry.history import ConfigurationEvent, ConfigurationHistory
 from policy_engine.telemetry.metrics import Samples
+from policy_engine.telemetry.readiness import Check, short_text, verbose_text
 from policy_engine.transport.listen import bind, bound_address
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -33,6 +34,7 @@ class AdminSources:
     workers: Callable[[], dict[str, Any]]
     settings: Callable[[], list[dict[str, Any]]]
     management_server: Callable[[], dict[str, Any] | None] = lambda: None
+    checks: Callable[[], Sequence[Check]] = tuple
 
 
 class AdminServer:
@@ -101,9 +103,12 @@ class AdminServer:
     async def _livez(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
+    async def _readyz(self, request: web.Request) -> web.Response:
         ready, reason = self._sources.ready()
-        return web.Response(text=f"{reason}\n", status=200 if ready else 503)
+        checks = self._sources.checks()
+        verbose = "verbose" in request.query
+        text = verbose_text(ready, reason, checks) if verbose else short_text(reason, checks)
+        return web.Response(text=text, status=200 if ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(
@@ -161,6 +166,11 @@ class AdminServer:
         parts = [
             f"<h1>Policy engine {html.escape(build['engine'])}</h1>",
             f"<p class={'ok' if ready else 'bad'}>{html.escape(reason)}</p>",
+            *(
+                f"<p class=bad>{html.escape(f'{one.name} {one.text}')}</p>"
+                for one in self._sources.checks()
+                if not one.ok and not one.decides
+            ),
             f"<p>Configuration <code>{html.escape(history.version or 'none')}</code>, {len(chains)} routes.</p>",
         ]
         if last is not None and history.events[-1] is last:

@@ -8,9 +8,11 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import pytest
 
+from policy_engine.sdk.dependencies import DependencyState
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.metrics import Samples
+from policy_engine.telemetry.readiness import Check, dependency_check
 from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
 
 Get = Callable[[str, dict[str, str]], Awaitable[tuple[int, str]]]
@@ -26,10 +28,11 @@ def ask(
     *,
     probes_only: bool = False,
     hosts: tuple[str, ...] = (),
+    checks: tuple[Check, ...] = (),
 ) -> list[tuple[int, str]]:
     async def run() -> list[tuple[int, str]]:
         build = {"engine": "1.0.0", "policies": []}
-        sources = AdminSources(lambda: (True, "ready"), no_samples, history, build, dict, list)
+        sources = AdminSources(lambda: (True, "ready"), no_samples, history, build, dict, list, checks=lambda: checks)
         server = AdminServer("127.0.0.1:0", sources, probes_only=probes_only, hosts=hosts)
         await server.start()
         answers = []
@@ -89,3 +92,26 @@ def test_a_disabled_policy_does_not_look_as_if_it_ran() -> None:
     history.accept(ChainsSpec((RouteSpec("r", policies),)), "v", "chains.yaml")
     ((_, page),) = ask(history, [("/", {})])
     assert "on v1.0.0 → off v1.0.0 (disabled)" in page
+
+
+def test_a_server_that_does_not_answer_is_named_and_the_engine_stays_ready() -> None:
+    states = [
+        DependencyState("jwks", "https://idp.example/keys", True, 0.0, 2, "status 500"),
+        DependencyState("redis", "redis://<cache>:6379", False, 12.3, 1, "ConnectionRefusedError"),
+        DependencyState("redis", "redis://other:6379", None, 0.0, 0, ""),
+    ]
+    checks = (Check("worker processes", True, "2 of 2 serve"), *map(dependency_check, states))
+    down = "redis redis://<cache>:6379 has not answered for 12 s (1 error, last: ConnectionRefusedError)"
+    short, verbose, page = ask(
+        ConfigurationHistory(), [("/readyz", {}), ("/readyz?verbose", {}), ("/", {})], checks=checks
+    )
+    assert short == (200, f"ready\ndegraded: {down}\n")
+    assert verbose == (
+        200,
+        "[+]worker processes: 2 of 2 serve\n"
+        "[+]jwks https://idp.example/keys: answers\n"
+        f"[-]{down.replace('6379 ', '6379: ')}\n"
+        "[+]redis redis://other:6379: not asked yet\n"
+        "readyz check passed: ready\n",
+    )
+    assert "redis redis://&lt;cache&gt;:6379 has not answered" in page[1]

@@ -6,14 +6,17 @@ samples when it is scraped and keeps those of workers that died, so that no coun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import add
 from typing import TYPE_CHECKING
 
 from policy_engine.kernel.kernel import Kernel
+from policy_engine.sdk.dependencies import DependencyState, dependency_states
 from policy_engine.sdk.repeated_lines import SUPPRESSED
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.statistics import DURATION_BUCKETS
+from policy_engine.worker.offload.helpers import Helpers
 
 if TYPE_CHECKING:  # workers import this module, and have no use for a gRPC client
     from policy_engine.sources.xds.source import XdsStatus
@@ -47,12 +50,30 @@ METRICS: Mapping[str, tuple[str, str]] = {
         "Connections not taken, or idle ones closed to make place for others, by reason.",
     ),
     "policy_engine_log_lines_suppressed": ("counter", "Repeated log lines that were counted and not written."),
+    "policy_engine_offload_calls": (
+        "counter",
+        "Calls of helper processes for work on large bodies, by outcome: done, raised, refused (too many wait), late "
+        "(over the policy's timeout), lost (the helper ended), left (nobody waited any more).",
+    ),
+    "policy_engine_offload_waiting": ("gauge", "Calls that wait for a helper process."),
+    "policy_engine_offload_helpers": ("gauge", "Helper processes that run."),
+    "policy_engine_offload_helpers_started": ("counter", "Helper processes that were started."),
+    "policy_engine_offload_helpers_ended": (
+        "counter",
+        "Helper processes that ended, by reason: idle, grown (too much memory), late, lost, closed.",
+    ),
+    "policy_engine_dependency_up": (
+        "gauge",
+        "1 while a server that policies ask (Redis, a key set) answers every worker process that asks it, else 0.",
+    ),
+    "policy_engine_dependency_failing_seconds": ("gauge", "For how long it has not answered; 0 while it does."),
+    "policy_engine_dependency_errors": ("counter", "Questions that it did not answer."),
     "policy_engine_transport_messages": ("counter", "gRPC messages by direction."),
     "policy_engine_transport_bytes": ("counter", "Bytes on the wire by direction; 0 on the grpcio transport."),
     "policy_engine_transport_resets": ("counter", "Streams reset, by the side that did it."),
     "policy_engine_transport_protocol_errors": ("counter", "HTTP/2 violations by peers, by error code."),
     "policy_engine_handler_errors": ("counter", "Errors of the engine itself on a stream; always a bug."),
-    "policy_engine_worker_restarts": ("counter", "Workers that died and were started again."),
+    "policy_engine_worker_restarts": ("counter", "Worker processes that died and were started again."),
     "policy_engine_worker_hangs": ("counter", "Worker processes killed because they gave no sign of life."),
     "policy_engine_workers": ("gauge", "Worker processes that listen, with chains active and signs of life."),
     "policy_engine_configuration_rejections": ("counter", "Configurations refused."),
@@ -64,6 +85,12 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_xds_resources": ("gauge", "Chains in use from the management server."),
 }
 DURATION = "policy_engine_policy_duration_seconds"
+
+_MERGED: Mapping[str, Callable[[float, float], float]] = {
+    "policy_engine_dependency_up": min,
+    "policy_engine_dependency_failing_seconds": max,
+}
+"""How values of several worker processes become one, where that is not their sum."""
 
 
 def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapshot) -> Samples:
@@ -110,7 +137,18 @@ def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapsh
         "policy_engine_handler_errors": [({}, transport.handler_errors)],
     }
     _add_policies(samples, compiler)
-    return samples
+    return samples | _offload_samples(compiler.helpers) | dependency_samples(dependency_states())
+
+
+def _offload_samples(helpers: Helpers) -> Samples:
+    done = helpers.statistics
+    return {
+        "policy_engine_offload_calls": [({"outcome": one.value}, count) for one, count in done.calls.items()],
+        "policy_engine_offload_waiting": [({}, helpers.queued)],
+        "policy_engine_offload_helpers": [({}, helpers.running)],
+        "policy_engine_offload_helpers_started": [({}, done.started)],
+        "policy_engine_offload_helpers_ended": [({"reason": one.value}, count) for one, count in done.ended.items()],
+    }
 
 
 def _add_policies(samples: Samples, compiler: Compiler) -> None:
@@ -128,6 +166,16 @@ def _add_policies(samples: Samples, compiler: Compiler) -> None:
         samples.setdefault(DURATION + "_sum", []).append((labels, one.seconds))
 
 
+def dependency_samples(states: Sequence[DependencyState]) -> Samples:
+    """Return what is known of the servers that policies ask; one that was not asked yet is neither up nor down."""
+    labelled = [({"kind": one.kind, "name": one.name}, one) for one in states]
+    return {
+        "policy_engine_dependency_up": [(labels, int(one.up)) for labels, one in labelled if one.up is not None],
+        "policy_engine_dependency_failing_seconds": [(labels, one.failing_seconds) for labels, one in labelled],
+        "policy_engine_dependency_errors": [(labels, one.errors) for labels, one in labelled],
+    }
+
+
 def xds_samples(status: XdsStatus) -> Samples:
     """Return what the supervisor counted of the management server (R-21)."""
     return {
@@ -143,13 +191,14 @@ def add_samples(total: Samples, more: Samples, *, keep_gauges: bool = True) -> N
     for name, rows in more.items():
         if not keep_gauges and METRICS.get(name, ("counter",))[0] == "gauge":
             continue
+        merge: Callable[[float, float], float] = _MERGED.get(name, add)
         sums = {label_key(labels): index for index, (labels, _) in enumerate(total.setdefault(name, []))}
         for labels, value in rows:
             index = sums.get(label_key(labels))
             if index is None:
                 total[name].append((labels, value))
             else:
-                total[name][index] = (labels, total[name][index][1] + value)
+                total[name][index] = (labels, merge(total[name][index][1], value))
 
 
 def label_key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

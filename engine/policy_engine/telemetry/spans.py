@@ -139,6 +139,10 @@ class _ExplainedCondition:
     title: str
     attributes: dict[str, str]
 
+    @property
+    def uses_response(self) -> bool:
+        return self.condition.uses_response
+
     def evaluate(self, request: Request, response: Response | None) -> bool:
         try:
             return self.condition.evaluate(request, response)

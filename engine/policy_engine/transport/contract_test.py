@@ -182,6 +182,21 @@ def test_unknown_methods_are_unimplemented(server_class: type[Server]) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_nothing_is_told_by_reflection(server_class: type[Server], version: str) -> None:
+    """docs/operator.md says what to do instead; a client that asks is told the standard way, and can go on."""
+
+    async def test() -> None:
+        async with serving(server_class, Recorder(scripted)) as (_, channel):
+            path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+            ask = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
+            call = ask(request_iterator=iter([b"\x3a\x00"]))  # list_services
+            assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
+            assert (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status
+
+    run(test)
+
+
 def test_large_messages_both_ways(server_class: type[Server]) -> None:
     async def test() -> None:
         recorder = Recorder(scripted)

@@ -127,10 +127,8 @@ def _stored(parameters: Parameters) -> list[tuple[bytes, list[tuple[bytes, str]]
 
 
 def _refusal(status: int, reason: str, challenge: str) -> ImmediateResponse:
-    headers = {"content-type": "application/json"}
-    if status == 401:
-        headers["www-authenticate"] = challenge
-    return ImmediateResponse(status, f'{{"error":"{reason}"}}', headers, details=reason)
+    headers = {"www-authenticate": challenge} if status == 401 else {}
+    return ImmediateResponse(status, headers=headers, details=reason)
 
 
 def _without(target: str, name: str) -> str:

@@ -51,18 +51,11 @@ class BasicAuth(Policy):
         self._user_header = _user_header(parameters)
         self._strip = () if parameters.get("forward_credentials", False) else ("authorization",)
         challenge = f'Basic realm="{parameters.get("realm", "api")}", charset="UTF-8"'
-        headers = {"content-type": "application/json", "www-authenticate": challenge}
-        self._missing = ImmediateResponse(401, '{"error":"unauthorized"}', headers, details="basic_auth_missing")
-        self._several = ImmediateResponse(
-            400, '{"error":"invalid_request"}', {"content-type": "application/json"}, details="basic_auth_several"
-        )
-        self._refused = ImmediateResponse(401, '{"error":"unauthorized"}', headers, details="basic_auth_refused")
-        self._busy = ImmediateResponse(
-            503,
-            '{"error":"temporarily_unavailable"}',
-            {"content-type": "application/json", "retry-after": "1"},
-            details="basic_auth_busy",
-        )
+        headers = {"www-authenticate": challenge}
+        self._missing = ImmediateResponse(401, headers=headers, details="basic_auth_missing")
+        self._several = ImmediateResponse(400, details="basic_auth_several")
+        self._refused = ImmediateResponse(401, headers=headers, details="basic_auth_refused")
+        self._busy = ImmediateResponse(503, headers={"retry-after": "1"}, details="basic_auth_busy")
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Check the credentials; an awaitable only when a password must be hashed."""

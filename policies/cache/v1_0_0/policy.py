@@ -50,9 +50,7 @@ class Cache(Policy):
         self._miss = (
             None if self._status_header is None else ResponseMutation(set_headers={self._status_header: "miss"})
         )
-        self._not_cached = ImmediateResponse(
-            504, '{"error":"not_cached"}', {"content-type": "application/json"}, details="cache_only_if_cached"
-        )
+        self._not_cached = ImmediateResponse(504, details="cache_only_if_cached")
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Answer from the store; an awaitable only when the store is Redis."""
@@ -82,9 +80,9 @@ class Cache(Policy):
         return None
 
     def on_response_body(self, request: Request, response: Response) -> Awaitable[None] | None:
-        """Store the response to a GET if it may be."""
+        """Store the upstream's response to a GET if it may be; what others answered in its place is not its content."""
         state = self.state(request)
-        if not state.get("storable"):
+        if not state.get("storable") or response.origin != "upstream":
             return None
         storable = self._responses.entry(
             response,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from policy_engine.sdk import Headers, Parameters, Response, header_name, header_value
+from policy_engine.sdk import Headers, Parameters, Response, header_name, header_value, list_members
 
 from .asking import header_names
 from .directives import Directives, parse
@@ -48,14 +48,14 @@ class Responses:
         vary = varies_by(headers)
         if directives is None or vary is None or not self._may_store(response, directives, authenticated=authenticated):
             return None
-        if body and "content-type" not in headers:
-            return None  # Envoy would call it text/plain
+        pairs = self._pairs(headers)
+        if pairs is None or (body and all(name != "content-type" for name, _ in pairs)):
+            return None  # Envoy would call the body text/plain
         fresh = min(
             lifetime(response.status, headers, directives, received=received, default=self._default_ttl), self._max_ttl
         )
         age = initial_age(headers, requested=requested, received=received)
-        pairs = self._pairs(headers)
-        if age >= fresh or pairs is None:
+        if age >= fresh:
             return None
         return vary, Entry(response.status, pairs, body, received, age, fresh)
 
@@ -76,7 +76,9 @@ class Responses:
     def _pairs(self, headers: Headers) -> tuple[tuple[str, str], ...] | None:
         """Return the headers to be stored; None when one of them could not be sent again."""
         decoded = "content-encoding" in headers
-        dropped = self._dropped.union(_OF_THE_CODED_BODY) if decoded else self._dropped
+        # Envoy takes Connection away, and not the headers of one connection that it lists (RFC 9110, 7.6.1).
+        listed = (name.lower() for name in list_members(headers.get_all("connection")))
+        dropped = self._dropped.union(listed, _OF_THE_CODED_BODY if decoded else ())
         pairs = []
         for name, value in headers.items():
             if name in dropped or name.startswith("x-envoy-"):

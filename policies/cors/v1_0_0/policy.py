@@ -40,12 +40,7 @@ class Cors(Policy):
         self._headers = ", ".join(parameters.get("allow_headers", ()))
         self._expose = ", ".join(parameters.get("expose_headers", ()))
         self._max_age = str(parameters.get("max_age", 600))
-        self._refused = ImmediateResponse(
-            403,
-            '{"error":"origin_not_allowed"}',
-            {"content-type": "application/json", "vary": "origin"},
-            details="cors_refused",
-        )
+        self._refused = ImmediateResponse(403, headers={"vary": "origin"}, details="cors_refused")
         # Kept, so that the engine serialises the answers to the few origins there are once.
         self._preflight = lru_cache(_KEPT_ORIGINS)(self._build_preflight)
         self._mark = lru_cache(_KEPT_ORIGINS)(self._build_mark)

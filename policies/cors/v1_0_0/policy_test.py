@@ -35,6 +35,7 @@ def test_a_preflight_is_answered_here() -> None:
         "access-control-allow-headers": "content-type, x-a",
         "access-control-max-age": "600",
         "vary": "origin",
+        "x-request-id": "test-request",
     }
     assert preflight(subject, APP).immediate is outcome.immediate
 

@@ -26,9 +26,9 @@ class IpAllow(Policy):
         self._allow = _Ranges(parameters["allow"], "/allow") if "allow" in parameters else None
         self._deny = _Ranges(parameters.get("deny", ()), "/deny")
         self._hops = parameters.get("trusted_hops", 0)
-        status, headers = parameters.get("status", 403), {"content-type": "application/json"}
-        self._refused = ImmediateResponse(status, '{"error":"forbidden"}', headers, details="ip_not_allowed")
-        self._unknown = ImmediateResponse(status, '{"error":"forbidden"}', headers, details="ip_unknown")
+        status = parameters.get("status", 403)
+        self._refused = ImmediateResponse(status, details="ip_not_allowed")
+        self._unknown = ImmediateResponse(status, details="ip_unknown")
 
     def on_request_headers(self, request: Request) -> ImmediateResponse | None:
         """Look the address up."""

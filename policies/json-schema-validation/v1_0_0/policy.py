@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy_body import NotJson, essence_of, matches_media, parse, problem
+from policy_body import NotJson, essence_of, is_denial, matches_media, parse, problem
 from policy_engine.sdk import (
     ImmediateResponse,
     ParameterError,
@@ -76,6 +76,8 @@ class JsonSchemaValidation(Policy):
         self, request: Request, response: Response
     ) -> ResponseAction | Awaitable[ResponseAction | None] | None:
         """Check the response's body."""
+        if is_denial(response):
+            return None
         body = response.body or b""
         status = response.status
         if not self._statuses(status) or (not body and (status in _NO_BODY or request.method == "HEAD")):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policy_body import NotJson, dump, essence_of, matches_media, parse, problem
+from policy_body import NotJson, dump, essence_of, is_denial, matches_media, parse, problem
 from policy_engine.sdk import (
     Headers,
     ParameterError,
@@ -56,7 +56,7 @@ class JsonTransform(Policy):
     ) -> ResponseAction | Awaitable[ResponseAction | None] | None:
         """Change the response's body."""
         status = response.status
-        if self._statuses.isdisjoint((str(status), f"{status // 100}xx")):
+        if is_denial(response) or self._statuses.isdisjoint((str(status), f"{status // 100}xx")):
             return None
         return self._worked("response", response.headers, response.body, request, _for_client)
 

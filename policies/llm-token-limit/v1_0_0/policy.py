@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from policy_body import BodyBuffer, EventBuffer, is_compressed, matches_media, media_type_of, problem
+from policy_body import BodyBuffer, EventBuffer, is_compressed, is_denial, matches_media, media_type_of, problem
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -89,7 +89,7 @@ class LlmTokenLimit(Policy):
         self, request: Request, response: Response
     ) -> ResponseMutation | Awaitable[ResponseMutation | None] | None:
         """Read a whole answer, and cut one of events that is too long."""
-        stream = self._stream(response) if response.body else None
+        stream = self._stream(response) if response.body and not is_denial(response) else None
         if stream is None:
             return None
         body = response.body or b""

@@ -48,7 +48,7 @@ class LogMessage(Policy):
     def on_response_headers(self, request: Request, response: Response) -> None:
         """Write the line about the response."""
         if _log.isEnabledFor(self._level):
-            fields = self._fields(request) | {"status": response.status}
+            fields = self._fields(request) | {"status": response.status, "origin": response.origin}
             if self._response_headers:
                 fields["response_headers"] = self._values(response.headers, self._response_headers)
             self._write("response", request, fields, f" {response.status}")

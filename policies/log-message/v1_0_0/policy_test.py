@@ -41,6 +41,7 @@ def test_a_line_for_each_response(caplog: pytest.LogCaptureFixture) -> None:
         "authority": "api.example.test",
         "client_address": "192.0.2.1",
         "status": 503,
+        "origin": "upstream",
         "request_headers": {"user-agent": "curl"},
     }
     assert outcome.hooks == ["LogMessage.on_response_headers"]

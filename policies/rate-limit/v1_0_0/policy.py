@@ -130,10 +130,4 @@ class RateLimit(Policy):
 
 
 def _refusal(status: int, reason: str, headers: dict[str, str], grpc_status: int | None = None) -> ImmediateResponse:
-    return ImmediateResponse(
-        status,
-        f'{{"error":"{reason}"}}',
-        {"content-type": "application/json", **headers},
-        grpc_status=grpc_status,
-        details=reason,
-    )
+    return ImmediateResponse(status, headers=headers, grpc_status=grpc_status, details=reason)

@@ -30,9 +30,7 @@ class Rewrite(Policy):
         self._authority = parameters.get("authority")
         self._clear = parameters.get("clear_route_cache", False)
         self._mutation = lru_cache(_KEPT_PATHS)(self._build)
-        self._impossible = ImmediateResponse(
-            400, '{"error":"bad_path"}', {"content-type": "application/json"}, details="rewrite_impossible"
-        )
+        self._impossible = ImmediateResponse(400, details="rewrite_impossible")
 
     def on_request_headers(self, request: Request) -> RequestMutation | ImmediateResponse | None:
         """Change the request."""

@@ -6,7 +6,7 @@ A plain library of the standard library and the SDK; several policies share it, 
 from policy_body.buffer import BodyBuffer
 from policy_body.lenient_json import LenientReading, read_leniently, write_leniently
 from policy_body.media import essence_of, is_compressed, matches_media, media_type_of
-from policy_body.problem import problem
+from policy_body.problem import is_denial, problem
 from policy_body.sse import Event, EventBuffer, event_of, events_of
 from policy_body.strict_json import NotJson, dump, parse
 
@@ -21,6 +21,7 @@ __all__ = [
     "event_of",
     "events_of",
     "is_compressed",
+    "is_denial",
     "matches_media",
     "media_type_of",
     "parse",

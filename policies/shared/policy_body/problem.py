@@ -1,12 +1,13 @@
-"""Answers with a problem document (RFC 9457)."""
+"""Denials that tell the client what is wrong with its message."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from policy_engine.sdk import ImmediateResponse
+from policy_engine.sdk import ImmediateResponse, Response
+
+_NOT_STORED = {"cache-control": "no-store"}
 
 
 def problem(
@@ -18,14 +19,18 @@ def problem(
     errors: Sequence[Mapping[str, Any]] = (),
     more: Mapping[str, Any] | None = None,
 ) -> ImmediateResponse:
-    """Return an `application/problem+json` answer; `reason` is for Envoy's `%RESPONSE_CODE_DETAILS%`.
+    """Return an answer that the engine writes in the route's format; `reason` is for Envoy's `%RESPONSE_CODE_DETAILS%`.
 
     `errors` are members with `detail` and `pointer`, as in the example of RFC 9457, 3; `more` are
     extension members (RFC 9457, 3.2).
     """
-    document: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    members: dict[str, Any] = {"title": title, "detail": detail}
     if errors:
-        document["errors"] = list(errors)
-    document.update(more or {})
-    headers = {"content-type": "application/problem+json", "cache-control": "no-store"}
-    return ImmediateResponse(status, json.dumps(document), headers, details=reason)
+        members["errors"] = list(errors)
+    members.update(more or {})
+    return ImmediateResponse(status, headers=_NOT_STORED, details=reason, problem=members)
+
+
+def is_denial(response: Response) -> bool:
+    """Return whether this is a denial by a policy, the engine or Envoy: no content of the upstream's to be judged."""
+    return response.origin != "upstream" and response.status >= 400

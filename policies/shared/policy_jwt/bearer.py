@@ -37,12 +37,7 @@ class Bearer:
 
     def unavailable(self) -> ImmediateResponse:
         """Return the answer when there are no keys to check with."""
-        return ImmediateResponse(
-            503,
-            '{"error":"temporarily_unavailable"}',
-            {"content-type": "application/json", "retry-after": "5"},
-            details="jwt_keys_unavailable",
-        )
+        return ImmediateResponse(503, headers={"retry-after": "5"}, details="jwt_keys_unavailable")
 
     def _build(self, status: int, error: str, reason: str, scope: str = "") -> ImmediateResponse:
         challenge = f'Bearer realm="{self._realm}"'
@@ -50,6 +45,4 @@ class Bearer:
             challenge += f', error="{error}"'
         if scope:
             challenge += f', scope="{scope}"'
-        body = f'{{"error":"{error or "unauthorized"}"}}'
-        headers = {"content-type": "application/json", "www-authenticate": challenge}
-        return ImmediateResponse(status, body, headers, details=reason)
+        return ImmediateResponse(status, headers={"www-authenticate": challenge}, details=reason)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
+from policy_engine.sdk import dependency
 from policy_jwt.fetch import Document, FetchError, fetch
 from policy_jwt.keys import KeyProblem, KeySet, key_set_from_jwks
 
@@ -57,6 +58,7 @@ class RemoteKeySet:
         self._next_fetch = float("-inf")
         self._failures = 0
         self._told: frozenset[str] = frozenset()
+        self._dependency = dependency("jwks", self._shown_url())
 
     def ready(self) -> KeySet | None:
         """Return the keys if they can be used without waiting, else None; starts a refresh that is due."""
@@ -123,6 +125,7 @@ class RemoteKeySet:
             self._refresh_at = now + lifetime * random.uniform(*_REFRESH_AHEAD)  # noqa: S311 # spreads load, no secret
             self._fresh_until = now + lifetime
             self._stale_until = self._fresh_until + settings.stale_for
+        self._dependency.answered()
         new = [reason for reason in keys.refused if reason not in self._told]
         self._told = frozenset(keys.refused)
         for reason in new:
@@ -131,6 +134,7 @@ class RemoteKeySet:
             _log.info("key set %s is back after %d failed fetches", self._shown_url(), recovered)
 
     def _failed(self, reason: str) -> None:
+        self._dependency.failed(reason)
         with self._lock:
             self._failures += 1
             delay = min(_FIRST_RETRY * 2 ** min(self._failures - 1, 16), self._settings.min_refresh_interval)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from policy_engine.sdk.dependencies import dependency_states
 from policy_jwt.remote import RemoteKeySet, RemoteSettings, shared_key_set
 from policy_jwt.testing import Authority, JwksServer, dropping, jwk, resolving, serve
 
@@ -332,3 +333,16 @@ def test_an_odd_entry_is_left_out_and_said_once(
             fetch(keys)
     assert "one" in (kids(keys) or [])
     assert [record.getMessage().count("key 0") for record in caplog.records] == [1]
+
+
+def test_a_key_set_that_cannot_be_fetched_is_told_to_operators(make: Make, server: JwksServer, clock: Clock) -> None:
+    keys = make()
+    (state,) = [one for one in dependency_states() if one.name == server.url]
+    assert (state.kind, state.up) == ("jwks", None)
+    fetch(keys)
+    assert [one.up for one in dependency_states() if one.name == server.url] == [True]
+    server.status = 500
+    clock.now += 301
+    fetch(keys)
+    (state,) = [one for one in dependency_states() if one.name == server.url]
+    assert (state.up, state.errors, state.reason) == (False, 1, "status 500 instead of 200")

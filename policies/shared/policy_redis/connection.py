@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from redis.exceptions import RedisError
 
+from policy_engine.sdk import dependency
 from policy_redis.circuit import Circuit
 
 _Answer = TypeVar("_Answer")
@@ -36,6 +37,7 @@ class RedisLink:
         self._circuit = Circuit(pause)
         self._close_client = close_client
         self._outage = _Outage(where)
+        self._dependency = dependency("redis", where)
         self.client = client
 
     async def ask(self, question: Callable[[], Awaitable[_Answer]]) -> _Answer:
@@ -50,9 +52,11 @@ class RedisLink:
             kind = _kind(error)
             self._circuit.failed()
             self._outage.failed(kind)
+            self._dependency.failed(kind)
             raise StoreUnavailable(f"Redis at {self._where} fails ({kind})") from None
         self._circuit.succeeded()
         self._outage.over()
+        self._dependency.answered()
         return answer
 
     async def close(self) -> None:

@@ -107,6 +107,7 @@ class ExtensionPolicy:
             "failure_mode_allow": processor.at("failOpen"),
             "allow_mode_override": mode.at("allowModeOverride"),
             "request_attributes": mode.at("request").at("attributes"),
+            "response_attributes": mode.at("response").at("attributes"),
             "processing_mode": (mode, _mode(mode)),
             "grpc_service": {"retry_policy": {"retry_on": (triggers, ",".join(triggers.texts()))}},
         }

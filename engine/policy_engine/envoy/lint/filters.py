@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
-from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, Demands, Modes
+from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, ChainDemand, Demands, Modes
 from policy_engine.envoy.filter_config import RETRY_ON, duration
 from policy_engine.envoy.lint.modes import effective_modes
 from policy_engine.envoy.lint.proto_json import Node
+from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.route_key import ROUTE_METADATA, SOURCE_ADDRESS
 
@@ -145,6 +146,18 @@ def _attributes(config: Node, demands: Demands) -> Iterator[Diagnostic]:
     if SOURCE_ADDRESS not in sent:
         reason = f"request_attributes lacks {SOURCE_ADDRESS}: policies and conditions do not see the client's address"
         yield node.warning(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {SOURCE_ADDRESS}")
+    answering = [chain.route_key for chain in demands.chains.values() if _sees_responses(chain)]
+    node = config.get("response_attributes")
+    if answering and RESPONSE_DETAILS not in node.texts():
+        reason = (
+            f"response_attributes lacks {RESPONSE_DETAILS}: policies take Envoy's own answers for the upstream's; "
+            f"route {answering[0]!r} has policies that see responses"
+        )
+        yield node.warning(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {RESPONSE_DETAILS}")
+
+
+def _sees_responses(chain: ChainDemand) -> bool:
+    return chain.modes.get("response_header_mode") == "SEND"
 
 
 def _mutation_rules(config: Node, demands: Demands) -> Iterator[Diagnostic]:

@@ -66,10 +66,19 @@ def file_descriptor() -> descriptor_pb2.FileDescriptorProto:
     _add(instance, "failure_mode", 5, _Field.TYPE_ENUM, f".{PACKAGE}.FailureMode")
     _add(instance, "timeout", 6, _Field.TYPE_MESSAGE, ".google.protobuf.Duration")
     _add(instance, "parameters", 7, _Field.TYPE_MESSAGE, ".google.protobuf.Struct")
+    template = file.message_type.add(name="ErrorTemplate")
+    _add(template, "status", 1, _Field.TYPE_STRING)
+    _add(template, "content_type", 2, _Field.TYPE_STRING)
+    _add(template, "body", 3, _Field.TYPE_STRING)
+    errors = file.message_type.add(name="ErrorAnswers")
+    _add(errors, "format", 1, _Field.TYPE_STRING)
+    templates = _add(errors, "templates", 2, _Field.TYPE_MESSAGE, f".{PACKAGE}.ErrorTemplate")
+    templates.label = _Field.LABEL_REPEATED
     chain = file.message_type.add(name="PolicyChain")
     _add(chain, "name", 1, _Field.TYPE_STRING)
     policies = _add(chain, "policies", 2, _Field.TYPE_MESSAGE, f".{PACKAGE}.PolicyInstance")
     policies.label = _Field.LABEL_REPEATED
+    _add(chain, "errors", 3, _Field.TYPE_MESSAGE, f".{PACKAGE}.ErrorAnswers")
     return file
 
 
@@ -100,7 +109,7 @@ PolicyChain: Any = _message_class()
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Return the wire form of a route of a chain file (`route_key`, `policies`), the same bytes for the same content.
+    """Return the wire form of a route of a chain file, the same bytes for the same content.
 
     The document must be valid (`worker` validates chains); raises ChainError for what the wire cannot carry: integers
     beyond 2^53, numbers that are not finite, values that are not JSON.
@@ -121,6 +130,8 @@ def encode(document: Mapping[str, Any]) -> bytes:
         if parameters:
             _check_carried(parameters, f"{path}/parameters")
             instance.parameters.update(parameters)
+    if "errors" in document:
+        _encode_errors(chain.errors, document["errors"])
     wire: bytes = chain.SerializeToString(deterministic=True)
     return wire
 
@@ -143,7 +154,24 @@ def decode(wire: bytes) -> dict[str, Any]:
     except ChainError as error:
         error.route_key = chain.name
         raise
-    return {"route_key": chain.name, "policies": policies}
+    document = {"route_key": chain.name, "policies": policies}
+    return {**document, "errors": _decode_errors(chain.errors)} if chain.HasField("errors") else document
+
+
+def _encode_errors(message: Any, errors: Mapping[str, Any]) -> None:
+    message.SetInParent()
+    message.format = errors.get("format", "")
+    for template in errors.get("templates", ()):
+        message.templates.add(**{name: str(value) for name, value in template.items()})
+
+
+def _decode_errors(message: Any) -> dict[str, Any]:
+    document: dict[str, Any] = {"format": message.format} if message.format else {}
+    if message.templates:
+        document["templates"] = [
+            {field.name: value for field, value in template.ListFields()} for template in message.templates
+        ]
+    return document
 
 
 def _decode_policy(instance: Any, path: str) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from policy_engine.sdk.statuses import WITHOUT_CONTENT
 
 MAX_HEADER_CHANGES = 256
 MAX_HEADER_BYTES = 64 * 1024
-MAX_METADATA_VALUES = 4096
+MAX_JSON_VALUES = 4096
 MAX_DETAILS = 512
-_DEEPEST_METADATA = 16
+_DEEPEST_JSON = 16
 _USUAL_MAPPINGS = (dict, MappingProxyType)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}\Z")
 _TARGET = re.compile(r"(/[^\x00-\x20\x7f]*|\*)\Z")
@@ -92,6 +92,7 @@ def _checked(action: Any) -> HeaderEdit:
         _check_status(action.status)
         _check_immediate_body(action.body)
         _check_content(action.status, action.body)
+        _check_problem(action.problem, action.body)
         _check_grpc_status(action.grpc_status)
         _check_details(action.details)
         _check_metadata(action.dynamic_metadata)
@@ -212,8 +213,8 @@ def _check_body(body: object) -> None:
 
 
 def _check_immediate_body(body: object) -> None:
-    if not isinstance(body, str | bytes):
-        raise InvalidAction(f"`body` must be str or bytes, not {type(body).__name__}")
+    if body is not None and not isinstance(body, str | bytes):
+        raise InvalidAction(f"`body` must be str, bytes or None, not {type(body).__name__}")
     if isinstance(body, str):
         try:
             body.encode()
@@ -224,6 +225,19 @@ def _check_immediate_body(body: object) -> None:
 def _check_content(status: int, body: object) -> None:
     if status in WITHOUT_CONTENT and body:
         raise InvalidAction(f"a response with status {status} has no body (RFC 9110, 6.4.1); the action sets one")
+
+
+def _check_problem(problem: object, body: object) -> None:
+    if type(problem) is MappingProxyType and not problem:
+        return
+    if not isinstance(problem, Mapping):
+        raise InvalidAction(f"`problem` must be a mapping of names to JSON values, not {type(problem).__name__}")
+    if problem and body is not None:
+        raise InvalidAction("`problem` is for an answer without `body`, whose body the engine writes")
+    for name in ("title", "detail"):
+        if not isinstance(problem.get(name, ""), str):
+            raise InvalidAction(f"`problem` holds a `{name}` that is not text")
+    _check_json("problem", problem, 0, MAX_JSON_VALUES)
 
 
 def _check_flag(name: str, value: object) -> None:
@@ -251,45 +265,45 @@ def _check_details(details: object) -> None:
 def _check_metadata(metadata: object) -> None:
     if not isinstance(metadata, Mapping):
         raise InvalidAction("`dynamic_metadata` must be {namespace: {key: value}}")
-    left = MAX_METADATA_VALUES
+    left = MAX_JSON_VALUES
     for namespace, values in metadata.items():
         if not isinstance(namespace, str) or not isinstance(values, Mapping):
             raise InvalidAction("`dynamic_metadata` must be {namespace: {key: value}}")
         namespace.encode()
-        left = _check_json(values, 0, left)
+        left = _check_json("dynamic_metadata", values, 0, left)
 
 
-def _check_json(value: object, depth: int, left: int) -> int:
-    """Return how many more values the metadata may hold: a list that holds itself has no end."""
-    if depth > _DEEPEST_METADATA:
-        raise InvalidAction(f"`dynamic_metadata` is nested more than {_DEEPEST_METADATA} deep")
+def _check_json(field: str, value: object, depth: int, left: int) -> int:
+    """Return how many more values `field` may hold: a list that holds itself has no end."""
+    if depth > _DEEPEST_JSON:
+        raise InvalidAction(f"`{field}` is nested more than {_DEEPEST_JSON} deep")
     if left <= 0:
-        raise InvalidAction(f"`dynamic_metadata` holds more than {MAX_METADATA_VALUES} values")
+        raise InvalidAction(f"`{field}` holds more than {MAX_JSON_VALUES} values")
     left -= 1
     if value is None or isinstance(value, bool):
         return left
     if isinstance(value, str):
         value.encode()
     elif isinstance(value, int | float):
-        _check_number(value)
+        _check_number(field, value)
     elif isinstance(value, Mapping):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise InvalidAction("`dynamic_metadata` keys must be str")
+                raise InvalidAction(f"`{field}` keys must be str")
             key.encode()
-            left = _check_json(inner, depth + 1, left)
+            left = _check_json(field, inner, depth + 1, left)
     elif isinstance(value, list | tuple):
         for inner in value:
-            left = _check_json(inner, depth + 1, left)
+            left = _check_json(field, inner, depth + 1, left)
     else:
-        raise InvalidAction(f"`dynamic_metadata` holds a {type(value).__name__}; only JSON values can be sent")
+        raise InvalidAction(f"`{field}` holds a {type(value).__name__}; only JSON values can be sent")
     return left
 
 
-def _check_number(number: float) -> None:
+def _check_number(field: str, number: float) -> None:
     try:
         finite = math.isfinite(number)
     except OverflowError:
         finite = False
     if not finite:
-        raise InvalidAction("`dynamic_metadata` holds a number that JSON cannot write as a double")
+        raise InvalidAction(f"`{field}` holds a number that JSON cannot write as a double")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.mark import mark_of
 from policy_engine.worker.chains.needs import Needs
 from policy_engine.worker.chains.statistics import PolicyStatistics
@@ -18,6 +19,11 @@ from policy_engine.worker.chains.statistics import PolicyStatistics
 
 class Condition(Protocol):
     """A compiled CEL condition (R-10)."""
+
+    @property
+    def uses_response(self) -> bool:
+        """Whether the response decides, so that another one may be decided otherwise."""
+        ...
 
     def evaluate(self, request: Request, response: Response | None) -> bool:
         """Return whether the policy runs; raises ConditionError when the expression cannot be evaluated."""
@@ -67,7 +73,8 @@ class Usage:
 class CompiledChain:
     """The steps of one route by phase; response steps are already in reverse order (R-02).
 
-    `mark` is the route key as the executor notes it for whoever asks what a process was doing.
+    `mark` is the route key as the executor notes it for whoever asks what a process was doing. `errors` is how denials
+    are written, None where the chain says nothing of it.
     """
 
     route_key: str
@@ -84,6 +91,7 @@ class CompiledChain:
     response_chunks: tuple[Step, ...] = ()
     response_trailers: tuple[Step, ...] = ()
     stream_end: tuple[Callable[[Request], None], ...] = ()
+    errors: ErrorAnswers | None = None
     usage: Usage = field(default_factory=Usage)
     mark: bytes = field(init=False, repr=False)
 

@@ -40,6 +40,7 @@ from policy_engine.sdk.hooks import (
 )
 from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
@@ -123,7 +124,9 @@ class Compiler:
         for pool in self._pools.values():
             pool.close()
 
-    def assemble(self, route_key: str, content_hash: str, entries: Sequence[Entry]) -> CompiledChain:
+    def assemble(
+        self, route_key: str, content_hash: str, entries: Sequence[Entry], errors: ErrorAnswers | None = None
+    ) -> CompiledChain:
         """Return the chain of these entries: which hooks run in which phase, and what Envoy has to send for them."""
         needs = needs_of([Part(type(one.instance), one.phases, one.timeout) for one in entries])
         backwards = entries[::-1]
@@ -148,6 +151,7 @@ class Compiler:
                 for entry in entries
                 if type(entry.instance).on_stream_end is not Policy.on_stream_end
             ),
+            errors=errors,
         )
 
     def _chain(self, route: RouteSpec, digest: str) -> CompiledChain:
@@ -156,7 +160,7 @@ class Compiler:
             for index, spec in enumerate(route.policies):
                 if spec.enabled:
                     entries.append(self._entry(route, index, spec))
-            return self.assemble(route.route_key, digest, entries)
+            return self.assemble(route.route_key, digest, entries, route.errors)
         except Exception:
             for entry in entries:
                 give_up(entry.instance, route.route_key)

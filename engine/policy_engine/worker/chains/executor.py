@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -50,6 +50,13 @@ class Exchange:
         self.response: Response | None = None
         self.decisions: dict[int, bool] | None = None
 
+    def answered(self, response: Response, steps: Iterable[Step]) -> None:
+        """Let `response` be the response from now on: for `steps`, what was decided by the one before is undone."""
+        self.response = response
+        for step in steps:
+            if self.decisions is not None and step.condition is not None and step.condition.uses_response:
+                self.decisions.pop(step.entry, None)
+
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
@@ -63,17 +70,17 @@ class _Waiting:
 class Outcome:
     """What a phase's policies asked for: mutations in the order they apply, and the answer that ended it, if any.
 
-    `edits` are the header parts of `actions`, one for each. `restated`: the response has another status; `failed`: the
-    answer is that of a policy that failed closed.
+    `edits` are the header parts of `actions`, one for each. `restated`: the response has another status; `step` is the
+    one that answered, or that failed closed.
     """
 
-    __slots__ = ("actions", "edits", "failed", "immediate", "restated")
+    __slots__ = ("actions", "edits", "immediate", "restated", "step")
 
     def __init__(self) -> None:
         self.actions: list[Any] = []
         self.edits: list[HeaderEdit] = []
-        self.failed = False
         self.immediate: ImmediateResponse | None = None
+        self.step: Step | None = None
         self.restated = False
 
 
@@ -205,7 +212,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
             step.checked, step.edit = action, edit
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
-        outcome.immediate = action
+        outcome.immediate, outcome.step = action, step
         return True
     outcome.actions.append(action)
     outcome.edits.append(edit)
@@ -253,8 +260,7 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
     )
     if step.fails_open:
         return False
-    outcome.immediate = step.failure_response
-    outcome.failed = True
+    outcome.immediate, outcome.step = step.failure_response, step
     return True
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from policy_engine.documents.redaction import REDACTED
 from policy_engine.limits import POLICY_TIMEOUT
 from policy_engine.sdk.json_pointer import format_pointer
+from policy_engine.worker.chains.error_answers import ErrorAnswers
 
 _SECRET_HASH_KEY = random_source.token_bytes(32)
 
@@ -74,10 +75,14 @@ class PolicySpec:
 
 @dataclass(frozen=True, slots=True)
 class RouteSpec:
-    """The chain of one route; an empty `policies` passes requests unchanged (R-07)."""
+    """The chain of one route; an empty `policies` passes requests unchanged (R-07).
+
+    `errors` is how its denials are written, None where neither the route nor its file says (R-19).
+    """
 
     route_key: str
     policies: tuple[PolicySpec, ...] = ()
+    errors: ErrorAnswers | None = None
 
     def content_hash(self) -> str:
         """Return a hash of the whole content, independent of the order of keys; equal hash means same chain.
@@ -88,7 +93,11 @@ class RouteSpec:
         guessing a weak secret.
         """
         text = json.dumps(
-            [self.route_key, [_hashable(policy) for policy in self.policies]],
+            [
+                self.route_key,
+                [_hashable(policy) for policy in self.policies],
+                *([] if self.errors is None else [self.errors.as_document()]),
+            ],
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=True,
@@ -98,7 +107,8 @@ class RouteSpec:
 
     def as_document(self) -> dict[str, Any]:
         """Return the route as plain JSON-able data without secrets, for admin pages."""
-        return {"route_key": self.route_key, "policies": [policy.as_document() for policy in self.policies]}
+        document = {"route_key": self.route_key, "policies": [policy.as_document() for policy in self.policies]}
+        return document if self.errors is None else {**document, "errors": self.errors.as_document()}
 
 
 @dataclass(frozen=True, slots=True)

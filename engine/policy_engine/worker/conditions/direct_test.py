@@ -62,6 +62,7 @@ def test_the_usual_conditions_are_among_them() -> None:
         '!(request.method in ["GET", "HEAD", "OPTIONS"])',
         '"x-tenant" in request.headers && request.headers["x-tenant"] == "acme"',
         "response.status >= 500 || response.status == 429",
+        'response.origin != "upstream" && response.status == 404',
     ):
         assert compile_direct(read_source(text)) is not None, text
 

@@ -29,6 +29,7 @@ VARIABLES: dict[str, Kind] = {
     "request.route": "string",
     "request.id": "string",
     "response.status": "int",
+    "response.origin": "string",
     "response.headers": "string map",
     "metadata": "dyn map",
 }

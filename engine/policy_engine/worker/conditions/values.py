@@ -48,6 +48,8 @@ def reader(name: str, keys: frozenset[str] | None) -> Reader:
         return lambda request, response: _headers(present(response).headers, keys)
     if name == "response.status":
         return lambda request, response: present(response).status
+    if name == "response.origin":
+        return lambda request, response: present(response).origin
     return _TEXTS[name]
 
 

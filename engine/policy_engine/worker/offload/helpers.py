@@ -17,8 +17,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, cast
 
+from policy_engine.limits import OFFLOAD_PROCESSES, OFFLOAD_WAITING
 from policy_engine.worker.offload import frames
 from policy_engine.worker.offload.blocking import PoolFull
 from policy_engine.worker.offload.job import Recipe, Report
@@ -53,16 +55,39 @@ class HelperLost(RuntimeError):
     """The helper ended during the call: out of memory, a crash in C code, or killed from outside."""
 
 
+class Outcome(StrEnum):
+    """How a call ended."""
+
+    DONE = "done"
+    RAISED = "raised"
+    """The function, or the making of its policy, raised."""
+    REFUSED = "refused"
+    """Every helper was busy, and as many calls waited as may."""
+    LATE = "late"
+    """It was not done within the policy's timeout."""
+    LOST = "lost"
+    """Its helper ended meanwhile."""
+    LEFT = "left"
+    """Nobody waited for it any more before a helper took it: the policy's timeout was over, or the client had left."""
+
+
+class Ending(StrEnum):
+    """Why a helper process ended."""
+
+    IDLE = "idle"
+    GROWN = "grown"
+    LATE = "late"
+    LOST = "lost"
+    CLOSED = "closed"
+
+
 @dataclass(slots=True)
 class Statistics:
     """What the helpers of this worker process did: calls by how they ended, processes by why they ended."""
 
-    calls: int = 0
-    refused: int = 0
-    late: int = 0
-    lost: int = 0
+    calls: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     started: int = 0
-    grown: int = 0
+    ended: dict[Ending, int] = field(default_factory=lambda: dict.fromkeys(Ending, 0))
 
 
 @dataclass(slots=True, eq=False)
@@ -152,8 +177,8 @@ class _Place:
 class Helpers:
     """Runs calls in at most `processes` helpers; `waiting` more may wait, each no longer than its policy's timeout."""
 
-    processes: int = 2
-    waiting: int = 64
+    processes: int = OFFLOAD_PROCESSES
+    waiting: int = OFFLOAD_WAITING
     idle_seconds: float = IDLE_SECONDS
     grown_bytes: int = GROWN_BYTES
     statistics: Statistics = field(default_factory=Statistics)
@@ -166,6 +191,11 @@ class Helpers:
         """How many helper processes there are now."""
         return sum(place.helper is not None for place in self._places)
 
+    @property
+    def queued(self) -> int:
+        """How many calls wait for a helper."""
+        return len(self._queue)
+
     async def call(self, recipe: Recipe, parts: list[frames.Part], seconds: float) -> Any:
         """Return what the call returned or raise what it raised; `parts` are those of `(name, function, *arguments)`.
 
@@ -173,9 +203,8 @@ class Helpers:
         """
         self._on_this_loop()
         if len(self._queue) >= self.waiting:
-            self.statistics.refused += 1
+            self._count(Outcome.REFUSED)
             raise HelpersFull(f"all {self.processes} helpers are busy and {self.waiting} calls wait")
-        self.statistics.calls += 1
         answer = asyncio.get_running_loop().create_future()
         job = _Job(recipe, parts, time.monotonic() + seconds, answer, sum(map(len, parts)))
         self._queue.append(job)
@@ -187,17 +216,18 @@ class Helpers:
             job.parts = []
             if job in self._queue:
                 self._queue.remove(job)
+                self._count(Outcome.LEFT)
 
     def close(self) -> None:
         """End all helpers; calls that wait or run fail."""
         for job in self._queue:
-            _settle(job, HelperLost("the helpers were closed"))
+            self._settle(job, HelperLost("the helpers were closed"))
         self._queue.clear()
         places, self._places = self._places, []
         for place in places:
             if place.busy is not None and self._loop is not None and not self._loop.is_closed():
                 place.busy.cancel()
-            self._end(place)
+            self._end(place, Ending.CLOSED)
 
     def _on_this_loop(self) -> None:
         """Begin anew on another event loop: the processes of one that is closed are of no use."""
@@ -228,7 +258,9 @@ class Helpers:
 
     async def _serve(self, place: _Place, job: _Job) -> None:
         try:
-            if not job.answer.done():
+            if job.answer.done():
+                self._count(Outcome.LEFT)
+            else:
                 await self._run(place, job)
         finally:
             place.busy = None
@@ -246,51 +278,68 @@ class Helpers:
             if problem is None and job.deadline <= time.monotonic():
                 problem = TimeoutError("the policy's time was over before a helper process was ready")
             if problem is not None or job.answer.done():
-                _settle(job, problem)
+                self._settle(job, problem)
                 return
             report, value = await place.helper.call(job)
         except BaseException as error:
-            self._end(place)
-            _settle(job, self._named(error))
+            named = _named(error)
+            self._end(place, _ending(named))
+            self._settle(job, named)
             if not isinstance(error, Exception):
                 raise
             return
         if report.resident_bytes > self.grown_bytes:
-            self.statistics.grown += 1
-            self._end(place)
-        _settle(job, value if report.failed else None, value)
+            self._end(place, Ending.GROWN)
+        self._settle(job, value if report.failed else None, value, Outcome.RAISED if report.failed else Outcome.DONE)
 
-    def _named(self, error: BaseException) -> Exception:
-        if isinstance(error, TimeoutError):
-            self.statistics.late += 1
-            return TimeoutError("the offloaded work was not done in time, its helper process was ended")
-        if isinstance(error, EOFError | ConnectionError):
-            self.statistics.lost += 1
-            return HelperLost("the helper process ended during the call (out of memory, or a crash)")
-        if isinstance(error, Exception):
-            return error
-        return HelperLost("the helpers were closed")
+    def _settle(self, job: _Job, error: Exception | None, value: Any = None, outcome: Outcome | None = None) -> None:
+        """Count the call and answer it, unless nobody waits for it any more."""
+        self._count(outcome or _outcome(error))
+        if job.answer.done() or job.answer.get_loop().is_closed():
+            return
+        if error is not None:
+            job.answer.set_exception(error)
+        else:
+            job.answer.set_result(value)
 
-    def _end(self, place: _Place) -> None:
+    def _count(self, outcome: Outcome) -> None:
+        self.statistics.calls[outcome] += 1
+
+    def _end(self, place: _Place, why: Ending) -> None:
         helper, place.helper = place.helper, None
         if place.idle is not None:
             place.idle.cancel()
         if helper is not None:
+            self.statistics.ended[why] += 1
             helper.end()
 
     def _end_idle(self, place: _Place) -> None:
         if place.busy is None:
-            self._end(place)
+            self._end(place, Ending.IDLE)
 
 
-def _settle(job: _Job, error: Exception | None, value: Any = None) -> None:
-    """Answer the call, unless nobody waits for it any more."""
-    if job.answer.done() or job.answer.get_loop().is_closed():
-        return
-    if error is not None:
-        job.answer.set_exception(error)
-    else:
-        job.answer.set_result(value)
+def _named(error: BaseException) -> Exception:
+    """Return the error that the caller gets for what went wrong between here and the helper."""
+    if isinstance(error, TimeoutError):
+        return TimeoutError("the offloaded work was not done in time, its helper process was ended")
+    if isinstance(error, EOFError | ConnectionError):
+        return HelperLost("the helper process ended during the call (out of memory, or a crash)")
+    if isinstance(error, Exception):
+        return error
+    return HelperLost("the helpers were closed")
+
+
+def _outcome(error: Exception | None) -> Outcome:
+    """Return how a call ended that no helper answered; without an error, nobody waited for it any more."""
+    if error is None:
+        return Outcome.LEFT
+    if isinstance(error, TimeoutError):
+        return Outcome.LATE
+    return Outcome.LOST if isinstance(error, HelperLost) else Outcome.RAISED
+
+
+def _ending(error: Exception) -> Ending:
+    return Ending.LATE if isinstance(error, TimeoutError) else Ending.LOST
 
 
 async def _send(sock: socket.socket, parts: Sequence[frames.Part]) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from policy_engine.sdk import Policy
 from policy_engine.worker.offload.binding import Away
-from policy_engine.worker.offload.helpers import HelperLost, Helpers, HelpersFull
+from policy_engine.worker.offload.helpers import Ending, HelperLost, Helpers, HelpersFull, Outcome, Statistics
 from policy_engine.worker.offload.job import CannotOffload, Recipe
 from policy_engine.worker.policies.importing import import_policy_module
 
@@ -213,7 +213,7 @@ def test_what_hangs_in_c_is_killed_with_its_helper_and_the_next_call_gets_anothe
             await policy.offload(policy.hang, LARGE)
         assert await gone(pid)
         assert (await patient.offload(patient.who, LARGE))[0] != pid
-        assert bound.helpers.statistics.late == 1
+        assert bound.helpers.statistics.calls[Outcome.LATE] == bound.helpers.statistics.ended[Ending.LATE] == 1
 
     run(directory, test)
 
@@ -320,7 +320,7 @@ def test_memory_of_large_work_goes_back(directory: Path) -> None:
     async def test(bound: Bound) -> None:
         policy = bound.policy()
         assert await gone(await policy.offload(policy.grows, LARGE, 300 << 20))
-        assert bound.helpers.statistics.grown == 1
+        assert bound.helpers.statistics.ended[Ending.GROWN] == 1
 
     run(directory, test)
 
@@ -406,3 +406,37 @@ def test_another_event_loop_begins_with_helpers_of_its_own(directory: Path) -> N
     asyncio.run(main())
     helpers.close()
     assert pids[0] != pids[1]
+
+
+def test_every_call_is_counted_once_by_how_it_ended(directory: Path) -> None:
+    async def test(bound: Bound) -> None:
+        policy, hasty = bound.policy(), bound.policy(seconds=0.2)
+        await policy.offload(policy.who, LARGE)
+        for wrong in (policy.wrong, policy.dies):
+            with pytest.raises((ValueError, HelperLost)):
+                await policy.offload(wrong, LARGE)
+        await policy.offload(policy.who, LARGE)
+        with pytest.raises(TimeoutError):
+            await hasty.offload(hasty.sleep, LARGE, 5)
+        busy = asyncio.ensure_future(policy.offload(policy.sleep, LARGE, 0.3))
+        await asyncio.sleep(0.05)
+        leaving = asyncio.ensure_future(policy.offload(policy.who, LARGE))
+        await asyncio.sleep(0)
+        assert bound.helpers.queued == 1
+        with pytest.raises(HelpersFull):
+            await policy.offload(policy.who, LARGE)
+        leaving.cancel()
+        await asyncio.gather(busy, leaving, return_exceptions=True)
+        assert bound.helpers.queued == 0
+
+    statistics = run(directory, test, processes=1, waiting=1).statistics
+    assert statistics.calls == {
+        Outcome.DONE: 3,
+        Outcome.RAISED: 1,
+        Outcome.REFUSED: 1,
+        Outcome.LATE: 1,
+        Outcome.LOST: 1,
+        Outcome.LEFT: 1,
+    }
+    endings = {Ending.IDLE: 0, Ending.GROWN: 0, Ending.LATE: 1, Ending.LOST: 1, Ending.CLOSED: 1}
+    assert statistics == Statistics(statistics.calls, 3, endings)

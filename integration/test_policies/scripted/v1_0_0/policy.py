@@ -105,6 +105,8 @@ def _headers(script: Script, seen: Headers, shared: Mapping[str, Any] | None = N
 def _body(script: Script, body: bytes | None) -> bytes | None:
     if script.get("upper"):
         return (body or b"").upper()
+    if "grow" in script:
+        return (body or b"x") * script["grow"]
     return script["body"].encode() if "body" in script else None
 
 

@@ -3,7 +3,8 @@
 MACHINE is x86_64 or aarch64; what is not this machine's own gets a directory of its own.
 
 The wheel comes from $BAZELW_WHEELS when an earlier run of any checkout left it there, else from PyPI through pip, which
-checks the hashes. It runs before any dependency exists, so it uses the standard library and pip's copy of `packaging`.
+checks the hashes. It runs before any dependency exists, so it uses the standard library, pip's copy of `packaging`, and
+of the builder what needs no more.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ import hashlib
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 
 from pip._vendor.packaging.requirements import Requirement
+
+# This file lies in the checkout whose builder judges wheels, and needs nothing but the standard library for it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[5] / "builder"))
+
+from policy_builder.discover.wheel_archive import WheelError, unpack_wheel
 
 ATTEMPTS = 5
 FINAL = ("No matching distribution found", "DO NOT MATCH THE HASHES")
@@ -107,20 +111,6 @@ def fetch(requirement: str, store: Path, options: list[str]) -> Path:
             return wheel.rename(store / wheel.name)
 
 
-def unpack(wheel: Path, target: Path) -> None:
-    """Unpack `wheel` into `target` as an installer would lay out its purelib and platlib parts (PEP 427)."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(target)
-        for member in archive.infolist():  # zipfile drops modes; a binary inside a package must stay executable
-            if member.external_attr >> 16 & 0o111 and not member.is_dir():
-                (target / member.filename).chmod(0o755)
-    for data in list(target.glob("*.data")):
-        for part in ("purelib", "platlib"):
-            if (data / part).is_dir():
-                shutil.copytree(data / part, target, dirs_exist_ok=True)
-        shutil.rmtree(data)  # scripts and headers: `:whl` has them for who needs one
-
-
 def dependencies(metadata: email.message.Message, requirement: str, machine: str) -> list[str]:
     """Return the normalized names that the wheel needs on `machine`, with the extras that the lock names."""
     own = normalized(metadata["Name"])
@@ -161,7 +151,10 @@ def main(hub: str, requirement: str, machine: str) -> None:
     else:
         wheel = fetch(requirement, store / machine, for_machine(machine))
     site_packages = Path("site-packages")
-    unpack(wheel, site_packages)
+    try:  # without scripts and headers: `:whl` has them for who needs one
+        unpack_wheel(wheel, site_packages, executables=True)
+    except WheelError as error:
+        raise SystemExit(f"{wheel.name} {error}") from None
     (metadata,) = site_packages.glob("*.dist-info/METADATA")
     names = dependencies(email.message_from_bytes(metadata.read_bytes()), requirement, machine)
     Path(wheel.name).symlink_to(wheel)
