@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def patches(some: list[Any]) -> Iterator[Any]:
             yield yaml.safe_load(one["data"]["patch.yaml"])["spec"]["template"]["spec"]
 
 
-ALL = {"kustomize": base, **{f"helm-{file.stem}": lambda file=file: manifests(file) for file in RENDERED}}
+ALL: dict[str, Any] = {"kustomize": base, **{f"helm-{file.stem}": partial(manifests, file) for file in RENDERED}}
 
 
 # -- Kubernetes ---------------------------------------------------------------------------------------------------
