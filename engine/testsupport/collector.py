@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: an OTLP/HTTP server for JSON, which keeps the spans it is sent."""
+"""An OpenTelemetry collector for tests: an OTLP/HTTP server for JSON, which keeps spans and log records."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ class Span:
 
 @dataclass
 class Collector:
-    """Every span that was exported, and the resources they came from."""
+    """Every span that was exported, and the resources they came from; log records as they came."""
 
     spans: list[Span] = field(default_factory=list)
     resources: list[dict[str, Any]] = field(default_factory=list)
+    logs: list[dict[str, Any]] = field(default_factory=list)
     port: int = 0
 
     def named(self, name: str) -> Span:
@@ -46,8 +47,11 @@ class Collector:
         return found
 
     def take(self, request: Any) -> None:
-        """Keep what an `ExportTraceServiceRequest` holds."""
-        for group in request["resourceSpans"]:
+        """Keep what an `ExportTraceServiceRequest` or an `ExportLogsServiceRequest` holds."""
+        for group in request.get("resourceLogs", ()):
+            for scope in group["scopeLogs"]:
+                self.logs += scope["logRecords"]
+        for group in request.get("resourceSpans", ()):
             self.resources.append(_attributes(group["resource"]))
             for scope in group["scopeSpans"]:
                 self.spans += map(_span, scope["spans"])
@@ -86,7 +90,7 @@ def collector_running() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["content-length"]))
             if self.headers.get("content-encoding") == "gzip":
                 body = gzip.decompress(body)
-            right = self.path == "/v1/traces" and self.headers["content-type"] == "application/json"
+            right = self.path in ("/v1/traces", "/v1/logs") and self.headers["content-type"] == "application/json"
             if right:
                 collector.take(json.loads(body))
             self.send_response(200 if right else 400)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tools.conformance import cel_spec_suite
 from tools.conformance.cel_literals import NoSuchValueError, equals, literal, plain
 from tools.conformance.cel_spec_suite import cases
 from tools.conformance.suite import Case
@@ -80,6 +82,15 @@ def test_what_does_not_has_a_kind(test: str, kind: str) -> None:
     found = outcome(test)
     assert not found.passed
     assert found.kind == kind, found.detail
+
+
+def test_the_short_cut_and_the_engine_must_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(condition: str, *, direct: bool = True) -> Any:
+        return SimpleNamespace(evaluate=lambda request, response: direct)
+
+    monkeypatch.setattr(cel_spec_suite, "_compile", compiled)
+    found = outcome('expr: "1 < 2"')
+    assert (found.passed, found.kind) == (False, "short cut")
 
 
 @pytest.mark.parametrize(

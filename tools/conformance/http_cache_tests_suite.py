@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from integration.harness.chain_file import ChainFile, chain, chains, policy
 from integration.harness.engine import EngineProcess
-from integration.harness.envoy_binary import EnvoyBinaryError
+from integration.harness.envoy_binary import EnvoyBinaryError, envoy_binary
 from integration.harness.generated_envoy import envoy_for
 from integration.harness.processes import Process, ProcessError
 from tools.conformance.downloads import NpmPackage, npm_package
@@ -70,6 +70,10 @@ _LISTENING = re.compile(r"^Listening on http://127\.0\.0\.1:(\d+)/$", re.MULTILI
 
 def run() -> Iterator[Case]:
     """Fetch the suite, start everything, run the suite's client, and yield its cases."""
+    try:
+        envoy_binary()
+    except EnvoyBinaryError as error:
+        raise SuiteError(str(error)) from error
     # Not the default place for temporary files: the path of a Unix socket must be short (108 bytes, unix(7)).
     with tempfile.TemporaryDirectory(prefix="ct-", dir="/tmp") as name:
         directory = Path(name)
@@ -124,5 +128,5 @@ def _through_envoy(suite: Path, directory: Path) -> str:
                 with envoy_for(directory, [engine.address], port, _POLICIES) as envoy:
                     settings = {"npm_config_base": envoy.url, "npm_package_config_id": ""}
                     return run_command(["node", "--no-warnings", "cli.mjs"], suite, settings)
-    except (ProcessError, EnvoyBinaryError) as error:
+    except ProcessError as error:
         raise SuiteError(str(error)) from error

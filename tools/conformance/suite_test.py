@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from tools.conformance.__main__ import SUITES
+from tools.conformance.__main__ import SUITES, main
 from tools.conformance.suite import Case, Expected, SuiteError, judge, read_expected, rows, table
 
 FAILS, PASSES = Case("a/1", passed=False, detail="why"), Case("a/2", passed=True)
@@ -103,6 +107,38 @@ def test_a_file_that_would_hide_something_is_refused(text: str, says: str, tmp_p
     with pytest.raises(SuiteError) as caught:
         read_expected(file)
     assert str(caught.value) == says
+
+
+def cannot_run() -> Iterator[Case]:
+    yield PASSES
+    raise SuiteError("no such program")
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "says"),
+    [
+        (lambda: [FAILS, PASSES], 0, "fake (v1): 1 of 2 cases pass, 1 do not."),
+        (lambda: [PASSES], 1, "STALE, passes or is gone: a/1"),
+        (lambda: [FAILS, *OF_A_KIND], 1, "NOT EXPECTED to fail: b/0: odd"),
+        (lambda: [], 1, "0 of 0 cases pass"),
+        (cannot_run, 2, "conformance: fake: no such program"),
+    ],
+)
+def test_the_exit_status_tells_how_it_went(
+    run: Any,
+    status: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = tmp_path / "fake.toml"
+    expected.write_text('[[failures]]\nreason = "known"\ncases = ["a/1"]\n')
+    fake = SimpleNamespace(run=run, VERSION="v1", EXPECTED=str(expected))
+    monkeypatch.setitem(sys.modules, "tools.conformance.fake_suite", fake)
+    monkeypatch.setitem(SUITES, "fake", "made up")
+    assert main(["fake"]) == status
+    assert says in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize("name", sorted(SUITES))

@@ -50,7 +50,7 @@ def unpack_wheel(wheel: Path, target: Path, *, executables: bool = False) -> Non
                 if executables and member.external_attr >> 16 & 0o111:
                     place.chmod(0o755)
     except (*_BROKEN, OSError) as error:
-        # Without a number it is bzip2's way to refuse its input, with EINVAL a listing that leads before the file.
+        # Without a number it is bzip2's way to refuse its input; with EINVAL a listing leads before the file's begin.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # of the file system
         raise WheelError(f"is not a wheel: {str(error)[:200] or type(error).__name__}") from None

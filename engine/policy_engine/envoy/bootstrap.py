@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import yaml
 
+from policy_engine.envoy.access_log import access_log
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.edge import ANY_PORT, SPELLINGS, http2_limits
 from policy_engine.envoy.filter_config import (
@@ -48,10 +49,17 @@ _COMMENTS = {
     "retry_policy": ("Another engine is asked when one restarts or is gone and cannot have seen the request.",),
     "message_timeout": ("Above the timeouts of the slowest chain's policies together (default 200 ms).",),
     "allow_mode_override": ("Lets the engine ask for the phases that its chains of this moment need.",),
-    "request_attributes": ("The engine finds the chain by the first, and knows the client by the second.",),
+    "request_attributes": (
+        "The engine finds the chain by the first, and knows the client by the second; policies or conditions ask for",
+        "the others.",
+    ),
     "response_attributes": ("Tells policies the upstream's responses from Envoy's own answers.",),
     "mutation_rules": ("Lets policies change :method, :authority and :scheme.",),
-    "metadata_options": ("Namespaces in which policies may write dynamic metadata.",),
+    "access_log": ("A JSON line for each request, with the policy that denied it and why; paths without their query.",),
+    "metadata_options": (
+        "Namespaces of dynamic metadata: forwarded ones are those that policies or conditions read; received ones that",
+        "of the engine's decisions and those in which policies may write.",
+    ),
     "disabled": ("A chain without policies: the engine need not see the request at all.",),
     "overrides": ("The phases that this chain needs. Streaming can be set only here, never by the engine.",),
     "health_checks": (
@@ -122,6 +130,7 @@ def _listener(demands: Demands, sample: Sample, namespaces: Sequence[str]) -> Co
         "stat_prefix": "ingress",
         **deepcopy(SPELLINGS),
         "http2_protocol_options": http2_limits(demands.buffer_limit),
+        "access_log": access_log(),
         "http_filters": [
             ext_proc_filter(demands, namespaces),
             {

@@ -6,6 +6,7 @@ cannot be said is written above the manifests.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,20 +28,25 @@ from policy_engine.envoy.manifests import (
     service_of,
 )
 from policy_engine.kernel.origin import RESPONSE_DETAILS
-from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
+from policy_engine.kernel.route_key import ROUTE_METADATA, ROUTE_NAME
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 from policy_engine.transport.listen import parse_address
 
 _API: Final = "gateway.envoyproxy.io/v1alpha1"
 _GATEWAY_API: Final = "gateway.networking.k8s.io"
 _BODIES: Final = {"BUFFERED": "Buffered", "FULL_DUPLEX_STREAMED": "FullDuplexStreamed"}
-_ALLOWED: Final = ("connection.", "source.", "destination.", "request.", "response.", "upstream.", "xds.route_")
+_ATTRIBUTE: Final = re.compile(
+    r"(connection\.|source\.|destination\.|request\.|response\.|upstream\.|xds\.route_)[a-z_1-9]*"
+)
+    r"(connection\.|source\.|destination\.|request\.|response\.|upstream\.|xds\.route_)[a-z_1-9]*"
+)
+"""What its custom resource takes."""
 
 _EXTENSION_COMMENTS: Final[Mapping[str, Sequence[str]]] = {
     "messageTimeout": ("Above the timeouts of the slowest chain's policies together (default 200ms).",),
     "failOpen": ("An engine that cannot be reached must not switch authentication off.",),
     "allowModeOverride": ("Lets the engine ask for the phases that its chains of this moment need.",),
-    "attributes": ("The engine finds the chain by these, and knows the client by the last.",),
+    "attributes": ("The engine finds the chain by those of the route; policies read the others.",),
     "retry": ("Another engine is asked when one restarts or is gone and cannot have seen the request.",),
     "circuitBreaker": ("Envoy's own defaults of 1,024 would be the limit on requests in flight.",),
     "healthCheck": ("An engine that drains, or has no configuration yet, gets no new requests.",),
@@ -148,8 +154,9 @@ class _Writer:
             "processingMode": self._mode(modes),
             "backendSettings": _backend_settings(),
         }
-        if self.namespaces:
-            processor["metadata"] = {"writableNamespaces": list(self.namespaces)}
+        named = {"accessibleNamespaces": sorted(demands.asked.namespaces), "writableNamespaces": [*self.namespaces]}
+        if any(named.values()):
+            processor["metadata"] = {name: found for name, found in named.items() if found}
         manifest = {
             "apiVersion": _API,
             "kind": "EnvoyExtensionPolicy",
@@ -307,14 +314,15 @@ def envoy_gateway(
 def attributes(demands: Demands) -> list[str]:
     """Return the attributes to ask for; raises ValueError for one that Envoy Gateway does not take."""
     found = []
-    for one in demands.route_key.attributes:
+    for one in demands.request_attributes:
         # An expression into the metadata is none that may be written here; all of the metadata may.
-        name = "xds.route_metadata" if one.startswith("xds.route_metadata.") else one
-        if not name.startswith(_ALLOWED) or not name.replace(".", "_").replace("_", "a").isalnum():
-            raise ValueError(f"Envoy Gateway does not send the attribute {one!r}, which route_key needs")
+        name = ROUTE_METADATA if one.startswith(f"{ROUTE_METADATA}.") else one
+        if not _ATTRIBUTE.fullmatch(name):
+            reader = "route_key" if one in demands.route_key.attributes else "policies or conditions"
+            raise ValueError(f"Envoy Gateway does not send the attribute {one!r}, which {reader} need")
         found.append(name)
     # The name besides: without one, a request has no route, and gets 404.
-    return list(dict.fromkeys([*found, ROUTE_NAME, SOURCE_ADDRESS]))
+    return list(dict.fromkeys([*found, ROUTE_NAME]))
 
 
 def _header(demands: Demands) -> str:

@@ -43,6 +43,7 @@ def kgateway(demands: Demands, gateway: Gateway, namespaces: Sequence[str], *, t
                 "failOpen": False,
                 "messageTimeout": duration(demands.message_timeout),
                 "allowProcessingModeOverride": True,
+                **_metadata(demands),
                 "processingMode": {names[field]: value for field, value in chain.modes.items()},
             }
         },
@@ -66,6 +67,9 @@ def kgateway(demands: Demands, gateway: Gateway, namespaces: Sequence[str], *, t
         "- buffers of connections: see perConnectionBufferLimitBytes of its ListenerPolicy; engines should know it",
         f"  (envoy_buffer_limit) where it is less than {demands.buffer_limit} bytes.",
     ]
+    asked = sorted(demands.asked.attributes)
+    if asked:
+        header.append(f"- the attributes that policies or conditions read: {', '.join(asked)}. They are missing.")
     if namespaces:
         header.append(f"- namespaces in which policies may write dynamic metadata ({', '.join(namespaces)}).")
     if tls:
@@ -78,6 +82,11 @@ def kgateway(demands: Demands, gateway: Gateway, namespaces: Sequence[str], *, t
         "allowProcessingModeOverride": ("Lets the engine ask for the phases that its chain of this moment needs.",),
     }
     return "---\n".join((document(extension, comments, header), document(policy, {}, ())))
+
+
+def _metadata(demands: Demands) -> Config:
+    names = sorted(demands.asked.namespaces)
+    return {"metadataOptions": {"forwarding": {"untyped": names}}} if names else {}
 
 
 def _camel(field: str) -> str:

@@ -12,7 +12,7 @@ from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.routes import RequestCounter, Routes
 from policy_engine.limits import BODY_LIMIT, HEADER_COUNT, HEADER_SIZE
 from policy_engine.worker.chains.closing import close_chains
-from policy_engine.worker.chains.compiled import Snapshot
+from policy_engine.worker.chains.compiled import Decisions, Snapshot
 from policy_engine.worker.chains.compiler import retire
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.tracing import Tracing
@@ -76,13 +76,19 @@ class KernelStatistics:
 class Kernel:
     """Holds what all sessions of a process share; `activate` swaps the configuration by one assignment."""
 
-    __slots__ = ("_requests", "options", "routes", "short_headers", "statistics", "tracing")
+    __slots__ = ("_requests", "decisions", "options", "routes", "short_headers", "statistics", "tracing")
 
-    def __init__(self, options: KernelOptions | None = None, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        options: KernelOptions | None = None,
+        tracing: Tracing | None = None,
+        decisions: Decisions | None = None,
+    ) -> None:
         self.options = options or KernelOptions()
         self.short_headers = min(self.options.header_size, self.options.header_count * _SHORTEST_HEADER)
         """Bytes of a message up to which its headers are within both limits, without a look at them."""
         self.tracing = tracing
+        self.decisions = decisions
         self.routes: Routes | None = None
         self.statistics = KernelStatistics()
         self._requests: dict[str, RequestCounter] = {}

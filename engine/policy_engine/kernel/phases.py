@@ -141,6 +141,9 @@ class Phases:
 
     def refuse(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
         """Do what `deny` does for what has been logged already."""
+        decisions = self.kernel.decisions
+        if decisions is not None:
+            response = decisions.refused(response, self.route.chain.route_key, self.request.headers)
         before = 0 if unseen else _ALL if by is None else by.entry
         return self._end(response, (), before=before)
 
@@ -209,6 +212,7 @@ class Phases:
         tracing = self.kernel.tracing
         if tracing is not None and self.request.trace is not None:
             tracing.end(self.request.trace)
+        self.request.forget_states()
         usage = chain.usage
         usage.streams -= 1
         if usage.retired and usage.streams == 0:

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from policy_engine.kernel.body_phase import body
 from policy_engine.kernel.denial import answer_to
+from policy_engine.kernel.envoy_facts import EnvoyFacts
 from policy_engine.kernel.header_limits import refusal
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.headers_phase import request_headers, response_headers
@@ -23,12 +24,13 @@ from policy_engine.kernel.later import Result
 from policy_engine.kernel.origin import origin_of
 from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.reply import headers_reply, immediate_reply, passed_reply, trailers_reply
-from policy_engine.kernel.route_key import client_address, has_no_route
+from policy_engine.kernel.route_key import has_no_route
 from policy_engine.kernel.routes import Route, Routes, StaticModes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
+from policy_engine.worker.chains.needs import NOTHING_ASKED
 
 repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
@@ -143,7 +145,7 @@ class Session:
             refused = refusal(kernel, route, part, header_map, size, view)
             if refused is not None:
                 return self._deny(refused, view, route)
-        request = Request(view, route=key, client_address=lambda: client_address(message))
+        request = Request(view, route=key, facts=lambda: EnvoyFacts(message, route.chain.needs.asked))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
 
@@ -153,7 +155,7 @@ class Session:
         if tracing is None or self._kernel.options.pass_unmapped:
             return
         headers = headers_of(message.request_headers.headers)
-        span = tracing.begin(Request(headers, route=key, client_address=lambda: client_address(message)))
+        span = tracing.begin(Request(headers, route=key, facts=lambda: EnvoyFacts(message, NOTHING_ASKED)))
         if span is not None:
             tracing.answered(span, _UNMAPPED)
             tracing.end(span)
@@ -178,7 +180,7 @@ class Session:
                     "request_id": headers.get("x-request-id") or "",
                 },
             )
-        return self._deny(_UNMAPPED, headers)
+        return self._deny(_UNMAPPED, headers, key=key)
 
     def _without_route(self, message: Any) -> Result:
         """Answer as Envoy would have, had it not asked: a 404 opens nothing where `request_attributes` is wrong."""
@@ -194,13 +196,19 @@ class Session:
         )
         return self._deny(_NO_ROUTE, headers)
 
-    def _deny(self, response: ImmediateResponse, headers: Headers, route: Route | None = None) -> bytes:
+    def _deny(
+        self, response: ImmediateResponse, headers: Headers, route: Route | None = None, *, key: str = ""
+    ) -> bytes:
+        """Answer for good; `route` is the one found, `key` what was looked for where there is none."""
         self._ended = True
-        errors = self._kernel.options.errors
-        if route is None:
-            return immediate_reply(answer_to(headers, response, errors))
-        chain = route.chain
-        return immediate_reply(answer_to(headers, response, chain.errors or errors, route=chain.route_key))
+        kernel = self._kernel
+        errors = kernel.options.errors
+        if route is not None:
+            errors, key = route.chain.errors or errors, route.chain.route_key
+        if kernel.decisions is not None:
+            response = kernel.decisions.refused(response, key, headers)
+        answer = answer_to(headers, response, errors, route=key if route is not None else "")
+        return immediate_reply(answer, (), (response,))
 
     def _refuse(self, reason: str) -> StreamError:
         self._kernel.statistics.protocol_errors += 1

@@ -12,6 +12,8 @@ from policy_engine.worker.policies.loader import PoliciesUnusable
 from policy_engine.worker.policies.parameters import ParametersInvalid
 from policy_engine.worker.policies.registry import PolicyDefinition
 
+_DEFINITIONS: dict[type[Policy], PolicyDefinition] = {}
+
 
 def load_policy(where: str | PathLike[str], parameters: Parameters | None = None) -> Policy:
     """Create the policy that lives in directory `where`, or beside file `where`: `load_policy(__file__, {...})`.
@@ -35,6 +37,11 @@ def policy_class(where: str | PathLike[str]) -> type[Policy]:
     return _definition(where).policy_class
 
 
+def definition_of(policy_class: type[Policy]) -> PolicyDefinition | None:
+    """Return what `policy.yaml` says of a class that was loaded here, None for one that was not."""
+    return _DEFINITIONS.get(policy_class)
+
+
 def _definition(where: str | PathLike[str]) -> PolicyDefinition:
     path = Path(where).absolute()
     return _loaded(path if path.is_dir() else path.parent)
@@ -45,4 +52,5 @@ def _loaded(directory: Path) -> PolicyDefinition:
     definition, diagnostics = loader.load_policy(directory, digest="")
     if definition is None:
         raise PoliciesUnusable(tuple(diagnostics))
+    _DEFINITIONS[definition.policy_class] = definition
     return definition

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import asdict
 
 from policy_engine.processes.channel import Channel, Message
@@ -25,6 +26,7 @@ PREPARE_SECONDS = 60.0
 COMMIT_SECONDS = 30.0
 LISTEN_SECONDS = 30.0
 SAMPLES_SECONDS = 2.0
+TOLD_SECONDS = 2.0
 DRAIN_MESSAGE_SECONDS = 1.0
 STACK_SECONDS = 0.2
 """For a process that hangs to write down where."""
@@ -43,10 +45,14 @@ class WorkerGone(WorkerFailed):
 
 
 class Child:
-    """One running worker process and the conversation with it. `heard` is when it last sent anything (monotonic)."""
+    """One running worker process and the conversation with it. `heard` is when it last sent anything (monotonic).
 
-    def __init__(self, options: WorkerOptions) -> None:
+    `told` is given what it sends without being asked.
+    """
+
+    def __init__(self, options: WorkerOptions, told: Callable[[Message], None] = lambda message: None) -> None:
         self.options = options
+        self._told = told
         self.started = time.monotonic()
         self.heard = self.started
         self.quiet = False
@@ -112,6 +118,12 @@ class Child:
         await self._ask("committed", turn, {"commit": turn}, COMMIT_SECONDS)
         self.taken = spec
 
+    async def tell(self, message: Message) -> None:
+        """Have it take note of `message`; one that is gone needs nothing."""
+        with contextlib.suppress(WorkerFailed):
+            self._asked += 1
+            await self._ask("told", self._asked, message | {"told": self._asked}, TOLD_SECONDS)
+
     async def abort(self, turn: int) -> None:
         """Have it forget the chains that it built."""
         with contextlib.suppress(ConnectionError):
@@ -129,9 +141,10 @@ class Child:
         with contextlib.suppress(WorkerFailed):
             self._asked += 1
             answer = await self._ask("samples", self._asked, {"samples": self._asked}, SAMPLES_SECONDS)
-            self.samples = {
-                name: [(labels, value) for labels, value in rows] for name, rows in answer["values"].items()
-            }
+            self._take(answer["values"])
+
+    def _take(self, values: Message) -> None:
+        self.samples = {name: [(labels, value) for labels, value in rows] for name, rows in values.items()}
 
     async def drain(self) -> None:
         """Tell it to take nothing new and to end."""
@@ -200,6 +213,12 @@ class Child:
         reason = "ended"
         while (message := await self._channel.receive()) is not None:
             self.heard = time.monotonic()
+            if "samples_at_end" in message:
+                self._take(message["samples_at_end"])
+                continue
+            if "traced" in message:
+                self._told(message)
+                continue
             if "alive" in message:
                 self.dependencies = [DependencyState(**one) for one in message["dependencies"]]
             if "failed" in message:

@@ -23,6 +23,8 @@ from policy_engine.worker.chains.mark import read_mark
 STACK_SIGNAL = signal.SIGUSR1
 _STACK_BEGINS = mmap.PAGESIZE
 _MOST_STACK = 64 << 10
+_KEPT: list[int] = []
+"""The descriptor of the record that this process keeps, if it does."""
 _FRAME = re.compile(r'^  File "(?P<file>[^"]*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$', re.MULTILINE)
 
 
@@ -68,7 +70,17 @@ def keep_record(descriptor: int) -> None:
     """Let this process, a worker process, note its chains in the file, and its stacks when `STACK_SIGNAL` comes."""
     RUNNING.mark, RUNNING.page = b"", mmap.mmap(descriptor, _STACK_BEGINS)
     os.lseek(descriptor, _STACK_BEGINS, os.SEEK_SET)
+    _KEPT.append(descriptor)
     faulthandler.register(STACK_SIGNAL, file=descriptor, all_threads=True)
+
+
+def end_unless_told_again(seconds: float) -> None:
+    """Have this process, if it keeps a record, end after `seconds` unless this is called again before.
+
+    For one that hangs with nobody left to end it. The thread that does it is C code, which needs no interpreter.
+    """
+    if _KEPT:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=_KEPT[0])
 
 
 def _memory_file() -> int:

@@ -10,15 +10,21 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from policy_engine.explain.debug_lines import DebugLines
+from policy_engine.explain.decision_log import DecisionLog, PassedRequests
+from policy_engine.explain.development import ShownFailures, TerminalLines
+from policy_engine.explain.live import Filter, LiveTrace
+from policy_engine.explain.recorder import Recorder, Watcher
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.route_key import RouteKey
-from policy_engine.kernel.session import Session
 from policy_engine.limits import (
     CONSTRUCTION_SECONDS,
     HEADER_COUNT,
@@ -28,11 +34,12 @@ from policy_engine.limits import (
     WORKER_SECONDS,
 )
 from policy_engine.processes.channel import Channel, Message, spec_from_message
-from policy_engine.processes.flight_record import keep_record
+from policy_engine.processes.flight_record import end_unless_told_again, keep_record
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.sdk.dependencies import dependency_states
 from policy_engine.sdk.error_formats import ErrorFormat
-from policy_engine.telemetry.logs import configure_logging
+from policy_engine.telemetry.decision_output import decision_logger
+from policy_engine.telemetry.logs import configure_logging, set_level
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
 from policy_engine.transport.certificate_watch import CertificateWatch
@@ -41,11 +48,13 @@ from policy_engine.transport.health import Health
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from policy_engine.worker.chains.closing import close_chains
-from policy_engine.worker.chains.compiled import Snapshot
+from policy_engine.worker.chains.compiled import Decisions, Snapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.loop_watch import LoopWatch
+from policy_engine.worker.conditions.condition import ConditionRefused
 from policy_engine.worker.offload.helpers import Helpers
+from policy_engine.worker.offload.parent import signal_at_its_end
 from policy_engine.worker.policies.construction import off_loop
 from policy_engine.worker.policies.loader import load_policies
 
@@ -54,10 +63,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("policy_engine.worker_process")
 
+_BATCH = 32
+_BATCH_SECONDS = 0.02
+"""Records of the live trace go to the supervisor together, so many at a time at most."""
+
 _IDLE = CountersSnapshot(
     **dict.fromkeys(CountersSnapshot.__slots__, 0)  # type: ignore[arg-type] # every field but two is an int
     | {"protocol_errors": {}, "connections_refused": {}}
 )
+
+
+LAST_RESORT = 12
+"""After so many times `worker_timeout` a worker process that hangs ends itself: its supervisor would have ended it long
+before. A machine that stands still for so long (a paused container) has all worker processes started again."""
+
+START_SECONDS = 120.0
+"""The same for the time before it gives its first sign of life."""
 
 
 def sign_of_life_interval(timeout: float) -> float:
@@ -91,7 +112,8 @@ class WorkerOptions:
     """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
 
     `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
-    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it.
+    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it. `development`: each
+    request is told at the terminal, and a client is shown the traceback of a policy that fails.
     """
 
     number: int
@@ -121,6 +143,12 @@ class WorkerOptions:
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
+    development: bool = False
+    decisions: str = "off"
+    decision_output: str = "log"
+    decision_endpoint: str = ""
+    decision_sample_ratio: float = 1.0
+    decision_condition: str = ""
     offload_processes: int = OFFLOAD_PROCESSES
     offload_waiting: int = OFFLOAD_WAITING
 
@@ -146,6 +174,8 @@ class WorkerProcess:
         self._channel = channel
         self._options = options
         self._tracing = _tracing(options)
+        log, self._close_decisions = _decision_log(options)
+        self._decisions: Decisions | None = ShownFailures(log) if options.development else log
         self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
             KernelOptions(
@@ -158,14 +188,23 @@ class WorkerProcess:
                 errors=ErrorAnswers(ErrorFormat(options.error_format)),
             ),
             self._tracing,
+            self._decisions,
         )
         self._compiler = Compiler(
             load_policies(Path(options.policies) if options.policies else None),
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
+            self._decisions,
             helpers=Helpers(options.offload_processes, options.offload_waiting),
         )
+        self._live = LiveTrace(options.number, self._traces_wait)
+        watchers: tuple[Watcher, ...] = (self._live, DebugLines(), *_passed_requests(options, log))
+        if options.development:
+            watchers = (*watchers, TerminalLines(lambda text: print(text, flush=True)))
+        self._recorder = Recorder(self._kernel, watchers)
+        self._recorder.refresh()
+        self._sending: asyncio.Task[None] | None = None
         self._health = Health()
         self._watch = LoopWatch()
         self._server: Transport | None = None
@@ -192,9 +231,22 @@ class WorkerProcess:
                 await self._channel.send(answer | ({"problem": problem} if problem else {}))
             elif "samples" in message:
                 await self._channel.send({"samples": message["samples"], "values": self._samples()})
+            elif "trace" in message:
+                self._listen_to(**message["trace"])
+            elif "untrace" in message:
+                self._live.leave(message["untrace"])
+                self._recorder.refresh()
+            elif "log_level" in message:
+                set_level(message["log_level"])
+                self._recorder.refresh()
             elif "drain" in message:
                 break
+            if "told" in message:
+                await self._channel.send({"told": message["told"]})
         await self.drain()
+        with contextlib.suppress(ConnectionError):
+            # What was counted since somebody asked would be lost.
+            await self._channel.send({"samples_at_end": self._samples()})
 
     async def _give_signs_of_life(self) -> None:
         """Tell the supervisor again and again that this loop runs, and how the servers do that policies ask.
@@ -202,11 +254,39 @@ class WorkerProcess:
         While something holds the loop, nothing is told.
         """
         interval = sign_of_life_interval(self._options.worker_timeout)
+        last = LAST_RESORT * self._options.worker_timeout
         with contextlib.suppress(ConnectionError):
             while True:
+                end_unless_told_again(last)
                 states = [asdict(one) for one in dependency_states()]
                 await self._channel.send({"alive": True, "dependencies": states})
                 await asyncio.sleep(interval)
+        # The supervisor is gone; what is in flight ends here, unless something hangs before.
+        while True:
+            end_unless_told_again(last)
+            await asyncio.sleep(interval)
+
+    def _listen_to(self, number: int, route: str, where: str, bodies: int) -> None:
+        """Record for one more listener of the live trace."""
+        try:
+            self._live.listen(number, Filter(route, where, bodies))
+        except ConditionRefused:
+            logger.exception("a condition that the supervisor takes is refused here")
+        self._recorder.refresh()
+
+    def _traces_wait(self) -> None:
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.ensure_future(self._send_traces())
+
+    async def _send_traces(self) -> None:
+        """Send what waits, a batch at a time: while the supervisor is slow it goes on waiting, and is dropped."""
+        await asyncio.sleep(_BATCH_SECONDS)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                records, dropped = self._live.take(_BATCH)
+                if not records and not dropped:
+                    return
+                await self._channel.send({"traced": records, "dropped": dropped})
 
     async def drain(self) -> None:
         """Take no new streams and finish those in flight, within the configured time (R-54)."""
@@ -219,6 +299,7 @@ class WorkerProcess:
         self._compiler.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
+        await asyncio.to_thread(self._close_decisions)
 
     async def _prepare(self, message: Message) -> None:
         """Compile, but change nothing; in a thread, so that streams in flight are not held up."""
@@ -264,10 +345,10 @@ class WorkerProcess:
         if options.transport == "grpcio":
             from policy_engine.transport.grpc_server import GrpcServer  # noqa: PLC0415 - grpcio costs 0.2 s to import
 
-            return GrpcServer(lambda peer: Session(self._kernel, peer), server, self._health)
+            return GrpcServer(self._recorder.handler, server, self._health)
         sockets = [socket.socket(fileno=descriptor) for descriptor in options.inherited]
         sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
-        return NativeServer(lambda peer: Session(self._kernel, peer), server, self._health, sockets=sockets)
+        return NativeServer(self._recorder.handler, server, self._health, sockets=sockets)
 
     async def _drop_prepared(self) -> None:
         if self._preparing is not None:
@@ -293,6 +374,23 @@ def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | None:
     )
 
 
+def _decision_log(options: WorkerOptions) -> tuple[DecisionLog | None, Callable[[], None]]:
+    if options.decisions == "off":
+        return None, lambda: None
+    logger, close = decision_logger(
+        options.decision_output, options.decision_endpoint, options.tracing_service_name, options.number
+    )
+    return DecisionLog(logger), close
+
+
+def _passed_requests(options: WorkerOptions, log: DecisionLog | None) -> list[PassedRequests]:
+    if log is None or options.decisions != "all":
+        return []
+    wanted = Filter(where=options.decision_condition).condition()
+    late = wanted is not None and (wanted.uses_response or wanted.uses_metadata)
+    return [PassedRequests(log, options.decision_sample_ratio, wanted, late=late)]
+
+
 async def _main(sock: socket.socket) -> int:
     channel = await Channel.over(sock)
     first = await channel.receive()
@@ -315,6 +413,9 @@ def main(channel: int, record: int) -> int:
     # The supervisor decides how worker processes end, and tells them over the channel.
     ignore_stray_signals()
     keep_record(record)
+    end_unless_told_again(START_SECONDS)
+    # One that was stopped goes on when the supervisor has ended, and then sees that by itself.
+    signal_at_its_end(signal.SIGCONT)
     let_signals_in()
     return asyncio.run(_main(socket.socket(fileno=channel)))
 

@@ -15,11 +15,13 @@ from policy_engine.sdk.actions import (
 )
 from policy_engine.sdk.exchange import Request, Response
 from policy_engine.sdk.headers import Headers
+from policy_engine.sdk.metrics import own_metrics
 
 Parameters = Mapping[str, Any]
 
 _Result = TypeVar("_Result")
 _Action = TypeVar("_Action")
+State = TypeVar("State")
 
 
 class ParameterError(ValueError):
@@ -56,12 +58,22 @@ class Policy:
     """Phases, named as in `policy.yaml`, that this instance has no work in. The constructor sets it when the parameters
     leave a hook without work; the engine then does not ask Envoy for that phase on account of this policy (R-08)."""
 
+    credentials: Collection[str] = ()
+    """Names of the headers, query parameters and metadata keys that hold credentials for this instance, set by the
+    constructor where a parameter chooses them. Whatever shows requests to people (`explain`, `trace`, the decision log)
+    masks their values, beside those whose names already say so, such as `authorization`."""
+
     offload_above: ClassVar[int] = 16 * 1024
     """Bytes of arguments up to which offloaded work is done at once: so little costs less than sending it away. Choose
     it so that the slowest input of that size takes no more than 5 ms."""
 
     _away: Callable[[Callable[..., Any], tuple[Any, ...]], Awaitable[Any]] | None = None
     """The engine's: runs a call in a helper process. None where there is no engine, as in a plain unit test."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Make sure that every policy counts for itself, whatever it has its metrics from."""
+        super().__init_subclass__(**keywords)
+        own_metrics(cls)
 
     def __init__(self, parameters: Parameters) -> None:
         """Keep or compile `parameters`; they satisfy the schema and have its defaults filled in (R-23)."""
@@ -121,12 +133,20 @@ class Policy:
         away = self._away(function, arguments)
         return away if then is None else _followed(away, then)
 
-    def state(self, request: Request) -> dict[str, Any]:
-        """Return what this instance keeps for this request, the same mapping in all its hooks; empty at first.
+    @overload
+    def state(self, request: Request) -> dict[str, Any]: ...
 
-        No other policy sees it, not even another entry of the same policy in the chain. It is gone when the stream is.
+    @overload
+    def state(self, request: Request, kind: Callable[[], State]) -> State: ...
+
+    def state(self, request: Request, kind: Callable[[], Any] = dict) -> Any:
+        """Return what this instance keeps for this request, the same object in all its hooks.
+
+        It is made by `kind` when it is first asked for: a dict, or of a class of the policy's own, which a type checker
+        then knows: `kept = self.state(request, Tally)`. No other policy sees it, not even another entry of the same
+        policy in the chain. It is gone when the stream is over, after `on_stream_end`.
         """
-        return request.state_of(self)
+        return request.state_of(self, kind)
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Run before the request goes upstream; the body has not been read."""

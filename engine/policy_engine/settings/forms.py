@@ -1,6 +1,6 @@
-"""How settings are written: what reads and writes each kind of value, and says what it takes.
+"""How settings are written: the forms of their values, each with what it takes and its inverse.
 
-Apart from `model`, which says what settings there are.
+Separate from `model`, which says what settings there are.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from policy_engine.transport.listen import UNIX_PREFIX, parse_unix
 AUTO = "auto"
 WORKER_PLACE = "{worker}"
 OFF = "off"
+LOG = "log"
+OTLP = "otlp"
 
 _Number = TypeVar("_Number", int, float)
 
@@ -49,7 +51,7 @@ def setting(form: Form, default: Any, description: str) -> Any:
 
 
 def whole_number(low: int, high: int) -> Form:
-    """Return the form of a whole number within bounds."""
+    """Return the form of a whole number."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"\d{1,12}", text, re.ASCII):
@@ -59,12 +61,13 @@ def whole_number(low: int, high: int) -> Form:
     return Form(parse, f"a whole number from {low} to {high}")
 
 
-def _workers(text: str) -> int | str:
+def workers(text: str) -> int | str:
+    """Return a number of worker processes, or `auto`."""
     return AUTO if text == AUTO else int(whole_number(1, 1024).parse(text))
 
 
 def duration(low: float, high: float) -> Form:
-    """Return the form of a time within bounds, in seconds."""
+    """Return the form of a duration, in seconds."""
 
     def parse(text: str) -> float:
         return _within(parse_duration(text), low, high)
@@ -73,7 +76,7 @@ def duration(low: float, high: float) -> Form:
 
 
 def size(low: int, high: int) -> Form:
-    """Return the form of a size within bounds, in bytes."""
+    """Return the form of a size in bytes."""
 
     def parse(text: str) -> int:
         return _within(parse_size(text), low, high)
@@ -88,7 +91,7 @@ def _within(value: _Number, low: float, high: float) -> _Number:
 
 
 def choice(kind: type[StrEnum]) -> Form:
-    """Return the form of one of these words."""
+    """Return the form of one of several words."""
 
     def parse(text: str) -> StrEnum:
         if text not in tuple(kind):
@@ -173,7 +176,8 @@ def _loopback(text: str) -> str | None:
     return text
 
 
-def _collector(text: str) -> str | None:
+def collector(text: str) -> str | None:
+    """Return the address of an OTLP/HTTP collector, None for `off`; raises ValueError."""
     if text == OFF:
         return None
     scheme, separator, address = text.partition("://")
@@ -187,10 +191,17 @@ def _collector(text: str) -> str | None:
     return f"{scheme}://{host}{slash}{path}".rstrip("/")
 
 
-def _ratio(text: str) -> float:
+def ratio(text: str) -> float:
+    """Return a number from 0 to 1; raises ValueError."""
     if not re.fullmatch(r"\d(\.\d{1,9})?", text, re.ASCII):
         raise ValueError("is not a number from 0 to 1")
     return _within(float(text), 0, 1)
+
+
+def _output(text: str) -> str:
+    if text not in (LOG, OTLP) and not _path(text).is_absolute():
+        raise ValueError("is neither log, otlp nor an absolute path")
+    return text
 
 
 def _optional_address(text: str) -> str | None:
@@ -212,7 +223,8 @@ def _written_list(values: Iterable[object]) -> str:
     return ",".join(str(one) for one in values)
 
 
-def _written_or_off(value: str | None) -> str:
+def written_or_off(value: str | None) -> str:
+    """Write a value that may be None, which is `off`."""
     return OFF if value is None else value
 
 
@@ -227,8 +239,8 @@ def _written_or_nothing(value: object) -> str:
 _UNIX = "unix:/path; ?mode=0660&group=NAME after it lets clients of other users in"
 ADDRESS = Form(_address, "host:port", _written_or_nothing)
 ADDRESSES = Form(_addresses, f"a list of host:port, [v6]:port or {_UNIX}", _written_list)
-LOOPBACK = Form(_loopback, "a loopback host:port, unix:/path, or off", _written_or_off)
-OPTIONAL_ADDRESS = Form(_optional_address, "host:port, unix:/path, or off", _written_or_off)
+LOOPBACK = Form(_loopback, "a loopback host:port, unix:/path, or off", written_or_off)
+OPTIONAL_ADDRESS = Form(_optional_address, "host:port, unix:/path, or off", written_or_off)
 NAMES = Form(_names, "a list of DNS names and URIs", _written_list)
 BOOLEAN = Form(_boolean, "true, false", _written_boolean)
 TEXT = Form(_plain, "text", _written_or_nothing)
@@ -237,9 +249,9 @@ PARTS = Form(_parts, "a list of parts of a route key", _written_list)
 HOSTS = Form(_hosts, "a list of host names without ports", _written_list)
 FILE = Form(_path, "a path", _written_or_nothing)
 FILES = Form(_paths, "a list of paths", _written_list)
-COUNT_OF_WORKERS = Form(_workers, "a whole number from 1 to 1024, or auto")
-COLLECTOR = Form(_collector, "http://host:port, https://host:port/path, or off", _written_or_off)
-RATIO = Form(_ratio, "a number from 0 to 1", lambda value: f"{value:g}")
+COLLECTOR = Form(collector, "http://host:port, https://host:port/path, or off", written_or_off)
+RATIO = Form(ratio, "a number from 0 to 1", lambda value: f"{value:g}")
+OUTPUT = Form(_output, "log, otlp, or an absolute path")
 OPTIONAL_SIZE = Form(
     _optional_size,
     f"{SIZE_FORM}; from 1KiB to 1GiB, or off",

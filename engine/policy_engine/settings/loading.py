@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json as json_format
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
@@ -270,6 +271,9 @@ def _as_text(value: Any, known: KnownSetting) -> str | None:
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, float) and math.isfinite(value):
+        text = repr(value)
+        return f"{value:.9f}" if "e" in text else text
     if isinstance(value, str):
         return value
     if isinstance(value, list) and known.is_list and all(isinstance(one, str) and "," not in one for one in value):

@@ -326,3 +326,27 @@ def test_defaults_of_an_image_give_way_to_everything_an_operator_writes(tmp_path
     assert load_settings(file, image, None).listen == ("127.0.0.1:1",)
     with pytest.raises(SettingsError, match="POLICY_ENGINE_DEFAULT_LISTN"):
         load_settings(None, {"POLICY_ENGINE_DEFAULT_LISTN": "x"}, None)
+
+
+@pytest.mark.parametrize(
+    ("written", "ratio"), [("0.01", 0.01), ("0", 0), ("1", 1), ("1.0", 1), ("0.00001", 0.00001), ("'0.5'", 0.5)]
+)
+def test_a_ratio_is_written_as_a_number(tmp_path: Path, written: str, ratio: float) -> None:
+    for section in ("tracing", "decision_log"):
+        settings = load(tmp_path, f"{section}: {{sample_ratio: {written}}}")
+        assert getattr(settings, section).sample_ratio == ratio
+
+
+@pytest.mark.parametrize(
+    "line", ["workers: 2.0", "body_limit: 1.5", "tracing: {sample_ratio: 1.5}", "drain_timeout: .inf"]
+)
+def test_a_number_with_a_point_is_taken_where_one_fits_alone(tmp_path: Path, line: str) -> None:
+    assert errors(tmp_path, line)
+
+
+def test_a_decision_log_needs_its_collector(tmp_path: Path) -> None:
+    assert "decision_log.endpoint" in "".join(
+        errors(tmp_path, "decision_log: {output: otlp}")
+    ) or "/decision_log" in "".join(errors(tmp_path, "decision_log: {output: otlp}"))
+    assert errors(tmp_path, "decision_log: {output: relative/path}")
+    assert load(tmp_path, "decision_log: {output: /var/log/d.jsonl}").decision_log.output == "/var/log/d.jsonl"

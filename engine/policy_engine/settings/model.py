@@ -37,23 +37,27 @@ from policy_engine.settings.forms import (
     AUTO,
     BOOLEAN,
     COLLECTOR,
-    COUNT_OF_WORKERS,
     FILE,
     FILES,
     HOSTS,
+    LOG,
     LOOPBACK,
     METADATA_NAME,
     NAMES,
     OPTIONAL_ADDRESS,
     OPTIONAL_SIZE,
+    OTLP,
+    OUTPUT,
     PARTS,
     RATIO,
     TEXT,
+    Form,
     choice,
     duration,
     setting,
     size,
     whole_number,
+    workers,
 )
 
 
@@ -95,6 +99,14 @@ class LogFormat(StrEnum):
 
     JSON = "json"
     TEXT = "text"
+
+
+class Decisions(StrEnum):
+    """Which decisions the decision log has."""
+
+    OFF = "off"
+    DENIALS = "denials"
+    ALL = "all"
 
 
 class LogLevel(StrEnum):
@@ -238,6 +250,23 @@ class TracingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionLogSettings:
+    """The decision log: a line for each request that is denied or fails, and for others that are asked for."""
+
+    decisions: Decisions = setting(
+        choice(Decisions), Decisions.DENIALS, "decisions that are logged; denials are failures too"
+    )
+    output: str = setting(
+        OUTPUT,
+        LOG,
+        "where they go: among log lines, to a file (opened anew when it was renamed), or to a collector",
+    )
+    endpoint: str | None = setting(COLLECTOR, None, "OTLP/HTTP collector (its /v1/logs), when output is otlp")
+    sample_ratio: float = setting(RATIO, 1.0, "share of the requests that pass, when decisions is all")
+    condition: str | None = setting(TEXT, None, "CEL condition for requests that pass, when decisions is all")
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """What peers may make the engine hold (R-09, R-14)."""
 
@@ -278,7 +307,7 @@ class Settings:
 
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
     transport: Transport = setting(choice(Transport), Transport.NATIVE, "server that carries ext_proc")
-    workers: int | str = setting(COUNT_OF_WORKERS, AUTO, "worker processes")
+    workers: int | str = setting(Form(workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
     worker_timeout: float = setting(
         duration(0.5, 3600),
         WORKER_SECONDS,
@@ -315,6 +344,7 @@ class Settings:
     health: HealthSettings = field(default_factory=HealthSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
+    decision_log: DecisionLogSettings = field(default_factory=DecisionLogSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     errors: ErrorSettings = field(default_factory=ErrorSettings)
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -336,6 +366,8 @@ def contradictions(settings: Settings) -> Mapping[str, str]:
     if settings.configuration is ConfigurationSource.XDS and settings.xds.server is None:
         found["xds.server"] = "is not set, but configuration is xds"
     found |= _contradictions_of_route_key(settings.route_key)
+    if settings.decision_log.output == OTLP and settings.decision_log.endpoint is None:
+        found["decision_log.endpoint"] = "is not set, but decision_log.output is otlp"
     if settings.policies.registry is not None and settings.policies.directory is not None:
         found["policies.directory"] = "is set together with policies.registry; only one of them can be"
     return found

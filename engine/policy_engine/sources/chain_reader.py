@@ -46,6 +46,9 @@ from policy_engine.worker.policies.violations import Violation
 KeyCheck = Callable[[str], str]
 """Returns what is wrong with a route key that names a route only for now, empty when nothing is."""
 
+Construct = Callable[[Sequence[Trial], float], list[Refusal | None]]
+"""Constructs policies on trial, each within so many seconds, and returns why they are refused."""
+
 ConditionCheck = Callable[[str, frozenset[Phase]], Sequence[object]]
 """Returns what is wrong with a condition of a policy with these phases; each problem's `str` is shown."""
 
@@ -104,7 +107,8 @@ class ChainReader:
 
     `check_condition` None leaves conditions unchecked, and `check_key` None route keys, which are errors when it is
     `strict_keys` and warnings where policies fail closed. `secrets` says where secrets may come from (R-24),
-    `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds.
+    `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds. `construct` is
+    how policies are tried out: here, or in a process apart.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class ChainReader:
         construction_seconds: float = CONSTRUCTION_SECONDS,
         check_key: KeyCheck | None = None,
         strict_keys: bool = False,
+        construct: Construct = construct_on_trial,
     ) -> None:
         self.registry = registry
         self._check_condition = check_condition
@@ -125,6 +130,7 @@ class ChainReader:
         self._construction_seconds = construction_seconds
         self._check_key = check_key
         self._strict_keys = strict_keys
+        self._try = construct
         self._constructed: dict[bytes, None] = {}
         self._conditions: dict[tuple[str, frozenset[Phase]], tuple[str, ...]] = {}
 
@@ -294,7 +300,7 @@ class ChainReader:
         pending = {one.digest: one for one in load.pending}
         if not pending:
             return
-        refusals = construct_on_trial([one.trial for one in pending.values()], self._construction_seconds)
+        refusals = self._try([one.trial for one in pending.values()], self._construction_seconds)
         outcome = dict(zip(pending, refusals, strict=True))
         for digest, refusal in outcome.items():
             if refusal is None:

@@ -17,6 +17,7 @@ from policy_engine.settings.route_key import positional
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.worker.conditions.condition import check_condition
+from policy_engine.worker.offload.trial_apart import construct_apart
 from policy_engine.worker.policies.loader import load_policy
 from policy_engine.worker.policies.manifest import MANIFEST_FILE
 from policy_engine.worker.policies.registry import Registry
@@ -46,6 +47,7 @@ def chain_reader(
         secrets=secrets or (lambda: SecretSource(directories=directories)),
         default_timeout=settings.policy_timeout,
         construction_seconds=settings.construction_timeout,
+        construct=construct_apart,
         check_key=_check_position,
         strict_keys=settings.route_key.strict,
     )

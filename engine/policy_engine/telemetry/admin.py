@@ -1,6 +1,7 @@
 """The admin endpoint (R-50, R-51, R-53): probes, metrics, and what is active, for machines and for people.
 
-It runs in the supervisor, so that it answers whatever the workers do. It changes nothing and shows no secret.
+It runs in the supervisor, so that it answers whatever the workers do. It shows no secret; the one thing it changes is
+the log level. Pages that make the engine do something take no request that a page of another origin sends.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Any
 
 from aiohttp import web
 
-from policy_engine.telemetry.exposition import exposition
+from policy_engine.telemetry.exposition import Families, exposition
 from policy_engine.telemetry.history import ConfigurationEvent, ConfigurationHistory
+from policy_engine.telemetry.logs import LEVELS, level
 from policy_engine.telemetry.metrics import Samples
 from policy_engine.telemetry.readiness import Check, short_text, verbose_text
+from policy_engine.telemetry.trace_page import TracePage, Traces, refuse_other_origins
 from policy_engine.transport.listen import bind, bound_address
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -33,7 +36,10 @@ class AdminSources:
     build_info: dict[str, Any]
     workers: Callable[[], dict[str, Any]]
     settings: Callable[[], list[dict[str, Any]]]
+    traces: Traces
+    set_log_level: Callable[[str], Awaitable[None]]
     management_server: Callable[[], dict[str, Any] | None] = lambda: None
+    metrics_of_policies: Callable[[], Families] = lambda: {}
     checks: Callable[[], Sequence[Check]] = tuple
 
 
@@ -67,7 +73,9 @@ class AdminServer:
         await self._runner.cleanup()
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[] if self._probes_only else [self._refuse_other_hosts])
+        application = web.Application(
+            middlewares=[] if self._probes_only else [self._refuse_other_hosts, refuse_other_origins]
+        )
         application.add_routes(
             [
                 web.get("/livez", self._livez),
@@ -77,6 +85,8 @@ class AdminServer:
         )
         if self._probes_only:
             return application
+        traces = TracePage(self._sources.traces)
+        application.on_shutdown.append(traces.close)
         application.add_routes(
             [
                 web.get("/", self._page),
@@ -86,6 +96,10 @@ class AdminServer:
                 web.get("/workers", self._workers),
                 web.get("/settings", self._settings),
                 web.get("/management-server", self._management_server),
+                web.get("/trace", traces.page),
+                web.get("/log-level", self._log_level),
+                web.put("/log-level", self._set_log_level),
+                web.post("/log-level", self._set_log_level),
             ]
         )
         return application
@@ -112,7 +126,7 @@ class AdminServer:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(
-            body=exposition(await self._sources.samples()),
+            body=exposition(await self._sources.samples(), self._sources.metrics_of_policies()),
             headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
@@ -145,6 +159,17 @@ class AdminServer:
         if status is None:
             raise web.HTTPNotFound(text="this engine reads its chains from files\n")
         return _json(status)
+
+    async def _log_level(self, _: web.Request) -> web.Response:
+        return _json({"level": level()})
+
+    async def _set_log_level(self, request: web.Request) -> web.Response:
+        wanted = _level_in(await request.text()) or request.query.get("level", "")
+        if wanted not in LEVELS:
+            text = f"log level {wanted[:40]!r}: expected one of {', '.join(LEVELS)}, as the body or as ?level=\n"
+            return web.Response(text=text, status=400)
+        await self._sources.set_log_level(wanted)
+        return _json({"level": wanted})
 
     def _active(self) -> dict[str, Any]:
         history = self._sources.history
@@ -191,12 +216,25 @@ class AdminServer:
             "<p>"
             + " ".join(
                 f'<a href="/{name}">/{name}</a>'
-                for name in ("chains", "history", "build-info", "workers", "settings", "metrics", "readyz", "livez")
+                for name in (
+                    *("chains", "history", "build-info", "workers", "settings", "log-level"),
+                    *("metrics", "readyz", "livez"),
+                )
             )
             + "</p>",
         ]
         text = _PAGE.replace("{body}", "\n".join(parts))
         return web.Response(text=text, content_type="text/html", headers={"content-security-policy": _CSP})
+
+
+def _level_in(body: str) -> str:
+    """Return the level in a body that is the word alone, or JSON: `"debug"`, `{"level": "debug"}`."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return body.strip().lower()
+    value = value.get("level", "") if isinstance(value, dict) else value
+    return value.strip().lower() if isinstance(value, str) else ""
 
 
 _CSP = "default-src 'none'; style-src 'unsafe-inline'"

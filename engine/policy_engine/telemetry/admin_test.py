@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 import pytest
 
+from policy_engine.processes.channel import Message
+from policy_engine.processes.trace_hub import TraceHub
 from policy_engine.sdk.dependencies import DependencyState
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.history import ConfigurationHistory
@@ -22,6 +24,14 @@ async def no_samples() -> Samples:
     return {}
 
 
+async def tell(key: str, message: Message) -> None:
+    pass
+
+
+async def set_log_level(level: str) -> None:
+    pass
+
+
 def ask(
     history: ConfigurationHistory,
     requests: list[tuple[str, dict[str, str]]],
@@ -32,7 +42,17 @@ def ask(
 ) -> list[tuple[int, str]]:
     async def run() -> list[tuple[int, str]]:
         build = {"engine": "1.0.0", "policies": []}
-        sources = AdminSources(lambda: (True, "ready"), no_samples, history, build, dict, list, checks=lambda: checks)
+        sources = AdminSources(
+            lambda: (True, "ready"),
+            no_samples,
+            history,
+            build,
+            dict,
+            list,
+            TraceHub(tell, tell),
+            set_log_level,
+            checks=lambda: checks,
+        )
         server = AdminServer("127.0.0.1:0", sources, probes_only=probes_only, hosts=hosts)
         await server.start()
         answers = []

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+LEVELS = ("debug", "info", "warning", "error")
+
 _FIELDS = (
     "event",
     "request_id",
@@ -28,6 +30,17 @@ _FIELDS = (
     "problems",
     "stack",
     "fields",
+    "decision",
+    "status",
+    "reason",
+    "hook",
+    "condition",
+    "milliseconds",
+    "policies",
+    "method",
+    "path",
+    "client_address",
+    "repeats",
 )
 
 _TEXT_FIELDS = ("route", "request_id", "trace_id")
@@ -47,13 +60,15 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for name in _FIELDS:
-            value = record.__dict__.get(name)
-            if value is not None:
-                line[name] = value
+        line |= facts_of(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def facts_of(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the facts that a record carries in `extra`."""
+    return {name: value for name in _FIELDS if (value := record.__dict__.get(name)) is not None}
 
 
 class TextFormatter(logging.Formatter):
@@ -91,9 +106,19 @@ def configure_logging(level: str, form: str, *, worker: int | None = None, strea
         handler.addFilter(_mark(worker))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    set_level(level)
     # The filter would do; but on the request path the records should not even be made.
     logging.getLogger("hpack").setLevel(logging.WARNING)
+
+
+def set_level(level: str) -> None:
+    """Log from this severity (`debug`, `info`, `warning`, `error`) on."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def level() -> str:
+    """Return the least severity that is logged now."""
+    return logging.getLevelName(logging.getLogger().level).lower()
 
 
 def _is_ours_or_a_warning(record: logging.LogRecord) -> bool:

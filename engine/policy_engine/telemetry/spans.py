@@ -140,6 +140,10 @@ class _ExplainedCondition:
     attributes: dict[str, str]
 
     @property
+    def text(self) -> str:
+        return self.condition.text
+
+    @property
     def uses_response(self) -> bool:
         return self.condition.uses_response
 

@@ -38,6 +38,7 @@ class ApiKeyValidation(Policy):
         self._name = parameters.get("name", "x-api-key")
         if not self._in_query:
             self._name = _checked(header_name, self._name, "/name")
+        self.credentials = (self._name,)
         self._prefix = parameters.get("prefix", "")
         if self._in_query and self._prefix:
             raise ParameterError("a prefix is possible only with in: header", "/prefix")

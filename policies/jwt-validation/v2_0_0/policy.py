@@ -42,6 +42,7 @@ class JwtValidation(Policy):
         if not parameters.get("forward_token", True):
             drop.append(self._bearer.header)
         self._drop = tuple(drop)
+        self.credentials = tuple(one for one in (self._bearer.header, self._payload_header) if one is not None)
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Check the token; an awaitable only when keys must be fetched first."""

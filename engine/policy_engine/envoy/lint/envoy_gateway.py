@@ -109,6 +109,9 @@ class ExtensionPolicy:
             "request_attributes": mode.at("request").at("attributes"),
             "response_attributes": mode.at("response").at("attributes"),
             "processing_mode": (mode, _mode(mode)),
+            "metadata_options": {
+                "forwarding_namespaces": {"untyped": processor.at("metadata").at("accessibleNamespaces")}
+            },
             "grpc_service": {"retry_policy": {"retry_on": (triggers, ",".join(triggers.texts()))}},
         }
         if self._patched:

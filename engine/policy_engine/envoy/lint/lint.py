@@ -18,7 +18,7 @@ from policy_engine.documents.yaml_document import Document
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.clusters import lint_engine_cluster, lint_upstream_cluster
 from policy_engine.envoy.lint.files import read_documents
-from policy_engine.envoy.lint.filters import lint_buffers, lint_filter, lint_response_headers
+from policy_engine.envoy.lint.filters import lint_buffers, lint_filter, lint_order, lint_response_headers
 from policy_engine.envoy.lint.kubernetes import kubernetes_resources, lint_resources
 from policy_engine.envoy.lint.manager import lint_manager
 from policy_engine.envoy.lint.proto_json import Node
@@ -69,6 +69,7 @@ def _lint_envoy(resources: Resources, demands: Demands) -> Iterator[Diagnostic]:
         served = _served(use, demands)
         yield from lint_filter(use.http_filter, served)
         yield from lint_response_headers(use.http_filter)
+        yield from lint_order(use.manager, use.http_filter, served)
         yield from lint_buffers(use.listener, use.manager, served)
     yield from routes.lint_chains_without_route()
     yield from routes.lint_shared_keys()
@@ -105,11 +106,7 @@ def _filters(resources: Resources, demands: Demands) -> Iterator[FilterUse]:
     Others may ask other processors: those that do not send the route key, to a cluster that none that does sends to.
     """
     found = [
-        FilterUse(listener, manager, http_filter)
-        for listener in resources.listeners
-        for manager in _managers(listener)
-        for http_filter in manager.get("http_filters").items()
-        if http_filter.get("typed_config").is_a("ExternalProcessor")
+        FilterUse(listener, manager, http_filter) for listener, manager, http_filter in resources.managers_with_filter()
     ]
     wanted = {*demands.route_key.attributes}
     wanted |= {ROUTE_METADATA} if wanted != {ROUTE_NAME} else set()
@@ -133,15 +130,6 @@ def _endpoints(resources: Resources, cluster: str) -> str:
         for one in locality.get("lb_endpoints").items()
     ]
     return "\n".join(sorted(places)) or cluster
-
-
-def _managers(listener: Node) -> Iterator[Node]:
-    """Yield the HTTP connection managers of a listener."""
-    for chain in (*listener.get("filter_chains").items(), listener.get("default_filter_chain")):
-        for network_filter in chain.get("filters").items():
-            manager = network_filter.get("typed_config")
-            if manager.is_a("HttpConnectionManager"):
-                yield manager
 
 
 def _no_filter(resources: Resources) -> Diagnostic:

@@ -45,6 +45,23 @@ class Resources:
     routes: dict[str, Node] = field(default_factory=dict)
     discovered: frozenset[str] = frozenset()
 
+    def managers_with_filter(self) -> Iterator[tuple[Node, Node, Node]]:
+        """Yield listener, HTTP connection manager and ext_proc filter, for each filter."""
+        for listener in self.listeners:
+            for manager in _managers(listener):
+                for http_filter in manager.get("http_filters").items():
+                    if http_filter.get("typed_config").is_a("ExternalProcessor"):
+                        yield listener, manager, http_filter
+
+
+def _managers(listener: Node) -> Iterator[Node]:
+    """Yield the HTTP connection managers of a listener."""
+    for chain in (*listener.get("filter_chains").items(), listener.get("default_filter_chain")):
+        for network_filter in chain.get("filters").items():
+            manager = network_filter.get("typed_config")
+            if manager.is_a("HttpConnectionManager"):
+                yield manager
+
 
 def resources_of(document: Document) -> list[Resources]:
     """Return the resources of each Envoy that the file is about."""

@@ -12,10 +12,11 @@ from typing import Any
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import did_you_mean
 from policy_engine.envoy.demands import Demands
-from policy_engine.envoy.lint.filters import lint_failure_mode
+from policy_engine.envoy.lint.filters import lint_failure_mode, lint_namespaces
 from policy_engine.envoy.lint.per_route import PerRoute, per_route
 from policy_engine.envoy.lint.proto_json import Node
 from policy_engine.envoy.lint.route_modes import idle_timeout, lint_modes
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.route_metadata import resource_of
 
 _LISTED = 10
@@ -112,7 +113,7 @@ class RouteLint:
     def _route(
         self, manager: Node, host: Node, route: Node, on_route: Sequence[tuple[FilterUse, PerRoute]]
     ) -> Iterator[Diagnostic]:
-        key, node = self._key(route)
+        key, node = key_of(route, self._demands.route_key)
         if key is None:
             return
         chain = self._demands.chains.get(key)
@@ -139,15 +140,12 @@ class RouteLint:
         for use, one in on:
             use.serves.add(chain.route_key)
             yield from lint_failure_mode(one.setting("failure_mode_allow"), (chain.route_key,), self._demands)
+            own = one.setting("metadata_options")
+            if own.exists:
+                forwarded = own.get("forwarding_namespaces", "untyped")
+                yield from lint_namespaces(forwarded, chain.asked.namespaces, self._demands)
             if chain.runs:
                 yield from lint_modes(route, one, chain, self._demands, idle_timeout(manager, route))
-
-    def _key(self, route: Node) -> tuple[str | None, Node]:
-        """Return the route's key, None where the file cannot tell it, and the place to speak of."""
-        metadata = route.get("metadata", "filter_metadata")
-        place = self._demands.route_key.metadata
-        node = route.get("name") if place is None else metadata.at(place[0]).at(place[1])
-        return self._demands.route_key.of_route(route.get("name").text(), _plain(metadata)), node
 
     def _unknown(self, route: Node, key: str, node: Node) -> Diagnostic:
         known = self._demands.chains
@@ -166,6 +164,14 @@ class RouteLint:
         if place is not None:
             return f"filter metadata {'.'.join(place)}"
         return "name" if self._demands.route_key.parts == ("route_name",) else ", ".join(self._demands.route_key.parts)
+
+
+def key_of(route: Node, route_key: RouteKey) -> tuple[str | None, Node]:
+    """Return the route's key, None where the file cannot tell it, and the place to speak of."""
+    metadata = route.get("metadata", "filter_metadata")
+    place = route_key.metadata
+    node = route.get("name") if place is None else metadata.at(place[0]).at(place[1])
+    return route_key.of_route(route.get("name").text(), _plain(metadata)), node
 
 
 def _plain(metadata: Node) -> Mapping[str, Any]:

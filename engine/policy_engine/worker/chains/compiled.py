@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
+from policy_engine.sdk import Headers, ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.mark import mark_of
@@ -21,12 +21,38 @@ class Condition(Protocol):
     """A compiled CEL condition (R-10)."""
 
     @property
+    def text(self) -> str:
+        """The expression as it was written."""
+        ...
+
+    @property
     def uses_response(self) -> bool:
         """Whether the response decides, so that another one may be decided otherwise."""
         ...
 
     def evaluate(self, request: Request, response: Response | None) -> bool:
         """Return whether the policy runs; raises ConditionError when the expression cannot be evaluated."""
+        ...
+
+
+class Decisions(Protocol):
+    """Hears of every answer that ends a request, before it is sent, and of every failure; `explain.decision_log` does.
+
+    It is there or not, so that it costs nothing when off.
+    """
+
+    def answered(
+        self, step: Step, answer: ImmediateResponse, request: Request, error: BaseException | None = None
+    ) -> ImmediateResponse:
+        """A policy answers, or fails closed with `error`; returns what to send."""
+        ...
+
+    def failed_open(self, step: Step, error: BaseException, request: Request) -> None:
+        """A policy failed, and the request goes on without it."""
+        ...
+
+    def refused(self, answer: ImmediateResponse, route: str, headers: Headers) -> ImmediateResponse:
+        """The engine itself refuses the request with these headers; returns what to send."""
         ...
 
 
@@ -37,7 +63,8 @@ class Step:
     `hook` is what is called, `method` its name in the policy's class, `accepts` the types of action it may return.
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
     last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
-    and not per request. `on_failure` is told of every failure, and may raise to keep the failure mode from deciding.
+    and not per request. `on_failure` is told of every failure, with the request, and may raise to keep the failure mode
+    from deciding. `decisions` hears of what ends a request.
     """
 
     policy: str
@@ -51,7 +78,8 @@ class Step:
     fails_open: bool
     failure_response: ImmediateResponse
     statistics: PolicyStatistics
-    on_failure: Callable[[Step, BaseException], None] | None = None
+    on_failure: Callable[[Step, BaseException, Request], None] | None = None
+    decisions: Decisions | None = None
     checked: Any = None
     edit: HeaderEdit = NO_EDIT
 
@@ -74,7 +102,7 @@ class CompiledChain:
     """The steps of one route by phase; response steps are already in reverse order (R-02).
 
     `mark` is the route key as the executor notes it for whoever asks what a process was doing. `errors` is how denials
-    are written, None where the chain says nothing of it.
+    are written, None where the chain says nothing of it. `secrets` are texts of parameters that must never be shown.
     """
 
     route_key: str
@@ -92,6 +120,7 @@ class CompiledChain:
     response_trailers: tuple[Step, ...] = ()
     stream_end: tuple[Callable[[Request], None], ...] = ()
     errors: ErrorAnswers | None = None
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
     usage: Usage = field(default_factory=Usage)
     mark: bytes = field(init=False, repr=False)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,9 @@ from policy_engine.sdk.hooks import (
     phases_of,
 )
 from policy_engine.worker.chains.action_check import WrongKind, check_action
-from policy_engine.worker.chains.compiled import CompiledChain, Condition, Snapshot, Step
+from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step
 from policy_engine.worker.chains.error_answers import ErrorAnswers
-from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
@@ -64,7 +64,7 @@ class Entry:
     """One policy of a chain with its instance made and its condition compiled.
 
     `index` is its place in the chain, `phases` those in which it has work (`active_phases`), `timeout` in seconds.
-    `on_failure`: see `Step`.
+    `on_failure`: see `Step`; `asked`: see `Part`.
     """
 
     index: int
@@ -76,7 +76,8 @@ class Entry:
     condition: Condition | None = None
     timeout: float = POLICY_TIMEOUT
     fails_open: bool = False
-    on_failure: Callable[[Step, BaseException], None] | None = None
+    on_failure: Callable[[Step, BaseException, Request], None] | None = None
+    asked: Asked = NOTHING_ASKED
 
 
 @dataclass(slots=True)
@@ -90,6 +91,7 @@ class Compiler:
     threads_per_blocking_policy: int = BLOCKING_THREADS
     construction_seconds: float = CONSTRUCTION_SECONDS
     tracing: Tracing | None = None
+    decisions: Decisions | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
     helpers: Helpers = field(default_factory=Helpers)
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
@@ -128,7 +130,7 @@ class Compiler:
         self, route_key: str, content_hash: str, entries: Sequence[Entry], errors: ErrorAnswers | None = None
     ) -> CompiledChain:
         """Return the chain of these entries: which hooks run in which phase, and what Envoy has to send for them."""
-        needs = needs_of([Part(type(one.instance), one.phases, one.timeout) for one in entries])
+        needs = needs_of([Part(type(one.instance), one.phases, one.timeout, one.asked) for one in entries])
         backwards = entries[::-1]
         return CompiledChain(
             route_key=route_key,
@@ -160,7 +162,8 @@ class Compiler:
             for index, spec in enumerate(route.policies):
                 if spec.enabled:
                     entries.append(self._entry(route, index, spec))
-            return self.assemble(route.route_key, digest, entries, route.errors)
+            secrets = frozenset[str]().union(*(spec.secret_texts() for spec in route.policies))
+            return replace(self.assemble(route.route_key, digest, entries, route.errors), secrets=secrets)
         except Exception:
             for entry in entries:
                 give_up(entry.instance, route.route_key)
@@ -196,6 +199,7 @@ class Compiler:
             condition,
             spec.timeout,
             spec.failure_mode is FailureMode.OPEN,
+            asked=asked_of(definition, spec.condition),
         )
 
     def _bind(self, instance: Policy, definition: PolicyDefinition, spec: PolicySpec) -> None:
@@ -248,6 +252,7 @@ class Compiler:
             ),
             statistics=entry.statistics,
             on_failure=entry.on_failure,
+            decisions=self.decisions,
         )
 
     def _explained(self, entry: Entry) -> Condition | None:
@@ -260,6 +265,11 @@ class Compiler:
         if key not in self._pools:
             self._pools[key] = BlockingPool(f"{name}-{version}", threads=self.threads_per_blocking_policy)
         return self._pools[key]
+
+
+def asked_of(definition: PolicyDefinition, condition: str | None) -> Asked:
+    """Return what Envoy has to tell for an entry: what its policy declares and what its condition looks up."""
+    return Asked(definition.request_attributes, definition.forwarding_namespaces) | asked_by(condition)
 
 
 def active_phases(instance: Policy, declared: Set[Phase]) -> frozenset[Phase]:

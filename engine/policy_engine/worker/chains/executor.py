@@ -142,10 +142,12 @@ async def _finish(
     try:
         result = await _within(step, waiting.result, exchange.chain.mark)
     except Exception as error:
+        RUNNING.since = began
         step.statistics.observe(perf_counter() - began)
         if _fail(exchange, step, error, outcome):
             return outcome
     else:
+        RUNNING.since = began
         step.statistics.observe(perf_counter() - began)
         if result is not None and _settle(exchange, step, args, result, outcome):
             return outcome
@@ -202,9 +204,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         edit = step.edit
     else:
         try:
-            if kind not in step.accepts:
-                raise WrongKind(action, step.accepts)
-            edit = check_action(action)
+            action, edit = _checked(exchange.request, step, action)
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
         if edit.whole:
@@ -212,7 +212,9 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
             step.checked, step.edit = action, edit
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
-        outcome.immediate, outcome.step = action, step
+        decisions = step.decisions
+        outcome.immediate = action if decisions is None else decisions.answered(step, action, exchange.request)
+        outcome.step = step
         return True
     outcome.actions.append(action)
     outcome.edits.append(edit)
@@ -232,12 +234,26 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     return False
 
 
+def _checked(request: Request, step: Step, action: Any) -> tuple[Any, HeaderEdit]:
+    """Return the action as it is carried out, and its header part; raises InvalidAction.
+
+    What a change of the query comes to depends on the request: the same action is another one for each.
+    """
+    if type(action) not in step.accepts:
+        raise WrongKind(action, step.accepts)
+    edit = check_action(action)
+    if not edit.whole and type(action) is RequestMutation and action.changes_query:
+        action = action.applied_to(request.target)
+        edit = check_action(action)
+    return action, edit
+
+
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
-    kind = _kind_of(error)
+    kind = failure_kind(error)
     step.statistics.failures[kind] += 1
     if step.on_failure is not None:
-        step.on_failure(step, error)
+        step.on_failure(step, error, exchange.request)
     repeated.log(
         logging.WARNING,
         (exchange.chain.route_key, step.label, kind),
@@ -258,13 +274,18 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
         },
         exc_info=error if kind is FailureKind.EXCEPTION else None,
     )
+    decisions, answer = step.decisions, step.failure_response
     if step.fails_open:
+        if decisions is not None:
+            decisions.failed_open(step, error, exchange.request)
         return False
-    outcome.immediate, outcome.step = step.failure_response, step
+    outcome.immediate = answer if decisions is None else decisions.answered(step, answer, exchange.request, error)
+    outcome.step = step
     return True
 
 
-def _kind_of(error: BaseException) -> FailureKind:
+def failure_kind(error: BaseException) -> FailureKind:
+    """Return as what a failure is counted."""
     if isinstance(error, ConditionError):
         return FailureKind.CONDITION
     if isinstance(error, InvalidAction):

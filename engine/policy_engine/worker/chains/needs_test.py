@@ -79,8 +79,13 @@ def test_a_hook_runs_only_in_phases_that_envoy_is_asked_for(chain: list[Any]) ->
         ([({Phase.REQUEST_HEADERS}, 1), ({Phase.REQUEST_HEADERS}, 2)], 3),
         ([({Phase.REQUEST_HEADERS}, 1), ({Phase.RESPONSE_HEADERS}, 2)], 2),
         ([({Phase.REQUEST_HEADERS, Phase.REQUEST_BODY}, 2)], 4),
-        ([({Phase.RESPONSE_BODY}, 2), ({Phase.RESPONSE_TRAILERS}, 3), ({Phase.RESPONSE_HEADERS}, 1)], 5),
+        ([({Phase.RESPONSE_BODY}, 2), ({Phase.RESPONSE_TRAILERS}, 3)], 7),
+        ([({Phase.RESPONSE_BODY}, 2), ({Phase.RESPONSE_TRAILERS}, 3), ({Phase.RESPONSE_HEADERS}, 1)], 7),
         ([(set(Phase), 5)], 10),
+        ([({Phase.RESPONSE_HEADERS}, 4), ({Phase.REQUEST_HEADERS}, 1)], 5),
+        ([({Phase.RESPONSE_HEADERS, Phase.RESPONSE_BODY}, 4), ({Phase.REQUEST_HEADERS}, 1)], 9),
+        ([({Phase.RESPONSE_HEADERS}, 4), ({Phase.RESPONSE_HEADERS}, 1)], 9),
+        ([(set(Phase), 5), (set(Phase), 1)], 22),
     ],
 )
 def test_the_slowest_answer(timeouts: list[tuple[set[Phase], float]], seconds: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets as random_source
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -58,6 +58,10 @@ class PolicySpec:
     def redacted_parameters(self) -> dict[str, Any]:
         """Return a copy of the parameters fit for logs and admin pages: every secret is `***`."""
         return {name: _redact(value, format_pointer((name,)), self.secrets) for name, value in self.parameters.items()}
+
+    def secret_texts(self) -> frozenset[str]:
+        """Return the texts in the parameters that must never be shown, to strike them out elsewhere."""
+        return frozenset(_secret_texts(self.parameters, "", self.secrets))
 
     def as_document(self) -> dict[str, Any]:
         """Return the entry as plain JSON-able data without secrets, for admin pages."""
@@ -126,6 +130,17 @@ def _redact(value: Any, pointer: str, secrets: frozenset[str]) -> Any:
     if isinstance(value, list | tuple):
         return [_redact(item, f"{pointer}/{index}", secrets) for index, item in enumerate(value)]
     return value
+
+
+def _secret_texts(value: Any, pointer: str, secrets: frozenset[str]) -> Iterator[str]:
+    if pointer in secrets and isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _secret_texts(item, pointer + format_pointer((name,)), secrets)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _secret_texts(item, f"{pointer}/{index}", secrets)
 
 
 def _hashable(policy: PolicySpec) -> dict[str, Any]:

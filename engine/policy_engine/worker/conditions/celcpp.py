@@ -9,6 +9,7 @@ from typing import Any
 import google.protobuf.descriptor_pool  # noqa: F401
 from cel_expr_python import cel
 
+from policy_engine.sdk.attributes import ATTRIBUTES, AttributeKind
 from policy_engine.worker.conditions.source import (
     VARIABLES,
     ConditionRefused,
@@ -16,6 +17,8 @@ from policy_engine.worker.conditions.source import (
     Kind,
     Problem,
     Source,
+    attribute_lookups,
+    plain_value,
     unknown_function,
     unknown_name,
 )
@@ -29,7 +32,13 @@ _TYPES: dict[Kind, Any] = {
     "string map": _STRING_MAP,
     "dyn map": cel.Type.Map(cel.Type.STRING, cel.Type.DYN),
 }
-_ENVIRONMENT = cel.NewEnv(variables={name: _TYPES[kind] for name, kind in VARIABLES.items()})
+_VARIABLES = {name: _TYPES[kind] for name, kind in VARIABLES.items()}
+_ENVIRONMENT = cel.NewEnv(variables=_VARIABLES)
+_OF_KIND = {AttributeKind.STRING: "__s", AttributeKind.INT: "__i", AttributeKind.BOOL: "__b"}
+"""Variables that stand for attributes while types are checked; no longer than the shortest text they replace."""
+_TYPED_ENVIRONMENT = cel.NewEnv(
+    variables=_VARIABLES | {"__s": cel.Type.STRING, "__i": cel.Type.INT, "__b": cel.Type.BOOL}
+)
 
 _REPORTED = re.compile(r"\bERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
@@ -72,17 +81,72 @@ class Program:
         raise EvaluationFailed(f"the result is not true or false but of type {result.type().name().lower()}")
 
 
+class ValueProgram:
+    """A compiled expression of any type, for those who show what it gives."""
+
+    __slots__ = ("_evaluate",)
+
+    def __init__(self, expression: Any) -> None:
+        self._evaluate = expression.eval
+
+    def evaluate(self, variables: dict[str, Any]) -> Any:
+        """Return the value as plain data; raises EvaluationFailed."""
+        try:
+            result = self._evaluate(None, variables)
+            value = result.value()
+        except Exception as error:
+            raise EvaluationFailed(_reason(str(error))) from None
+        if result.type() == cel.Type.ERROR:
+            raise EvaluationFailed(_reason(str(value)))
+        return plain_value(_unwrapped(value))
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return lists and maps with what their elements, which are values of the engine, hold."""
+    if isinstance(value, list):
+        return [_unwrapped(one) for one in value]
+    if isinstance(value, dict):
+        return {_unwrapped(name): _unwrapped(one) for name, one in value.items()}
+    return _unwrapped(value.value()) if isinstance(value, cel.Value) else value
+
+
+def compile_value(source: Source) -> ValueProgram | None:
+    """Parse and type-check an expression of any type; None when it is not one by itself."""
+    try:
+        return ValueProgram(_ENVIRONMENT.compile(source.text))
+    except Exception:
+        return None
+
+
 def compile_source(source: Source) -> Program:
     """Parse and type-check; raises ConditionRefused with every problem."""
+    return Program(_compiled(_ENVIRONMENT, source, source.text))
+
+
+def check_types(source: Source) -> None:
+    """Check how attributes are used, which the map of all of them cannot tell; raises ConditionRefused.
+
+    `source` must have compiled.
+    """
+    text = source.text
+    for start, end, name in attribute_lookups(source):
+        # Of the same length and with the same lines, so that what is reported is where it is.
+        rest = re.sub(r"[^\n]", " ", text[start + 3 : end])
+        text = text[:start] + _OF_KIND[ATTRIBUTES[name]] + rest + text[end:]
+    if text != source.text:
+        _compiled(_TYPED_ENVIRONMENT, source, text)
+
+
+def _compiled(environment: Any, source: Source, text: str) -> Any:
     try:
-        expression = _ENVIRONMENT.compile(source.text)
+        expression = environment.compile(text)
     except Exception as error:
         raise ConditionRefused(_problems(source, str(error))) from None
     kind = expression.return_type()
     if kind not in (cel.Type.BOOL, cel.Type.DYN):
         message = f"the condition must be true or false, but it is of type {kind.name().lower()}"
         raise ConditionRefused([source.problem(message, 0)])
-    return Program(expression)
+    return expression
 
 
 def _reason(text: str) -> str:

@@ -14,6 +14,7 @@ from celpy import celtypes
 from celpy.celparser import CELParseError
 from celpy.evaluation import CELEvalError
 
+from policy_engine.sdk.attributes import ATTRIBUTES, AttributeKind
 from policy_engine.worker.conditions.source import (
     MACROS,
     VARIABLES,
@@ -21,6 +22,7 @@ from policy_engine.worker.conditions.source import (
     EvaluationFailed,
     Problem,
     Source,
+    plain_value,
     unknown_name,
 )
 
@@ -38,6 +40,7 @@ MAX_ITERATIONS = 10_000
 _TYPE_NAMES = {"int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"}
 _WORDS = frozenset({"true", "false", "null", "in"} | _TYPE_NAMES)
 _SAMPLES = {"string": "", "int": 200, "string map": {}, "dyn map": {}}
+_SAMPLE_ATTRIBUTES = {AttributeKind.STRING: "", AttributeKind.INT: 200, AttributeKind.BOOL: False}
 _SCALARS: dict[type, Any] = {
     bool: celtypes.BoolType,
     str: celtypes.StringType,
@@ -75,6 +78,35 @@ class Program:
         raise EvaluationFailed(f"the result is not true or false but of type {_type_name(value)}")
 
 
+class ValueProgram:
+    """A compiled expression of any type, for those who show what it gives."""
+
+    __slots__ = ("_runner",)
+
+    def __init__(self, runner: celpy.Runner) -> None:
+        self._runner = runner
+
+    def evaluate(self, variables: dict[str, Any]) -> Any:
+        """Return the value as plain data; raises EvaluationFailed."""
+        try:
+            value = self._runner.evaluate({name: _to_cel(one, [0]) for name, one in variables.items()})
+        except CELEvalError as error:
+            raise EvaluationFailed(_reason(error)) from None
+        except Exception:
+            raise EvaluationFailed("the expression could not be evaluated") from None
+        return plain_value(bool(value) if isinstance(value, celtypes.BoolType) else value)
+
+
+def compile_value(source: Source) -> ValueProgram | None:
+    """Parse an expression of any type; None when it is not one by itself."""
+    if _unknown_names(source):
+        return None
+    try:
+        return ValueProgram(_ENVIRONMENT.program(_ENVIRONMENT.compile(source.text)))
+    except Exception:
+        return None
+
+
 def compile_source(source: Source) -> Program:
     """Parse and check as far as possible without a type checker; raises ConditionRefused with every problem."""
     problems = _unknown_names(source)
@@ -92,6 +124,10 @@ def compile_source(source: Source) -> Program:
         raise ConditionRefused([source.problem("not a CEL expression", 0)]) from None
     _try(source, runner)
     return Program(source, runner)
+
+
+def check_types(source: Source) -> None:
+    """Check nothing: there is no type checker; the trial evaluation has attributes of the right types."""
 
 
 def _unknown_names(source: Source) -> list[Problem]:
@@ -119,6 +155,9 @@ def _unknown_names(source: Source) -> list[Problem]:
 def _try(source: Source, runner: celpy.Runner) -> None:
     """Evaluate with empty values: a type error or a result that is no bool will not get better with real ones."""
     context = {name: _to_cel(_SAMPLES[VARIABLES[name]], [0]) for name in source.variables}
+    if attributes := source.looked_up("request.attributes"):
+        samples = {name: _SAMPLE_ATTRIBUTES[ATTRIBUTES[name]] for name in attributes}
+        context["request.attributes"] = _to_cel(samples, [0])
     try:
         value = runner.evaluate(context)
     except RecursionError:

@@ -40,13 +40,26 @@ class Program(Protocol):
         """Return the result; raises EvaluationFailed."""
 
 
+class ValueProgram(Protocol):
+    """An expression of any type compiled by an engine."""
+
+    def evaluate(self, variables: dict[str, Any]) -> Any:
+        """Return the value as JSON data; raises EvaluationFailed."""
+
+
 class Engine(Protocol):
     """A CEL implementation."""
 
     NAME: str
 
+    def compile_value(self, source: Source) -> ValueProgram | None:
+        """Compile an expression of any type; None when it is not one by itself."""
+
     def compile_source(self, source: Source) -> Program:
         """Compile; raises ConditionRefused."""
+
+    def check_types(self, source: Source) -> None:
+        """Hold the attributes that a compiled condition looks up against their types; raises ConditionRefused."""
 
 
 def _choose_engine() -> Engine:
@@ -79,7 +92,7 @@ class ConditionError(Exception):
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_cost", "_direct", "_program", "_readers", "text", "uses_response")
+    __slots__ = ("_cost", "_direct", "_program", "_readers", "text", "uses_metadata", "uses_response")
 
     def __init__(
         self,
@@ -92,6 +105,7 @@ class Condition:
         self.text = text
         self._cost = cost
         self.uses_response = any(name.startswith("response.") for name in readers)
+        self.uses_metadata = "metadata" in readers
         self._direct = direct
         self._program = program
         self._readers = tuple(readers.items())
@@ -129,6 +143,7 @@ def compile_condition(
     if source.problems:
         raise ConditionRefused(source.problems)
     program = engine.compile_source(source)
+    engine.check_types(source)
     _check_patterns(source, engine)
     readers = {name: reader(name, keys) for name, keys in source.variables.items()}
     return Condition(text, program, readers, compile_direct(source) if direct else None, cost_of(source))

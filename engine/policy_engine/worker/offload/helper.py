@@ -7,7 +7,6 @@ kills it even inside C code that nothing else can break off.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import logging
 import os
@@ -25,6 +24,7 @@ from typing import Any
 from policy_engine.sdk import Policy
 from policy_engine.worker.offload import frames
 from policy_engine.worker.offload.job import Recipe, Record, Report
+from policy_engine.worker.offload.parent import end_with
 from policy_engine.worker.policies.importing import import_policy_module
 
 READY = b"ready"
@@ -35,7 +35,6 @@ MOST_POLICIES = 64
 
 _NICE = 5
 _STATM = Path("/proc/self/statm")
-_PR_SET_PDEATHSIG = 1
 _IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -155,17 +154,9 @@ def resident_bytes() -> int:
         return 0
 
 
-def _end_with(parent: int) -> None:
-    """Have the kernel kill this process when its worker process dies, where it can (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit(0)
-
-
 def main(descriptor: int, parent: int, memory: int) -> None:
     """Run a helper of the process `parent` on the inherited socket `descriptor`, with `memory` bytes at most."""
-    _end_with(parent)
+    end_with(parent)
     for number in _IGNORED:  # meant for the engine's own processes; this one ends when its socket does
         signal.signal(number, signal.SIG_IGN)
     os.nice(_NICE)

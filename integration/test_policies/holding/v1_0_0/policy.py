@@ -16,11 +16,17 @@ class Holding(Policy):
 
     def __init__(self, parameters: Parameters) -> None:
         self._how: str = parameters["how"]
+        if self._how == "constructor":
+            _hold()
 
     def on_request_headers(self, request: Request) -> RequestMutation:
         if request.headers.get("x-hold"):
             if self._how == "pattern":
                 _HOSTILE.match("a" * 40 + "b")
             else:
-                deque(repeat(0), maxlen=0)  # a loop in C that looks at no signal
+                _hold()
         return RequestMutation(set_headers={"x-mark": "1"})
+
+
+def _hold() -> None:
+    deque(repeat(0), maxlen=0)  # a loop in C that looks at no signal

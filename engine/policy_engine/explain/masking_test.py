@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policy_engine.explain.masking import Masking, clean, holds_credential
+
+SECRET = "s3cr3t-value-XYZ"
+
+CREDENTIAL_NAMES = [
+    "authorization", "Authorization", "proxy-authorization", "cookie", "Set-Cookie", "x-api-key", "apikey", "api_key",
+    "X-ApiKey", "x-auth-token", "x-amz-security-token", "X-Amz-Signature", "sig", "access_token", "id_token", "idToken",
+    "refreshToken", "client_secret", "clientSecret", "password", "new_password", "passwd", "jwt", "x-jwt-assertion",
+    "session_id", "sessionid", "x-csrf-token", "private_key", "code", "otp", "x-goog-api-key", "x-functions-key",
+    "x-vault-token", "ocp-apim-subscription-key", "pin",
+]  # fmt: skip
+
+PLAIN_NAMES = [
+    "accept", "content-type", "content-length", "user-agent", "x-request-id", "traceparent", "host", "x-forwarded-for",
+    "page", "q", "limit", "keyboard", "monkey", "x-keycount", "author", "pinned", "encode", "tokenizer-name",
+    "www-authenticate", "sec-websocket-key", "idempotency-key", "status-code",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
+def test_a_value_under_the_name_of_a_credential_is_never_shown(name: str) -> None:
+    masking = Masking()
+    assert holds_credential(name)
+    assert SECRET not in masking.header(name, SECRET)
+    assert SECRET not in masking.text(f"/path?a=1&{name}={SECRET}&b=2")
+    assert SECRET not in masking.text(f"https://host/path?{name}={SECRET}#part")
+    assert SECRET not in masking.query(f"{name}={SECRET}")
+    assert SECRET not in masking.query(f"a=1;{name}={SECRET}")
+    assert SECRET not in masking.body(json.dumps({"user": "u", name: SECRET}).encode(), 500)
+    assert SECRET not in masking.body(json.dumps([{"in": {name: SECRET}}]).encode(), 500)
+    assert SECRET not in masking.body(f"a=1&{name}={SECRET}".encode(), 500)
+    assert SECRET not in json.dumps(masking.value("x", {name: SECRET, "list": [{name: SECRET}]}))
+
+
+@pytest.mark.parametrize("name", PLAIN_NAMES)
+def test_what_is_no_credential_is_shown(name: str) -> None:
+    masking = Masking()
+    assert masking.header(name, "value") == "value"
+    assert masking.query(f"{name}=value") == f"{name}=value"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (f"Bearer {SECRET}", "Bearer ***"),
+        (f"Basic {SECRET}", "Basic ***"),
+        (f"basic {SECRET}", "basic ***"),
+        (f"Unknown {SECRET}", "***"),
+        (SECRET, "***"),
+        (f"{SECRET} x", "***"),
+        ("", ""),
+    ],
+)
+def test_of_authorization_the_known_scheme_stays(value: str, shown: str) -> None:
+    assert Masking().header("Authorization", value) == shown
+
+
+def test_of_cookies_the_names_stay() -> None:
+    masking = Masking()
+    assert masking.header("cookie", f"sid={SECRET}; theme={SECRET}") == "sid=***; theme=***"
+    assert masking.header("set-cookie", f"sid={SECRET}; Path=/; HttpOnly") == "sid=***; Path=/; HttpOnly"
+    assert SECRET not in masking.header("cookie", SECRET)
+
+
+def test_percent_encoded_names_are_names() -> None:
+    assert SECRET not in Masking().query(f"%74oken={SECRET}")
+
+
+def test_user_and_password_of_a_url_are_masked() -> None:
+    assert Masking().text(f"https://user:{SECRET}@host/x") == "https://***@host/x"
+
+
+def test_names_and_values_that_a_chain_declares() -> None:
+    masking = Masking(names=("X-Partner",), secrets=(SECRET, "ab"))
+    assert masking.header("x-partner", "plain") == "***"
+    assert masking.query("x-partner=plain&ab=ab") == "x-partner=***&ab=ab"
+    assert masking.header("x-any", f"before {SECRET} after") == "before *** after"
+    assert SECRET not in masking.body(f"text {SECRET}".encode(), 100)
+    assert SECRET not in str(masking.value("any", ["x", SECRET]))
+
+
+def test_who_a_key_belongs_to_is_shown_but_not_the_key() -> None:
+    shown = Masking().value("api_key", {"client": "partner", "value": SECRET, "key": SECRET})
+    assert shown == {"client": "partner", "value": "***", "key": "***"}
+
+
+def test_long_values_are_cut() -> None:
+    assert len(Masking().text("x" * 100_000)) < 600
+    assert len(Masking().body(b"x" * 100_000, 50)) < 100
+
+
+@given(st.text())
+def test_what_is_shown_is_json_and_harms_no_terminal(text: str) -> None:
+    shown = clean(text)
+    shown.encode()
+    assert not any(ord(one) < 32 and one not in "\n\t" for one in shown)
+    assert "\x1b" not in shown
+
+
+@given(st.text(string.printable), st.sampled_from(CREDENTIAL_NAMES), st.text(string.printable))
+def test_a_credential_between_anything_is_masked(before: str, name: str, after: str) -> None:
+    assert SECRET not in Masking().text(f"{before}?{name}={SECRET}&{after}")

@@ -1,0 +1,63 @@
+"""Where decisions are written: among the log lines, to a file, or to a collector."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from logging.handlers import WatchedFileHandler
+
+from policy_engine.sdk.repeated_lines import RepeatedLines
+from policy_engine.telemetry.logs import JsonFormatter
+
+LOGGER = "policy_engine.decisions"
+_repeated = RepeatedLines(logging.getLogger("policy_engine.telemetry"))
+
+
+def decision_logger(
+    output: str, endpoint: str, service_name: str, worker: int
+) -> tuple[logging.Logger, Callable[[], None]]:
+    """Return the logger of decisions for `output` (`log`, `otlp` or a path), and what to call at the end.
+
+    A file is opened anew when it was renamed or removed, so that whoever rotates it needs no signal. Several processes
+    may have it: each line is one write at its end.
+    """
+    if output == "log":
+        return logging.getLogger(LOGGER), lambda: None
+    logger = logging.getLogger(f"{LOGGER}.{'otlp' if output == 'otlp' else 'file'}")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    handler: logging.Handler
+    if output == "otlp":
+        from policy_engine.telemetry.otlp_logs import OtlpHandler  # noqa: PLC0415 - costs 0.3 s to import
+
+        handler = OtlpHandler(endpoint, service_name, worker)
+    else:
+        handler = _File(output)
+        handler.setFormatter(JsonFormatter())
+    logger.handlers[:] = [handler]
+    return logger, handler.close
+
+
+class _File(WatchedFileHandler):
+    """A file whose disk may be full: that is said in the log, and the request goes on."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError as error:
+            # Opening it anew, which the base class does not guard.
+            self._say(error)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say that a line could not be written."""
+        self._say(None)
+
+    def _say(self, error: OSError | None) -> None:
+        reason = "its line could not be written" if error is None else error.strerror or str(error)
+        _repeated.log(
+            logging.ERROR, self.baseFilename, "the decision log %s: %s", self.baseFilename, reason,
+            extra={"event": "decision_log"},
+        )  # fmt: skip

@@ -1,0 +1,155 @@
+"""`/trace` of the admin address: records of real requests as server-sent events, for as long as somebody listens.
+
+Events (WHATWG HTML, "Server-sent events"): `record` with one record, `dropped` with how many were left out, `end` when
+the limit or the time is reached. Comments keep the connection alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from policy_engine.explain.live import MOST_BODY, Filter
+from policy_engine.worker.conditions.condition import ConditionRefused
+
+KEEP_ALIVE_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+"""So often it is looked whether the listener is still there."""
+MOST_RECORDS = 1_000_000
+MOST_SECONDS = 24 * 3600.0
+
+_FROM_ELSEWHERE = frozenset({"cross-site", "same-site"})
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Listener(Protocol):
+    """What a listener is to be sent."""
+
+    async def take(self, seconds: float) -> tuple[list[dict[str, Any]], int]:
+        """Return the records that wait and how many were dropped, after at most `seconds`."""
+        ...
+
+
+class Traces(Protocol):
+    """Where listeners come and go."""
+
+    async def listen(self, wanted: Filter) -> Any:
+        """Return a new listener; raises ConditionRefused for a condition, another exception when there are too many."""
+        ...
+
+    async def leave(self, listener: Any) -> None:
+        """The listener is gone."""
+        ...
+
+
+@web.middleware
+async def refuse_other_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what a page of another origin asks for with somebody's browser, where that would do something."""
+    origin = request.headers.get("origin")
+    foreign = origin is not None and urlsplit(origin).netloc != request.host
+    if (foreign or request.headers.get("sec-fetch-site", "") in _FROM_ELSEWHERE) and (
+        request.method not in ("GET", "HEAD") or request.path == "/trace"
+    ):
+        return web.Response(text="this is not for pages of other origins\n", status=403)
+    return await handler(request)
+
+
+class TracePage:
+    """The page; it ends its streams when the server closes, which would wait for them else."""
+
+    def __init__(self, traces: Traces) -> None:
+        self._traces = traces
+        self._closing = False
+
+    async def close(self, _: web.Application) -> None:
+        """The server closes."""
+        self._closing = True
+
+    async def page(self, request: web.Request) -> web.StreamResponse:
+        """Answer `/trace?route=KEY&where=CEL&limit=N&seconds=S&bodies=CHARACTERS`, all of them optional."""
+        try:
+            limit = _number(request, "limit", MOST_RECORDS)
+            seconds = _number(request, "seconds", MOST_SECONDS)
+            bodies = int(_number(request, "bodies", MOST_BODY) or 0)
+            unknown = sorted(set(request.query) - {"route", "where", "limit", "seconds", "bodies"})
+            if unknown:
+                raise ValueError(f"unknown parameter {unknown[0][:40]!r}; known: route, where, limit, seconds, bodies")
+            wanted = Filter(request.query.get("route", ""), request.query.get("where", ""), bodies)
+            listener = await self._traces.listen(wanted)
+        except ConditionRefused as refused:
+            return web.Response(text=f"where: {refused}\n", status=400)
+        except ValueError as error:
+            return web.Response(text=f"{error}\n", status=400)
+        except RuntimeError as error:
+            return web.Response(text=f"{error}\n", status=503)
+        headers = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
+        response = web.StreamResponse(headers=headers)
+        try:
+            await response.prepare(request)
+            await response.write(b": the engine records from now on\n\n")
+            reason = await self._send_records(request, response, listener, limit, seconds)
+            if reason:
+                await _send(response, "end", {"reason": reason})
+            await response.write_eof()
+        except ConnectionError:
+            pass  # the listener is gone
+        finally:
+            await asyncio.shield(self._traces.leave(listener))
+        return response
+
+    async def _send_records(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        listener: Listener,
+        limit: float | None,
+        seconds: float | None,
+    ) -> str:
+        """Send what comes; returns why that is over, nothing when the listener is gone."""
+        loop = asyncio.get_running_loop()
+        spoken = loop.time()
+        ends = math.inf if seconds is None else spoken + seconds
+        left = math.inf if limit is None else limit
+        while request.transport is not None and not request.transport.is_closing():
+            if self._closing:
+                return "the engine stops"
+            now = loop.time()
+            if now >= ends:
+                return "seconds"
+            if now - spoken > KEEP_ALIVE_SECONDS:
+                await response.write(b":\n\n")
+                spoken = now
+            records, dropped = await listener.take(min(LOOK_SECONDS, ends - now))
+            for record in records:
+                await _send(response, "record", record)
+                spoken, left = loop.time(), left - 1
+                if left <= 0:
+                    return "limit"
+            if dropped:
+                await _send(response, "dropped", {"dropped": dropped})
+        return ""
+
+
+async def _send(response: web.StreamResponse, event: str, data: dict[str, Any]) -> None:
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    await response.write(f"event: {event}\ndata: {text}\n\n".encode(errors="replace"))
+
+
+def _number(request: web.Request, name: str, most: float) -> float | None:
+    text = request.query.get(name)
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= most:
+        raise ValueError(f"{name}={text[:40]}: expected a number above 0, at most {most:g}")
+    return value
