@@ -38,8 +38,6 @@ _BODIES: Final = {"BUFFERED": "Buffered", "FULL_DUPLEX_STREAMED": "FullDuplexStr
 _ATTRIBUTE: Final = re.compile(
     r"(connection\.|source\.|destination\.|request\.|response\.|upstream\.|xds\.route_)[a-z_1-9]*"
 )
-    r"(connection\.|source\.|destination\.|request\.|response\.|upstream\.|xds\.route_)[a-z_1-9]*"
-)
 """What its custom resource takes."""
 
 _EXTENSION_COMMENTS: Final[Mapping[str, Sequence[str]]] = {
