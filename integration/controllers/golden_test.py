@@ -46,7 +46,7 @@ CHANGES = {
         ("messageTimeout: 2s", "messageTimeout: 500ms", "envoy-message-timeout", "messageTimeout"),
         ("failOpen: false", "failOpen: true", "envoy-failure-mode", "failOpen"),
         ("allowModeOverride: true", "allowModeOverride: false", "envoy-mode-override", "allowModeOverride"),
-        ("        - xds.route_metadata\n", "", "envoy-request-attribute", "xds.route_name"),
+        ("        - xds.route_metadata\n", "", "envoy-request-attribute", "source.address"),
         ("bufferLimit: 10304Ki", "bufferLimit: 1Mi", "envoy-buffer-limit", "bufferLimit"),
         ("initialStreamWindowSize: 10304Ki", "initialStreamWindowSize: 64Ki", "envoy-buffer-limit", "WindowSize"),
         ("body: FullDuplexStreamed", "body: Buffered", "envoy-processing-mode", "allowModeOverride"),
