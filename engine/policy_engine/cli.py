@@ -18,6 +18,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, re
 from policy_engine.documents.quantities import DURATION_FORM, parse_duration
 from policy_engine.explain.arguments import EXPLAINING
 from policy_engine.scaffold import TEMPLATES, ScaffoldError, scaffold
+from policy_engine.schemas.command import KINDS, NoSuchPolicy, description_text, schema_text
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
     Settings,
@@ -27,7 +28,10 @@ from policy_engine.settings.loading import (
     render_settings,
     service_links,
 )
+from policy_engine.settings.model import UnmappedRoutes, Verify
+from policy_engine.sources.route_explained import explain_key
 from policy_engine.sources.validate import chain_reader, validate_paths
+from policy_engine.worker.policies.integrity import verify
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
 from policy_engine.worker.policies.registry import Registry
 
@@ -45,6 +49,8 @@ _EXAMPLES = """examples:
   policy-engine run --config configs/policy-engine.yaml
   policy-engine run --config configs/policy-engine.yaml --listen unix:/run/policy-engine.sock --workers 4
   policy-engine validate configs/chains.yaml --policies-directory policies
+  policy-engine validate configs/chains.yaml --policies-directory policies --explain private
+  policy-engine describe jwt-validation --policies-directory policies
   policy-engine config show --config configs/policy-engine.yaml
   policy-engine envoy-config --lint envoy.yaml --config configs/policy-engine.yaml
   policy-engine build-info
@@ -68,6 +74,17 @@ _HEALTH_EXAMPLES = """examples:
   from elsewhere     policy-engine healthcheck --health-listen 10.0.0.7:9004 --timeout 500ms
 """
 
+_SCHEMA_EXAMPLES = """examples:
+  policy-engine schema chains --policies-directory policies > chains.schema.json
+  policy-engine schema settings > policy-engine.schema.json
+  policy-engine schema policy > policy.schema.json
+  policy-engine schema parameters jwt-validation@v2 --policies-directory policies
+"""
+
+_DESCRIBE_EXAMPLES = """examples:
+  policy-engine describe jwt-validation --policies-directory policies
+  policy-engine describe jwt-validation@v1 --policies-directory policies --json
+"""
 _DEV_EXAMPLES = """examples:
   policy-engine dev --chains chains.yaml --policies-directory policies
   curl -i http://127.0.0.1:10000/orders   the path of a route is its key
@@ -89,6 +106,8 @@ _OF_CHAINS = (
     "chain_files.end_marker",
     "policy_timeout",
     "construction_timeout",
+    "body_limit",
+    "unmapped_routes",
 )
 """The settings that decide what a valid chain is."""
 
@@ -159,9 +178,15 @@ def parser() -> _Parser:
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    validate.add_argument(
+        "--explain",
+        metavar="KEY",
+        help="say which route of the chain files a route key meets, and why; after the report",
+    )
     _dev_command(commands)
     _envoy_config_command(commands)
     _healthcheck_command(commands)
+    _schema_commands(commands)
     for name, of in EXPLAINING.items():
         command = _command(
             commands,
@@ -216,6 +241,17 @@ def _healthcheck_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     command.add_argument("--live", action="store_true", help="ask whether it is alive instead (/livez, not /readyz)")
     command.add_argument("--timeout", default="2s", metavar="TIME", help="how long to wait for the answer (default 2s)")
+
+
+def _schema_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "print the JSON Schema of a kind of file, for editors"
+    schema = _command(commands, "schema", _schema, text, examples=_SCHEMA_EXAMPLES, shown=("policies.",))
+    schema.add_argument("kind", nargs="?", choices=KINDS, default="chains", help="kind of file; chains unless given")
+    schema.add_argument("policy", nargs="?", default="", help="for parameters: NAME, NAME@v1 or NAME@v1.0.0")
+    text = "say what a policy is, what it takes, and how it is used"
+    describe = _command(commands, "describe", _describe, text, examples=_DESCRIBE_EXAMPLES, shown=("policies.",))
+    describe.add_argument("policy", help="NAME, NAME@v1 or NAME@v1.0.0")
+    describe.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -321,7 +357,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _registry(settings: Settings) -> Registry:
-    return load_policies(settings.policies.registry or settings.policies.directory)
+    policies = settings.policies
+    return load_policies(policies.registry or policies.directory, strict=policies.verify is Verify.STRICT)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -381,10 +418,34 @@ def _validate(options: argparse.Namespace) -> int:
         check_tls(settings)
     except ValueError as error:
         return _complain(str(error), 1)
+    if options.explain is not None and options.format != "text":
+        return _complain("--explain goes with --format text alone")
     registry = _registry(settings)
-    found = validate_paths(options.paths, registry, chain_reader(registry, settings))
+    reader = chain_reader(registry, settings)
+    found = validate_paths(options.paths, registry, reader)
     print(_report(found, options.format, f"valid: {', '.join(map(str, options.paths))}\n"), end="")
+    if options.explain is not None and not has_errors(found):
+        passes = settings.unmapped_routes is UnmappedRoutes.PASS
+        print(explain_key(options.explain, options.paths, reader, passes=passes), end="")
     return 1 if has_errors(found) else 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    if (options.kind == "parameters") != bool(options.policy):
+        return _complain("the name of a policy goes with `parameters`, and with nothing else")
+    try:
+        print(schema_text(options.kind, _registry(_settings(options)), options.policy), end="")
+    except NoSuchPolicy as error:
+        return _complain(str(error))
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    try:
+        print(description_text(_registry(_settings(options)), options.policy, as_json=options.json), end="")
+    except NoSuchPolicy as error:
+        return _complain(str(error))
+    return 0
 
 
 def _report(found: Sequence[Diagnostic], form: str, nothing: str, *, rules: bool = False) -> str:
@@ -459,7 +520,7 @@ def _build_info(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     policies = settings.policies.registry or settings.policies.directory
-    print(json.dumps(build_info(_registry(settings), policies), indent=2))
+    print(json.dumps(build_info(_registry(settings), policies, verify(policies)), indent=2))
     return 0
 
 

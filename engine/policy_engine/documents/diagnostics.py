@@ -41,6 +41,10 @@ class Rule(StrEnum):
     UNKNOWN_VERSION = "unknown-version"
     CONDITION = "invalid-condition"
     OPEN_CONDITION = "condition-opens-route"
+    OPEN_ROUTE = "route-without-authentication"
+    TIE = "ambiguous-route-keys"
+    UNKNOWN_LIST = "unknown-shared-list"
+    UNUSED_LIST = "unused-shared-list"
     PARAMETERS = "invalid-parameters"
     REFUSED = "refused-by-policy"
     SECRET = "unresolved-secret"  # noqa: S105 - the name of a rule, not a secret
@@ -54,6 +58,7 @@ class Rule(StrEnum):
     DUPLICATE_POLICY = "duplicate-policy"
     REQUIREMENTS = "policy-requirements"
     MISSING_FILE = "missing-file"
+    NOT_REVIEWED = "not-reviewed"
     APPLY = "not-applied"
     TOO_MANY = "too-many-findings"
     ENVOY_FILTER = "envoy-filter"

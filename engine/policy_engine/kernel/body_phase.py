@@ -49,6 +49,8 @@ def body(phases: Phases, side: Side, message: Any) -> Result:
     if view is None:
         return _unguarded(phases, side, message)
     over = side in phases.over
+    if side.observed:
+        return chunk_reply(side.body, None) if over else _observed(phases, side, view, message)
     if not side.whole or side.collects:
         if over:
             return dropped_reply(side.body, side.body_mode)
@@ -73,12 +75,46 @@ def _chunk(phases: Phases, side: Side, message: Any) -> Result:
     return then(run(phases.exchange, side.on_chunk, arguments, Outcome()), done)
 
 
+def _observed(phases: Phases, side: Side, view: Request | Response, message: Any) -> Result:
+    """Show a whole body to policies in shadow; it goes on as it is, also when it is not whole or cannot be decoded."""
+    phases.over += (side,)
+    as_it_is = chunk_reply(side.body, None)
+    if not message.end_of_stream and view.headers.get("content-length") != str(len(message.body)):
+        return as_it_is
+
+    def show(whole: bytes) -> Result:
+        view.body = whole
+
+        def seen(_: Outcome) -> Replies:
+            view.body = None  # nobody else was to see it
+            return as_it_is
+
+        return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), seen)
+
+    try:
+        whole = decoded(message.body, codings_of(view.headers), phases.body_limit)
+    except (BodyTooLarge, UndecodableBody):
+        return as_it_is
+    return show(whole) if isinstance(whole, bytes) else _observed_later(whole, show, as_it_is)
+
+
+async def _observed_later(
+    pending: Coroutine[Any, Any, bytes], show: Callable[[bytes], Result], as_it_is: bytes
+) -> Replies:
+    try:
+        whole = await pending
+    except (BodyTooLarge, UndecodableBody):
+        return as_it_is
+    result = show(whole)
+    return await result if isinstance(result, Coroutine) else result
+
+
 def _collected(phases: Phases, side: Side, view: Request | Response, message: Any) -> Result:
     """Take a piece of a body that policies need whole; the last one brings the reply to all of it."""
     collection = phases.collection
     if collection is None:
         return None
-    if collection.size + len(message.body) > phases.kernel.options.body_limit:
+    if collection.size + len(message.body) > phases.body_limit:
         return phases.too_large(side)
     if not collection.add(message.body):
         return phases.deny(NO_ROOM)
@@ -126,7 +162,7 @@ class _Whole:
         """Decode the body and run the policies on it."""
         codings = codings_of(self.view.headers)
         try:
-            whole = decoded(data, codings, self.phases.kernel.options.body_limit)
+            whole = decoded(data, codings, self.phases.body_limit)
         except (BodyTooLarge, UndecodableBody) as error:
             return self._refused(error)
         return self._policies(whole, codings) if isinstance(whole, bytes) else self._later(whole, codings)

@@ -113,7 +113,8 @@ class WorkerOptions:
 
     `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
     `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it. `development`: each
-    request is told at the terminal, and a client is shown the traceback of a policy that fails.
+    request is told at the terminal, and a client is shown the traceback of a policy that fails. With `strict` it loads
+    policies only if they still are what the registry says.
     """
 
     number: int
@@ -143,8 +144,9 @@ class WorkerOptions:
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
+    strict: bool = False
     development: bool = False
-    decisions: str = "off"
+    decisions: str = "denials"
     decision_output: str = "log"
     decision_endpoint: str = ""
     decision_sample_ratio: float = 1.0
@@ -191,11 +193,13 @@ class WorkerProcess:
             self._decisions,
         )
         self._compiler = Compiler(
-            load_policies(Path(options.policies) if options.policies else None),
+            # Its own code runs by now, and the supervisor has looked at that.
+            load_policies(Path(options.policies) if options.policies else None, strict=options.strict, engine=False),
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
             self._decisions,
+            body_limit=options.body_limit,
             helpers=Helpers(options.offload_processes, options.offload_waiting),
         )
         self._live = LiveTrace(options.number, self._traces_wait)

@@ -26,7 +26,7 @@ from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.processes.trace_hub import TraceHub
 from policy_engine.settings.forms import AUTO, LOG, OTLP, WORKER_PLACE
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import ConfigurationSource, Decisions, UnmappedRoutes
+from policy_engine.settings.model import ConfigurationSource, Decisions, UnmappedRoutes, Verify
 from policy_engine.settings.route_key import route_key_parts
 from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.sources.chain_reader import ChainReader
@@ -38,12 +38,13 @@ from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.logs import set_level
 from policy_engine.telemetry.metrics import Samples, families_of, xds_samples
-from policy_engine.telemetry.readiness import Check, dependency_check
+from policy_engine.telemetry.readiness import Check, dependency_check, verification_check
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.conditions.condition import ConditionRefused
-from policy_engine.worker.policies.loader import load_policies
+from policy_engine.worker.policies.integrity import Verification, verify
+from policy_engine.worker.policies.loader import load_policies, refuse_unlike
 from policy_engine.worker.policies.registry import Registry
 
 if TYPE_CHECKING:  # see _follow_management_server
@@ -88,6 +89,9 @@ class Supervisor:
         if reload:
             _check_reload(settings)
         self._policies = settings.policies.registry or settings.policies.directory
+        self._verification = verify(self._policies) if registry is None else Verification()
+        if settings.policies.verify is Verify.STRICT:
+            refuse_unlike(self._verification)
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
         options = replace(worker_options(settings, self._policies), development=development)
@@ -102,7 +106,7 @@ class Supervisor:
         self._told: _Readiness | None = None
         self._starting = True
         self._restarts = 0
-        self._code = CodeOnDisk(self._registry, settings.policies.directory)
+        self._code = CodeOnDisk(self._registry, self._policies)
         self._draining = False
         self._servers: list[AdminServer] = []
         self._xds: XdsStatus | None = None
@@ -127,7 +131,9 @@ class Supervisor:
             loop.add_signal_handler(number, stop.set)
         for warning in unusable_policies(self._registry):
             logger.warning("%s", warning)
-        self._info = info = build_info(self._registry, self._policies)
+        for finding in self._verification.findings:
+            logger.warning("%s", finding, extra={"event": "not_reviewed"})
+        self._info = info = build_info(self._registry, self._policies, self._verification)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         _check_certificates(self._settings)
         _check_decision_log(self._settings)
@@ -187,9 +193,9 @@ class Supervisor:
         if not report.accepted:
             return "\n".join(map(str, report.diagnostics))
         self._registry = registry
-        self._code = CodeOnDisk(registry, self._settings.policies.directory)
+        self._code = CodeOnDisk(registry, self._policies)
         self._info.clear()
-        self._info.update(build_info(registry, self._policies))
+        self._info.update(build_info(registry, self._policies, self._verification))
         return ""
 
     async def _follow_management_server(self, reader: ChainReader) -> None:
@@ -282,6 +288,9 @@ class Supervisor:
         samples["policy_engine_workers"] = [({}, self._pool.serving)]
         samples["policy_engine_worker_restarts"] = [({}, self._pool.restarts)]
         samples["policy_engine_worker_hangs"] = [({}, self._pool.hangs)]
+        samples["policy_engine_not_reviewed"] = [
+            ({"kind": part.kind, "name": part.name}, int(bool(part.problems))) for part in self._verification.parts
+        ]
         samples["policy_engine_configuration_rejections"] = [({}, history.rejections)]
         samples["policy_engine_configuration_swaps"] = [({}, history.accepted)]
         if history.active is not None:
@@ -298,6 +307,7 @@ class Supervisor:
         return [
             Check("configuration", bool(version), version or "none is active"),
             Check("worker processes", pool.complete, f"{serving}; {pool.trouble}" if pool.trouble else serving),
+            verification_check(self._verification),
             *map(dependency_check, pool.dependencies),
         ]
 
@@ -427,6 +437,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
         worker_timeout=settings.worker_timeout,
+        strict=settings.policies.verify is Verify.STRICT,
         decisions=settings.decision_log.decisions.value,
         decision_output=settings.decision_log.output,
         decision_endpoint=settings.decision_log.endpoint or "",

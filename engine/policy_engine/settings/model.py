@@ -51,13 +51,12 @@ from policy_engine.settings.forms import (
     PARTS,
     RATIO,
     TEXT,
-    Form,
+    WORKERS,
     choice,
     duration,
     setting,
     size,
     whole_number,
-    workers,
 )
 
 
@@ -92,6 +91,13 @@ class UnmappedRoutes(StrEnum):
 
     DENY = "deny"
     PASS = "pass"  # noqa: S105 - the word of the settings file, not a password
+
+
+class Verify(StrEnum):
+    """What becomes of code that is not what the builder wrote the digests of (R-47)."""
+
+    REPORT = "report"
+    STRICT = "strict"
 
 
 class LogFormat(StrEnum):
@@ -139,6 +145,11 @@ class PolicySettings:
 
     registry: Path | None = setting(FILE, None, "registry.json that the builder wrote")
     directory: Path | None = setting(FILE, None, "directory tree <name>/<v1_0_0>/ of policies, for development")
+    verify: Verify = setting(
+        choice(Verify),
+        Verify.REPORT,
+        "what becomes of code on disk with another digest than the registry has; report runs it and says so",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +318,7 @@ class Settings:
 
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
     transport: Transport = setting(choice(Transport), Transport.NATIVE, "server that carries ext_proc")
-    workers: int | str = setting(Form(workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
+    workers: int | str = setting(WORKERS, AUTO, "worker processes")
     worker_timeout: float = setting(
         duration(0.5, 3600),
         WORKER_SECONDS,

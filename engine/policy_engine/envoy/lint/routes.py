@@ -18,6 +18,7 @@ from policy_engine.envoy.lint.proto_json import Node
 from policy_engine.envoy.lint.route_modes import idle_timeout, lint_modes
 from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.route_metadata import resource_of
+from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
 
 _LISTED = 10
 _ISTIO_NAMESPACE = 5
@@ -52,6 +53,8 @@ class RouteLint:
     def __init__(self, demands: Demands, discovered: Mapping[str, Node]) -> None:
         self._demands = demands
         self._discovered = discovered
+        self._known = {*demands.chains, *demands.unmapped}
+        self._patterns = RoutePatterns(filter(is_pattern, self._known))
         self._used: set[str] = set()
         self._owners: dict[str, dict[_Owner, Node]] = {}
         self._all_seen = True
@@ -105,6 +108,10 @@ class RouteLint:
                 reason = f"routes of the virtual hosts {', '.join(hosts)} have one key, {key!r}, and so one chain"
                 yield last.warning(Rule.ENVOY_ROUTE, reason, allowed="a name of its own for each")
 
+    def _met(self, key: str | None) -> str | None:
+        """Return the route key of the chains that requests of a route with `key` meet, as in the engine."""
+        return key if not key or key in self._known else self._patterns.find(key)
+
     def _note_clusters(self, action: Node) -> None:
         names = [action.get("cluster")]
         names += [one.get("name") for one in action.get("weighted_clusters", "clusters").items()]
@@ -116,7 +123,8 @@ class RouteLint:
         key, node = key_of(route, self._demands.route_key)
         if key is None:
             return
-        chain = self._demands.chains.get(key)
+        met = self._met(key)
+        chain = self._demands.chains.get(met or "")
         on = [(use, one) for use, one in on_route if one.off is None]
         if chain is not None:
             self._used.add(chain.route_key)
@@ -129,7 +137,8 @@ class RouteLint:
                 yield off.error(Rule.ENVOY_ROUTE, reason)
             return
         if chain is None:
-            yield self._unknown(route, key, node)
+            if not met:
+                yield self._unknown(route, key, node)
             return
         if len(on) > 1:
             names = ", ".join(use.http_filter.get("name").text() for use, _ in on)
