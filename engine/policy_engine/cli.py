@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
+from policy_engine.documents.quantities import DURATION_FORM, parse_duration
 from policy_engine.explain.arguments import EXPLAINING
 from policy_engine.scaffold import TEMPLATES, ScaffoldError, scaffold
 from policy_engine.schemas.command import KINDS, NoSuchPolicy, description_text, schema_text
@@ -66,6 +67,12 @@ _ENVOY_EXAMPLES = """examples:
     policy-engine envoy-config --lint envoy.yaml --chains configs/chains.yaml --policies-directory policies
 """
 
+
+_HEALTH_EXAMPLES = """examples:
+  in an image        HEALTHCHECK CMD ["/usr/local/bin/policy-engine", "healthcheck"]
+  in a compose file  healthcheck: {test: [CMD, /usr/local/bin/policy-engine, healthcheck]}
+  from elsewhere     policy-engine healthcheck --health-listen 10.0.0.7:9004 --timeout 500ms
+"""
 
 _SCHEMA_EXAMPLES = """examples:
   policy-engine schema chains --policies-directory policies > chains.schema.json
@@ -178,6 +185,7 @@ def parser() -> _Parser:
     )
     _dev_command(commands)
     _envoy_config_command(commands)
+    _healthcheck_command(commands)
     _schema_commands(commands)
     for name, of in EXPLAINING.items():
         command = _command(
@@ -222,6 +230,19 @@ def parser() -> _Parser:
     return parser
 
 
+def _healthcheck_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(
+        commands,
+        "healthcheck",
+        _healthcheck,
+        "ask a running engine whether it is ready, for containers without a shell and for units",
+        examples=_HEALTH_EXAMPLES,
+        shown=("health.",),
+    )
+    command.add_argument("--live", action="store_true", help="ask whether it is alive instead (/livez, not /readyz)")
+    command.add_argument("--timeout", default="2s", metavar="TIME", help="how long to wait for the answer (default 2s)")
+
+
 def _schema_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "print the JSON Schema of a kind of file, for editors"
     schema = _command(commands, "schema", _schema, text, examples=_SCHEMA_EXAMPLES, shown=("policies.",))
@@ -250,9 +271,27 @@ def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _envoy_config_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "write the Envoy configuration that the chains need, or check one"
     command = _command(commands, "envoy-config", _envoy_config, text, examples=_ENVOY_EXAMPLES, shown=_OF_ENVOY)
-    command.add_argument("--lint", type=Path, metavar="FILE", help="check an Envoy bootstrap (YAML or JSON) instead")
+    command.add_argument(
+        "--lint",
+        type=Path,
+        metavar="FILE",
+        help="check a bootstrap, a config dump, what egctl prints, or manifests instead",
+    )
     command.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead of standard output")
-    command.add_argument("--bootstrap", action="store_true", help="write a whole bootstrap with one route per chain")
+    command.add_argument(
+        "--target",
+        choices=("bootstrap", "filter", "envoy-gateway", "istio", "kgateway"),
+        help="for whom: a whole bootstrap with one route per chain, parts for a configuration of your own (the "
+        "default), or manifests for a control plane",
+    )
+    command.add_argument("--bootstrap", action="store_true", help="same as --target bootstrap")
+    command.add_argument(
+        "--gateway",
+        metavar="NAMESPACE/NAME",
+        help="the Gateway that manifests are for (default default/eg); for Istio, namespace and `istio` label of its "
+        "pods (default istio-system/ingressgateway)",
+    )
+    command.add_argument("--listener", default="http", metavar="NAME", help="listener of that Gateway, for its patches")
     command.add_argument("--upstream", default="127.0.0.1:8080", metavar="ADDRESS", help="upstream of the bootstrap")
     command.add_argument("--ingress", default="127.0.0.1:10000", metavar="ADDRESS", help="listener of the bootstrap")
     command.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDRESS", help="admin of the bootstrap")
@@ -483,6 +522,21 @@ def _build_info(options: argparse.Namespace) -> int:
     policies = settings.policies.registry or settings.policies.directory
     print(json.dumps(build_info(_registry(settings), policies, verify(policies)), indent=2))
     return 0
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    from policy_engine.telemetry.healthcheck import healthcheck  # noqa: PLC0415 - see _run
+
+    address = _settings(options).health.listen
+    if address is None:
+        return _complain("health.listen is off: there is nobody to ask")
+    try:
+        seconds = parse_duration(options.timeout)
+    except ValueError:
+        return _complain(f"--timeout {options.timeout!r}: expected {DURATION_FORM}")
+    well, text = healthcheck(address, live=options.live, timeout=seconds)
+    print(text)
+    return 0 if well else 1
 
 
 def _new_policy(options: argparse.Namespace) -> int:

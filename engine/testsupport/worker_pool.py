@@ -88,7 +88,7 @@ async def pool_of(
         bind=(listen or f"unix:{directory}/{socket}",),
         transport=transport,
         policies=str(directory / "policies"),
-        route_key="xds.route_name",
+        route_key=("route_name",),
         pass_unmapped=False,
         body_limit=1 << 20,
         drain_seconds=5.0,

@@ -36,6 +36,7 @@ class Rule(StrEnum):
     WRONG_TYPE = "wrong-type"
     WRONG_VALUE = "wrong-value"
     DUPLICATE_ROUTE = "duplicate-route"
+    POSITIONAL_KEY = "positional-route-key"
     UNKNOWN_POLICY = "unknown-policy"
     UNKNOWN_VERSION = "unknown-version"
     CONDITION = "invalid-condition"

@@ -31,7 +31,7 @@ from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.sdk import Headers, Request
 from policy_engine.settings.loading import Settings
-from policy_engine.settings.route_key import route_key_place
+from policy_engine.settings.route_key import route_key_of
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.registry import Registry
 
@@ -117,7 +117,7 @@ def _upstream(options: argparse.Namespace) -> tuple[Upstream, str]:
 def _place(settings: Settings, chains: ChainsSpec, request: HttpRequest, options: argparse.Namespace) -> _Place:
     keys = [route.route_key for route in chains.routes]
     if options.envoy is not None:
-        found = find_route(options.envoy, _as_seen(request), route_key_place(settings.route_key))
+        found = find_route(options.envoy, _as_seen(request), route_key_of(settings.route_key))
         return _of_envoy(found, options)
     if options.route is not None:
         # A key that no chain has is what the request may be about.

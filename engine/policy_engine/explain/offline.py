@@ -12,7 +12,6 @@ from pathlib import Path
 from policy_engine.documents.diagnostics import Diagnostic, render_text
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.settings.model import Settings, UnmappedRoutes
-from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.validate import chain_reader
 from policy_engine.worker.chains.closing import close_chains
@@ -61,7 +60,6 @@ def quiet() -> Iterator[None]:
 async def serving(settings: Settings, registry: Registry, chains: ChainsSpec) -> AsyncIterator[Kernel]:
     """Yield a kernel on which `chains` are active, with time limits enforced; raises CompileError."""
     options = KernelOptions(
-        route_key=route_key_place(settings.route_key).attribute,
         pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
         body_limit=settings.body_limit,
         header_count=settings.limits.header_count,

@@ -16,7 +16,7 @@ from policy_engine.explain.recorder import Recorder, Wanted
 from policy_engine.kernel.header_lines import HeaderLines, Part
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.reply import ProcessingMode
-from policy_engine.kernel.route_key import SOURCE_ADDRESS
+from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
 from policy_engine.kernel.routes import configured_mode
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kit.exchange import EnvoyStream, HttpMessage, without_body
@@ -69,7 +69,7 @@ async def play(
     recorder = Recorder(kernel, (watcher,))
     recorder.refresh()
     session = recorder.handler(Peer())
-    attributes = {kernel.options.route_key: request.route, SOURCE_ADDRESS: _source(request.client_address)}
+    attributes = {ROUTE_NAME: request.route, SOURCE_ADDRESS: _source(request.client_address)}
     configured = _configured(kernel, request.route) if mode is None else mode
     stream = EnvoyStream(session, configured, attributes, overrides=overrides)
     message = HttpMessage("request", HeaderLines(Part.REQUEST_HEADERS, _lines(request)), request.body)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from policy_engine.kernel.coding_threads import encoded
+from policy_engine.kernel.collecting import Collection
 from policy_engine.kernel.content_coding import CODINGS, codings_of
 from policy_engine.kernel.endless import REFUSAL, is_endless
 from policy_engine.kernel.header_view import headers_of
@@ -14,12 +15,14 @@ from policy_engine.kernel.later import Result, then
 from policy_engine.kernel.no_content import NO_FRAMING, can_have_body, without_content
 from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import doubt, name_unsent_request_body, name_unsent_response_body
-from policy_engine.kernel.reply import ProcessingMode, headers_reply
+from policy_engine.kernel.reply import ProcessingMode, duplex_replies, headers_reply
 from policy_engine.kernel.sides import Side, first_closed
+from policy_engine.kernel.stream import Replies
 from policy_engine.sdk import Headers, Request, Response, ResponseOrigin
 from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chains.executor import Outcome, run
 
+_BODY_NOT_TAKEN = (408, 413)
 _LENGTH_DIGITS = 15
 _EVENT_STREAM = "text/event-stream"
 _IDENTITY = HeaderEdit(("content-encoding",))
@@ -36,21 +39,27 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     if phases.modes.response.by_override and phases.peer.doubted:
         _probe(phases, bodiless=bodiless)
     side, request = phases.modes.request, phases.request
+    phases.content = not bodiless
+    if side.unsent and not bodiless:
+        refusal = _never_sent(phases, side)
+        if refusal is not None:
+            return refusal
     if bodiless:
         return _headers(phases, side, request, [request], comes=False, empty=bool(side.on_body))
-    return _headers(phases, side, request, [request], comes=bool(side.body_mode), empty=False)
+    return _headers(phases, side, request, [request], comes=bool(side.body_mode) and side.reads, empty=False)
 
 
 def response_headers(phases: Phases, message: Any, origin: ResponseOrigin | Callable[[], ResponseOrigin]) -> Result:
     """Run the response's headers, unless a body that policies need did not come or will not."""
     modes, request = phases.modes, phases.request
-    if phases.awaited and phases.no_longer_awaited(modes.request):
-        if modes.request.by_override:
-            doubt(phases.peer)
+    phases.stop_collecting()  # Envoy has answered by itself
+    response = Response(headers_of(message.headers), origin=origin)
+    if phases.awaited and phases.no_longer_awaited(modes.request) and not _nobody_took_it(modes.request, response):
+        doubt(phases.peer)
         refusal = _body_never_came(phases)
         if refusal is not None:
             return refusal
-    response = phases.exchange.response = Response(headers_of(message.headers), origin=origin)
+    phases.exchange.response = response
     if modes.skips_response_headers:
         doubt(phases.peer)
     if modes.observed_response is not None:
@@ -59,7 +68,11 @@ def response_headers(phases: Phases, message: Any, origin: ResponseOrigin | Call
     side = modes.response
     phases.content = not message.end_of_stream
     comes = empty = False
-    if side.body_mode and can_have_body(request, response):
+    if side.unsent and phases.content and can_have_body(request, response):
+        refusal = _never_sent(phases, side)
+        if refusal is not None:
+            return refusal
+    elif side.body_mode and side.reads and can_have_body(request, response):
         comes = not message.end_of_stream
         empty = not comes and bool(side.on_body)
         if comes and side.by_override and phases.peer.doubted and modes.guard is not None:
@@ -78,12 +91,15 @@ def _headers(
     """
     if comes:
         phases.awaited += (side,)
-        if _announces_too_much(side, view.headers, phases.body_limit):
+        if _announces_too_much(side, view.headers, phases):
             return _too_large(phases, side, view, arguments)
     if empty:
         view.body = b""
     elif not side.on_headers:
-        return side.pass_reply
+        if not (comes and side.collects):
+            return side.pass_reply
+        phases.collection = Collection(phases.kernel, Outcome())
+        return None
     outcome = run(phases.exchange, side.on_headers, arguments, Outcome())
     if isinstance(outcome, Outcome):
         return _headers_done(phases, side, view, outcome, arguments, empty=empty)
@@ -147,8 +163,10 @@ def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcom
     if (replaced or outcome.restated) and without_content(phases.exchange, view):
         return _without_content(phases, side, outcome)
     if replaced or view.body:
-        phases.no_longer_awaited(side)
-        return _replaced(side, outcome, view)
+        return _replaced(phases, side, outcome, view)
+    if side.collects and side in phases.awaited:
+        phases.collection = Collection(phases.kernel, outcome)
+        return None
     actions = outcome.actions
     if not actions:
         return side.pass_reply
@@ -159,35 +177,56 @@ def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcom
     return cached.reply
 
 
-def _without_content(phases: Phases, side: Side, outcome: Outcome) -> bytes:
+def _without_content(phases: Phases, side: Side, outcome: Outcome) -> Replies:
     """Return the reply to a response's headers that ends the response with them, whatever of it is still to come."""
     phases.no_longer_awaited(side)
     phases.over += (side,)
     # Nothing can be replaced where nothing follows; to a HEAD request nothing does (RFC 9110, 9.3.2).
     follows = phases.content and phases.request.method != "HEAD"
     edits = [*outcome.edits, NO_FRAMING]
-    return headers_reply(side.headers, edits, outcome.actions, body=b"" if follows else None)
+    return _with_body(phases, side, edits, outcome, b"" if follows else None)
 
 
-def _replaced(side: Side, outcome: Outcome, view: Request | Response) -> Result:
+def _replaced(phases: Phases, side: Side, outcome: Outcome, view: Request | Response) -> Result:
     """Return the headers reply with a new body, encoded as its `content-encoding` says, or without that header."""
+    phases.no_longer_awaited(side)
     codings, edits = codings_of(view.headers), outcome.edits
     if not CODINGS.issuperset(codings):
         codings, edits = (), [*edits, _IDENTITY]
     return then(
         encoded(view.body or b"", codings),
-        lambda body: headers_reply(side.headers, edits, outcome.actions, body=body) + side.override,
+        lambda body: _with_body(phases, side, edits, outcome, body),
     )
 
 
-def _announces_too_much(side: Side, headers: Headers, limit: int) -> bool:
-    """Tell whether a body to be buffered will exceed the limit, by its `content-length`.
+def _with_body(
+    phases: Phases, side: Side, edits: Sequence[HeaderEdit], outcome: Outcome, body: bytes | None
+) -> Replies:
+    """Return the headers reply with a new body; in full duplex it waits for a piece of the old one, if that comes.
+
+    Envoy fails a message for which it is sent a body before it has sent any, and one that ends before it has sent all.
+    """
+    if body is None or not phases.content or side.body_mode != ProcessingMode.FULL_DUPLEX_STREAMED:
+        return headers_reply(side.headers, edits, outcome.actions, body=body) + side.override
+    phases.replaced += (side,)
+    phases.waiting = lambda came, end: duplex_replies(
+        side.headers, side.body, edits, outcome.actions, body, came=came, end=end
+    )
+    return None
+
+
+def _announces_too_much(side: Side, headers: Headers, phases: Phases) -> bool:
+    """Tell whether a body to be buffered will exceed the limit, ours or Envoy's, by its `content-length`.
 
     Waiting for it would be a trap: when more than Envoy's own buffer holds arrives before our reply to the headers,
     Envoy stops reading and the request hangs until its idle timeout (1.36.2, shown by `runtime_limits_test`).
     """
-    if side.body_mode != ProcessingMode.BUFFERED:
+    if not side.whole:
         return False
+    limit = phases.body_limit
+    held = phases.kernel.options.envoy_buffer_limit
+    if held is not None and not side.collects:
+        limit = min(limit, held)
     length = _length(headers)
     return length is not None and length > limit
 
@@ -220,6 +259,27 @@ def _probe(phases: Phases, *, bodiless: bool) -> None:
     modes = phases.modes
     if modes.probe is not None and (bodiless or not modes.request.by_override):
         phases.modes, phases.probing = modes.probe, True
+
+
+def _nobody_took_it(side: Side, response: Response) -> bool:
+    """Return whether a request body that was to come, and has not, cannot have gone past the policies that read it.
+
+    Where Envoy's own configuration sends the body it goes nowhere without them: Envoy answered by itself (413, 408), or
+    the upstream did before there was a body. Where only an override does, these two statuses say as much, or Envoy.
+    """
+    return not side.by_override or response.status in _BODY_NOT_TAKEN or response.origin == "envoy"
+
+
+def _never_sent(phases: Phases, side: Side) -> Result:
+    """Say that Envoy will not send a body that policies need; the failure modes decide, as after `_body_never_came`."""
+    closed = first_closed(side.on_body)
+    if side is phases.modes.request:
+        phases.kernel.statistics.broken_promises += 1
+        name_unsent_request_body(phases.route, side.on_body, closed)
+    else:
+        phases.kernel.statistics.broken_response_promises += 1
+        name_unsent_response_body(phases.route, phases.modes)
+    return None if closed is None else phases.deny(closed.failure_response, by=closed)
 
 
 def _body_never_came(phases: Phases) -> Result:

@@ -11,15 +11,13 @@ from typing import Any
 
 from policy_engine.kernel.nearest_names import NearestNames
 from policy_engine.kernel.outer_policies import OuterSteps
-from policy_engine.kernel.reply import ProcessingMode, mode_override
+from policy_engine.kernel.reply import STREAMING, ProcessingMode, mode_override
 from policy_engine.kernel.sides import GATHERED, OBSERVED, Side, first_closed, is_observed, request_side, response_side
 from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
 from policy_engine.worker.chains.needs import BodyMode, Needs
 from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
 
 _FULL_DUPLEX = ProcessingMode.FULL_DUPLEX_STREAMED
-STREAMING = (ProcessingMode.STREAMED, _FULL_DUPLEX)
-
 _NONE = int(ProcessingMode.NONE)
 _MOST_REMEMBERED = 8192
 _LONGEST_REMEMBERED = 1024
@@ -88,6 +86,8 @@ class Route:
 
 
 def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
+    if _FULL_DUPLEX in static:
+        return _given_modes(chain, static)
     mode = processing_mode(chain.needs, static)
     modes = _asked(chain, mode, static)
     whole = [side for side in (modes.request, modes.response) if side.body_mode in GATHERED]
@@ -106,13 +106,51 @@ def _modes(chain: CompiledChain, static: StaticModes) -> Modes:
 
 def _without_whole_bodies(chain: CompiledChain, mode: Any) -> CompiledChain:
     """Return `chain` without the policies of bodies that it needs whole under `mode`."""
-    if mode.request_body_mode in GATHERED:
+    return _without_bodies(
+        chain, request=mode.request_body_mode in GATHERED, response=mode.response_body_mode in GATHERED
+    )
+
+
+def _without_bodies(chain: CompiledChain, *, request: bool, response: bool) -> CompiledChain:
+    """Return `chain` without the policies of the bodies of these sides."""
+    if request:
         needs = replace(chain.needs, request_body=BodyMode.NONE, request_trailers=bool(chain.request_trailers))
         chain = replace(chain, needs=needs, request_body=(), request_chunks=())
-    if mode.response_body_mode in GATHERED:
+    if response:
         needs = replace(chain.needs, response_body=BodyMode.NONE, response_trailers=bool(chain.response_trailers))
         chain = replace(chain, needs=needs, response_body=(), response_chunks=())
     return chain
+
+
+def _given_modes(chain: CompiledChain, static: StaticModes) -> Modes:
+    """Return the modes where Envoy's own hold for every phase; shadows see no body that they would hold up."""
+    needs = chain.needs
+    chain = _without_bodies(
+        chain,
+        request=needs.request_body in OBSERVED and static[0] not in GATHERED,
+        response=needs.response_body in OBSERVED and static[1] not in GATHERED,
+    )
+    modes = _given(chain, static)
+    whole = [side for side in (modes.request, modes.response) if side.whole]
+    if not whole:
+        return modes
+    without = _without_bodies(chain, request=modes.request.whole, response=modes.response.whole)
+    needs_end = any(first_closed(side.on_body) is not None for side in whole)
+    return replace(modes, endless=_given(without, static), needs_end=needs_end)
+
+
+def _given(chain: CompiledChain, static: StaticModes) -> Modes:
+    """Return what is made of Envoy's own modes: with full duplex on one side, Envoy takes no override for any phase.
+
+    (ext_proc.proto, `mode_override`; shown by `runtime_full_duplex_test`.)
+    """
+    response = response_side(chain, static[1], static[1])
+    return Modes(
+        request_side(chain, static[0], static[0], b""),
+        response,
+        skips_response_headers=False,
+        guard=first_closed(response.on_body),
+    )
 
 
 def _asked(chain: CompiledChain, mode: Any, static: StaticModes) -> Modes:

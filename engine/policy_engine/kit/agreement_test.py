@@ -349,6 +349,8 @@ def through_session(plans: list[Plan], exchange: Exchange) -> Seen:
                 (driver.response_mode, exchange.answered.pieces),
             )
         )
+        if ProcessingMode.FULL_DUPLEX_STREAMED in static:  # then no override can ask for the other side's
+            static = (driver.request_mode, driver.response_mode)
         first = envoy_messages.request_headers(
             _ROUTE,
             pairs,

@@ -24,6 +24,7 @@ from policy_engine.explain.development import ShownFailures, TerminalLines
 from policy_engine.explain.live import Filter, LiveTrace
 from policy_engine.explain.recorder import Recorder, Watcher
 from policy_engine.kernel.kernel import Kernel, KernelOptions
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.limits import (
     CONSTRUCTION_SECONDS,
     HEADER_COUNT,
@@ -120,7 +121,7 @@ class WorkerOptions:
     bind: tuple[str, ...]
     transport: str
     policies: str
-    route_key: str
+    route_key: tuple[str, ...]
     pass_unmapped: bool
     body_limit: int
     drain_seconds: float
@@ -136,6 +137,7 @@ class WorkerOptions:
     tracing_endpoint: str = ""
     tracing_sample_ratio: float = 1.0
     tracing_service_name: str = "policy-engine"
+    envoy_buffer_limit: int | None = None
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
     error_format: str = ErrorFormat.PROBLEM
@@ -155,7 +157,8 @@ class WorkerOptions:
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
         """Return the options that the supervisor sent."""
-        return cls(**{**message, "bind": tuple(message["bind"]), "inherited": tuple(message["inherited"])})
+        tuples = ("bind", "inherited", "route_key")
+        return cls(**{**message, **{name: tuple(message[name]) for name in tuples}})
 
     def server(self) -> ServerOptions:
         """Return the transport's part."""
@@ -178,9 +181,10 @@ class WorkerProcess:
         self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
             KernelOptions(
-                route_key=options.route_key,
+                route_key=RouteKey(options.route_key),
                 pass_unmapped=options.pass_unmapped,
                 body_limit=options.body_limit,
+                envoy_buffer_limit=options.envoy_buffer_limit,
                 header_count=options.header_count,
                 header_size=options.header_size,
                 errors=ErrorAnswers(ErrorFormat(options.error_format)),

@@ -27,7 +27,7 @@ from policy_engine.processes.trace_hub import TraceHub
 from policy_engine.settings.forms import AUTO, LOG, OTLP, WORKER_PLACE
 from policy_engine.settings.loading import Settings, render_settings
 from policy_engine.settings.model import ConfigurationSource, Decisions, UnmappedRoutes, Verify
-from policy_engine.settings.route_key import route_key_place
+from policy_engine.settings.route_key import route_key_parts
 from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
@@ -417,7 +417,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         bind=settings.listen,
         transport=settings.transport.value,
         policies=str(policies.absolute()) if policies is not None else "",
-        route_key=route_key_place(settings.route_key).attribute,
+        route_key=route_key_parts(settings.route_key),
         pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
         body_limit=settings.body_limit,
         error_format=settings.errors.format.value,
@@ -433,6 +433,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         tracing_endpoint=settings.tracing.endpoint or "",
         tracing_sample_ratio=settings.tracing.sample_ratio,
         tracing_service_name=settings.tracing.service_name,
+        envoy_buffer_limit=settings.envoy_buffer_limit,
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
         worker_timeout=settings.worker_timeout,

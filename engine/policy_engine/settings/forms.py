@@ -160,6 +160,14 @@ def _addresses(text: str) -> tuple[str, ...]:
     return found
 
 
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(_plain(one.strip()) for one in text.split(",")) if text else ()
+
+
+def _optional_size(text: str) -> int | None:
+    return None if text == OFF else int(size(1024, 1 << 30).parse(text))
+
+
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(one.strip() for one in text.split(",")) if text else ()
     ClientNames(names)
@@ -245,6 +253,7 @@ NAMES = Form(_names, "a list of DNS names and URIs", _written_list, _LIST)
 BOOLEAN = Form(_boolean, "true, false", _written_boolean, {"type": "boolean"})
 TEXT = Form(_plain, "text", _written_or_nothing)
 METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _written_or_nothing)
+PARTS = Form(_parts, "a list of parts of a route key", _written_list, _LIST)
 HOSTS = Form(_hosts, "a list of host names without ports", _written_list, _LIST)
 FILE = Form(_path, "a path", _written_or_nothing)
 FILES = Form(_paths, "a list of paths", _written_list, _LIST)
@@ -261,3 +270,8 @@ WORKERS = Form(
     schema={"anyOf": [{"const": AUTO}, {"type": "integer", "minimum": 1, "maximum": 1024}]},
 )
 OUTPUT = Form(_output, "log, otlp, or an absolute path")
+OPTIONAL_SIZE = Form(
+    _optional_size,
+    f"{SIZE_FORM}; from 1KiB to 1GiB, or off",
+    lambda value: OFF if value is None else format_size(value),
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path as FilePath
@@ -54,6 +54,9 @@ from policy_engine.worker.policies.registry import (
 )
 from policy_engine.worker.policies.trial import Refusal, Trial, construct_on_trial
 from policy_engine.worker.policies.violations import Violation
+
+KeyCheck = Callable[[str], str]
+"""Returns what is wrong with a route key that names a route only for now, empty when nothing is."""
 
 Construct = Callable[[Sequence[Trial], float], list[Refusal | None]]
 """Constructs policies on trial, each within so many seconds, and returns why they are refused."""
@@ -130,7 +133,8 @@ class _Pending:
 class ChainReader:
     """Reads chains against one registry; keep it, because it remembers what it has already found good.
 
-    `check_condition` None leaves conditions unchecked, `secrets` says where secrets may come from (R-24),
+    `check_condition` None leaves conditions unchecked, and `check_key` None route keys, which are errors when it is
+    `strict_keys` and warnings where policies fail closed. `secrets` says where secrets may come from (R-24),
     `default_timeout` and `construction_seconds` (that a policy's constructor may take) are in seconds. `body_limit`, in
     bytes, is that of the engine: that of a route can only be less. `construct` is how policies are tried out: here, or
     in a process apart.
@@ -144,6 +148,8 @@ class ChainReader:
         secrets: Callable[[], SecretSource] = SecretSource,
         default_timeout: float = POLICY_TIMEOUT,
         construction_seconds: float = CONSTRUCTION_SECONDS,
+        check_key: KeyCheck | None = None,
+        strict_keys: bool = False,
         body_limit: int = BODY_LIMIT,
         construct: Construct = construct_on_trial,
     ) -> None:
@@ -152,6 +158,8 @@ class ChainReader:
         self._secrets = secrets
         self._default_timeout = default_timeout
         self._construction_seconds = construction_seconds
+        self._check_key = check_key
+        self._strict_keys = strict_keys
         self._body_limit = body_limit
         self._try = construct
         self._constructed: dict[bytes, None] = {}
@@ -215,13 +223,23 @@ class ChainReader:
             errors = read_errors(document, (*path, "errors"), load.diagnostics).over(general)
         if key is None:
             return
-        load.routes.append(RouteSpec(key, policies, errors, body_limit, Unmapped(unmapped) if unmapped else None))
+        route = RouteSpec(key, policies, errors, body_limit, Unmapped(unmapped) if unmapped else None)
+        load.diagnostics.extend(self._position(route, document, (*path, "route_key")))
+        load.routes.append(route)
         reason = why_open(policies, self._authenticates)
         if reason:
             text = f"requests can get in without any policy that decides who: {reason}"
             load.opened.append(
                 document.diagnostic((*path, "policies"), text, severity=Severity.WARNING, rule=Rule.OPEN_ROUTE)
             )
+
+    def _position(self, route: RouteSpec, document: Document, path: Path) -> Iterator[Diagnostic]:
+        """Yield a finding for a key that counts positions."""
+        problem = self._check_key(route.route_key) if self._check_key is not None else ""
+        guards = any(one.enabled and one.failure_mode is FailureMode.CLOSED for one in route.policies)
+        if problem and (self._strict_keys or guards):
+            severity = Severity.ERROR if self._strict_keys else Severity.WARNING
+            yield document.diagnostic(path, problem, rule=Rule.POSITIONAL_KEY, severity=severity)
 
     def _note_route_key(self, key: str, document: Document, path: Path, fields: Fields, load: _Load) -> None:
         if key.count(STAR) > MAX_STARS:

@@ -13,6 +13,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Severity, ordered
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase
 from policy_engine.settings.model import ConfigurationSource, Settings
+from policy_engine.settings.route_key import positional
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.worker.conditions.condition import check_condition
@@ -48,6 +49,18 @@ def chain_reader(
         construction_seconds=settings.construction_timeout,
         body_limit=settings.body_limit,
         construct=construct_apart,
+        check_key=_check_position,
+        strict_keys=settings.route_key.strict,
+    )
+
+
+def _check_position(route_key: str) -> str:
+    who = positional(route_key)
+    if not who:
+        return ""
+    return (
+        f"this name counts positions ({who}): a rule inserted in front gives it, and with it this chain, to another "
+        "route; use a key that stays, such as route_key.source httproute, annotation or istio"
     )
 
 

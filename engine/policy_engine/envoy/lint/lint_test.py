@@ -30,7 +30,7 @@ from policy_engine.documents.yaml_document import read_document
 from policy_engine.envoy.bootstrap import Sample, bootstrap, render
 from policy_engine.envoy.demands import Demands, demands_of
 from policy_engine.envoy.filter_config import EngineTls, fragments
-from policy_engine.envoy.lint.lint import lint_document, lint_file
+from policy_engine.envoy.lint.lint import lint_documents, lint_file
 from policy_engine.sdk import Policy
 from policy_engine.settings.model import RouteKeySettings, RouteKeySource, Settings, TlsSettings, UnmappedRoutes
 from policy_engine.worker.chains.spec import ChainsSpec, Mode, PolicySpec, RouteSpec, Unmapped
@@ -104,7 +104,7 @@ def lint(text: str, wanted: Demands = USUAL) -> list[Diagnostic]:
     document, found = read_document("envoy.yaml", text.encode())
     assert not found
     assert document is not None
-    return lint_document(document, wanted)
+    return lint_documents([document], wanted)
 
 
 def line_of(text: str, containing: str, after: str = "") -> int:
@@ -476,7 +476,7 @@ def test_what_it_writes_passes_its_own_lint(chains: dict[str, list[Any]], settin
 def test_whatever_the_shape_it_does_not_fail(value: Any) -> None:
     document, _ = read_document("envoy.yaml", yaml.safe_dump(value).encode())
     if document is not None:
-        assert lint_document(document, USUAL) is not None
+        assert lint_documents([document], USUAL) is not None
 
 
 def test_every_field_is_one_that_envoy_has() -> None:
