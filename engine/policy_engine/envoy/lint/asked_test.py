@@ -11,7 +11,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
 from policy_engine.documents.yaml_document import read_document
 from policy_engine.envoy.bootstrap import Sample, bootstrap, render
 from policy_engine.envoy.demands import Demands, demands_of
-from policy_engine.envoy.lint.lint import lint_document
+from policy_engine.envoy.lint.lint import lint_documents
 from policy_engine.sdk import Policy
 from policy_engine.settings.model import Settings
 from policy_engine.worker.chains.spec import ChainsSpec, RouteSpec
@@ -33,7 +33,7 @@ def lint(text: str, wanted: Demands) -> list[Diagnostic]:
     document, found = read_document("envoy.yaml", text.encode())
     assert not found
     assert document is not None
-    return lint_document(document, wanted)
+    return lint_documents([document], wanted)
 
 
 IDENTITY = 'request.attributes["connection.uri_san_peer_certificate"] == "spiffe://a/b"'
