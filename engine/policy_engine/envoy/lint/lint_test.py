@@ -519,7 +519,7 @@ def test_keys_that_patterns_match_have_a_chain() -> None:
     routes = host["routes"][:1] * 3
     host["routes"] = [{**one, "name": name} for one, name in zip(routes, ("shop/1", "old/1", "shpo/1"), strict=True)]
     found = [one.message for one in lint(render(config), wanted) if one.rule is Rule.ENVOY_ROUTE]
-    assert any("no chain has this route key; did you mean 'shop/*'?" in one for one in found)
+    assert any("did you mean 'shop/*'?" in one for one in found)
     assert any("the chain 'unused/*' has no route here" in one for one in found)
     assert len(found) == 2, found
 
