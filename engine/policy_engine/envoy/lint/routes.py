@@ -161,7 +161,9 @@ class RouteLint:
         if not key:
             reason = f"the route has no {self._sought()}, by which the engine would find its chain"
         else:
-            reason = f"no chain has this route's key, {key!r}{did_you_mean(key, known)}"
+            # A key that stands in the file as it is, is shown there.
+            what = "this route key" if node.value == key else f"this route's key, {key!r}"
+            reason = f"no chain has {what}{did_you_mean(key, known)}"
         allowed = ", ".join(sorted(known)[:_LISTED]) + (", …" if len(known) > _LISTED else "")
         node = node if node.exists else route
         if self._demands.pass_unmapped:
