@@ -261,7 +261,7 @@ def test_envoy_is_asked_for_what_policies_and_conditions_read() -> None:
     assert list(asked.metadata_options.forwarding_namespaces.untyped) == ["envoy.filters.http.jwt_authn", "geo"]
     nothing = processor_of(build(route("a", "both")))
     assert list(nothing.request_attributes) == [ROUTE_NAME, "source.address"]
-    assert not nothing.HasField("metadata_options")
+    assert not nothing.metadata_options.HasField("forwarding_namespaces")
 
 
 def test_requests_are_spelt_as_behind_the_configuration_that_the_engine_itself_would_write() -> None:

@@ -17,6 +17,7 @@ from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
 from policy_engine.explain.arguments import EXPLAINING
 from policy_engine.scaffold import TEMPLATES, ScaffoldError, scaffold
+from policy_engine.schemas.command import KINDS, NoSuchPolicy, description_text, schema_text
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
     Settings,
@@ -26,7 +27,8 @@ from policy_engine.settings.loading import (
     render_settings,
     service_links,
 )
-from policy_engine.settings.model import Verify
+from policy_engine.settings.model import UnmappedRoutes, Verify
+from policy_engine.sources.route_explained import explain_key
 from policy_engine.sources.validate import chain_reader, validate_paths
 from policy_engine.worker.policies.integrity import verify
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
@@ -46,6 +48,8 @@ _EXAMPLES = """examples:
   policy-engine run --config configs/policy-engine.yaml
   policy-engine run --config configs/policy-engine.yaml --listen unix:/run/policy-engine.sock --workers 4
   policy-engine validate configs/chains.yaml --policies-directory policies
+  policy-engine validate configs/chains.yaml --policies-directory policies --explain private
+  policy-engine describe jwt-validation --policies-directory policies
   policy-engine config show --config configs/policy-engine.yaml
   policy-engine envoy-config --lint envoy.yaml --config configs/policy-engine.yaml
   policy-engine build-info
@@ -63,6 +67,17 @@ _ENVOY_EXAMPLES = """examples:
 """
 
 
+_SCHEMA_EXAMPLES = """examples:
+  policy-engine schema chains --policies-directory policies > chains.schema.json
+  policy-engine schema settings > policy-engine.schema.json
+  policy-engine schema policy > policy.schema.json
+  policy-engine schema parameters jwt-validation@v2 --policies-directory policies
+"""
+
+_DESCRIBE_EXAMPLES = """examples:
+  policy-engine describe jwt-validation --policies-directory policies
+  policy-engine describe jwt-validation@v1 --policies-directory policies --json
+"""
 _DEV_EXAMPLES = """examples:
   policy-engine dev --chains chains.yaml --policies-directory policies
   curl -i http://127.0.0.1:10000/orders   the path of a route is its key
@@ -84,6 +99,8 @@ _OF_CHAINS = (
     "chain_files.end_marker",
     "policy_timeout",
     "construction_timeout",
+    "body_limit",
+    "unmapped_routes",
 )
 """The settings that decide what a valid chain is."""
 
@@ -154,8 +171,14 @@ def parser() -> _Parser:
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    validate.add_argument(
+        "--explain",
+        metavar="KEY",
+        help="say which route of the chain files a route key meets, and why; after the report",
+    )
     _dev_command(commands)
     _envoy_config_command(commands)
+    _schema_commands(commands)
     for name, of in EXPLAINING.items():
         command = _command(
             commands,
@@ -197,6 +220,17 @@ def parser() -> _Parser:
     shell.add_argument("shell", choices=SHELLS, help="the shell")
     shell.set_defaults(command=_completion)
     return parser
+
+
+def _schema_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "print the JSON Schema of a kind of file, for editors"
+    schema = _command(commands, "schema", _schema, text, examples=_SCHEMA_EXAMPLES, shown=("policies.",))
+    schema.add_argument("kind", nargs="?", choices=KINDS, default="chains", help="kind of file; chains unless given")
+    schema.add_argument("policy", nargs="?", default="", help="for parameters: NAME, NAME@v1 or NAME@v1.0.0")
+    text = "say what a policy is, what it takes, and how it is used"
+    describe = _command(commands, "describe", _describe, text, examples=_DESCRIBE_EXAMPLES, shown=("policies.",))
+    describe.add_argument("policy", help="NAME, NAME@v1 or NAME@v1.0.0")
+    describe.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -345,10 +379,34 @@ def _validate(options: argparse.Namespace) -> int:
         check_tls(settings)
     except ValueError as error:
         return _complain(str(error), 1)
+    if options.explain is not None and options.format != "text":
+        return _complain("--explain goes with --format text alone")
     registry = _registry(settings)
-    found = validate_paths(options.paths, registry, chain_reader(registry, settings))
+    reader = chain_reader(registry, settings)
+    found = validate_paths(options.paths, registry, reader)
     print(_report(found, options.format, f"valid: {', '.join(map(str, options.paths))}\n"), end="")
+    if options.explain is not None and not has_errors(found):
+        passes = settings.unmapped_routes is UnmappedRoutes.PASS
+        print(explain_key(options.explain, options.paths, reader, passes=passes), end="")
     return 1 if has_errors(found) else 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    if (options.kind == "parameters") != bool(options.policy):
+        return _complain("the name of a policy goes with `parameters`, and with nothing else")
+    try:
+        print(schema_text(options.kind, _registry(_settings(options)), options.policy), end="")
+    except NoSuchPolicy as error:
+        return _complain(str(error))
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    try:
+        print(description_text(_registry(_settings(options)), options.policy, as_json=options.json), end="")
+    except NoSuchPolicy as error:
+        return _complain(str(error))
+    return 0
 
 
 def _report(found: Sequence[Diagnostic], form: str, nothing: str, *, rules: bool = False) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from policy_engine.processes.channel import Message
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
@@ -76,6 +77,7 @@ async def pool_of(
     tracing: str = "",
     worker_timeout: float = 5.0,
     listen: str = "",
+    told: Callable[[Message], None] = lambda message: None,
 ) -> AsyncIterator[WorkerPool]:
     policy = directory / "policies" / "tag" / "v1_0_0"
     policy.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ async def pool_of(
         construction_seconds=2.0,
         worker_timeout=worker_timeout,
     )
-    pool = WorkerPool(count, options, changed)
+    pool = WorkerPool(count, options, changed, told)
     await pool.start()
     try:
         yield pool

@@ -33,9 +33,10 @@ ENGINE: Mapping[str, str] = {
     # What is around it. Only `processes` and `cli` know all the rest.
     "settings": "sdk limits documents kernel transport.listen transport.client_names",
     "sources": f"sdk settings {_WORKER}",
+    "schemas": f"sdk settings sources {_WORKER}",
     "telemetry": f"sdk explain kernel transport transport.listen sources {_WORKER}",
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
-    "envoy.lint": "sdk documents settings kernel envoy",
+    "envoy.lint": "sdk documents settings kernel envoy worker.chains",
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",
     "dev": f"settings envoy processes {_WORKER}",
     "explain": f"sdk kernel kit {_WORKER}",

@@ -40,6 +40,10 @@ class Rule(StrEnum):
     UNKNOWN_VERSION = "unknown-version"
     CONDITION = "invalid-condition"
     OPEN_CONDITION = "condition-opens-route"
+    OPEN_ROUTE = "route-without-authentication"
+    TIE = "ambiguous-route-keys"
+    UNKNOWN_LIST = "unknown-shared-list"
+    UNUSED_LIST = "unused-shared-list"
     PARAMETERS = "invalid-parameters"
     REFUSED = "refused-by-policy"
     SECRET = "unresolved-secret"  # noqa: S105 - the name of a rule, not a secret

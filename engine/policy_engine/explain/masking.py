@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from policy_engine.documents.redaction import REDACTED
@@ -45,9 +46,17 @@ _USER = re.compile(r"(?<=://)[^/@\s]*@")
 _SEPARATOR = re.compile(r"([?&;#\s])")
 _FORM = re.compile(r"(^|[&])([^&=\s]{1,200})=([^&\s]*)")
 _JSON_MEMBER = re.compile(r'"([^"\\\n]{1,200})"(\s*:\s*)("(?:[^"\\]|\\.)*"?|-?[0-9][^,}\]\s]*)')
+_TOKEN = re.compile(
+    r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,4}|(?i:(?<=\bbearer )|(?<=\bbasic ))[A-Za-z0-9._~+/=-]{8,}"
+)
+"""What is a credential wherever it stands: a JWT (RFC 7519, 3), what follows the name of a scheme."""
+
+_PART = re.compile(r'(\bname="([^"\n]{1,200})"[^\n]{0,300}\n(?:[^\n]{1,300}\n){0,5}\n)([^\n]*)')
+_ELEMENT = re.compile(r"<([\w:.-]{1,200})((?:\s[^<>]*)?)>([^<]+)(?=</)")
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
+@lru_cache(maxsize=4096)
 def holds_credential(name: str) -> bool:
     """Return whether a header, parameter or key of this name is taken for a credential."""
     lower = name.lower()
@@ -96,7 +105,7 @@ class Masking:
             value = value.replace(secret, REDACTED)
         if cut and self._secrets:
             value = value[: -len(self._secrets[0])]  # where the beginning of one may stand
-        value = _USER.sub(f"{REDACTED}@", value)
+        value = _TOKEN.sub(REDACTED, _USER.sub(f"{REDACTED}@", value))
         if "=" in value:
             value = self._without_parameters(value)
         return shortened(value, LONGEST_TEXT)
@@ -107,13 +116,16 @@ class Masking:
 
     def body(self, data: bytes, most: int) -> str:
         """Return at most `most` characters of a body, without members and fields that hold credentials."""
-        text = clean(data[: 4 * most + 1024].decode("utf-8", "replace"))
+        text = clean(data[: 4 * most + 1024].decode("utf-8", "replace").replace("\r\n", "\n"))
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
-        if text[:1].lstrip() in {"{", "["} or '"' in text:
-            text = _JSON_MEMBER.sub(self._member, text)
+        text = _TOKEN.sub(REDACTED, text)
+        if '"' in text:
+            text = _JSON_MEMBER.sub(self._member, _PART.sub(self._part, text))
         elif "=" in text and "\n" not in text:
             text = _FORM.sub(self._field, text)
+        if "</" in text:
+            text = _ELEMENT.sub(self._element, text)
         return shortened(text, most)
 
     def value(self, name: str, value: Any) -> Any:
@@ -150,6 +162,13 @@ class Masking:
             if hiding:
                 pieces[at] = f"{name}={REDACTED}"
         return "".join(pieces)
+
+    def _part(self, match: re.Match[str]) -> str:
+        return f"{match[1]}{REDACTED}" if self.is_credential(match[2]) else match[0]
+
+    def _element(self, match: re.Match[str]) -> str:
+        name = match[1].rpartition(":")[2]
+        return f"<{match[1]}{match[2]}>{REDACTED}" if self.is_credential(name) else match[0]
 
     def _field(self, match: re.Match[str]) -> str:
         return f"{match[1]}{match[2]}={REDACTED}" if self.is_credential(_decoded(match[2])) else match[0]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import string
+import time
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,26 @@ def test_a_value_under_the_name_of_a_credential_is_never_shown(name: str) -> Non
     assert SECRET not in masking.body(json.dumps([{"in": {name: SECRET}}]).encode(), 500)
     assert SECRET not in masking.body(f"a=1&{name}={SECRET}".encode(), 500)
     assert SECRET not in json.dumps(masking.value("x", {name: SECRET, "list": [{name: SECRET}]}))
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
+def test_forms_in_parts_and_xml_hold_credentials_too(name: str) -> None:
+    part = f'--b\r\ncontent-disposition: form-data; name="{name}"\r\ncontent-type: text/plain\r\n\r\n{SECRET}\r\n--b--'
+    assert SECRET not in Masking().body(part.encode(), 500)
+    element = f'<a:login xmlns:a="x"><a:{name} kind="x">{SECRET}</a:{name}></a:login>'
+    assert SECRET not in Masking().body(element.encode(), 500)
+
+
+JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    "text", [JWT, f"x {JWT} y", f"/files/{JWT}/a", f'["{JWT}"]', f"bearer {JWT}", "Basic dXNlcjpwYXNz"]
+)
+def test_tokens_are_masked_wherever_they_stand(text: str) -> None:
+    for shown in (Masking().text(text), Masking().body(text.encode(), 500), Masking().header("x-any", text)):
+        assert "***" in shown
+        assert not any(piece in shown for piece in ("c2lnbmF0dXJl", "eyJzdWIi", "dXNlcjpwYXNz"))
 
 
 @pytest.mark.parametrize("name", PLAIN_NAMES)
@@ -91,6 +112,20 @@ def test_names_and_values_that_a_chain_declares() -> None:
 def test_who_a_key_belongs_to_is_shown_but_not_the_key() -> None:
     shown = Masking().value("api_key", {"client": "partner", "value": SECRET, "key": SECRET})
     assert shown == {"client": "partner", "value": "***", "key": "***"}
+
+
+@pytest.mark.parametrize(
+    "piece", ["<a", "a=", '"a":', 'name="a"', "eyJ.", "?a=&", "basic ", "a\n", '"', "<a>", "Bearer "]
+)
+def test_masking_grows_no_faster_than_a_body(piece: str) -> None:
+    masking, times = Masking(secrets=(SECRET,)), []
+    for count in (1, 2, 4):
+        data = (piece * (count * 20_000))[: count * 20_000].encode()
+        began = time.process_time()
+        for _ in range(3):
+            masking.body(data, count * 20_000)
+        times.append(time.process_time() - began)
+    assert times[2] < 12 * max(times[0], 0.01)
 
 
 def test_long_values_are_cut() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence
+import logging
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,18 @@ def of_routes(chains: ChainsSpec, keys: Collection[str]) -> ChainsSpec:
     """Return the part of `chains` that requests of these routes need; all, where a key is not written as such."""
     routes = tuple(route for route in chains.routes if route.route_key in keys)
     return replace(chains, routes=routes) if len(routes) == len(set(keys)) else chains
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let the engine log nothing: what is to be said stands in the record."""
+    logger = logging.getLogger("policy_engine")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextlib.asynccontextmanager

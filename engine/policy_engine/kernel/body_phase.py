@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from policy_engine.kernel.coding_threads import decoded, encoded
@@ -31,6 +31,8 @@ def body(phases: Phases, side: Side, message: Any) -> Result:
     if view is None:
         return _unguarded(phases, side)
     over = side in phases.over
+    if side.observed:
+        return chunk_reply(side.body, None) if over else _observed(phases, side, view, message)
     if side.body_mode != ProcessingMode.BUFFERED:
         return dropped_reply(side.body, side.body_mode) if over else _chunk(phases, side, message)
     if over:
@@ -53,10 +55,44 @@ def _chunk(phases: Phases, side: Side, message: Any) -> Result:
     return then(run(phases.exchange, side.on_chunk, arguments, Outcome()), done)
 
 
+def _observed(phases: Phases, side: Side, view: Request | Response, message: Any) -> Result:
+    """Show a whole body to policies in shadow; it goes on as it is, also when it is not whole or cannot be decoded."""
+    phases.over += (side,)
+    as_it_is = chunk_reply(side.body, None)
+    if not message.end_of_stream and view.headers.get("content-length") != str(len(message.body)):
+        return as_it_is
+
+    def show(whole: bytes) -> Result:
+        view.body = whole
+
+        def seen(_: Outcome) -> Replies:
+            view.body = None  # nobody else was to see it
+            return as_it_is
+
+        return then(run(phases.exchange, side.on_body, phases.arguments(side), Outcome()), seen)
+
+    try:
+        whole = decoded(message.body, codings_of(view.headers), phases.body_limit)
+    except (BodyTooLarge, UndecodableBody):
+        return as_it_is
+    return show(whole) if isinstance(whole, bytes) else _observed_later(whole, show, as_it_is)
+
+
+async def _observed_later(
+    pending: Coroutine[Any, Any, bytes], show: Callable[[bytes], Result], as_it_is: bytes
+) -> Replies:
+    try:
+        whole = await pending
+    except (BodyTooLarge, UndecodableBody):
+        return as_it_is
+    result = show(whole)
+    return await result if isinstance(result, Coroutine) else result
+
+
 def _buffered(phases: Phases, side: Side, view: Request | Response, message: Any) -> Result:
     codings = codings_of(view.headers)
     try:
-        whole = decoded(message.body, codings, phases.kernel.options.body_limit)
+        whole = decoded(message.body, codings, phases.body_limit)
     except (BodyTooLarge, UndecodableBody) as error:
         return _refused(phases, side, error)
     if isinstance(whole, bytes):

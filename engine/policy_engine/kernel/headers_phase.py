@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chains.executor import Outcome, run
 
 _LENGTH_DIGITS = 15
+_EVENT_STREAM = "text/event-stream"
 _IDENTITY = HeaderEdit(("content-encoding",))
 
 
@@ -27,8 +29,10 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     """Run the request's headers; `bodiless` when they end the request."""
     if phases.modes.endless is not None and is_endless(phases.request):
         if phases.modes.needs_end:
-            return phases.deny(REFUSAL, unseen=True)
+            return _judged_first(phases, lambda _: _refused_as_endless(phases))
         phases.modes = phases.modes.endless
+    elif phases.modes.observed_request is not None:
+        phases.modes = phases.modes.observed_request[_gathering(phases, phases.request.headers, ends=bodiless)]
     if phases.modes.response.by_override and phases.peer.doubted:
         _probe(phases, bodiless=bodiless)
     side, request = phases.modes.request, phases.request
@@ -49,6 +53,9 @@ def response_headers(phases: Phases, message: Any, origin: ResponseOrigin | Call
     response = phases.exchange.response = Response(headers_of(message.headers), origin=origin)
     if modes.skips_response_headers:
         doubt(phases.peer)
+    if modes.observed_response is not None:
+        ends = message.end_of_stream or not can_have_body(request, response)
+        modes = phases.modes = modes.observed_response[_gathering(phases, response.headers, ends=ends)]
     side = modes.response
     phases.content = not message.end_of_stream
     comes = empty = False
@@ -71,7 +78,7 @@ def _headers(
     """
     if comes:
         phases.awaited += (side,)
-        if _announces_too_much(side, view.headers, phases.kernel.options.body_limit):
+        if _announces_too_much(side, view.headers, phases.body_limit):
             return _too_large(phases, side, view, arguments)
     if empty:
         view.body = b""
@@ -88,22 +95,36 @@ def _headers(
 
 
 def _too_large(phases: Phases, side: Side, view: Request | Response, arguments: list[Any]) -> Result:
-    """Refuse a body for what its headers announce.
-
-    A request is refused after its headers have been judged: who may not send one is not told how large it may be, and
-    policies that see the answer have seen the request. A response that goes nowhere is shown to nobody.
-    """
+    """Refuse a body for what its headers announce, unless policies of headers replace it."""
     if side is phases.modes.response:
-        return phases.too_large(side)
+        return phases.too_large(side)  # a response that goes nowhere is shown to nobody
 
-    def judged(outcome: Outcome) -> Result:
-        if outcome.immediate is not None:
-            return phases.answer(outcome)
+    def refuse(outcome: Outcome) -> Result:
         if view.body is not None:
             return _headers_done(phases, side, view, outcome, arguments, empty=False)
         return phases.too_large(side)
 
-    return then(run(phases.exchange, side.on_headers, arguments, Outcome()), judged)
+    return _judged_first(phases, refuse)
+
+
+def _refused_as_endless(phases: Phases) -> Result:
+    """Answer in the place of the first policy that would wait for the end of a body."""
+    sides = (phases.modes.request, phases.modes.response)
+    waiting = [step.entry for side in sides for step in side.on_body if not step.fails_open]
+    first = next((step for side in sides for step in side.on_body if step.entry == min(waiting)), None)
+    return phases.deny(REFUSAL, by=first)
+
+
+def _judged_first(phases: Phases, refuse: Callable[[Outcome], Result]) -> Result:
+    """Refuse a request after the policies of headers, unless one of them answers.
+
+    Who may not send it is not told more than that, and policies that see the answer have seen the request.
+    """
+
+    def judged(outcome: Outcome) -> Result:
+        return phases.answer(outcome) if outcome.immediate is not None else refuse(outcome)
+
+    return then(run(phases.exchange, phases.modes.request.on_headers, [phases.request], Outcome()), judged)
 
 
 def _headers_done(
@@ -167,9 +188,31 @@ def _announces_too_much(side: Side, headers: Headers, limit: int) -> bool:
     """
     if side.body_mode != ProcessingMode.BUFFERED:
         return False
+    length = _length(headers)
+    return length is not None and length > limit
+
+
+def _length(headers: Headers) -> int | None:
+    """Return the `content-length`, None without one; of one with too many digits, something too large."""
     length = headers.get("content-length") or ""
+    if not length.isdecimal():
+        return None
     # The digits are counted first: int() of a number without end is slow.
-    return length.isdecimal() and (len(length) > _LENGTH_DIGITS or int(length) > limit)
+    return int(length) if len(length) <= _LENGTH_DIGITS else sys.maxsize
+
+
+def _gathering(phases: Phases, headers: Headers, *, ends: bool) -> int:
+    """Return the mode in which a body may come that only shadows read, so that it reaches its end unchanged.
+
+    Envoy refuses what is over its buffer, unless it may send the beginning alone; then it drops the length (1.36.2).
+    An event stream is not held until it ends.
+    """
+    length = _length(headers)
+    if ends or (length is not None and length <= phases.body_limit):
+        return int(ProcessingMode.BUFFERED)
+    if length is not None or (headers.get("content-type") or "").lower().startswith(_EVENT_STREAM):
+        return int(ProcessingMode.NONE)
+    return int(ProcessingMode.BUFFERED_PARTIAL)
 
 
 def _probe(phases: Phases, *, bodiless: bool) -> None:
@@ -182,6 +225,8 @@ def _probe(phases: Phases, *, bodiless: bool) -> None:
 def _body_never_came(phases: Phases) -> Result:
     """The response is here, the request body that was asked for never came: Envoy's configuration forbids it."""
     side = phases.modes.request
+    if side.observed:
+        return None
     phases.kernel.statistics.broken_promises += 1
     steps = side.on_body or side.on_chunk
     closed = first_closed(steps)

@@ -72,6 +72,12 @@ class Phases:
         if kernel.tracing is not None:
             request.trace = kernel.tracing.begin(request)
 
+    @property
+    def body_limit(self) -> int:
+        """The largest body in bytes: that of the route, else that of the settings."""
+        limit = self.route.chain.body_limit
+        return self.kernel.options.body_limit if limit is None else limit
+
     def view(self, side: Side) -> Request | Response | None:
         """Return the message of `side` as policies see it; None for a response whose headers never came."""
         return self.request if side is self.modes.request else self.exchange.response
@@ -115,15 +121,16 @@ class Phases:
         `unseen`: none does, as they have not seen the request, or as it cannot reach the client.
         """
         route = self.route.chain.route_key
-        repeated.log(
-            logging.INFO,
-            (response.details, route),
-            "a request of route %s was refused with %d (%s)",
-            route,
-            response.status,
-            response.details,
-            extra={"event": "refused", "route": route, "request_id": self.request.id},
-        )
+        if self.kernel.decisions is None:  # which says it else
+            repeated.log(
+                logging.INFO,
+                (response.details, route),
+                "a request of route %s was refused with %d (%s)",
+                route,
+                response.status,
+                response.details,
+                extra={"event": "refused", "route": route, "request_id": self.request.id},
+            )
         return self.refuse(response, by=by, unseen=unseen)
 
     def refuse(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
@@ -159,7 +166,7 @@ class Phases:
         def again(other: ImmediateResponse, by: Step | None, more: list[Any]) -> Result:
             return self._end(other, more, before=0 if by is None else by.entry)
 
-        return Outwards(self.exchange, answer, steps, published, kernel.options.body_limit, again).run()
+        return Outwards(self.exchange, answer, steps, published, self.body_limit, again).run()
 
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""

@@ -31,6 +31,7 @@ from policy_engine.kernel.trailers_phase import trailers
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.needs import NOTHING_ASKED
+from policy_engine.worker.chains.spec import Unmapped
 
 repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
@@ -119,16 +120,21 @@ class Session:
             kernel.statistics.not_ready += 1
             return self._deny(_NOT_READY, headers_of(message.request_headers.headers))
         key = attribute(message, kernel.options.route_key)
+        passes = kernel.options.pass_unmapped
         route = routes.get(key)
-        if route is None:
-            self._trace_unmapped(key, message)
-            if not kernel.options.pass_unmapped and has_no_route(message, kernel.options.route_key):
+        if route is None or (not key and not passes and has_no_route(message, kernel.options.route_key)):
+            self._trace_unmapped(key, message, passes=passes)
+            if not passes and has_no_route(message, kernel.options.route_key):
                 return self._without_route(message)
-            return self._unmapped(routes, key, headers_of(message.request_headers.headers))
+            return self._unmapped(routes, key, headers_of(message.request_headers.headers), passes=passes)
         route.requests.value += 1
         config = message.protocol_config
         modes = route.modes_for((config.request_body_mode, config.response_body_mode))
         if not route.chain.policies:
+            if route.chain.unmapped is not None:
+                passes = route.chain.unmapped is Unmapped.PASS
+                self._trace_unmapped(key, message, passes=passes)
+                return self._unmapped(routes, key, headers_of(message.request_headers.headers), passes=passes)
             return modes.request.pass_reply
         headers = message.request_headers
         header_map = headers.headers
@@ -141,10 +147,10 @@ class Session:
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
 
-    def _trace_unmapped(self, key: str, message: Any) -> None:
+    def _trace_unmapped(self, key: str, message: Any, *, passes: bool) -> None:
         """Give the caller's trace a span that tells why the request ended here."""
         tracing = self._kernel.tracing
-        if tracing is None or self._kernel.options.pass_unmapped:
+        if tracing is None or passes:
             return
         headers = headers_of(message.request_headers.headers)
         span = tracing.begin(Request(headers, route=key, facts=lambda: EnvoyFacts(message, NOTHING_ASKED)))
@@ -152,10 +158,10 @@ class Session:
             tracing.answered(span, _UNMAPPED)
             tracing.end(span)
 
-    def _unmapped(self, routes: Routes, key: str, headers: Headers) -> Result:
+    def _unmapped(self, routes: Routes, key: str, headers: Headers, *, passes: bool) -> Result:
         kernel = self._kernel
         kernel.statistics.unmapped += 1
-        if kernel.options.pass_unmapped:
+        if passes:
             return _PASS_REQUEST_HEADERS
         # Finding near names costs more than the rest of the denial.
         if repeated.due(key):

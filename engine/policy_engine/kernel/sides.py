@@ -11,10 +11,21 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
-from policy_engine.kernel.reply import headers_reply
+from policy_engine.kernel.reply import ProcessingMode, headers_reply
 from policy_engine.worker.chains.compiled import CompiledChain, Step
+from policy_engine.worker.chains.needs import BodyMode
 
 Steps = tuple[Step, ...]
+
+GATHERED = (int(ProcessingMode.BUFFERED), int(ProcessingMode.BUFFERED_PARTIAL))
+"""Modes in which Envoy waits for a body."""
+
+OBSERVED = (BodyMode.OBSERVED, BodyMode.OBSERVED_IN_PIECES)
+
+
+def is_observed(needed: BodyMode, body_mode: int) -> bool:
+    """Return whether shadows alone read a body that comes in this mode, and that has to go on as it is."""
+    return needed in OBSERVED and body_mode in GATHERED
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +51,8 @@ class Side:
     - `headers`, `body`, `trailers`: the fields of its messages in `ProcessingRequest` and `ProcessingResponse`.
     - `on_headers`, `on_body`, `on_chunk`, `on_trailers`: the steps for each, in the order they run.
     - `body_mode`: the `ProcessingMode` value its body arrives in; `by_override`: only the override makes Envoy send it.
+      What shadows alone read counts as nobody's promise.
+    - `observed`: of its body only shadows see what Envoy's buffer holds.
     - `override`: bytes to put behind each reply to its headers; `pass_reply`: the reply that changes nothing.
     - `too_large`, `undecodable`: HTTP status for a body over the limit, and for one that cannot be decoded.
     """
@@ -53,6 +66,7 @@ class Side:
     on_trailers: Steps
     body_mode: int
     by_override: bool
+    observed: bool
     override: bytes
     pass_reply: bytes
     too_large: int
@@ -62,6 +76,7 @@ class Side:
 
 def request_side(chain: CompiledChain, body_mode: int, static_mode: int, override: bytes) -> Side:
     """Return the side of the request; `static_mode` is the body mode of Envoy's own configuration."""
+    observed = is_observed(chain.needs.request_body, body_mode)
     return Side(
         headers="request_headers",
         body="request_body",
@@ -71,7 +86,8 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
         on_chunk=chain.request_chunks,
         on_trailers=chain.request_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode,
+        by_override=bool(body_mode) and not static_mode and not observed,
+        observed=observed,
         override=override,
         pass_reply=headers_reply("request_headers") + override,
         too_large=413,
@@ -79,8 +95,9 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
     )
 
 
-def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Side:
-    """Return the side of the response, whose headers come too late for an override."""
+def response_side(chain: CompiledChain, body_mode: int, static_mode: int, override: bytes = b"") -> Side:
+    """Return the side of the response; an `override` with its headers is for bodies that nobody relies on."""
+    observed = is_observed(chain.needs.response_body, body_mode)
     return Side(
         headers="response_headers",
         body="response_body",
@@ -90,9 +107,10 @@ def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Sid
         on_chunk=chain.response_chunks,
         on_trailers=chain.response_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode,
-        override=b"",
-        pass_reply=headers_reply("response_headers"),
+        by_override=bool(body_mode) and not static_mode and not observed,
+        observed=observed,
+        override=override,
+        pass_reply=headers_reply("response_headers") + override,
         too_large=502,
         undecodable=502,
     )

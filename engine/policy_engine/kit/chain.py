@@ -150,7 +150,7 @@ def _entry(index: int, policy: Policy | ChainEntry, seconds: float, given: Asked
     policy_class, name = type(one.policy), type(one.policy).__name__
     phases = active_phases(one.policy, phases_of(policy_class))
     definition = definition_of(policy_class)
-    condition = None
+    condition, expressions = None, () if one.condition is None else (one.condition,)
     if one.condition is not None:
         condition = compile_condition(one.condition, phase_has_response=not phases_of(policy_class) & REQUEST_PHASES)
     return Entry(
@@ -164,7 +164,7 @@ def _entry(index: int, policy: Policy | ChainEntry, seconds: float, given: Asked
         seconds,
         one.failure_mode == FailureMode.OPEN,
         _raise if one.failure_mode is None else None,
-        given | asked_by(one.condition) if definition is None else asked_of(definition, one.condition),
+        given | asked_by(expressions) if definition is None else asked_of(definition, expressions),
     )
 
 

@@ -342,7 +342,13 @@ class WorkerPool:
         await self._tell_all(message)
 
     async def _tell_all(self, message: Message) -> None:
-        await asyncio.gather(*(child.tell(message) for child in self._children.values() if not child.quiet))
+        answering = []
+        for child in self._children.values():
+            if child.quiet:
+                self._keep(child.tell(message))  # it is told should it ever listen again
+            else:
+                answering.append(child.tell(message))
+        await asyncio.gather(*answering)
 
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""

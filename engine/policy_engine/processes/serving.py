@@ -144,7 +144,7 @@ class WorkerOptions:
     worker_timeout: float = WORKER_SECONDS
     strict: bool = False
     development: bool = False
-    decisions: str = "off"
+    decisions: str = "denials"
     decision_output: str = "log"
     decision_endpoint: str = ""
     decision_sample_ratio: float = 1.0
@@ -195,6 +195,7 @@ class WorkerProcess:
             options.construction_seconds,
             self._tracing,
             self._decisions,
+            body_limit=options.body_limit,
             helpers=Helpers(options.offload_processes, options.offload_waiting),
         )
         self._live = LiveTrace(options.number, self._traces_wait)

@@ -48,13 +48,12 @@ from policy_engine.settings.forms import (
     OUTPUT,
     RATIO,
     TEXT,
-    Form,
+    WORKERS,
     choice,
     duration,
     setting,
     size,
     whole_number,
-    workers,
 )
 
 
@@ -297,7 +296,7 @@ class Settings:
 
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
     transport: Transport = setting(choice(Transport), Transport.NATIVE, "server that carries ext_proc")
-    workers: int | str = setting(Form(workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
+    workers: int | str = setting(WORKERS, AUTO, "worker processes")
     worker_timeout: float = setting(
         duration(0.5, 3600),
         WORKER_SECONDS,

@@ -46,6 +46,7 @@ def chain_reader(
         secrets=secrets or (lambda: SecretSource(directories=directories)),
         default_timeout=settings.policy_timeout,
         construction_seconds=settings.construction_timeout,
+        body_limit=settings.body_limit,
         construct=construct_apart,
     )
 
@@ -60,7 +61,7 @@ def validate_paths(paths: Iterable[Path], registry: Registry, reader: ChainReade
     for path in paths:
         if path.name == MANIFEST_FILE:
             diagnostics += load_policy(path.parent)[1]
-        elif _is_policy(path):
+        elif is_policy(path):
             diagnostics += load_policy(path)[1]
         else:
             chains.append(path)
@@ -75,7 +76,8 @@ def unusable_policies(registry: Registry) -> list[Diagnostic]:
     return [replace(one, severity=Severity.WARNING) for each in registry.unusable for one in each.diagnostics]
 
 
-def _is_policy(path: Path) -> bool:
+def is_policy(path: Path) -> bool:
+    """Return whether `path` is the directory of a policy."""
     try:
         return (path / MANIFEST_FILE).is_file()
     except OSError:  # no permission to look; reading the path will say so

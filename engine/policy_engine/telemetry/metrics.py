@@ -44,6 +44,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_doubted_responses": ("counter", "Responses denied because Envoy may not send their bodies."),
     "policy_engine_policy_short_circuits": ("counter", "Immediate responses by policy."),
     "policy_engine_policy_skipped": ("counter", "Runs left out because the policy's condition was false."),
+    "policy_engine_policy_shadow": (
+        "counter",
+        "What policies in shadow would have done: answer, change, failure.",
+    ),
     "policy_engine_policy_failures": ("counter", "Failures by policy and kind."),
     "policy_engine_configuration_swaps": ("counter", "Configurations made active."),
     "policy_engine_transport_connections_active": ("gauge", "Connections from Envoy."),
@@ -166,6 +170,8 @@ def _add_policies(samples: Samples, compiler: Compiler) -> None:
         samples.setdefault("policy_engine_policy_skipped", []).append((labels, one.skipped))
         failures = samples.setdefault("policy_engine_policy_failures", [])
         failures.extend((labels | {"kind": kind.value}, count) for kind, count in one.failures.items() if count)
+        wanted = samples.setdefault("policy_engine_policy_shadow", [])
+        wanted.extend((labels | {"wanted": kind.value}, count) for kind, count in (one.wanted or {}).items())
         seen = 0
         for bound, count in zip(bounds, one.buckets, strict=True):
             seen += count

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.formatter.req_without_query.v3 import req_without_query_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -31,12 +33,20 @@ from policy_engine.envoy.filter_config import EngineTls, fragments
 from policy_engine.envoy.lint.lint import lint_document, lint_file
 from policy_engine.sdk import Policy
 from policy_engine.settings.model import RouteKeySettings, RouteKeySource, Settings, TlsSettings, UnmappedRoutes
-from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
+from policy_engine.worker.chains.spec import ChainsSpec, Mode, PolicySpec, RouteSpec, Unmapped
 from policy_engine.worker.policies.registry import Registry
 from testsupport.chains import define, entry
 
 # Messages inside of Any can be read once their modules are there.
-_ = (ext_proc_pb2, router_pb2, previous_hosts_pb2, http_connection_manager_pb2, http_protocol_options_pb2)
+_ = (
+    stream_pb2,
+    req_without_query_pb2,
+    ext_proc_pb2,
+    router_pb2,
+    previous_hosts_pb2,
+    http_connection_manager_pb2,
+    http_protocol_options_pb2,
+)
 
 
 class Headers(Policy):
@@ -116,7 +126,7 @@ ASKING = demands({"mtls": [entry(Headers, condition=IDENTITY)], "jwt": [entry(He
             ("connection.uri_san_peer_certificate", "'mtls'"),
         ),
         ("- envoy.filters.http.jwt_authn", "- envoy.filters.http.geoip", ("envoy.filters.http.jwt_authn", "'jwt'")),
-        ("forwarding_namespaces", "receiving_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
+        ("forwarding_namespaces", "x_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
         ("  metadata_options", "  x_options", ("envoy.filters.http.jwt_authn", "'jwt'")),
     ],
 )
@@ -541,3 +551,33 @@ def test_fragments_are_the_parts_of_the_bootstrap() -> None:
     assert parts["clusters"][0] == whole["clusters"][0]
     for part, route in zip(parts["routes"], manager["route_config"]["virtual_hosts"][0]["routes"], strict=True):
         assert part.items() <= route.items()
+
+
+def test_keys_that_patterns_match_have_a_chain() -> None:
+    spec = ChainsSpec(
+        (
+            RouteSpec("shop/*", (entry(Headers),)),
+            RouteSpec("old/*", unmapped=Unmapped.DENY),
+            RouteSpec("unused/*", (entry(Headers),)),
+        )
+    )
+    wanted = demands_of(Settings(), spec, REGISTRY)
+    assert wanted.chains.keys() == {"shop/*", "unused/*"}, "the filter stays on where keys count as unmapped"
+    config = bootstrap(wanted, Sample())
+    (host,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"][
+        "route_config"
+    ]["virtual_hosts"]
+    routes = host["routes"][:1] * 3
+    host["routes"] = [{**one, "name": name} for one, name in zip(routes, ("shop/1", "old/1", "shpo/1"), strict=True)]
+    found = [one.message for one in lint(render(config), wanted) if one.rule is Rule.ENVOY_ROUTE]
+    assert any("no chain has this route key; did you mean 'shop/*'?" in one for one in found)
+    assert any("the chain 'unused/*' has no route here" in one for one in found)
+    assert len(found) == 2, found
+
+
+def test_a_shadow_asks_nothing_of_a_configuration() -> None:
+    shadow = entry(Whole, mode=Mode.SHADOW), entry(WholeResponse, mode=Mode.SHADOW)
+    wanted = demands({"r": list(shadow)})
+    assert not wanted.chains["r"].buffers
+    assert not wanted.chains["r"].fails_closed
+    assert lint(render(bootstrap(wanted, Sample())), wanted) == []

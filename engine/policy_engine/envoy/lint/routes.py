@@ -16,6 +16,7 @@ from policy_engine.envoy.lint.filters import lint_failure_mode, lint_namespaces
 from policy_engine.envoy.lint.modes import STREAMING, effective_modes
 from policy_engine.envoy.lint.proto_json import Node
 from policy_engine.settings.route_key import RouteKeyPlace
+from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
 
 _LISTED = 10
 _DEFAULT_IDLE = 300.0
@@ -27,6 +28,8 @@ class RouteLint:
 
     def __init__(self, demands: Demands) -> None:
         self._demands = demands
+        self._known = {*demands.chains, *demands.unmapped}
+        self._patterns = RoutePatterns(filter(is_pattern, self._known))
         self._used: set[str] = set()
         self._all_seen = True
         self._last: Node | None = None
@@ -65,6 +68,10 @@ class RouteLint:
             reason = f"{len(left) - _LISTED} more chains have no route here"
             yield self._last.get("virtual_hosts").warning(Rule.ENVOY_ROUTE, reason, show=False, key=True)
 
+    def _met(self, key: str | None) -> str | None:
+        """Return the route key of the chains that requests of a route with `key` meet, as in the engine."""
+        return key if not key or key in self._known else self._patterns.find(key)
+
     def _note_clusters(self, action: Node) -> None:
         names = [action.get("cluster")]
         names += [one.get("name") for one in action.get("weighted_clusters", "clusters").items()]
@@ -72,7 +79,8 @@ class RouteLint:
 
     def _route(self, manager: Node, route: Node, per_route: PerRoute) -> Iterator[Diagnostic]:
         key = key_of(route, self._demands.route_key)
-        chain = self._demands.chains.get(key.text())
+        met = self._met(key.text())
+        chain = self._demands.chains.get(met or "")
         if chain is not None:
             self._used.add(chain.route_key)
         if per_route.off is not None:
@@ -81,7 +89,8 @@ class RouteLint:
                 yield per_route.off.error(Rule.ENVOY_ROUTE, reason)
             return
         if chain is None:
-            yield self._unknown(route, key)
+            if not met:
+                yield self._unknown(route, key)
             return
         yield from lint_failure_mode(per_route.setting("failure_mode_allow"), (chain.route_key,), self._demands)
         own = per_route.setting("metadata_options")

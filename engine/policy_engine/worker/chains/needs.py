@@ -18,11 +18,17 @@ from policy_engine.worker.conditions.source import read_source
 
 
 class BodyMode(Enum):
-    """How much of a body a direction of a chain needs (R-08)."""
+    """How much of a body a direction of a chain needs (R-08).
+
+    OBSERVED: only entries in shadow read it, and some of them whole. They must not have it refused, so that it comes as
+    far as Envoy's buffer holds. OBSERVED_IN_PIECES: all of them can take it as a stream.
+    """
 
     NONE = "none"
     BUFFERED = "buffered"
     STREAMED = "streamed"
+    OBSERVED = "observed"
+    OBSERVED_IN_PIECES = "observed in pieces"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +47,25 @@ class Asked:
 NOTHING_ASKED = Asked()
 
 
-def asked_by(condition: str | None) -> Asked:
-    """Return what a condition looks up, so that Envoy has to be asked for it."""
-    if condition is None:
-        return NOTHING_ASKED
-    source = read_source(condition)
-    return Asked(source.looked_up("request.attributes"), source.looked_up("request.envoy_metadata"))
+def asked_by(expressions: Iterable[str]) -> Asked:
+    """Return what CEL expressions look up, so that Envoy has to be asked for it."""
+    sources = map(read_source, expressions)
+    each = (Asked(one.looked_up("request.attributes"), one.looked_up("request.envoy_metadata")) for one in sources)
+    return reduce(or_, each, NOTHING_ASKED)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One policy's part in a chain: the phases it has work in, its timeout in seconds, and what it looks up.
+    """One policy's part in a chain: the phases it has work in, its timeout in seconds, what it looks up, its mode.
 
-    `asked` holds what the policy declares and what its condition looks up.
+    `asked` holds what the policy declares and what its conditions look up; what is in `shadow` acts on nothing.
     """
 
     policy_class: type[Policy]
     phases: frozenset[Phase]
     timeout: float
     asked: Asked = NOTHING_ASKED
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,12 @@ _ANSWERED_TOGETHER = (
 
 
 def _body_mode(parts: Sequence[Part], phase: Phase) -> BodyMode:
-    readers = [part.policy_class for part in parts if phase in part.phases]
-    if not readers:
+    reading = [part for part in parts if phase in part.phases]
+    if not reading:
         return BodyMode.NONE
-    return BodyMode.STREAMED if all_stream(readers, phase) else BodyMode.BUFFERED
+    # How a body comes is for those to say that act on it; entries in shadow take it as it comes.
+    acting = [part.policy_class for part in reading if not part.shadow]
+    in_pieces = all_stream(acting or [part.policy_class for part in reading], phase)
+    if not acting:
+        return BodyMode.OBSERVED_IN_PIECES if in_pieces else BodyMode.OBSERVED
+    return BodyMode.STREAMED if in_pieces else BodyMode.BUFFERED

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.routes import configured_mode
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, phases_of
 from policy_engine.worker.chains.needs import BodyMode, Part, needs_of, slowest_answer
@@ -61,7 +61,7 @@ def test_definitions_ask_for_what_the_compiled_chain_needs_or_more(chain: list[A
 def test_a_hook_runs_only_in_phases_that_envoy_is_asked_for(chain: list[Any]) -> None:
     classes = [made(number, hooks, idle) for number, (hooks, idle, _) in enumerate(chain)]
     compiled = engine(*classes).kernel.snapshot.chains["r"]  # type: ignore[union-attr] # active
-    mode = processing_mode(compiled.needs, STREAMING_ALLOWED)
+    mode = configured_mode(compiled.needs)
     for side in ("request", "response"):
         body = getattr(mode, f"{side}_body_mode")
         assert bool(getattr(compiled, f"{side}_body")) == (body != mode.NONE)

@@ -48,6 +48,8 @@ _SCALARS: dict[type, Any] = {
     float: celtypes.DoubleType,
 }
 
+_TEXTS = (celtypes.StringType, celtypes.IntType)
+
 
 class Program:
     """A compiled condition."""
@@ -61,6 +63,19 @@ class Program:
 
     def evaluate(self, variables: dict[str, Any]) -> bool:
         """Return the result for `variables`; raises EvaluationFailed."""
+        value = self._result(variables)
+        if isinstance(value, celtypes.BoolType):
+            return bool(value)
+        raise EvaluationFailed(f"the result is not true or false but of type {_type_name(value)}")
+
+    def text(self, variables: dict[str, Any]) -> str:
+        """Return the result of an expression that is a text, or a whole number as text; raises EvaluationFailed."""
+        value = self._result(variables)
+        if isinstance(value, _TEXTS):
+            return str(value)
+        raise EvaluationFailed(f"the result is not a text but of type {_type_name(value)}")
+
+    def _result(self, variables: dict[str, Any]) -> Any:
         context = {}
         count = [self._literals]
         for name, value in variables.items():
@@ -68,14 +83,11 @@ class Program:
         if count[0] ** self._macro_nesting > MAX_ITERATIONS:
             raise EvaluationFailed("a macro went through too many elements")
         try:
-            value = self._runner.evaluate(context)
+            return self._runner.evaluate(context)
         except CELEvalError as error:
             raise EvaluationFailed(_reason(error)) from None
         except Exception:
             raise EvaluationFailed("the expression could not be evaluated") from None
-        if isinstance(value, celtypes.BoolType):
-            return bool(value)
-        raise EvaluationFailed(f"the result is not true or false but of type {_type_name(value)}")
 
 
 class ValueProgram:
@@ -107,8 +119,11 @@ def compile_value(source: Source) -> ValueProgram | None:
         return None
 
 
-def compile_source(source: Source) -> Program:
-    """Parse and check as far as possible without a type checker; raises ConditionRefused with every problem."""
+def compile_source(source: Source, *, text: bool = False) -> Program:
+    """Parse and check a condition, or with `text` an expression for one, as far as possible without a type checker.
+
+    Raises ConditionRefused with every problem.
+    """
     problems = _unknown_names(source)
     if problems:
         raise ConditionRefused(problems)
@@ -122,11 +137,11 @@ def compile_source(source: Source) -> Program:
         raise ConditionRefused([source.problem("the expression is nested too deep", 0)]) from None
     except Exception:
         raise ConditionRefused([source.problem("not a CEL expression", 0)]) from None
-    _try(source, runner)
+    _try(source, runner, text=text)
     return Program(source, runner)
 
 
-def check_types(source: Source) -> None:
+def check_types(source: Source, *, text: bool = False) -> None:
     """Check nothing: there is no type checker; the trial evaluation has attributes of the right types."""
 
 
@@ -152,7 +167,7 @@ def _unknown_names(source: Source) -> list[Problem]:
     return problems
 
 
-def _try(source: Source, runner: celpy.Runner) -> None:
+def _try(source: Source, runner: celpy.Runner, *, text: bool) -> None:
     """Evaluate with empty values: a type error or a result that is no bool will not get better with real ones."""
     context = {name: _to_cel(_SAMPLES[VARIABLES[name]], [0]) for name in source.variables}
     if attributes := source.looked_up("request.attributes"):
@@ -172,8 +187,9 @@ def _try(source: Source, runner: celpy.Runner) -> None:
         return
     except Exception:
         return
-    if not isinstance(value, celtypes.BoolType):
-        message = f"the condition must be true or false, but it is of type {_type_name(value)}"
+    if not isinstance(value, _TEXTS if text else celtypes.BoolType):
+        what = "the expression must be a text" if text else "the condition must be true or false"
+        message = f"{what}, but it is of type {_type_name(value)}"
         raise ConditionRefused([source.problem(message, 0)])
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from policy_engine.sdk import Request, Response
 from policy_engine.worker.conditions.cost import Cost, cost_of
-from policy_engine.worker.conditions.direct import Evaluate, compile_direct
+from policy_engine.worker.conditions.direct import Evaluate, compile_direct, compile_direct_text
 from policy_engine.worker.conditions.source import (
     ConditionRefused,
     EvaluationFailed,
@@ -25,8 +25,11 @@ __all__ = [
     "ConditionError",
     "ConditionRefused",
     "Problem",
+    "TextExpression",
     "check_condition",
+    "check_text",
     "compile_condition",
+    "compile_text",
     "ENGINE",
 ]
 
@@ -38,6 +41,9 @@ class Program(Protocol):
 
     def evaluate(self, variables: dict[str, Any]) -> bool:
         """Return the result; raises EvaluationFailed."""
+
+    def text(self, variables: dict[str, Any]) -> str:
+        """Return the result of an expression for a text; raises EvaluationFailed."""
 
 
 class ValueProgram(Protocol):
@@ -55,10 +61,10 @@ class Engine(Protocol):
     def compile_value(self, source: Source) -> ValueProgram | None:
         """Compile an expression of any type; None when it is not one by itself."""
 
-    def compile_source(self, source: Source) -> Program:
-        """Compile; raises ConditionRefused."""
+    def compile_source(self, source: Source, *, text: bool = False) -> Program:
+        """Compile a condition, or with `text` an expression for one; raises ConditionRefused."""
 
-    def check_types(self, source: Source) -> None:
+    def check_types(self, source: Source, *, text: bool = False) -> None:
         """Hold the attributes that a compiled condition looks up against their types; raises ConditionRefused."""
 
 
@@ -147,6 +153,55 @@ def compile_condition(
     _check_patterns(source, engine)
     readers = {name: reader(name, keys) for name, keys in source.variables.items()}
     return Condition(text, program, readers, compile_direct(source) if direct else None, cost_of(source))
+
+
+class TextExpression:
+    """A compiled expression for a text, such as the key by which requests are shared out; immutable."""
+
+    __slots__ = ("_cost", "_direct", "_program", "_readers", "text")
+
+    def __init__(self, source: Source, program: Program, *, direct: bool) -> None:
+        self.text = source.text
+        self._program = program
+        self._readers = tuple((name, reader(name, keys)) for name, keys in source.variables.items())
+        self._direct = compile_direct_text(source) if direct else None
+        self._cost = cost_of(source)
+
+    def evaluate(self, request: Request) -> str | None:
+        """Return the text, None where the request does not have what the expression asks for."""
+        try:
+            if self._direct is not None:
+                return self._direct(request, None)
+            variables = {name: read(request, None) for name, read in self._readers}
+            if self._cost is not None and not self._cost.within_limit(variables):
+                return None
+            return self._program.text(variables)
+        except EvaluationFailed:
+            return None
+
+
+def compile_text(text: str, *, engine: Engine = ENGINE, direct: bool = True) -> TextExpression:
+    """Compile and type-check an expression of `request.*` and `metadata` whose value is a text or a whole number.
+
+    Raises ConditionRefused with every problem found.
+    """
+    source = read_source(text)
+    _refuse_response(source)
+    if source.problems:
+        raise ConditionRefused(source.problems)
+    program = engine.compile_source(source, text=True)
+    engine.check_types(source, text=True)
+    _check_patterns(source, engine)
+    return TextExpression(source, program, direct=direct)
+
+
+def check_text(text: str, *, engine: Engine = ENGINE) -> list[Problem]:
+    """Return what is wrong with an expression for a text, an empty list when it can be used."""
+    try:
+        compile_text(text, engine=engine)
+    except ConditionRefused as refused:
+        return refused.problems
+    return []
 
 
 def check_condition(text: str, *, phase_has_response: bool, engine: Engine = ENGINE) -> list[Problem]:
