@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from pip._vendor.packaging.requirements import Requirement
+
 # `bazelw` lays this module of the builder beside: what it may not unpack is judged in one place.
 from policy_builder.discover.wheel_archive import WheelError, unpack_wheel
 
