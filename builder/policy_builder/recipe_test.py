@@ -101,17 +101,17 @@ def test_the_engine_is_imported_from_what_images_take_of_wheels() -> None:
 
 
 IMPORTS = """
-import ast, importlib, importlib.machinery, pkgutil, sys, sysconfig
+import ast, importlib, importlib.machinery, pkgutil, sys
 from pathlib import Path
 sys.path[:0] = %r
 from policy_builder.recipe import wheel_belongs_in_image
-site = {Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")}
+site = {Path(one).absolute() for one in sys.path if Path(one).name in ("site-packages", "dist-packages")}
 
 class Pruned(importlib.machinery.PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        origin = Path(spec.origin).resolve() if spec is not None and spec.origin else None
+        origin = Path(spec.origin).absolute() if spec is not None and spec.origin else None
         for root in site:
             if origin is not None and origin.is_relative_to(root):
                 if not wheel_belongs_in_image(origin.relative_to(root).as_posix()):
