@@ -165,8 +165,16 @@ class ChainReader:
         self._constructed: dict[bytes, None] = {}
         self._conditions: dict[tuple[str, frozenset[Phase]], tuple[str, ...]] = {}
 
-    def read_documents(self, documents: Iterable[Document], earlier: Iterable[Diagnostic] = ()) -> LoadedChains:
-        """Read chain files as one configuration; `earlier` are findings that reading the files already made."""
+    def read_documents(
+        self,
+        documents: Iterable[Document],
+        earlier: Iterable[Diagnostic] = (),
+        once_read: Callable[[], None] = lambda: None,
+    ) -> LoadedChains:
+        """Read chain files as one configuration; `earlier` are findings that reading the files already made.
+
+        `once_read` is called when every file has been read, before policies are tried out, which takes longer.
+        """
         load = _Load(self._secrets(), Findings(earlier))
         documents = list(documents)
         with suppress(TooManyFindings):
@@ -177,6 +185,8 @@ class ChainReader:
                 self._entry(place, load)
             _check_ties(load)
             _warn_of_open_routes(load)
+        once_read()
+        with suppress(TooManyFindings):
             self._construct(load)
         return self._finish(load)
 
