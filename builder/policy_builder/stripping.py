@@ -43,7 +43,7 @@ def stripped(content: bytes) -> bytes:
             [_HEADER.size, *(one.offset + one.size for one in sections if one.flags & _ALLOC and one.kind != _NOBITS)]
             + [offset + size for offset, size in _segments(content, header)]
         )
-    except (struct.error, ValueError, IndexError):
+    except (struct.error, ValueError, IndexError, OverflowError):
         return content
     unused = [one for one in sections if one.kind == _SYMTAB or one.name.startswith((b".debug_", b".zdebug_"))]
     if not unused or end > len(content):

@@ -112,8 +112,8 @@ class World:
         self.locked("engine-core", "1.0")
         mirror = self.root / "mirror"
         mirror.mkdir()
-        packages = {name: make_deb(mirror, name) for name in ("libone", "libtwo")}
-        packages["base-files"] = make_deb(mirror, "base-files", {"usr/lib/os-release": OS_RELEASE})
+        packages = {"libone": make_deb(mirror, "libone")}
+        packages["libtwo"] = make_deb(mirror, "libtwo", {"usr/lib/os-release": OS_RELEASE})
         packages["python3.13-minimal"] = make_deb(mirror, "python3.13-minimal", {"usr/bin/python3.13": PYTHON})
         lock = {"suite": "trixie", "snapshot": mirror.as_uri(), "packages": {"amd64": packages, "arm64": packages}}
         self.debian.write_text(json.dumps(lock))

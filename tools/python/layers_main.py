@@ -37,7 +37,7 @@ ENGINE: Mapping[str, str] = {
     "telemetry": f"sdk explain kernel transport transport.listen sources {_WORKER}",
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
     "envoy.lint": "sdk documents settings kernel envoy worker.chains",
-    "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",
+    "envoy.command": "sdk documents settings sources kernel envoy envoy.lint worker.policies",
     "dev": f"settings envoy processes {_WORKER}",
     "explain": f"sdk kernel kit {_WORKER}",
     "explain.arguments": "",

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from policy_builder.commands import cli
 from policy_builder.package.oci_layout import LAYER_TYPES, blob_path, blobs, canonical, digest_of
-from policy_builder.testregistry import PASSWORD, USER, Registry, debian_registry, log_in
+from policy_builder.testregistry import PASSWORD, USER, Answer, Registry, Seen, Server, debian_registry, log_in
 from policy_builder.testworld import CODE, World, manifest_of
 
 
@@ -247,6 +247,58 @@ def test_an_image_is_found_by_what_refers_to_it_where_a_registry_lists_that(
         "application/vnd.dev.cosign.artifact.sig.v1+json",
     }
     assert {one["artifactType"] for one in referrers(opened, digest)} == listed
+
+
+def listing_referrers(store: dict[str, bytes]) -> dict[tuple[str, str], Any]:
+    """Return the answers of a registry of OCI 1.1 that keeps everything in `store`."""
+
+    def answer(seen: Seen) -> Answer:
+        path, _, query = seen.target.partition("?")
+        if seen.method == "POST":
+            return 202, {"Location": "/v2/team/engine/blobs/uploads/1"}, b""
+        if seen.method == "PUT":
+            key = query.partition("digest=")[2].replace("%3A", ":") or path.rpartition("/")[2]
+            store[key] = seen.body
+            if "/manifests/" not in path:
+                return 201, {}, b""
+            store[digest_of(seen.body)] = seen.body
+            subject = json.loads(seen.body).get("subject")
+            return 201, {"OCI-Subject": subject["digest"]} if subject else {}, b""
+        wanted = path.rpartition("/")[2]
+        if "/referrers/" in path:
+            documents = {
+                key: json.loads(one) for key, one in store.items() if one.startswith(b'{"') and key[:7] == "sha256:"
+            }
+            found = [
+                {"digest": key, "artifactType": one["artifactType"]}
+                for key, one in documents.items()
+                if one.get("subject", {}).get("digest") == wanted
+            ]
+            return 200, {}, json.dumps({"manifests": found}).encode()
+        if wanted not in store:
+            return 404, {}, b""
+        return 200, {"Docker-Content-Digest": digest_of(store[wanted])}, store[wanted]
+
+    return {("*", "/v2/"): answer}
+
+
+def test_a_registry_that_lists_referrers_gets_no_index_of_its_own(
+    built: Path, misbehaving: Server, keys: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    private, public = keys
+    store: dict[str, bytes] = {}
+    misbehaving.answers = listing_referrers(store)
+    registry = Registry(misbehaving.address, None)
+    capsys.readouterr()
+    assert run("push", built, "-r", f"{registry.address}/team/engine", "--key", private) == 0
+    image = capsys.readouterr().out.split()[0]
+    tags = {key for key in store if key.startswith("sha256-")}
+    digest = image.partition("@")[2].replace(":", "-")
+    assert tags == {f"{digest}.att", f"{digest}.sig"}
+    # Found by the list alone, too.
+    for tag in tags:
+        del store[tag]
+    assert verdict(capsys, image, "--key", public)["verified"]
 
 
 def test_the_difference_between_two_images(

@@ -17,7 +17,7 @@ from policy_builder.package.layers import LayerError, files
 from policy_builder.package.oci_layout import ImageConfig, blob_path, write_docker_archive, write_image, write_index
 from policy_builder.testworld import CODE, World
 
-DEBIAN = ("base-files", "libone", "libtwo", "python3.13-minimal")
+DEBIAN = ("libone", "libtwo", "python3.13-minimal")
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ def _oci_image_impl(ctx):
         for name in ("os", "architecture", "user", "workdir", "entrypoint", "cmd", "exposed_ports")
     }))
     args = ctx.actions.args()
-    args.add_all(["build", out.path, config])
+    args.add("build")
     args.add_all(ctx.files.labels, before_each = "--labels")
     args.add_all(ctx.files.annotations, before_each = "--annotations")
     args.add_all(ctx.files.env, before_each = "--env")
+
+    # After the options: not every argparse takes a list of arguments that options cut in two.
+    args.add_all([out.path, config])
     args.add_all(ctx.files.tars)
     ctx.actions.run(
         executable = ctx.executable._tool,
