@@ -12,7 +12,7 @@ import pytest
 from integration.harness import client
 from integration.harness.chain_file import ChainFile, chain, chains, policy
 from integration.harness.engine import EngineProcess
-from integration.harness.exchange import Answer, HeaderList, Request
+from integration.harness.exchange import Answer, HeaderList, Received
 from integration.harness.generated_envoy import envoy_for
 from integration.harness.upstream import Upstream
 
@@ -64,7 +64,7 @@ def test_a_response_whose_body_needs_what_connection_lists_is_not_stored(site: S
 
 
 def test_an_upstream_that_knows_zstd_is_not_asked_for_it(site: Site) -> None:
-    def packed(request: Request) -> Answer:
+    def packed(request: Received) -> Answer:
         wanted = ",".join(request.values("accept-encoding"))
         if "zstd" in wanted:
             return Answer.of(b"\x28\xb5\x2f\xfd", headers=[*FRESH, ("content-encoding", "zstd")])
