@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from policy_engine.explain.masking import Masking, clean
-from policy_engine.explain.record import Decision, ExchangeRecord, Verdict
+from policy_engine.explain.record import Decision, ExchangeRecord, Verdict, tells_of_a_failure
 from policy_engine.explain.recorder import Ended, Wanted
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import Headers, ImmediateResponse, Request
@@ -26,7 +26,6 @@ from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
 
 _LONGEST = 200
-_OF_A_FAILURE = ("policy_failed:", "policy_engine:internal_error", "policy_engine:not_ready")
 
 
 class DecisionLog:
@@ -58,7 +57,7 @@ class DecisionLog:
 
     def refused(self, answer: ImmediateResponse, route: str, headers: Headers) -> ImmediateResponse:
         """See `Decisions`."""
-        decision = Decision.FAILED if answer.details.startswith(_OF_A_FAILURE) else Decision.DENIED
+        decision = Decision.FAILED if tells_of_a_failure(answer.details) else Decision.DENIED
         decided = {"decision": decision.value, "status": answer.status, "reason": answer.details}
         self._told(decided, Request(headers, route=route), None)
         return _published(answer, decided)
