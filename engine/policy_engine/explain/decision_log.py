@@ -83,7 +83,7 @@ class DecisionLog:
             "hook": record.hook or None,
             "milliseconds": record.milliseconds,
             "policies": [
-                {"policy": f"{one.policy} {one.version}", "hook": one.hook, "decision": one.decision.value}
+                {"policy": f"{one.policy} {one.version}".rstrip(), "hook": one.hook, "decision": one.decision.value}
                 | ({} if one.milliseconds is None else {"milliseconds": one.milliseconds})
                 for one in record.hooks
             ],
@@ -103,7 +103,7 @@ class DecisionLog:
             "method": clean(request.method[:_LONGEST]),
             "path": self._masking.text(request.path[:_LONGEST]),
             "client_address": request.client_address or None,
-            "condition": None if step is None or step.condition is None else step.condition.text,
+            "condition": None if step is None or step.condition is None else step.condition.text or None,
             **decided,
         }
         facts["reason"] = self._masking.text(facts["reason"]) if facts.get("reason") else None
@@ -132,7 +132,7 @@ def _decided(
 def _in_words(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     """Return the message of a line and its values."""
     policy, reason = facts.get("policy"), facts.get("reason") or facts.get("failure")
-    by = f" by {policy} {facts['policy_version']}" if policy else " by the engine"
+    by = f" by {policy} {facts['policy_version'] or ''}".rstrip() if policy else " by the engine"
     return (
         "request %s%s%s%s",
         facts["decision"],
@@ -143,7 +143,7 @@ def _in_words(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 
 
 def _without_nothing(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in facts.items() if value is not None}
+    return {name: value for name, value in facts.items() if value is not None and value != ""}
 
 
 def _published(answer: ImmediateResponse, decided: dict[str, Any]) -> ImmediateResponse:

@@ -53,9 +53,12 @@ _END_IN_TEXT = re.compile(r"[&\n]")
 _END_IN_JSON = re.compile(r"[&\s\"\\]")
 _MEMBER = re.compile(r'"((?:[^"\\\n]|\\.){1,200})"\s*:\s*(?=([\[{])|"|-?[0-9])')
 _SCALAR = re.compile(r'"(?:[^"\\]|\\.)*"?|[^,}\]\s]*')
+_CODE_OF_AN_ERROR = re.compile(r'-[0-9]+\b|"[a-z]+(?:_[a-z]+)+"')
+"""`code` of OAuth is a credential; that of an error, a negative number of JSON-RPC's or words, is none."""
+
 _STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]')
 _ARGUMENT = re.compile(
-    r"""(?<![\w.-])([\w.-]{1,200})(\\?['"]?\s*:\s*(\\?["']))(?:(?!\3)[^\n])*"""
+    r"""(?<![\w.-])(?<!(?<!\\)")([\w.-]{1,200})(\\?['"]?\s*:\s*(\\?["']))(?:(?!\3)[^\n])*"""
     r"""|(?m:^)([ \t-]*)([\w.-]{1,200})(:[ \t]+)[^\s"'{\[][^\n]*"""
 )
 """What a body that is no JSON has as `name: "value"` (GraphQL, also within JSON) or as a line `name: value` (YAML)."""
@@ -187,6 +190,8 @@ class Masking:
         for match in _MEMBER.finditer(text):
             begin = match.end()
             if begin < at or not self.is_credential(_unescaped(match[1])):
+                continue
+            if match[1] == "code" and _CODE_OF_AN_ERROR.match(text, begin):
                 continue
             scalar = None if match[2] else _SCALAR.match(text, begin)
             kept += text[at:begin], f'"{REDACTED}"'

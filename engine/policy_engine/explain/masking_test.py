@@ -65,7 +65,7 @@ def test_pairs_are_masked_wherever_they_stand_in_a_text(name: str, text: str) ->
         '{"NAME": {"x": ["]", "VALUE"]}, "user": "u"}', '{"user": "u", "NAME": ["cut", "VALUE', "user: u\nNAME: VALUE",
         "{'NAME': 'VALUE', 'user': 'u'}", '{"query": "{ login(user: \\"u\\", NAME: \\"VALUE\\") }"}',
         'login(user: "u", NAME: "VALUE")', '<login user="u" NAME="VALUE"/>', '{"url": "/user?NAME=VALUE"}',
-        '{"\\u0078-NAME": "VALUE", "user": "u"}',
+        '{"\\u0078-NAME": "VALUE", "user": "u"}', r'{"user": "{\"NAME\": \"VALUE\"}"}',
     ],
 )  # fmt: skip
 def test_values_of_bodies_are_masked_whatever_holds_them(name: str, body: str) -> None:
@@ -78,6 +78,14 @@ def test_values_of_bodies_are_masked_whatever_holds_them(name: str, body: str) -
 @pytest.mark.parametrize("body", [b'{"a": ["b", {"c": "d=e"}], "f": 1}', b"a=b c&d=e", b"a: b\nc: d", b'f(a: "b")'])
 def test_bodies_without_credentials_are_shown_as_they_are(body: bytes) -> None:
     assert Masking().body(body, 500) == body.decode()
+
+
+@pytest.mark.parametrize("code", ["-32603", '"invalid_api_key"', '"rate_limit_exceeded"'])
+def test_the_code_of_an_error_is_shown_and_one_of_a_login_is_not(code: str) -> None:
+    body = f'{{"error": {{"code": {code}, "message": "m"}}}}'
+    assert Masking().body(body.encode(), 200) == body
+    for secret in ("123456", f'"{SECRET}"', '"4f0a9b"', "0", '"invalid"'):
+        assert secret not in Masking().body(body.replace(code, secret).encode(), 200)
 
 
 def test_a_secret_is_masked_as_queries_forms_and_json_write_it() -> None:
