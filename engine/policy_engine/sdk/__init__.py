@@ -15,6 +15,7 @@ from policy_engine.sdk.actions import (
 )
 from policy_engine.sdk.dependencies import Dependency, dependency
 from policy_engine.sdk.exchange import Request, Response, ResponseOrigin
+from policy_engine.sdk.expressions import Expression, ExpressionFailed
 from policy_engine.sdk.header_fields import (
     MediaType,
     UnreadableHeader,
@@ -64,6 +65,8 @@ __all__ = [
     "ChunkMutation",
     "TrailerMutation",
     "DynamicMetadata",
+    "Expression",
+    "ExpressionFailed",
     "Dependency",
     "dependency",
     "Json",

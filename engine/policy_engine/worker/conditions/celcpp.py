@@ -74,7 +74,7 @@ class Program:
 
 
 class ValueProgram:
-    """A compiled expression of any type, for those who show what it gives."""
+    """A compiled expression of any type."""
 
     __slots__ = ("_evaluate",)
 
@@ -102,25 +102,26 @@ def _unwrapped(value: Any) -> Any:
     return _unwrapped(value.value()) if isinstance(value, cel.Value) else value
 
 
-def compile_value(source: Source) -> ValueProgram | None:
-    """Parse and type-check an expression of any type; None when it is not one by itself."""
-    try:
-        return ValueProgram(_ENVIRONMENT.compile(source.text))
-    except Exception:
-        return None
+def compile_value(source: Source) -> ValueProgram:
+    """Parse and type-check an expression of any type; raises ConditionRefused with every problem."""
+    return ValueProgram(_compiled(source))
 
 
 def compile_source(source: Source) -> Program:
     """Parse and type-check; raises ConditionRefused with every problem."""
-    try:
-        expression = _ENVIRONMENT.compile(source.text)
-    except Exception as error:
-        raise ConditionRefused(_problems(source, str(error))) from None
+    expression = _compiled(source)
     kind = expression.return_type()
     if kind not in (cel.Type.BOOL, cel.Type.DYN):
         message = f"the condition must be true or false, but it is of type {kind.name().lower()}"
         raise ConditionRefused([source.problem(message, 0)])
     return Program(expression)
+
+
+def _compiled(source: Source) -> Any:
+    try:
+        return _ENVIRONMENT.compile(source.text)
+    except Exception as error:
+        raise ConditionRefused(_problems(source, str(error))) from None
 
 
 def _reason(text: str) -> str:

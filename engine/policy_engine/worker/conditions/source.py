@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+from policy_engine.sdk.expressions import ExpressionRefused
+
 Kind = Literal["string", "int", "string map", "dyn map"]
 
 VARIABLES: dict[str, Kind] = {
@@ -93,7 +95,7 @@ class Problem:
         return f"line {self.line}, column {self.column}: {self.message}\n  {shown}\n  {caret}"
 
 
-class ConditionRefused(ValueError):
+class ConditionRefused(ExpressionRefused):
     """Raised when a condition cannot be used; `problems` holds all that is wrong with it."""
 
     def __init__(self, problems: list[Problem]) -> None:
@@ -152,7 +154,7 @@ def read_source(text: str) -> Source:
         source.text = ""
         source.refuse(f"a condition is a text, not a {type(text).__name__}; put it in quotes", 0)
     elif not text.strip():
-        source.refuse("the condition is empty; leave it out to run the policy always", 0)
+        source.refuse("the condition is empty; leave it out where it is always to hold", 0)
     elif len(text) > MAX_LENGTH:
         source.refuse(f"the condition has {len(text)} characters; at most {MAX_LENGTH} are allowed", MAX_LENGTH)
     elif unusable := _UNUSABLE.search(text):
@@ -322,7 +324,7 @@ def _check_calls(source: Source) -> None:
         if token.kind != "name" or token.text == "in":
             continue
         if _at(source, index + 1) == "{":
-            source.refuse("a condition cannot build messages", token.offset)
+            source.refuse("an expression cannot build messages", token.offset)
         elif _at(source, index + 1) != "(":
             continue
         elif token.text not in FUNCTIONS:

@@ -1,0 +1,66 @@
+"""Policies of the library through Envoy: who gets in, what the upstream gets, what the client is told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from integration.harness.chain_file import Document, policy
+from integration.harness.exchange import HeaderList
+from integration.runtime_stack import Runtime, started
+
+POLICIES = Path(__file__).parent.parent / "policies"
+
+
+def key(text: str, client: str) -> Document:
+    """Return an entry of api-key-validation v1 for this key."""
+    return {"client": client, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+RULES = [
+    {"name": "admins", "action": "allow", "when": 'metadata.api_key.client == "admin"'},
+    {"name": "internal", "action": "deny", "when": 'request.path.startsWith("/ruled/internal")'},
+    {"name": "readers", "action": "allow", "when": 'request.method == "GET"'},
+]
+CHAINS: dict[str, list[Document]] = {
+    "ruled": [
+        policy("api-key-validation", "v1.0.0", {"keys": [key("root-key", "admin"), key("user-key", "user")]}),
+        policy("authorize", "v1.0.0", {"rules": RULES}),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def runtime(transport: str) -> Iterator[Runtime]:
+    with started(CHAINS, transport=transport, policies=POLICIES) as runtime:
+        yield runtime
+        assert runtime.value("policy_engine_handler_errors_total") == 0
+        assert runtime.value("policy_engine_protocol_errors_total") == 0
+
+
+@pytest.fixture(autouse=True)
+def _quiet_upstream(runtime: Runtime) -> None:
+    runtime.upstream.reset()
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "secret", "status"),
+    [
+        ("GET", "/ruled/a", "user-key", 200),
+        ("POST", "/ruled/a", "user-key", 403),
+        ("GET", "/ruled/internal/a", "user-key", 403),
+        ("DELETE", "/ruled/internal/a", "root-key", 200),
+        ("GET", "/ruled/a", "no-key", 403),
+    ],
+)
+def test_rules_decide_by_the_key_and_the_request(
+    runtime: Runtime, method: str, target: str, secret: str, status: int
+) -> None:
+    headers: HeaderList = [("x-api-key", secret)]
+    reply = runtime.send(target, method=method, headers=headers)
+    assert reply.status == status
+    assert len(runtime.upstream.received) == (status == 200)
+    assert status == 200 or b"internal" not in reply.body
