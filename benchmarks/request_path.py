@@ -61,6 +61,7 @@ CHAINS: dict[str, Sequence[str]] = {
     "one": (_SET_HEADER,),
     "five": _FIVE,
     "authorize": (_API_KEY, _AUTHORIZE),
+    "redirect": ("{name: redirect, version: v1.0.0, parameters: {scheme: https}}",),
     "ten": (*_FIVE, *_FIVE[:1], *_FIVE[2:], _SET_HEADER),
 }
 

@@ -30,6 +30,14 @@ CHAINS: dict[str, list[Document]] = {
         policy("api-key-validation", "v1.0.0", {"keys": [key("root-key", "admin"), key("user-key", "user")]}),
         policy("authorize", "v1.0.0", {"rules": RULES}),
     ],
+    "secure": [policy("redirect", "v1.0.0", {"scheme": "https", "status": 308})],
+    "moved": [
+        policy(
+            "redirect",
+            "v1.0.0",
+            {"host": "shop.example.com", "scheme": "https", "path": {"prefix": {"from": "/moved", "to": "/"}}},
+        )
+    ],
 }
 
 
@@ -64,3 +72,15 @@ def test_rules_decide_by_the_key_and_the_request(
     assert reply.status == status
     assert len(runtime.upstream.received) == (status == 200)
     assert status == 200 or b"internal" not in reply.body
+
+
+def test_plain_http_is_sent_to_https_with_path_and_query(runtime: Runtime) -> None:
+    reply = runtime.send("/secure/a%20b?c=d&e", method="POST", body=b"x", headers=[("host", "Api.example.com:8080")])
+    assert (reply.status, reply.values("location")) == (308, ["https://api.example.com/secure/a%20b?c=d&e"])
+    assert runtime.upstream.received == []
+
+
+def test_a_client_does_not_choose_where_it_is_sent(runtime: Runtime) -> None:
+    reply = runtime.send("/moved//evil.example/x", headers=[("x-forwarded-host", "evil.example")])
+    assert (reply.status, reply.values("location")) == (302, ["https://shop.example.com//evil.example/x"])
+    assert runtime.send("/secure/a", headers=[("host", "a@evil.example")]).status == 400

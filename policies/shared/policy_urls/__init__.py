@@ -1,0 +1,1 @@
+"""Parts of URLs in policy parameters; see the modules."""
