@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from policy_engine.sdk import ParameterError
-from policy_urls.origins import LABEL, parse_origin
+from policy_origins import LABEL, parse_origin
 
 _LONGEST = 512
 

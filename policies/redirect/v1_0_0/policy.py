@@ -18,7 +18,7 @@ from policy_engine.sdk import (
     host_of,
     single,
 )
-from policy_urls.paths import is_target, path_change
+from policy_paths import is_target, path_change
 
 _AUTHORITY = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?\.?|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", re.ASCII)
 _PORT = re.compile(r":([0-9]+)\Z", re.ASCII)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from policy_engine.sdk import ImmediateResponse, Parameters, Policy, Request, RequestMutation
-from policy_urls.paths import is_target, path_change
+from policy_paths import is_target, path_change
 
 _KEPT_PATHS = 1024
 

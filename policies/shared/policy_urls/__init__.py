@@ -1,1 +1,0 @@
-"""Parts of URLs in policy parameters; see the modules."""
