@@ -62,6 +62,7 @@ CHAINS: dict[str, Sequence[str]] = {
     "five": _FIVE,
     "authorize": (_API_KEY, _AUTHORIZE),
     "redirect": ("{name: redirect, version: v1.0.0, parameters: {scheme: https}}",),
+    "csrf": ("{name: csrf, version: v1.0.0}",),
     "ten": (*_FIVE, *_FIVE[:1], *_FIVE[2:], _SET_HEADER),
 }
 

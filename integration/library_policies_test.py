@@ -38,6 +38,7 @@ CHAINS: dict[str, list[Document]] = {
             {"host": "shop.example.com", "scheme": "https", "path": {"prefix": {"from": "/moved", "to": "/"}}},
         )
     ],
+    "own": [policy("csrf", "v1.0.0", {"trusted_origins": ["https://admin.example.com"]})],
 }
 
 
@@ -84,3 +85,22 @@ def test_a_client_does_not_choose_where_it_is_sent(runtime: Runtime) -> None:
     reply = runtime.send("/moved//evil.example/x", headers=[("x-forwarded-host", "evil.example")])
     assert (reply.status, reply.values("location")) == (302, ["https://shop.example.com//evil.example/x"])
     assert runtime.send("/secure/a", headers=[("host", "a@evil.example")]).status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("POST", [("sec-fetch-site", "same-origin")], 200),
+        ("POST", [("sec-fetch-site", "cross-site")], 403),
+        ("POST", [("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], 403),
+        ("POST", [("origin", "https://admin.example.com"), ("sec-fetch-site", "cross-site")], 200),
+        ("POST", [("origin", "https://admin.example.com"), ("origin", "https://evil.example")], 403),
+        ("POST", [("host", "api.example.com"), ("origin", "https://api.example.com")], 200),
+        ("POST", [("host", "api.example.com"), ("origin", "null")], 403),
+        ("GET", [("origin", "https://evil.example")], 200),
+        ("POST", [], 200),
+    ],
+)
+def test_pages_of_other_origins_send_nothing(runtime: Runtime, method: str, headers: HeaderList, status: int) -> None:
+    assert runtime.send("/own/a", method=method, headers=headers).status == status
+    assert len(runtime.upstream.received) == (status == 200)
