@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ def key(text: str, client: str) -> Document:
     return {"client": client, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
+HOOK_SECRETS = ["an-old-secret-0", "a-new-secret-00"]
 RULES = [
     {"name": "admins", "action": "allow", "when": 'metadata.api_key.client == "admin"'},
     {"name": "internal", "action": "deny", "when": 'request.path.startsWith("/ruled/internal")'},
@@ -38,6 +41,7 @@ CHAINS: dict[str, list[Document]] = {
             {"host": "shop.example.com", "scheme": "https", "path": {"prefix": {"from": "/moved", "to": "/"}}},
         )
     ],
+    "hooked": [policy("webhook-signature", "v1.0.0", {"format": "stripe", "secrets": HOOK_SECRETS}, timeout="20s")],
     "own": [policy("csrf", "v1.0.0", {"trusted_origins": ["https://admin.example.com"]})],
 }
 
@@ -104,3 +108,25 @@ def test_a_client_does_not_choose_where_it_is_sent(runtime: Runtime) -> None:
 def test_pages_of_other_origins_send_nothing(runtime: Runtime, method: str, headers: HeaderList, status: int) -> None:
     assert runtime.send("/own/a", method=method, headers=headers).status == status
     assert len(runtime.upstream.received) == (status == 200)
+
+
+def signed(body: bytes, at: float, secret: str = HOOK_SECRETS[1]) -> list[tuple[str, str]]:
+    made = hmac.new(secret.encode(), f"{int(at)}.".encode() + body, "sha256").hexdigest()
+    return [("stripe-signature", f"t={int(at)},v1={made}")]
+
+
+@pytest.mark.parametrize("size", [0, 10, 200_000])
+def test_a_signed_webhook_arrives_whole_and_a_changed_one_not_at_all(runtime: Runtime, size: int) -> None:
+    body = b"x" * size
+    pieces = [body[at : at + 65536] for at in range(0, size, 65536)]
+    reply = runtime.send("/hooked/a", method="POST", headers=signed(body, time.time()), body=pieces)
+    assert (reply.status, len(runtime.upstream.last().body)) == (200, size)
+    runtime.upstream.reset()
+    for headers in (
+        signed(body + b"x", time.time()),
+        signed(body, time.time() - 900),
+        signed(body, time.time()) * 2,
+        [],
+    ):
+        assert runtime.send("/hooked/a", method="POST", headers=headers, body=body).status == 403
+    assert runtime.upstream.received == []

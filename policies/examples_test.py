@@ -20,7 +20,10 @@ from policy_engine.worker.policies.parameters import ParameterSchema
 ROOT = Path(__file__).parent
 DIRECTORIES = sorted(path.parent for path in ROOT.glob("*/v*/policy.yaml"))
 KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", "examples"]
-AUTHENTICATE = ("api-key-validation", "authorize", "basic-auth", "csrf", "ip-allow", "jwt-validation")
+AUTHENTICATE = (
+    *("api-key-validation", "authorize", "basic-auth", "csrf", "ip-allow", "jwt-validation"),
+    "webhook-signature",
+)
 
 
 def document(directory: Path) -> dict[str, Any]:
