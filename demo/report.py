@@ -120,7 +120,7 @@ def _visible(outcome: Outcome) -> str:
     names = [name for name, value in outcome.case.client_sees.items() if value is not None]
     shown = "".join(f"  {name}: {outcome.reply.header(name)}" for name in names)
     if outcome.reply.status >= 400 and outcome.reply.body:
-        shown += f"  {outcome.reply.body.decode('utf-8', 'replace').strip()[:80]}"
+        shown += f"  {_said(outcome.reply.body)}"
     return shown
 
 
@@ -133,3 +133,11 @@ def _upstream(outcome: Outcome) -> str:
 
 def _without_tokens(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, "***" if name in {"authorization", "x-api-key"} else value) for name, value in headers]
+
+
+def _said(body: bytes) -> str:
+    """Return what a denial says: the title of problem details, the beginning of any other body."""
+    try:
+        return str(json.loads(body)["title"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode("utf-8", "replace").strip()[:80]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 
@@ -26,6 +27,7 @@ ROUTES = [
     Route(prefix="/ordered", name="ordered"),
     Route(prefix="/conditional", name="conditional"),
     Route(prefix="/open", name="open"),
+    Route(prefix="/guarded", name="guarded"),
     Route(prefix="/unmapped", name="publik"),
 ]
 """What Envoy routes; `publik` is in no chain file."""
@@ -83,8 +85,18 @@ def document(jwt_parameters: Document, *, gateway: str = "one") -> Document:
         chain("partner", policy("api-key-validation", "v1", {"keys": [API_KEY], "client_header": "x-client"})),
         chain("ordered", append("first"), append("second")),
         chain("conditional", {**append("posted"), "condition": "request.method == 'POST'"}),
+        chain("guarded", GUARD),
         chain("open"),
     )
+
+
+GUARD = policy("llm-prompt-guard", "v1.0.0", {"prompt": {"deny_words": ["forbidden"]}}, timeout="20s")
+"""Reads whole bodies, large ones in a helper process."""
+
+
+def prompt(words: str) -> bytes:
+    """Return a request that is large enough to be read in a helper process."""
+    return json.dumps({"messages": [{"role": "user", "content": "a " * 50_000 + words}]}).encode()
 
 
 API_KEY = {"client": "mobile", "sha256": "477739a1d440eb56e7a2aa8b2ae592b43568448c046c22bc2d63bc36009cbc48"}
@@ -93,6 +105,9 @@ STAFF_RULES: Document = {
     "claim_rules": [{"claim": "role", "one_of": ["staff", "admin"]}],
     "claims_to_headers": [{"claim": "sub", "header": "x-user"}, {"claim": "role", "header": "x-role"}],
 }
+
+
+OFFLOADED = "policy_engine_offload_calls_total"
 
 
 class EndToEnd:
@@ -169,6 +184,16 @@ class EndToEnd:
         reply = stack.send("/conditional", method="POST", body=b"data")
         assert (stack.upstream.last().values("x-order"), reply.values("x-order")) == (["posted"], ["posted"])
         assert bytes(stack.upstream.last().body) == b"data"
+
+    def test_large_bodies_are_read_in_helper_processes(self, stack: Stack) -> None:
+        """They are started with what there is: no file can be written, and nobody has a home."""
+        headers = [("content-type", "application/json")]
+        for words, status in (("well known", 200), ("forbidden", 403)):
+            reply = stack.send("/guarded", method="POST", headers=headers, body=prompt(words))
+            assert reply.status == status
+        calls = {dict(labels)["outcome"]: count for labels, count in stack.admin.samples(OFFLOADED).items()}
+        assert calls.pop("done") == 2
+        assert set(calls.values()) == {0}
 
     def test_empty_chain_passes_unchanged(self, stack: Stack) -> None:
         reply = stack.send("/open", headers=[("x-one", "1")])

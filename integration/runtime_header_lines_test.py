@@ -10,7 +10,7 @@ import pytest
 from integration.harness.chain_file import policy
 from integration.harness.exchange import Answer, HeaderList
 from integration.runtime_stack import Runtime, started
-from policy_engine.kit.header_lines import HeaderLines, Part
+from policy_engine.kernel.header_lines import HeaderLines, Part
 
 
 def _names(text: str) -> set[str]:

@@ -161,10 +161,11 @@ def started(
     settings: Mapping[str, str] | None = None,
     metadata_key: tuple[str, str] | None = None,
     policies: Path = TEST_POLICIES,
+    flags: Sequence[str] = (),
     **ext_proc: Any,
 ) -> Iterator[Runtime]:
     """Start everything for these chains; `settings` are the engine's, `ext_proc` further ones of Envoy's filter,
-    `policies` is the directory they come from.
+    `policies` is the directory they come from, `flags` are further ones of `policy-engine run`.
 
     `metadata_key`: the route key is in this namespace and key of the routes' filter metadata, and routes have no name.
     """
@@ -175,7 +176,7 @@ def started(
         file.write(document(of))
         chosen = {"TRANSPORT": transport, "BODY_LIMIT": str(ENGINE_BODY_LIMIT), **(settings or {})}
         env = {f"POLICY_ENGINE_{name}": value for name, value in chosen.items()}
-        with EngineProcess(directory, chains=file.path, policies=policies, env=env, tcp=tcp) as engine:
+        with EngineProcess(directory, chains=file.path, policies=policies, env=env, tcp=tcp, flags=flags) as engine:
             engine.ready()
             bootstrap = Bootstrap(
                 routes=routes(of, overrides, metadata_key),

@@ -11,7 +11,17 @@ from typing import Any
 
 from policy_engine.documents.quantities import parse_duration
 from policy_engine.sdk.hooks import Phase
-from policy_engine.worker.chains.needs import Needs, Part, needs_of, slowest_answer
+from policy_engine.worker.chains.compiler import asked_of
+from policy_engine.worker.chains.needs import (
+    NOTHING_ASKED,
+    Asked,
+    Needs,
+    Part,
+    asked_by,
+    asked_in,
+    needs_of,
+    slowest_answer,
+)
 from policy_engine.worker.policies.registry import PolicyDefinition, Registry
 
 
@@ -31,8 +41,24 @@ def chain_needs(chain: Iterable[Mapping[str, Any]], registry: Registry | None, d
         definition = _definition(entry, registry)
         if definition is None:
             return None
-        parts.append(Part(definition.policy_class, definition.phases, _timeout(entry, default_timeout)))
+        timeout, asked = _timeout(entry, default_timeout), _asked(definition, entry)
+        parts.append(Part(definition.policy_class, definition.phases, timeout, asked))
     return needs_of(parts)
+
+
+def asked_for(chain: Iterable[Mapping[str, Any]], registry: Registry | None) -> Asked:
+    """Return what Envoy has to tell for `chain`; of unknown policies only what their expressions look up."""
+    asked = NOTHING_ASKED
+    for entry in enabled(chain):
+        asked |= _asked(_definition(entry, registry), entry)
+    return asked
+
+
+def _asked(definition: PolicyDefinition | None, entry: Mapping[str, Any]) -> Asked:
+    condition, parameters = entry.get("condition"), entry.get("parameters", {})
+    if definition is None:
+        return asked_by(condition) | asked_in(parameters)
+    return asked_of(definition, condition, parameters)
 
 
 def longest_answer(chain: Iterable[Mapping[str, Any]], registry: Registry | None, default_timeout: float) -> float:

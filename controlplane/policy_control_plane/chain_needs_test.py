@@ -31,14 +31,14 @@ def chain(*names: str, **more: Any) -> list[dict[str, Any]]:
 def test_one_answer_takes_what_the_engine_says_it_takes() -> None:
     # Headers and body of a request without a body are answered together.
     assert longest_answer(chain("body", "answer"), REGISTRY, 3.0) == 6.0
-    assert longest_answer(chain("answer", "answer"), REGISTRY, 3.0) == 6.0
+    assert longest_answer(chain("answer", "answer"), REGISTRY, 3.0) == 9.0  # the second answers, the first sees that
     assert longest_answer(chain("body", "answer", timeout="500ms"), REGISTRY, 3.0) == 1.0
     assert longest_answer(chain("body", enabled=False), REGISTRY, 3.0) == 0.0
 
 
 def test_an_unknown_policy_counts_as_part_of_every_phase() -> None:
-    assert longest_answer(chain("answer", "other"), REGISTRY, 3.0) == 9.0
-    assert longest_answer(chain("body", "answer"), None, 3.0) == 12.0
+    assert longest_answer(chain("answer", "other"), REGISTRY, 3.0) == 12.0
+    assert longest_answer(chain("body", "answer"), None, 3.0) == 18.0
 
 
 def test_needs_are_known_when_all_policies_are() -> None:

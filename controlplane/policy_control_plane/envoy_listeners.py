@@ -12,7 +12,7 @@ from typing import Final
 
 from betterproto2 import Message
 from envoy.extensions.access_loggers.stream.v3 import stream_pb2
-from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2, processing_mode_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
 from envoy.extensions.formatter.req_without_query.v3 import req_without_query_pb2
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
@@ -32,7 +32,6 @@ from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Liste
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     MetadataOptions,
-    MetadataOptionsMetadataNamespaces,
     ProcessingMode,
 )
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
@@ -48,11 +47,17 @@ from google.protobuf.message import Message as ProtoMessage
 
 from policy_control_plane.model import ListenerModel
 from policy_engine.envoy.access_log import access_log
-from policy_engine.envoy.demands import LONGEST_MESSAGE_TIMEOUT, buffer_limit_for, message_timeout_for
+from policy_engine.envoy.demands import (
+    LONGEST_MESSAGE_TIMEOUT,
+    buffer_limit_for,
+    message_timeout_for,
+    request_attributes,
+)
 from policy_engine.envoy.edge import FILTER_MODES, SPELLINGS, http2_limits
-from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER, RETRY_ON, received
+from policy_engine.envoy.filter_config import ENGINE_CLUSTER, FILTER, RETRY_ON, metadata_options
 from policy_engine.kernel.origin import RESPONSE_DETAILS
-from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
+from policy_engine.kernel.route_key import ROUTE_NAME
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked
 
 _SHORTEST_TIMEOUT: Final = 2.0
 _PACKED: Final = (stream_pb2.StdoutAccessLog, req_without_query_pb2.ReqWithoutQuery)
@@ -71,16 +76,18 @@ def listener_body(
     message_timeout: float,
     body_limit: int,
     namespaces: tuple[str, ...] = (),
+    asked: Asked = NOTHING_ASKED,
 ) -> bytes:
     """Return a serialised Listener; its routes are discovered under the listener's own name.
 
     `message_timeout` (seconds) is how long the engine may take for one phase, `body_limit` (bytes) the largest body
     that the engine accepts: Envoy must hold a little more, so that it is the engine that refuses (R-09). `namespaces`
-    are those of dynamic metadata that the engine may write; Envoy drops all others.
+    are those of dynamic metadata that the engine may write; Envoy drops all others. `asked` is what policies and
+    conditions read of Envoy.
     """
     filters = [_http_filter("envoy.filters.http.router", Router())]
     if with_engine:
-        filters.insert(0, _http_filter(FILTER, _external_processor(message_timeout, namespaces)))
+        filters.insert(0, _http_filter(FILTER, _external_processor(message_timeout, namespaces, asked)))
     buffer_limit = buffer_limit_for(body_limit)
     edge = {**SPELLINGS, "http2_protocol_options": http2_limits(buffer_limit)}
     if with_engine:
@@ -116,7 +123,8 @@ def steady_message_timeout(slowest_phase: float) -> float:
     return min(timeout, LONGEST_MESSAGE_TIMEOUT)
 
 
-def _external_processor(message_timeout: float, namespaces: tuple[str, ...]) -> ExternalProcessor:
+def _external_processor(message_timeout: float, namespaces: tuple[str, ...], asked: Asked) -> ExternalProcessor:
+    options = metadata_options(asked, namespaces)
     return ExternalProcessor(
         grpc_service=GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ENGINE_CLUSTER), retry_policy=_another_engine()
@@ -125,14 +133,12 @@ def _external_processor(message_timeout: float, namespaces: tuple[str, ...]) -> 
         # What a route does not say, the engine says with its first answer.
         allow_mode_override=True,
         processing_mode=ProcessingMode.parse(_wire(FILTER_MODES, processing_mode_pb2.ProcessingMode())),
-        request_attributes=[ROUTE_NAME, SOURCE_ADDRESS],
+        request_attributes=list(request_attributes(ROUTE_NAME, asked)),
         response_attributes=[RESPONSE_DETAILS],
         message_timeout=timedelta(seconds=message_timeout),
         # Policies may rewrite method, authority and scheme (R-06).
         mutation_rules=HeaderMutationRules(allow_all_routing=True),
-        metadata_options=MetadataOptions(
-            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=received(namespaces))
-        ),
+        metadata_options=MetadataOptions.parse(_wire(options, ext_proc_pb2.MetadataOptions())),
     )
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from policy_control_plane.chain_needs import chain_needs, longest_answer
+from policy_control_plane.chain_needs import asked_for, chain_needs, longest_answer
 from policy_control_plane.envoy_clusters import cluster_body, endpoints_body
 from policy_control_plane.envoy_listeners import listener_body, steady_message_timeout
 from policy_control_plane.envoy_routes import filtering, route_configuration_body
@@ -29,7 +29,7 @@ from policy_control_plane.resources import (
 )
 from policy_engine.limits import BODY_LIMIT, POLICY_TIMEOUT
 from policy_engine.sources.xds import chain as xds_chain
-from policy_engine.worker.chains.needs import Needs
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Needs
 from policy_engine.worker.policies.registry import Registry
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -106,14 +106,18 @@ class SnapshotBuilder:
         chains = (route.chain for route in model.routes if route.chain)
         slowest = max((longest_answer(chain, self._registry, self._policy_timeout) for chain in chains), default=0.0)
         with_engine, timeout = model.engine is not None, steady_message_timeout(slowest)
+        asked = NOTHING_ASKED
+        for route in model.routes:
+            asked |= asked_for(route.chain or (), self._registry)
         body = self._bodies.get(
-            ("listener", listener, with_engine, timeout),
+            ("listener", listener, with_engine, timeout, asked),
             lambda: listener_body(
                 listener,
                 with_engine=with_engine,
                 message_timeout=timeout,
                 body_limit=self._body_limit,
                 namespaces=self._namespaces,
+                asked=asked,
             ),
         )
         return resource(listener.name, body)

@@ -163,10 +163,10 @@ def test_envoy_waits_longer_than_the_slowest_chain_and_a_small_change_leaves_the
         entries = tuple({"name": "both", "version": "v1", "timeout": f"{seconds}s"} for _ in range(2))
         return build(replace(route("a"), chain=entries))
 
-    assert processor_of(slow(3)).message_timeout.seconds == 8
-    assert slow(3)[LISTENER] == slow(2)[LISTENER]
+    assert processor_of(slow(3)).message_timeout.seconds == 16
+    assert slow(4)[LISTENER] == slow(3)[LISTENER]
     assert processor_of(slow(3000)).message_timeout.seconds == 3600  # the most that Envoy accepts
-    assert slow(3)[CHAIN] != slow(2)[CHAIN]
+    assert slow(4)[CHAIN] != slow(3)[CHAIN]
 
 
 def test_envoy_waits_for_policies_whose_timeout_is_the_engines_own() -> None:
@@ -242,6 +242,26 @@ def test_the_filter_is_the_one_that_the_engine_itself_would_write() -> None:
     served = processor_of(SnapshotBuilder(None, metadata_namespaces=("namespace",)).build(Model((HTTP,), (), ENGINE)))
     served.message_timeout.CopyFrom(written.message_timeout)  # rounded here
     assert served == written
+
+
+def test_envoy_is_asked_for_what_policies_and_conditions_read() -> None:
+    knowing = replace(
+        definition("knowing", Phase.REQUEST_HEADERS),
+        request_attributes=frozenset({"connection.mtls"}),
+        forwarding_namespaces=frozenset({"envoy.filters.http.jwt_authn"}),
+    )
+    condition = 'request.attributes["request.protocol"] == "HTTP/2" && "geo" in request.envoy_metadata'
+    entries: tuple[dict[str, Any], ...] = (
+        {"name": "knowing", "version": "v1"},
+        {"name": "elsewhere", "version": "v1", "condition": condition},
+        {"name": "request", "version": "v1", "enabled": False, "condition": '"off" in request.envoy_metadata'},
+    )
+    asked = processor_of(build(replace(route("a"), chain=entries), registry=Registry([knowing])))
+    assert list(asked.request_attributes) == [ROUTE_NAME, "source.address", "connection.mtls", "request.protocol"]
+    assert list(asked.metadata_options.forwarding_namespaces.untyped) == ["envoy.filters.http.jwt_authn", "geo"]
+    nothing = processor_of(build(route("a", "both")))
+    assert list(nothing.request_attributes) == [ROUTE_NAME, "source.address"]
+    assert not nothing.HasField("metadata_options")
 
 
 def test_requests_are_spelt_as_behind_the_configuration_that_the_engine_itself_would_write() -> None:

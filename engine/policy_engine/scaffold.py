@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -106,6 +107,130 @@ Sets a header of the request.
 ```
 """
 
+_EXCHANGE_MANIFEST = """\
+name: {name}
+version: {version}
+description: Gives a response a header of its request back.
+entrypoint: policy:{class_name}
+phases:
+  - request_headers
+  - response_headers
+parameters:
+  $schema: https://json-schema.org/draft/2020-12/schema
+  type: object
+  additionalProperties: false
+  properties:
+    header:
+      description: The header of both.
+      type: string
+      minLength: 1
+      default: x-{name}
+examples:
+  - description: Let a client find its answers again
+    parameters:
+      header: x-correlation-id
+"""
+
+_EXCHANGE_POLICY = '''\
+"""Gives a response a header of its request back; what it keeps in between is this request's and this entry's alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from policy_engine.sdk import (
+    Counter,
+    ParameterError,
+    Parameters,
+    Policy,
+    Request,
+    Response,
+    ResponseMutation,
+    header_name,
+)
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is kept of one request until its response comes."""
+
+    value: str | None = None
+
+
+class {class_name}(Policy):
+    """Remembers the header as the client sent it, whatever later policies make of the request."""
+
+    returned = Counter("Responses that got the header.")
+
+    def __init__(self, parameters: Parameters) -> None:
+        try:
+            self._header = header_name(parameters["header"])
+        except ValueError as error:
+            raise ParameterError(str(error), "/header") from None
+
+    def on_request_headers(self, request: Request) -> None:
+        """Keep the header."""
+        self.state(request, Kept).value = request.headers.get(self._header)
+
+    def on_response_headers(self, request: Request, response: Response) -> ResponseMutation | None:
+        """Give it back."""
+        value = self.state(request, Kept).value
+        if value is None:
+            return None
+        self.returned.inc()
+        return ResponseMutation(set_headers={{self._header: value}})
+'''
+
+_EXCHANGE_TEST = '''\
+"""{name} through the test kit: what the client gets back, what is counted, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from policy_engine.sdk import ParameterError
+from policy_engine.sdk.testing import load_policy, request, run
+
+
+def test_the_client_gets_its_header_back() -> None:
+    outcome = run(load_policy(__file__, {{"header": "x-a"}}), request("GET", "/", headers={{"x-a": "7"}}))
+    assert outcome.response.headers["x-a"] == "7"
+    assert outcome.metric("returned") == 1
+
+
+def test_two_entries_do_not_mix() -> None:
+    chain = [load_policy(__file__, {{"header": "x-a"}}), load_policy(__file__, {{"header": "x-b"}})]
+    outcome = run(chain, request("GET", "/", headers={{"x-a": "7", "x-b": "8"}}))
+    assert (outcome.response.headers["x-a"], outcome.response.headers["x-b"]) == ("7", "8")
+
+
+def test_what_was_not_sent_is_not_given_back() -> None:
+    assert "x-{name}" not in run(load_policy(__file__), request("GET", "/")).response.headers
+
+
+def test_a_name_that_is_no_header_is_refused() -> None:
+    with pytest.raises(ParameterError):
+        load_policy(__file__, {{"header": "x a"}})
+'''
+
+_EXCHANGE_README = """\
+# {name} {version}
+
+Gives a response a header of its request back.
+
+| parameter | meaning | default |
+|---|---|---|
+| `header` | the header of both | `x-{name}` |
+
+Counts the responses that got it: `policy_{metric}_returned_total`.
+
+```yaml
+- name: {name}
+  version: {version}
+  parameters:
+    header: x-correlation-id
+```
+"""
+
 _REQUIREMENTS = """\
 # Every package the policy imports, pinned: name==version. Nothing yet.
 """
@@ -120,12 +245,24 @@ policy(
 """
 
 
+TEMPLATES: Mapping[str, Mapping[str, str]] = {
+    "header": {"policy.yaml": _MANIFEST, "policy.py": _POLICY, "policy_test.py": _TEST, "README.md": _README},
+    "exchange": {
+        "policy.yaml": _EXCHANGE_MANIFEST,
+        "policy.py": _EXCHANGE_POLICY,
+        "policy_test.py": _EXCHANGE_TEST,
+        "README.md": _EXCHANGE_README,
+    },
+}
+"""What to start from: a policy of one phase, or one that keeps something from the request to the response."""
+
+
 class ScaffoldError(ValueError):
     """A policy of this name or version cannot be made there; the message says why."""
 
 
-def scaffold(name: str, directory: Path, version: str = "v1.0.0") -> tuple[Path, ...]:
-    """Write a new policy to `directory/NAME/v1_0_0` and return its files.
+def scaffold(name: str, directory: Path, version: str = "v1.0.0", template: str = "header") -> tuple[Path, ...]:
+    """Write a new policy to `directory/NAME/v1_0_0` and return its files; `template` is one of `TEMPLATES`.
 
     Where there is an older version of it, the newest of those is copied, with the new version written where it was.
     Raises ScaffoldError for a name that is not in kebab-case, a version that is not of the form v1.2.3 and a directory
@@ -150,17 +287,11 @@ def scaffold(name: str, directory: Path, version: str = "v1.0.0") -> tuple[Path,
     values = {
         "name": name,
         "version": version,
+        "metric": name.replace("-", "_"),
         "class_name": "".join(part.capitalize() for part in name.split("-")),
         "repository": "" if _is_in_engine_repository(target) else "@policy_engine",
     }
-    files = {
-        "policy.yaml": _MANIFEST,
-        "policy.py": _POLICY,
-        "policy_test.py": _TEST,
-        "README.md": _README,
-        "requirements.txt": _REQUIREMENTS,
-        "BUILD.bazel": _BUILD,
-    }
+    files = {**TEMPLATES[template], "requirements.txt": _REQUIREMENTS, "BUILD.bazel": _BUILD}
     target.mkdir(parents=True)
     for file, text in files.items():
         (target / file).write_text(text.format(**values), encoding="utf-8")

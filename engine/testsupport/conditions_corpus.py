@@ -50,7 +50,16 @@ def sample_request() -> Request:
         "text": "with\0nul",
         "x-y": "dash",
     }
-    return Request(headers, route="shop-users", request_id="req-7", client_address="10.1.2.3", metadata=metadata)
+    claims = {"sub": "ann", "exp": 1700000000, "aud": ("a", "b")}
+    return Request(
+        headers,
+        route="shop-users",
+        request_id="req-7",
+        client_address="10.1.2.3",
+        metadata=metadata,
+        attributes={"connection.mtls": True, "source.port": 50_000, "request.protocol": "HTTP/2"},
+        envoy_metadata={"envoy.filters.http.jwt_authn": {"payload": claims}},
+    )
 
 
 def sample_response() -> Response:
@@ -100,6 +109,35 @@ CORPUS: list[tuple[str, Outcome]] = [
     ('request.path.startsWith("/api") && request.method == "GET"', False),
     ('request . path == "/api/v1/users/42"', True),
     ('.request.method == "POST"', True),
+    # what Envoy knows
+    ('request.attributes["connection.mtls"]', True),
+    ('!request.attributes["connection.mtls"]', False),
+    ('request.attributes["connection.mtls"] && request.attributes["source.port"] > 1024', True),
+    ('request.attributes["request.protocol"] == "HTTP/2"', True),
+    ('request.attributes["request.protocol"].startsWith("HTTP/1")', False),
+    ('request.attributes["connection.uri_san_peer_certificate"] == "spiffe://a/b"', ERROR),
+    (
+        '"connection.uri_san_peer_certificate" in request.attributes && '
+        'request.attributes["connection.uri_san_peer_certificate"] == "spiffe://a/b"',
+        False,
+    ),
+    ('request.attributes["connection.mtls"] == "true"', REFUSED),
+    ('request.attributes["source.port"]', REFUSED),
+    ('request.attributes["source.port"].startsWith("5")', REFUSED),
+    ('request.attributes["request.protocol"] > 1', REFUSED),
+    ('request.attributes["connection.mutual"]', REFUSED),
+    ('request.attributes["response.code"] == 200', REFUSED),
+    ("request.attributes.connection.mtls", REFUSED),
+    ('request.attributes.exists(name, name == "connection.mtls")', REFUSED),
+    ("size(request.attributes) > 0", REFUSED),
+    ("request.attributes[request.path]", REFUSED),
+    ('request.envoy_metadata["envoy.filters.http.jwt_authn"].payload.sub == "ann"', True),
+    ('request.envoy_metadata["envoy.filters.http.jwt_authn"]["payload"]["exp"] > 1600000000', True),
+    ('"b" in request.envoy_metadata["envoy.filters.http.jwt_authn"].payload.aud', True),
+    ('request.envoy_metadata["envoy.filters.http.jwt_authn"].payload.role == "admin"', ERROR),
+    ('"envoy.filters.http.ext_authz" in request.envoy_metadata', False),
+    ('request.envoy_metadata["envoy.filters.http.ext_authz"].user == "ann"', ERROR),
+    ("request.envoy_metadata.exists(name, true)", REFUSED),
     # text functions
     ('request.path.startsWith("/api/")', True),
     ('request.path.startsWith("")', True),
@@ -414,6 +452,8 @@ _UNTYPED = "cel-python has no type checker"
 DIFFERENCES: dict[str, tuple[Outcome, str]] = {
     'true == "x-tenant" in request.headers': (False, f"{_UNTYPED}: `bool in map(string, …)` is just false"),
     "response.status.startsWith('4')": (ERROR, f"{_UNTYPED}: the wrong receiver shows at the first request"),
+    'request.attributes["connection.mtls"] == "true"': (False, f"{_UNTYPED}: values of two types are just not equal"),
+    'request.attributes["source.port"].startsWith("5")': (ERROR, f"{_UNTYPED}: it shows at the first request"),
     "request.path[0] == '/'": (True, f"{_UNTYPED}, and its text can be indexed, which CEL does not have"),
     'string(true) == "true"': (False, 'cel-python writes Python\'s "True"'),
     "'''a\nb''' == \"a\\nb\"": (False, "cel-python drops line ends inside triple quotes; write \\n"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,22 @@ def settings(*, listen: str, admin_port: int, chains: str, **others: Any) -> Set
         "chain_files": {"settle": "200ms"},
         **others,
     }
+
+
+_SEALED = (
+    "unshare",
+    "--map-root-user",
+    "--mount",
+    "sh",
+    "-c",
+    # A mount keeps what is locked in it (mount_namespaces(7)), so that its flags have to be named again.
+    "while read -r _ place _ options _; do flags=$(echo $options | tr , '\\n' | grep -xE 'no(suid|dev|exec)|.*atime'); "
+    'case $place in /proc*|/sys*|/dev) ;; *) mount -o remount,bind,ro$(printf ,%s $flags) "$place" || exit 1 ;; esac; '
+    "done < /proc/self/mounts; "
+    'exec unshare --user --map-user=65532 --map-group=65532 env -u HOME -u TMPDIR -u USER "$@"',
+    "sealed",
+)
+"""Runs a command as the image does: no file can be written, the user has a number alone and no home."""
 
 
 class EngineAdmin:
@@ -72,7 +88,8 @@ class EngineProcess(Process):
     """The engine as a process of this machine, from this interpreter's import path, files in `directory`.
 
     It listens at `address`: a Unix socket, or a port of 127.0.0.1 with `tcp`. With `hosts`, that file is what it finds
-    in place of /etc/hosts.
+    in place of /etc/hosts. A `sealed` one can write no file, and has no home, as in an image. `flags` are further ones
+    of `run`.
     """
 
     def __init__(
@@ -84,6 +101,8 @@ class EngineProcess(Process):
         env: Mapping[str, str] | None = None,
         tcp: bool = False,
         hosts: Path | None = None,
+        sealed: bool = False,
+        flags: Sequence[str] = (),
     ) -> None:
         self.address: int | Path = free_port() if tcp else directory / "engine.sock"
         self.admin = EngineAdmin(free_port())
@@ -99,9 +118,11 @@ class EngineProcess(Process):
                 sort_keys=False,
             )
         )
-        command, base = python_program("policy_engine", "run", "--config", config)
+        command, base = python_program("policy_engine", "run", "--config", config, *flags)
         if hosts is not None:
             command = [*_WITH_HOSTS, hosts, *command]
+        if sealed:
+            command = [*_SEALED, *command]
         super().__init__("policy-engine", command, log_path=directory / "engine.log", env={**base, **(env or {})})
 
     def ready(self) -> None:

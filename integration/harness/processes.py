@@ -42,6 +42,7 @@ class Process:
         log_path: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        stdin: int | None = None,
     ) -> None:
         self.name = name
         self.log_path = log_path
@@ -49,7 +50,7 @@ class Process:
         with log_path.open("ab") as log:
             self._popen = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=dict(os.environ if env is None else env),

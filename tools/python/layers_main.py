@@ -37,6 +37,7 @@ ENGINE: Mapping[str, str] = {
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
     "envoy.lint": "sdk documents settings kernel envoy",
     "envoy.command": "sdk documents settings sources envoy envoy.lint worker.policies",
+    "dev": f"settings envoy processes {_WORKER}",
     "explain": f"sdk kernel kit {_WORKER}",
     "explain.arguments": "",
     "explain.offline": f"sdk settings sources kernel {_WORKER}",

@@ -202,8 +202,11 @@ def test_schema_checker_on_a_broken_manifest_and_on_nothing(world: World, capsys
     assert "is no directory" in out
 
 
-def test_a_new_policy_builds_validates_and_passes_its_own_tests(world: World, tmp_path: Path) -> None:
-    written = scaffold("add-tenant", world.root / "policies")
+@pytest.mark.parametrize(("template", "tests"), [("header", 2), ("exchange", 4)])
+def test_a_new_policy_builds_validates_and_passes_its_own_tests(
+    world: World, tmp_path: Path, template: str, tests: int
+) -> None:
+    written = scaffold("add-tenant", world.root / "policies", template=template)
     assert {path.name for path in written} == {
         "policy.yaml", "policy.py", "policy_test.py", "README.md", "requirements.txt", "BUILD.bazel",
     }  # fmt: skip
@@ -220,7 +223,7 @@ def test_a_new_policy_builds_validates_and_passes_its_own_tests(world: World, tm
         env={"PYTHONPATH": ":".join(str(Path(one).absolute()) for one in sys.path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert f"{tests} passed" in done.stdout
 
 
 def test_a_second_version_gets_its_own_directory(tmp_path: Path) -> None:

@@ -49,11 +49,17 @@ _COMMENTS = {
     "retry_policy": ("Another engine is asked when one restarts or is gone and cannot have seen the request.",),
     "message_timeout": ("Above the timeouts of the slowest chain's policies together (default 200 ms).",),
     "allow_mode_override": ("Lets the engine ask for the phases that its chains of this moment need.",),
-    "request_attributes": ("The engine finds the chain by the first, and knows the client by the second.",),
+    "request_attributes": (
+        "The engine finds the chain by the first, and knows the client by the second; policies or conditions ask for",
+        "the others.",
+    ),
     "response_attributes": ("Tells policies the upstream's responses from Envoy's own answers.",),
     "mutation_rules": ("Lets policies change :method, :authority and :scheme.",),
     "access_log": ("A JSON line for each request, with the policy that denied it and why; paths without their query.",),
-    "metadata_options": ("Namespaces of dynamic metadata that the engine (its decisions) and policies may write.",),
+    "metadata_options": (
+        "Namespaces of dynamic metadata: forwarded ones are those that policies or conditions read; received ones that",
+        "of the engine's decisions and those in which policies may write.",
+    ),
     "disabled": ("A chain without policies: the engine need not see the request at all.",),
     "overrides": ("The phases that this chain needs. Streaming can be set only here, never by the engine.",),
     "health_checks": (

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode
+from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.settings.forms import WORKER_PLACE
 from policy_engine.settings.model import Settings, UnmappedRoutes
@@ -19,6 +22,7 @@ from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, RouteSpec
 from policy_engine.worker.policies.registry import Registry
 
@@ -50,6 +54,7 @@ class ChainDemand:
     slowest_answer: float
     fails_closed: bool
     acts_on_request: bool
+    asked: Asked = NOTHING_ASKED
 
     @property
     def buffers(self) -> bool:
@@ -67,6 +72,12 @@ class Demands:
     pass_unmapped: bool
     addresses: tuple[str, ...]
     tls: bool
+    asked: Asked = NOTHING_ASKED
+
+    @property
+    def request_attributes(self) -> tuple[str, ...]:
+        """The attributes that Envoy has to send, those of the route key and of the client's address first."""
+        return request_attributes(self.route_key.attribute, self.asked)
 
     @property
     def slowest_answer(self) -> float:
@@ -118,7 +129,14 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
         settings.unmapped_routes is UnmappedRoutes.PASS,
         _addresses(settings),
         settings.tls.cert is not None,
+        reduce(or_, (chain.asked for chain in chains.values()), NOTHING_ASKED),
     )
+
+
+def request_attributes(route_key: str, asked: Asked) -> tuple[str, ...]:
+    """Return the filter's `request_attributes`: that of the route key, that of the client's address, what is asked."""
+    always = (route_key, SOURCE_ADDRESS)
+    return (*always, *sorted(asked.attributes.difference(always)))
 
 
 def mode_names(mode: Any) -> Modes:
@@ -139,6 +157,7 @@ def _demand(route: RouteSpec, chain: CompiledChain) -> ChainDemand:
         slowest_answer=needs.slowest_answer,
         fails_closed=any(one.enabled and one.failure_mode is FailureMode.CLOSED for one in route.policies),
         acts_on_request=any((chain.request_headers, chain.request_body, chain.request_trailers)),
+        asked=needs.asked,
     )
 
 

@@ -18,9 +18,9 @@ from policy_engine.envoy.demands import REQUESTS_IN_FLIGHT, ChainDemand, Demands
 from policy_engine.envoy.edge import ANY_PORT, FILTER_MODES, NOT_FOUND, SPELLINGS, http2_limits
 from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.reply import DECISION_NAMESPACE
-from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 from policy_engine.transport.listen import parse_address
+from policy_engine.worker.chains.needs import Asked
 
 Config = dict[str, Any]
 
@@ -86,18 +86,24 @@ def ext_proc_filter(demands: Demands, namespaces: Sequence[str] = ()) -> Config:
         "failure_mode_allow": False,
         "message_timeout": duration(demands.message_timeout),
         "allow_mode_override": True,
-        "request_attributes": [demands.route_key.attribute, SOURCE_ADDRESS],
+        "request_attributes": list(demands.request_attributes),
         "response_attributes": [RESPONSE_DETAILS],
         "processing_mode": dict(FILTER_MODES),
         "mutation_rules": {"allow_all_routing": True},
     }
-    config["metadata_options"] = {"receiving_namespaces": {"untyped": received(namespaces)}}
+    config["metadata_options"] = metadata_options(demands.asked, namespaces)
     return {"name": FILTER, "typed_config": config}
 
 
-def received(namespaces: Sequence[str]) -> list[str]:
-    """Return the namespaces of dynamic metadata that Envoy takes: the engine's own, and those for policies."""
-    return list(dict.fromkeys((DECISION_NAMESPACE, *namespaces)))
+def metadata_options(asked: Asked, namespaces: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Return which namespaces of dynamic metadata Envoy sends and takes.
+
+    Sent are those that policies or conditions read, taken the engine's own and the `namespaces` for policies.
+    """
+    options = {"receiving_namespaces": {"untyped": list(dict.fromkeys((DECISION_NAMESPACE, *namespaces)))}}
+    if asked.namespaces:
+        options["forwarding_namespaces"] = {"untyped": sorted(asked.namespaces)}
+    return options
 
 
 def another_engine() -> Config:

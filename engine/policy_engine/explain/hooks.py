@@ -62,8 +62,11 @@ _OWNER = _Owner()
 
 def notes_of(request: Request) -> Notes | None:
     """Return the notes of a request that is recorded."""
-    notes: Notes | None = request.state_of(_OWNER).get("notes")
-    return notes
+    return request.state_of(_OWNER, _kept).get("notes")
+
+
+def _kept() -> dict[str, Notes]:
+    return {}
 
 
 class RecordedKernel(Kernel):
@@ -188,7 +191,7 @@ class _Linked:
         self._notes = notes
 
     def begin(self, request: Request) -> Any:
-        request.state_of(_OWNER)["notes"] = self._notes
+        request.state_of(_OWNER, _kept)["notes"] = self._notes
         self._notes.made(request)
         return None if self._tracing is None else self._tracing.begin(request)
 

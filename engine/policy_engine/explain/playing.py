@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 from policy_engine.explain.http_text import HttpRequest, HttpResponse
 from policy_engine.explain.record import ExchangeRecord
 from policy_engine.explain.recorder import Recorder, Wanted
+from policy_engine.kernel.header_lines import HeaderLines, Part
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.route_key import SOURCE_ADDRESS
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kit.exchange import EnvoyStream, HttpMessage, without_body
-from policy_engine.kit.header_lines import HeaderLines, Part
 from policy_engine.sdk import Request
 from policy_engine.sdk.headers import decode_value
 

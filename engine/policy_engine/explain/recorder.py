@@ -13,12 +13,14 @@ from policy_engine.explain.hooks import RecordedKernel, RecordedRoutes
 from policy_engine.explain.masking import Masking
 from policy_engine.explain.record import ExchangeRecord
 from policy_engine.explain.recording import Recording
+from policy_engine.kernel.envoy_facts import EnvoyFacts
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.kernel import Kernel
-from policy_engine.kernel.route_key import attribute, client_address
+from policy_engine.kernel.route_key import attribute
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer, Replies, StreamError, StreamHandler
 from policy_engine.sdk import Request, Response
+from policy_engine.worker.chains.needs import NOTHING_ASKED
 
 MOST_STREAMS = 1000
 """Streams that are recorded at once; others are counted as dropped."""
@@ -178,11 +180,15 @@ class RecordingSession:
             return Session(self._kernel, self._peer)
         key = attribute(first, self._kernel.options.route_key)
         headers = headers_of(first.request_headers.headers)
-        found = self._recorder.begin(Request(headers, route=key, client_address=lambda: client_address(first)))
+        found = self._recorder.begin(Request(headers, route=key, facts=lambda: self._facts(key, first)))
         if found is None:
             return Session(self._kernel, self._peer)
         self._recording, kernel, self._wanted = found
         return Session(kernel, self._peer)
+
+    def _facts(self, key: str, first: Any) -> EnvoyFacts:
+        route = None if self._kernel.routes is None else self._kernel.routes.get(key)
+        return EnvoyFacts(first, NOTHING_ASKED if route is None else route.chain.needs.asked)
 
     def _went(self, recording: Recording, replies: Replies) -> Replies:
         recording.went(replies)

@@ -41,6 +41,17 @@ def render_line(record: Document) -> str:
     return "  ".join(parts)
 
 
+def render_request(record: Document) -> str:
+    """Return what became of a request, for whoever watches them come: a line, and what each policy did."""
+    pseudo = _pseudo(record.get("request"))
+    took = f"  {record['milliseconds']:g} ms" if record.get("milliseconds") is not None else ""
+    answer = _pseudo(record.get("answer")).get(":status") if record.get("status") is None else None
+    status = f", status {answer}" if answer else ""
+    line = f"{pseudo.get(':method', '?')} {pseudo.get(':path', '?')}  {_verdict(record)}{status}{took}"
+    hooks = [line for hook in record.get("hooks") or () for line in _hook(hook)]
+    return "\n".join([f"{line}  [{record['route'] or 'no route'}]", *hooks])
+
+
 def _head(record: Document) -> Iterator[str]:
     pseudo = _pseudo(record.get("request"))
     yield f"{pseudo.get(':method', '?')} {pseudo.get(':path', '?')}  host {pseudo.get(':authority', '?')}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from policy_engine.explain.masking import Masking, clean
 from policy_engine.explain.record import MessageRecord
-from policy_engine.kit.header_lines import HeaderLines, Part
+from policy_engine.kernel.header_lines import HeaderLines, Part
 from policy_engine.sdk import Response
 from policy_engine.sdk.headers import decode_value
 

@@ -39,11 +39,12 @@ def answer_to(
 
     `errors` are those of its `route`; `body` is the request's where it was read.
     """
-    changed = [(name.lower(), encode_value(value), False) for name, value in response.headers.items()]
     identifier = _identifier(headers)
-    if identifier and not any(name == _REQUEST_ID for name, _, _ in changed):
+    changed = [(name.lower(), encode_value(value), False) for name, value in response.headers.items()]
+    if identifier and _REQUEST_ID not in [name for name, _, _ in changed]:
         changed.append((_REQUEST_ID, identifier.encode(), False))
-    changed += [(name.lower(), encode_value(value), True) for name, value in response.append_headers]
+    if response.append_headers:
+        changed += [(name.lower(), encode_value(value), True) for name, value in response.append_headers]
     answer = Answer(response.status, changed, _own_body(response), response.grpc_status, response.details)
     if response.status in WITHOUT_CONTENT:
         answer.body = b""

@@ -182,6 +182,7 @@ class Phases:
         tracing = self.kernel.tracing
         if tracing is not None and self.request.trace is not None:
             tracing.end(self.request.trace)
+        self.request.forget_states()
         usage = chain.usage
         usage.streams -= 1
         if usage.retired and usage.streams == 0:

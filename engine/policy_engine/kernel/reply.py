@@ -127,18 +127,10 @@ def immediate_reply(answer: Answer, edits: Sequence[HeaderEdit] = (), published:
 
     Dynamic metadata of the `published` actions goes with it.
     """
-    reply = ext_proc.ProcessingResponse()
-    immediate = reply.immediate_response
-    immediate.status.code = answer.status
-    immediate.body = answer.body
-    own = [HeaderEdit((), tuple(answer.changed)), *map(_without_status, edits)]
-    mutation = wire.header_mutation(own)
-    if mutation:
-        immediate.headers.MergeFromString(mutation)
-    if answer.grpc_status is not None:
-        immediate.grpc_status.status = answer.grpc_status
-    immediate.details = answer.details
-    return bytes(reply.SerializeToString()) + _metadata(published)
+    own = HeaderEdit((), tuple(answer.changed))
+    mutation = wire.header_mutation([own, *map(_without_status, edits)] if edits else (own,))
+    reply = wire.immediate_response(answer.status, mutation, answer.body, answer.grpc_status, answer.details)
+    return reply + _metadata(published)
 
 
 def _without_status(edit: HeaderEdit) -> HeaderEdit:

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from policy_engine.kernel.body_phase import body
 from policy_engine.kernel.denial import answer_to
+from policy_engine.kernel.envoy_facts import EnvoyFacts
 from policy_engine.kernel.header_limits import refusal
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.headers_phase import request_headers, response_headers
@@ -23,12 +24,13 @@ from policy_engine.kernel.later import Result
 from policy_engine.kernel.origin import origin_of
 from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.reply import chunk_reply, headers_reply, immediate_reply, trailers_reply
-from policy_engine.kernel.route_key import attribute, client_address, has_no_route
+from policy_engine.kernel.route_key import attribute, has_no_route
 from policy_engine.kernel.routes import Route, Routes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
+from policy_engine.worker.chains.needs import NOTHING_ASKED
 
 repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
@@ -135,7 +137,7 @@ class Session:
             refused = refusal(kernel, route, part, header_map, size, view)
             if refused is not None:
                 return self._deny(refused, view, route)
-        request = Request(view, route=key, client_address=lambda: client_address(message))
+        request = Request(view, route=key, facts=lambda: EnvoyFacts(message, route.chain.needs.asked))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
 
@@ -145,7 +147,7 @@ class Session:
         if tracing is None or self._kernel.options.pass_unmapped:
             return
         headers = headers_of(message.request_headers.headers)
-        span = tracing.begin(Request(headers, route=key, client_address=lambda: client_address(message)))
+        span = tracing.begin(Request(headers, route=key, facts=lambda: EnvoyFacts(message, NOTHING_ASKED)))
         if span is not None:
             tracing.answered(span, _UNMAPPED)
             tracing.end(span)

@@ -51,6 +51,23 @@ def headers_reply(tag: bytes, common: bytes) -> bytes:
     return tag + length(len(response)) + response
 
 
+def immediate_response(status: int, mutation: bytes, body: bytes, grpc_status: int | None, details: str) -> bytes:
+    """Return a `ProcessingResponse` whose `immediate_response` is this answer; `mutation` is a `HeaderMutation`."""
+    code = b"\x08" + length(status)
+    parts = [b"\x0a", length(len(code)), code]
+    if mutation:
+        parts += (b"\x12", length(len(mutation)), mutation)
+    if body:
+        parts += (b"\x1a", length(len(body)), body)
+    if grpc_status is not None:
+        parts += (b"\x22\x02\x08", length(grpc_status)) if grpc_status else (b"\x22\x00",)
+    if details:
+        text = details.encode()
+        parts += (b"\x2a", length(len(text)), text)
+    answer = b"".join(parts)
+    return b"\x3a" + length(len(answer)) + answer
+
+
 def mutation_field(mutation: bytes) -> bytes:
     """Return `CommonResponse.header_mutation`."""
     return b"\x12" + length(len(mutation)) + mutation

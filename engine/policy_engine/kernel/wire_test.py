@@ -81,3 +81,26 @@ def test_lengths_are_varints(size: int) -> None:
     assert made.HasField("request_headers")
     assert int.from_bytes(wire.length(size)[-1:], "big") < 0x80
     assert sum((one & 0x7F) << 7 * place for place, one in enumerate(wire.length(size))) == size
+
+
+@given(
+    status=st.integers(200, 599),
+    edits=st.lists(_edits, max_size=2),
+    body=st.binary(max_size=300),
+    grpc_status=st.none() | st.integers(0, 16),
+    details=st.text(max_size=40),
+)
+def test_an_immediate_response_is_the_message_of_the_generated_classes(
+    status: int, edits: list[HeaderEdit], body: bytes, grpc_status: int | None, details: str
+) -> None:
+    mutation = wire.header_mutation(edits)
+    expected = ext_proc.ProcessingResponse()
+    expected.immediate_response.status.code = status
+    if mutation:
+        expected.immediate_response.headers.MergeFromString(mutation)
+    expected.immediate_response.body = body
+    if grpc_status is not None:
+        expected.immediate_response.grpc_status.status = grpc_status
+    expected.immediate_response.details = details
+    made = wire.immediate_response(status, mutation, body, grpc_status, details)
+    assert ext_proc.ProcessingResponse.FromString(made) == expected

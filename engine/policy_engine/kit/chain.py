@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from policy_engine.kit.held_time import Stopwatch
+from policy_engine.kit.loading import definition_of, parameters_of
 from policy_engine.kit.outcome import Step
 from policy_engine.sdk import ImmediateResponse, Policy, Request
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase, names_of, phases_of
+from policy_engine.sdk.metrics import metrics_of
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiled import Step as CompiledStep
-from policy_engine.worker.chains.compiler import Compiler, Entry, active_phases
+from policy_engine.worker.chains.compiler import Compiler, Entry, active_phases, asked_of
+from policy_engine.worker.chains.needs import Asked, asked_by
 from policy_engine.worker.chains.spec import FailureMode
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.conditions.condition import compile_condition
@@ -42,18 +45,46 @@ def entry(policy: Policy, *, condition: str | None = None, failure_mode: str | N
     return ChainEntry(policy, condition, None if failure_mode is None else FailureMode(failure_mode))
 
 
+_Series = tuple[type[Policy], str, tuple[tuple[str, str], ...]]
+"""A class of policies, the name of one of its metrics, and labels with their values."""
+
+
 class KitChain:
     """The compiled chain, the hooks that ran on it, and what failed at the end of the stream."""
 
     def __init__(
-        self, compiler: Compiler, route_key: str, entries: Sequence[Policy | ChainEntry], seconds: float
+        self,
+        compiler: Compiler,
+        route_key: str,
+        entries: Sequence[Policy | ChainEntry],
+        seconds: float,
+        given: Asked,
     ) -> None:
         self._policies = [one.policy if isinstance(one, ChainEntry) else one for one in entries]
         self._failures: list[BaseException] = []
+        self._classes = tuple(dict.fromkeys(type(one) for one in self._policies))
+        self._before = self._counts()
         self._stopwatch = Stopwatch()
         self.steps: list[Step] = []
-        made = [_entry(index, one, seconds) for index, one in enumerate(entries)]
+        made = [_entry(index, one, seconds, given) for index, one in enumerate(entries)]
         self.compiled = self._recorded(compiler.assemble(route_key, "", made))
+
+    def counted(self) -> list[tuple[str, dict[str, str], float]]:
+        """Return what the policies' metrics grew by since the chain was made, those that did not left out."""
+        now = self._counts()
+        grown = ((key, value - self._before.get(key, 0.0)) for key, value in now.items())
+        return [(name, dict(labels), amount) for (_, name, labels), amount in grown if amount]
+
+    def _counts(self) -> dict[_Series, float]:
+        """Return every count of the policies' classes; of a histogram the values and, with `_sum`, their sum."""
+        found: dict[_Series, float] = {}
+        for policy_class in self._classes:
+            for metric in metrics_of(policy_class):
+                for ending, labels, value in metric.samples():
+                    name = metric.name if ending == "_bucket" else metric.name + ending
+                    if labels.pop("le", "+Inf") == "+Inf":
+                        found[policy_class, name, tuple(sorted(labels.items()))] = value
+        return found
 
     def raise_failure(self) -> None:
         """Raise what failed where the engine would have gone on."""
@@ -113,10 +144,15 @@ class KitChain:
         return call
 
 
-def _entry(index: int, given: Policy | ChainEntry, seconds: float) -> Entry:
-    one = given if isinstance(given, ChainEntry) else ChainEntry(given)
+def _entry(index: int, policy: Policy | ChainEntry, seconds: float, given: Asked) -> Entry:
+    """Return the entry of a policy; one that has no `policy.yaml` may see what the request is `given`."""
+    one = policy if isinstance(policy, ChainEntry) else ChainEntry(policy)
     policy_class, name = type(one.policy), type(one.policy).__name__
     phases = active_phases(one.policy, phases_of(policy_class))
+    definition = definition_of(policy_class)
+    asked = given | asked_by(one.condition)
+    if definition is not None:
+        asked = asked_of(definition, one.condition, parameters_of(one.policy))
     condition = None
     if one.condition is not None:
         condition = compile_condition(one.condition, phase_has_response=not phases_of(policy_class) & REQUEST_PHASES)
@@ -131,6 +167,7 @@ def _entry(index: int, given: Policy | ChainEntry, seconds: float) -> Entry:
         seconds,
         one.failure_mode == FailureMode.OPEN,
         _raise if one.failure_mode is None else None,
+        asked,
     )
 
 

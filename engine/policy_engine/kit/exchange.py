@@ -13,10 +13,11 @@ from typing import Any
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from google.protobuf.json_format import MessageToDict
 
+from policy_engine.kernel.header_lines import HeaderLines
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.kernel.stream import StreamHandler
 from policy_engine.kit import messages
-from policy_engine.kit.header_lines import HeaderLines
+from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata
 
 _REPLACE = ext_proc.CommonResponse.CONTINUE_AND_REPLACE
 _BODILESS_STATUSES = (b"204", b"304")
@@ -57,16 +58,24 @@ class HttpMessage:
 class EnvoyStream:
     """One ext_proc stream as Envoy holds it. `mode` is the `ProcessingMode` of its configuration for the route.
 
-    `overrides` is whether Envoy takes the modes that the engine asks for (`allow_mode_override`).
+    `overrides` is whether Envoy takes the modes that the engine asks for (`allow_mode_override`), `metadata` what
+    filters before the engine left.
     """
 
     def __init__(
-        self, session: StreamHandler, mode: Any, attributes: dict[str, str], *, overrides: bool = True
+        self,
+        session: StreamHandler,
+        mode: Any,
+        attributes: Mapping[str, AttributeValue],
+        metadata: EnvoyMetadata | None = None,
+        *,
+        overrides: bool = True,
     ) -> None:
         self._overrides = overrides
         self._session = session
         self._mode = mode
         self._attributes = attributes
+        self._given_metadata = metadata
         self.answer: Any = None
         """The `ImmediateResponse` message that ended the exchange."""
         self.metadata: dict[str, dict[str, Any]] = {}
@@ -75,7 +84,11 @@ class EnvoyStream:
         """Send a request through; returns whether it may go on to the upstream."""
         static = (self._mode.request_body_mode, self._mode.response_body_mode)
         first = messages.request_headers(
-            message.headers, end=message.bodiless, attributes=self._attributes, body_modes=static
+            message.headers,
+            end=message.bodiless,
+            attributes=self._attributes,
+            metadata=self._given_metadata,
+            body_modes=static,
         )
         await self._send(first, message)
         return await self._rest(message, self._mode.request_body_mode, self._mode.request_trailer_mode)

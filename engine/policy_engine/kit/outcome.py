@@ -41,7 +41,7 @@ class Outcome:
     `request` is what the upstream got (or would have got, when `reached_upstream` is false), `response` what the
     client gets, `immediate` the immediate response that ended the exchange, of a policy or of the engine.
     `request_chunks` and `response_chunks` are the pieces of a streamed body as they were passed on. `steps` lists the
-    hooks in the order in which they ran.
+    hooks in the order in which they ran, `counted` what their metrics grew by: name, labels, amount.
     """
 
     request: Request
@@ -54,6 +54,15 @@ class Outcome:
     request_trailers: Headers | None = None
     response_trailers: Headers | None = None
     steps: list[Step] = field(default_factory=list)
+    counted: list[tuple[str, dict[str, str], float]] = field(default_factory=list)
+
+    def metric(self, name: str, /, **labels: str) -> float:
+        """Return how much the policies counted with these labels in this exchange, by the name of the metric.
+
+        Of a histogram it is the number of values; `metric("sizes_sum")` is their sum. Labels that are not given count
+        together.
+        """
+        return sum(amount for one, own, amount in self.counted if one == name and labels.items() <= own.items())
 
     @property
     def status(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from policy_engine.kernel.header_lines import HeaderLines, HeaderValues, Part, lines_of
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.kernel.origin import RESPONSE_DETAILS
 from policy_engine.kernel.reply import ProcessingMode
@@ -15,12 +16,13 @@ from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer
 from policy_engine.kit.chain import ChainEntry, KitChain
 from policy_engine.kit.exchange import EnvoyStream, HttpMessage, without_body
-from policy_engine.kit.header_lines import HeaderLines, HeaderValues, Part, lines_of
 from policy_engine.kit.making import response as make_response
 from policy_engine.kit.outcome import Outcome
 from policy_engine.sdk import Headers, ImmediateResponse, Policy, Request, Response, ResponseOrigin
+from policy_engine.sdk.attributes import AttributeValue
 from policy_engine.worker.chains.compiled import Condition, Snapshot
 from policy_engine.worker.chains.compiler import Compiler
+from policy_engine.worker.chains.needs import Asked
 from policy_engine.worker.policies.registry import Registry
 
 Upstream = Response | Callable[[Request], Response]
@@ -81,7 +83,8 @@ async def run_async(
     entries = (policies,) if isinstance(policies, Policy | ChainEntry) else tuple(policies)
     compiler = Compiler(Registry())
     try:
-        chain = KitChain(compiler, request.route, entries, _LONGEST_RUN)
+        given = Asked(frozenset(request.attributes), frozenset(request.envoy_metadata))
+        chain = KitChain(compiler, request.route, entries, _LONGEST_RUN, given)
         exchange = _Exchange(chain, request, (request_chunks is not None, response_chunks is not None))
         try:
             async with asyncio.timeout(_LONGEST_RUN):
@@ -101,6 +104,7 @@ async def run_async(
         finally:
             exchange.close()
         chain.raise_failure()
+        outcome.counted = chain.counted()
         return outcome
     finally:
         compiler.close()
@@ -119,7 +123,7 @@ class _Exchange:
         duplex, none = ProcessingMode.FULL_DUPLEX_STREAMED, ProcessingMode.NONE
         static = (duplex if in_pieces[0] else none, duplex if in_pieces[1] else none)
         mode = processing_mode(chain.compiled.needs, static)
-        self._stream = EnvoyStream(self._session, mode, self._attributes())
+        self._stream = EnvoyStream(self._session, mode, self._attributes(), given.envoy_metadata)
 
     async def run(
         self,
@@ -175,10 +179,12 @@ class _Exchange:
         """See `Tracing`; the chain notes its hooks itself."""
         return hook
 
-    def _attributes(self) -> dict[str, str]:
+    def _attributes(self) -> dict[str, AttributeValue]:
         address = self._given.client_address
         host = f"[{address}]" if ":" in address else address
-        return {ROUTE_NAME: self._given.route, **({SOURCE_ADDRESS: f"{host}:50000"} if address else {})}
+        return {ROUTE_NAME: self._given.route, **({SOURCE_ADDRESS: f"{host}:50000"} if address else {})} | dict(
+            self._given.attributes
+        )
 
     def _sent(self, request: HttpMessage) -> Request:
         given = self._given
@@ -189,6 +195,8 @@ class _Exchange:
             client_address=given.client_address,
             body=request.body,
             metadata=given.metadata,
+            attributes=given.attributes,
+            envoy_metadata=given.envoy_metadata,
         )
 
     def _outcome(self, request: HttpMessage, sent: Request, answer: HttpMessage | None, *, reached: bool) -> Outcome:

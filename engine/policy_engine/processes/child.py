@@ -141,9 +141,10 @@ class Child:
         with contextlib.suppress(WorkerFailed):
             self._asked += 1
             answer = await self._ask("samples", self._asked, {"samples": self._asked}, SAMPLES_SECONDS)
-            self.samples = {
-                name: [(labels, value) for labels, value in rows] for name, rows in answer["values"].items()
-            }
+            self._take(answer["values"])
+
+    def _take(self, values: Message) -> None:
+        self.samples = {name: [(labels, value) for labels, value in rows] for name, rows in values.items()}
 
     async def drain(self) -> None:
         """Tell it to take nothing new and to end."""
@@ -212,6 +213,9 @@ class Child:
         reason = "ended"
         while (message := await self._channel.receive()) is not None:
             self.heard = time.monotonic()
+            if "samples_at_end" in message:
+                self._take(message["samples_at_end"])
+                continue
             if "traced" in message:
                 self._told(message)
                 continue

@@ -38,6 +38,9 @@ class WorkerPool:
     """A fixed number of worker processes; `changed` is called whenever the number of those that serve may have changed,
     `told` with what one sends without being asked.
 
+    With `replaceable`, all of them share what they accept from, even one alone, so that `replace` can have new ones
+    accept while old ones finish.
+
     `restarts` counts those that ended and were started again, `hangs` those of them that were killed for their silence.
     """
 
@@ -47,8 +50,11 @@ class WorkerPool:
         options: WorkerOptions,
         changed: Callable[[], None] = lambda: None,
         told: Callable[[Message], None] = lambda message: None,
+        *,
+        replaceable: bool = False,
     ) -> None:
         self._given = options
+        self._replaceable = replaceable
         self._options = [self._numbered(options, number, count) for number in range(count)]
         self._shared = self._shared_addresses(options, count)
         self._sockets: list[socket.socket] = []
@@ -64,6 +70,7 @@ class WorkerPool:
         self._departed: Samples = {}
         self._delays: dict[int, float] = {}
         self._changed = changed
+        self._leaving: set[Child] = set()
         self._told = told
         self._standing: dict[str, Message] = {}
         self._spares: dict[int, asyncio.Task[Child]] = {}
@@ -77,13 +84,12 @@ class WorkerPool:
         # grpcio takes no socket from outside, so its processes share a port as far as the kernel lets them.
         return replace(options, number=number, bind=own, reuse_port=options.transport == "grpcio" and count > 1)
 
-    @staticmethod
-    def _shared_addresses(options: WorkerOptions, count: int) -> tuple[str, ...]:
+    def _shared_addresses(self, options: WorkerOptions, count: int) -> tuple[str, ...]:
         """Return the addresses whose sockets are bound here, and accepted from by whichever process lives.
 
         An address of one process alone is bound by it: while it is dead, clients are refused and can go elsewhere.
         """
-        if count == 1:
+        if count == 1 and not self._replaceable:
             return ()
         return tuple(
             one
@@ -188,6 +194,50 @@ class WorkerPool:
                 )
             logger.warning("no worker process lived to take the chains (%s); its successor gets them", died)
         self._changed()
+
+    async def replace(self, spec: ChainsSpec) -> None:
+        """Have new processes, which load what is on disk now, take the place of all; the old ones finish their streams.
+
+        Raises WorkerFailed or OSError when one of the new ones cannot run `spec`; the old ones then go on as they were.
+        """
+        message = spec_to_message(spec)
+        async with self._applying:
+            self._turn += 1
+            made = await asyncio.gather(*map(self._new, range(len(self._options))), return_exceptions=True)
+            fresh = {number: child for number, child in enumerate(made) if isinstance(child, Child)}
+            try:
+                for failed in made:
+                    if isinstance(failed, BaseException):
+                        raise failed
+                await asyncio.gather(*(child.prepare(self._turn, message) for child in fresh.values()))
+                await asyncio.gather(*(child.commit(self._turn, message) for child in fresh.values()))
+                await asyncio.gather(*(child.listen() for child in fresh.values()))
+            except BaseException:
+                for child in fresh.values():
+                    child.kill()
+                    child.close()
+                raise
+            self._spec = message
+            for number, child in fresh.items():
+                self._drop_spare(number)
+                old = self._children.get(number)
+                if old is not None:
+                    self._leaving.add(old)
+                    self._keep(self._see_off(old))
+                self._children[number] = child
+                self._configured.add(number)
+                self._keep(self._watch(number, child))
+        self._arrived.set()
+        self._changed()
+
+    async def _see_off(self, child: Child) -> None:
+        """Have a process that was replaced finish its streams and end."""
+        await child.fetch_samples()
+        await child.drain()
+        waiting: dict[asyncio.Future[int], Child] = {asyncio.ensure_future(child.process.wait()): child}
+        if await _still_running(waiting, self._given.drain_seconds + DRAIN_GRACE_SECONDS):
+            logger.error("worker process %d was replaced and did not end in time, killed", child.options.number)
+            child.kill()
 
     async def _somebody(self) -> None:
         """Return when a worker process is there to be asked."""
@@ -299,7 +349,7 @@ class WorkerPool:
         await asyncio.gather(*(child.fetch_samples() for child in self._children.values()))
         total: Samples = {}
         add_samples(total, self._departed)
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._leaving):
             add_samples(total, child.samples)
         return total
 
@@ -308,7 +358,7 @@ class WorkerPool:
         self._draining = True
         # What waits to be accepted is refused, and can go to another engine.
         self._release_sockets()
-        children = list(self._children.values())
+        children = [*self._children.values(), *self._leaving]
         await asyncio.gather(*(child.drain() for child in children))
         waiting: dict[asyncio.Future[int], Child] = {
             asyncio.ensure_future(child.process.wait()): child for child in children
@@ -376,14 +426,17 @@ class WorkerPool:
         await child.process.wait()
         how: object = child.ending()
         child.close()
-        self._children.pop(number, None)
-        self._configured.discard(number)
         add_samples(self._departed, child.samples, keep_gauges=False)
+        self._leaving.discard(child)
+        if self._children.get(number) is not child:  # it was replaced
+            return
+        del self._children[number]
+        self._configured.discard(number)
         self._changed()
         # One that hung has held up its successor long enough.
         if child.hung or time.monotonic() - child.started > STABLE_SECONDS:
             self._delays.pop(number, None)
-        while not self._draining:
+        while not self._draining and number not in self._children:
             delay = self._delays.get(number, FIRST_RETRY_SECONDS)
             self._delays[number] = min(delay * 2, LONGEST_RETRY_SECONDS)
             when = "its successor is there" if number in self._spares else f"restart in {delay:.1f} s"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from policy_engine.explain.debug_lines import DebugLines
 from policy_engine.explain.decision_log import DecisionLog, PassedRequests
+from policy_engine.explain.development import ShownFailures, TerminalLines
 from policy_engine.explain.live import Filter, LiveTrace
 from policy_engine.explain.recorder import Recorder, Watcher
 from policy_engine.kernel.kernel import Kernel, KernelOptions
@@ -46,7 +47,7 @@ from policy_engine.transport.health import Health
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from policy_engine.worker.chains.closing import close_chains
-from policy_engine.worker.chains.compiled import Snapshot
+from policy_engine.worker.chains.compiled import Decisions, Snapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.loop_watch import LoopWatch
@@ -110,7 +111,8 @@ class WorkerOptions:
     """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
 
     `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
-    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it.
+    `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it. `development`: each
+    request is told at the terminal, and a client is shown the traceback of a policy that fails.
     """
 
     number: int
@@ -139,6 +141,7 @@ class WorkerOptions:
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
+    development: bool = False
     decisions: str = "off"
     decision_output: str = "log"
     decision_endpoint: str = ""
@@ -168,7 +171,8 @@ class WorkerProcess:
         self._channel = channel
         self._options = options
         self._tracing = _tracing(options)
-        self._decisions, self._close_decisions = _decision_log(options)
+        log, self._close_decisions = _decision_log(options)
+        self._decisions: Decisions | None = ShownFailures(log) if options.development else log
         self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
             KernelOptions(
@@ -191,7 +195,9 @@ class WorkerProcess:
             helpers=Helpers(options.offload_processes, options.offload_waiting),
         )
         self._live = LiveTrace(options.number, self._traces_wait)
-        watchers: tuple[Watcher, ...] = (self._live, DebugLines(), *_passed_requests(options, self._decisions))
+        watchers: tuple[Watcher, ...] = (self._live, DebugLines(), *_passed_requests(options, log))
+        if options.development:
+            watchers = (*watchers, TerminalLines(lambda text: print(text, flush=True)))
         self._recorder = Recorder(self._kernel, watchers)
         self._recorder.refresh()
         self._sending: asyncio.Task[None] | None = None
@@ -234,6 +240,9 @@ class WorkerProcess:
             if "told" in message:
                 await self._channel.send({"told": message["told"]})
         await self.drain()
+        with contextlib.suppress(ConnectionError):
+            # What was counted since somebody asked would be lost.
+            await self._channel.send({"samples_at_end": self._samples()})
 
     async def _give_signs_of_life(self) -> None:
         """Tell the supervisor again and again that this loop runs, and how the servers do that policies ask.

@@ -10,7 +10,8 @@ import hashlib
 import json
 import logging
 import signal
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from policy_engine.explain.live import Filter
 from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFFER
 from policy_engine.processes.channel import Message
 from policy_engine.processes.code_on_disk import CodeOnDisk
+from policy_engine.processes.code_reload import CodeReload
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.processes.trace_hub import TraceHub
-from policy_engine.settings.forms import AUTO, LOG, OTLP
+from policy_engine.settings.forms import AUTO, LOG, OTLP, WORKER_PLACE
 from policy_engine.settings.loading import Settings, render_settings
 from policy_engine.settings.model import ConfigurationSource, Decisions, UnmappedRoutes
 from policy_engine.settings.route_key import route_key_place
@@ -35,7 +37,7 @@ from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.logs import set_level
-from policy_engine.telemetry.metrics import Samples, xds_samples
+from policy_engine.telemetry.metrics import Samples, families_of, xds_samples
 from policy_engine.telemetry.readiness import Check, dependency_check
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
@@ -66,17 +68,36 @@ class _Readiness:
 
 
 class Supervisor:
-    """Everything of one running engine; `run` returns the exit code."""
+    """Everything of one running engine; `run` returns the exit code.
 
-    def __init__(self, settings: Settings, registry: Registry | None = None) -> None:
+    With `reload`, which is for development, policies are loaded anew when their files change; raises ValueError for
+    settings under which that cannot be. `development` is as in `WorkerOptions`; `activated` is called whenever other
+    chains, or other code for them, have become active.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry | None = None,
+        *,
+        reload: bool = False,
+        development: bool = False,
+        activated: Callable[[], object] = lambda: None,
+    ) -> None:
         self._settings = settings
+        if reload:
+            _check_reload(settings)
         self._policies = settings.policies.registry or settings.policies.directory
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
-        self._pool = WorkerPool(
-            self._count, worker_options(settings, self._policies), self._pool_changed, self._worker_told
-        )
+        options = replace(worker_options(settings, self._policies), development=development)
+        self._pool = WorkerPool(self._count, options, self._pool_changed, self._worker_told, replaceable=reload)
         self._traces = TraceHub(self._pool.tell, self._pool.withdraw)
+        self._activated = activated
+        self._reloads = reload
+        self._development = development
+        self._reload: CodeReload | None = None
+        self._info: dict[str, Any] = {}
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
         self._starting = True
@@ -86,16 +107,27 @@ class Supervisor:
         self._servers: list[AdminServer] = []
         self._xds: XdsStatus | None = None
 
+    @property
+    def chains(self) -> ChainsSpec | None:
+        """The active chains, None before the first."""
+        return self._history.active
+
+    @property
+    def registry(self) -> Registry:
+        """The policies that run."""
+        return self._registry
+
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         ignore_stray_signals()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # In development the end of the terminal is the end of it all.
+        for number in (signal.SIGTERM, signal.SIGINT, *((signal.SIGHUP,) if self._development else ())):
             loop.add_signal_handler(number, stop.set)
         for warning in unusable_policies(self._registry):
             logger.warning("%s", warning)
-        info = build_info(self._registry, self._policies)
+        self._info = info = build_info(self._registry, self._policies)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         _check_certificates(self._settings)
         _check_decision_log(self._settings)
@@ -140,8 +172,25 @@ class Supervisor:
             reloads.add(task)
             task.add_done_callback(reloads.discard)
 
-        loop.add_signal_handler(signal.SIGHUP, reload)
-        await source.run()
+        if not self._development:
+            loop.add_signal_handler(signal.SIGHUP, reload)
+        directory = settings.policies.directory
+        if not self._reloads or directory is None:
+            await source.run()
+            return
+        self._reload = CodeReload(directory, self._registry, lambda new: self._use_code(new, source))
+        await asyncio.gather(source.run(), self._reload.run())
+
+    async def _use_code(self, registry: Registry, source: FileSource) -> str:
+        """Have new worker processes run the code of `registry`; returns what is wrong with that, if anything."""
+        report = await source.change_reader(chain_reader(registry, self._settings), self._pool.replace)
+        if not report.accepted:
+            return "\n".join(map(str, report.diagnostics))
+        self._registry = registry
+        self._code = CodeOnDisk(registry, self._settings.policies.directory)
+        self._info.clear()
+        self._info.update(build_info(registry, self._policies))
+        return ""
 
     async def _follow_management_server(self, reader: ChainReader) -> None:
         from policy_engine.sources.xds.following import xds_source  # noqa: PLC0415 - file mode starts without gRPC
@@ -165,6 +214,8 @@ class Supervisor:
         if report.accepted and report.chains is not None:
             version = configuration_version(report.chains)
             self._history.accept(report.chains, version, source)
+            # Later, when what comes with them is in place too.
+            asyncio.get_running_loop().call_soon(self._activated)
             logger.info(
                 "configuration %s is active in %d worker(s): %d routes from %s",
                 version,
@@ -184,6 +235,9 @@ class Supervisor:
                 extra={"event": "configuration_rejected", "source": source, "problems": problems},
             )
         self._started()
+        if self._reload is not None and self._reload.pending:
+            # Perhaps it was the chains that did not fit to the new code.
+            self._retry = asyncio.ensure_future(self._reload.load())
 
     def _worker_told(self, message: Message) -> None:
         self._traces.heard(message)
@@ -272,6 +326,7 @@ class Supervisor:
             traces=self._traces,
             set_log_level=self._set_log_level,
             management_server=lambda: self._xds.as_document() if self._xds is not None else None,
+            metrics_of_policies=lambda: families_of(self._registry),
             checks=self._checks,
         )
         settings = self._settings
@@ -296,6 +351,21 @@ class Supervisor:
         await self._pool.drain(self._settings.drain_timeout)
         for server in self._servers:
             await server.close()
+
+
+def _check_reload(settings: Settings) -> None:
+    wrong = (
+        (settings.policies.directory is None, "needs `policies.directory`, whose files it watches"),
+        (settings.configuration is ConfigurationSource.XDS, "works with chain files, not with a management server"),
+        (settings.transport.value != "native", "needs `transport: native`"),
+        (
+            any(WORKER_PLACE in one for one in settings.listen),
+            f"needs addresses that worker processes share, without {WORKER_PLACE}",
+        ),
+    )
+    for found, what in wrong:
+        if found:
+            raise ValueError(f"--reload {what}")
 
 
 def _check_certificates(settings: Settings) -> None:

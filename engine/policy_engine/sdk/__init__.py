@@ -13,6 +13,7 @@ from policy_engine.sdk.actions import (
     ResponseMutation,
     TrailerMutation,
 )
+from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata, NotAskedFor
 from policy_engine.sdk.dependencies import Dependency, dependency
 from policy_engine.sdk.exchange import Request, Response, ResponseOrigin
 from policy_engine.sdk.expressions import Expression, ExpressionFailed
@@ -31,6 +32,7 @@ from policy_engine.sdk.header_rules import header_name, header_value
 from policy_engine.sdk.headers import Headers, HeaderValue
 from policy_engine.sdk.json_pointer import MISSING, PointerError, find, format_pointer, parse_pointer
 from policy_engine.sdk.keys import digest_key, joined_key
+from policy_engine.sdk.metrics import Counter, Histogram, MetricError
 from policy_engine.sdk.policy import ParameterError, Parameters, Policy
 
 __all__ = [
@@ -39,6 +41,12 @@ __all__ = [
     "ParameterError",
     "Request",
     "Response",
+    "AttributeValue",
+    "EnvoyMetadata",
+    "NotAskedFor",
+    "Counter",
+    "Histogram",
+    "MetricError",
     "ResponseOrigin",
     "Headers",
     "HeaderValue",

@@ -7,11 +7,12 @@ serialised for it; build constant actions once, in `__init__`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from policy_engine.sdk.headers import HeaderValue
+from policy_engine.sdk.query_edits import QueryValue, edited_target
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -29,6 +30,10 @@ DynamicMetadata = Mapping[str, Mapping[str, Json]]
 class RequestMutation:
     """Changes to the request (R-06). Within one mutation headers are removed first, then set, then appended.
 
+    `set_query`, `append_query` and `remove_query` change query parameters, given decoded: the engine encodes them and
+    leaves the others as they were written, in their order. A parameter that is set keeps the place of its first
+    occurrence; a list sets several values. They apply to `path` when that is set too.
+
     `body=b""` clears the body; the engine keeps `content-length` right. Changing `method`, `path` or `authority`
     alters what the upstream sees; `clear_route_cache` makes Envoy choose the route anew (see docs: a new route does
     not bring its own policies). `dynamic_metadata` is `{namespace: {key: value}}` and becomes visible in Envoy.
@@ -40,9 +45,33 @@ class RequestMutation:
     method: str | None = None
     path: str | None = None
     authority: str | None = None
+    set_query: Mapping[str, QueryValue] = field(default_factory=_nothing)
+    append_query: Sequence[tuple[str, str]] = ()
+    remove_query: Sequence[str] = ()
     body: bytes | None = None
     clear_route_cache: bool = False
     dynamic_metadata: DynamicMetadata = field(default_factory=_nothing)
+
+    @property
+    def changes_query(self) -> bool:
+        """Whether it changes query parameters, so that what it sets depends on the request."""
+        return bool(self.set_query or self.append_query or self.remove_query)
+
+    def applied_to(self, target: str) -> RequestMutation:
+        """Return what this means for a request to `target`: the same with its whole new `path` instead."""
+        path = edited_target(
+            target if self.path is None else self.path,
+            removed=self.remove_query,
+            replaced=self.set_query,
+            appended=self.append_query,
+        )
+        return replace(
+            self,
+            path=None if self.path is None and path == target else path,
+            set_query=_NOTHING,
+            append_query=(),
+            remove_query=(),
+        )
 
     def pseudo_headers(self) -> Mapping[str, str]:
         """The pseudo-headers this mutation sets, by their HTTP/2 names."""

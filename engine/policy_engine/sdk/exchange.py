@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
+from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata, Facts, GivenFacts
 from policy_engine.sdk.header_fields import host_of
 from policy_engine.sdk.headers import Headers
+
+_State = TypeVar("_State")
 
 
 class Request:
@@ -17,7 +20,7 @@ class Request:
     all policies of this request in both phases (R-04); last writer wins.
     """
 
-    __slots__ = ("_client_address", "_id", "_states", "body", "headers", "metadata", "route", "trace")
+    __slots__ = ("_facts", "_id", "_states", "body", "headers", "metadata", "route", "trace")
 
     def __init__(
         self,
@@ -25,26 +28,41 @@ class Request:
         *,
         route: str = "",
         request_id: str = "",
-        client_address: str | Callable[[], str] = "",
+        client_address: str = "",
         body: bytes | None = None,
         metadata: MutableMapping[str, Any] | None = None,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        envoy_metadata: EnvoyMetadata | None = None,
+        facts: Callable[[], Facts] | None = None,
     ) -> None:
+        """Make a request; `facts`, the engine's, stands for what else Envoy tells and is called when somebody asks."""
         self.headers = headers
         self.route = route
         self._id = request_id
-        self._client_address = client_address
+        self._facts: Facts | Callable[[], Facts] = facts or GivenFacts(
+            client_address, attributes or {}, envoy_metadata or {}
+        )
         self.body = body
         self.metadata: MutableMapping[str, Any] = {} if metadata is None else metadata
-        self._states: dict[int, dict[str, Any]] | None = None
+        self._states: dict[tuple[int, Callable[[], Any]], Any] | None = None
         self.trace: Any = None
         """The engine's: the span of this stream, None when it is not traced."""
 
-    def state_of(self, owner: object) -> dict[str, Any]:
-        """Return what `owner` alone keeps for this request; it goes with the request. See `Policy.state`."""
+    def state_of(self, owner: object, kind: Callable[[], _State]) -> _State:
+        """Return what `owner` alone keeps of `kind` for this request; see `Policy.state`."""
         states = self._states
         if states is None:
             states = self._states = {}
-        return states.setdefault(id(owner), {})
+        # By identity: an owner lives longer than its requests, and need not be hashable.
+        key = id(owner), kind
+        state: _State | None = states.get(key)
+        if state is None:
+            state = states[key] = kind()
+        return state
+
+    def forget_states(self) -> None:
+        """Drop what policies keep for this request; the engine's, at the end of the stream."""
+        self._states = None
 
     @property
     def id(self) -> str:
@@ -54,10 +72,33 @@ class Request:
     @property
     def client_address(self) -> str:
         """IP address of the client as Envoy sees it, without the port; empty when Envoy did not send it."""
-        address = self._client_address
-        if not isinstance(address, str):
-            address = self._client_address = address()
-        return address
+        return self._told().client_address
+
+    @property
+    def attributes(self) -> Mapping[str, AttributeValue]:
+        """What Envoy knows of the request and its connection, by Envoy's names: `attributes["connection.mtls"]`.
+
+        A policy gets those that its `policy.yaml` lists under `request_attributes`, each with its type in `ATTRIBUTES`;
+        `NotAskedFor` is raised for others. What Envoy does not know of this request is absent, such as the name in a
+        certificate that was not shown.
+        """
+        return self._told().attributes
+
+    @property
+    def envoy_metadata(self) -> EnvoyMetadata:
+        """What filters before this one left in Envoy's dynamic metadata, by namespace; read-only JSON, lists as tuples.
+
+        A policy gets the namespaces that its `policy.yaml` lists under `forwarding_namespaces`, as they were when the
+        request's headers came: the claims of `jwt_authn`, what `ext_authz` or `geoip` found. Whole numbers are `int`.
+        Raises `NotAskedFor` for other namespaces, ValueError for more than may be taken from Envoy.
+        """
+        return self._told().envoy_metadata
+
+    def _told(self) -> Facts:
+        facts = self._facts
+        if callable(facts):
+            facts = self._facts = facts()
+        return facts
 
     @property
     def method(self) -> str:
@@ -83,6 +124,11 @@ class Request:
     def query(self) -> dict[str, str]:
         """Decoded query parameters; the last of a repeated one wins."""
         return dict(parse_qsl(self.query_string, keep_blank_values=True))
+
+    def query_values(self, name: str) -> tuple[str, ...]:
+        """Return every value of the query parameter `name`, decoded, in order; empty when it is absent."""
+        pairs = parse_qsl(self.query_string, keep_blank_values=True)
+        return tuple(value for one, value in pairs if one == name)
 
     @property
     def authority(self) -> str:

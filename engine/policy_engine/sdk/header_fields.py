@@ -16,7 +16,8 @@ from policy_engine.sdk.headers import Headers
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 # a grammar rule (RFC 9110, 5.6.2), no secret
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_LIST_PIECE = re.compile(r'"(?:[^"\\]|\\.)*"?|[^",]+|,', re.DOTALL)
+_LIST_MEMBER = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.)*+"?+)++', re.DOTALL)
+"""What lies between commas outside quoted strings; possessive, so that nothing is ever looked at twice."""
 _MEDIA_TYPE = re.compile(rf"({_TOKEN})/({_TOKEN})")
 _PARAMETER = re.compile(rf"[ \t]*;[ \t]*(?:({_TOKEN})=({_TOKEN}|{_QUOTED}))?", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
@@ -58,13 +59,7 @@ def list_members(values: Iterable[str]) -> list[str]:
         if '"' not in value:
             members += value.split(",")
             continue
-        pieces = [""]
-        for piece in _LIST_PIECE.findall(value):
-            if piece == ",":
-                pieces.append("")
-            else:
-                pieces[-1] += piece
-        members += pieces
+        members += _LIST_MEMBER.findall(value)
     return [text for member in members if (text := member.strip(" \t"))]
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policy_engine.sdk import (
     Headers,
@@ -10,6 +16,7 @@ from policy_engine.sdk import (
     UnreadableHeader,
     authority_of,
     content_codings,
+    credentials,
     list_members,
     media_type,
     single,
@@ -128,3 +135,61 @@ def test_the_port_is_part_of_an_authority_unless_it_is_the_scheme_s_own() -> Non
     assert authority_of("API.example.com.:443", "https") == authority_of("api.example.com", "https")
     assert authority_of("api.example.com:443", "http") == "api.example.com:443"
     assert authority_of("[::1]:08080", "http") == "[::1]:8080"
+
+
+READERS: dict[str, Callable[[str], object]] = {
+    "single": lambda text: single(Headers.of({"x-a": [text]}), "x-a"),
+    "list_members": lambda text: list_members([text]),
+    "media_type": lambda text: media_type(Headers.of({"content-type": [text]})),
+    "content_codings": lambda text: content_codings(Headers.of({"content-encoding": [text]})),
+    "credentials": lambda text: credentials(Headers.of({"authorization": [text]}), "authorization", "Basic "),
+    "authority_of": lambda text: authority_of(text, "http"),
+}
+SHAPES = [
+    '"',
+    '""',
+    '\\"',
+    '"\\',
+    '"a",',
+    'W/"a",',
+    "a,",
+    ",",
+    " ,",
+    'a="b;',
+    "a/b;a=b",
+    'a/b;a="\\',
+    "a.",
+    "a:1",
+    "[::1],",
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("reader", READERS)
+def test_the_cost_of_reading_is_linear(reader: str, shape: str) -> None:
+    def cost(size: int) -> float:
+        text = (shape * size)[:size]
+        begin = time.process_time()
+        with suppress(UnreadableHeader):
+            READERS[reader](text)
+        return time.process_time() - begin
+
+    costs = [min(cost(size) for _ in range(3)) for size in (100_000, 200_000, 400_000)]
+    assert costs[2] < 10 * max(costs[0], 0.02), costs  # of 10 ms and less, noise is the larger part
+
+
+@given(st.text(alphabet='",\\a \n', max_size=30))
+def test_members_are_what_lies_between_commas_outside_quoted_strings(text: str) -> None:
+    members, quoted, escaped = [""], False, False
+    for char in text:
+        if char == "," and not quoted:
+            members.append("")
+            continue
+        members[-1] += char
+        if quoted and escaped:
+            escaped = False
+        elif quoted and char == "\\":
+            escaped = True
+        elif char == '"':
+            quoted = not quoted
+    assert list_members([text]) == [one.strip(" \t") for one in members if one.strip(" \t")]

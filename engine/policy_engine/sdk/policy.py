@@ -17,11 +17,13 @@ from policy_engine.sdk.actions import (
 from policy_engine.sdk.exchange import Request, Response
 from policy_engine.sdk.expressions import Expression, ExpressionRefused, compiled
 from policy_engine.sdk.headers import Headers
+from policy_engine.sdk.metrics import own_metrics
 
 Parameters = Mapping[str, Any]
 
 _Result = TypeVar("_Result")
 _Action = TypeVar("_Action")
+State = TypeVar("State")
 
 
 class ParameterError(ValueError):
@@ -69,6 +71,11 @@ class Policy:
 
     _away: Callable[[Callable[..., Any], tuple[Any, ...]], Awaitable[Any]] | None = None
     """The engine's: runs a call in a helper process. None where there is no engine, as in a plain unit test."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Make sure that every policy counts for itself, whatever it has its metrics from."""
+        super().__init_subclass__(**keywords)
+        own_metrics(cls)
 
     def __init__(self, parameters: Parameters) -> None:
         """Keep or compile `parameters`; they satisfy the schema and have its defaults filled in (R-23)."""
@@ -143,12 +150,20 @@ class Policy:
         expression: Expression[Json] = _compiled(text, path, boolean=False, with_response=with_response)
         return expression
 
-    def state(self, request: Request) -> dict[str, Any]:
-        """Return what this instance keeps for this request, the same mapping in all its hooks; empty at first.
+    @overload
+    def state(self, request: Request) -> dict[str, Any]: ...
 
-        No other policy sees it, not even another entry of the same policy in the chain. It is gone when the stream is.
+    @overload
+    def state(self, request: Request, kind: Callable[[], State]) -> State: ...
+
+    def state(self, request: Request, kind: Callable[[], Any] = dict) -> Any:
+        """Return what this instance keeps for this request, the same object in all its hooks.
+
+        It is made by `kind` when it is first asked for: a dict, or of a class of the policy's own, which a type checker
+        then knows: `kept = self.state(request, Tally)`. No other policy sees it, not even another entry of the same
+        policy in the chain. It is gone when the stream is over, after `on_stream_end`.
         """
-        return request.state_of(self)
+        return request.state_of(self, kind)
 
     def on_request_headers(self, request: Request) -> RequestAction | Awaitable[RequestAction | None] | None:
         """Run before the request goes upstream; the body has not been read."""

@@ -72,23 +72,40 @@ class FileSource:
                 with suppress(_WrittenMeanwhile):  # the watch sees that too, and tells when it is over
                     await self._load(moment)
 
+    async def change_reader(self, reader: ChainReader, apply: Apply) -> LoadReport:
+        """Load what is there with another reader and apply it by `apply`; when both succeed, go on with that reader.
+
+        Else nothing changes, and nothing is reported but to the caller.
+        """
+        async with self._lock:
+            files = await off_loop(read_chain_files, (self.path,), end_marker=self.end_marker)
+            loaded = await off_loop(self._read, files, reader)
+            report = await self._use(loaded, apply)
+            if report.accepted:
+                self.reader = reader
+                self._secret_files = loaded.secret_files
+                self._content = _content_hash(files, loaded.secret_files)
+                self.last = report
+                self.report(report)
+            return report
+
     async def _load(self, moment: Settled, force: bool = False) -> LoadReport | None:
         async with self._lock:
             files = await off_loop(read_chain_files, (self.path,), end_marker=self.end_marker)
             if not force and self._content == await off_loop(self._content_hash, files):
                 return None
-            loaded = await off_loop(self._read, files)
+            loaded = await off_loop(self._read, files, self.reader)
             if not await off_loop(moment.still):
                 raise _WrittenMeanwhile
             self._secret_files = loaded.secret_files
             self._content = _content_hash(files, loaded.secret_files)
-            self.last = await self._use(loaded)
+            self.last = await self._use(loaded, self.apply)
             self.report(self.last)
             return self.last
 
-    def _read(self, files: ChainFiles) -> LoadedChains:
+    def _read(self, files: ChainFiles, reader: ChainReader) -> LoadedChains:
         try:
-            return load_chains(files, self.reader)
+            return load_chains(files, reader)
         except Exception as error:
             # A fault of this engine's own must not end the watching: the file that shows it will be mended. The
             # message is left out, as nobody knows what is in it.
@@ -101,11 +118,11 @@ class FileSource:
     def _content_hash(self, files: ChainFiles) -> str:
         return _content_hash(files, {path: digest_secret_file(path) for path in self._secret_files})
 
-    async def _use(self, loaded: LoadedChains) -> LoadReport:
+    async def _use(self, loaded: LoadedChains, apply: Apply) -> LoadReport:
         if loaded.chains is None:
             return LoadReport(False, self._content, loaded.diagnostics, None)
         try:
-            await self.apply(loaded.chains)
+            await apply(loaded.chains)
         except Exception as error:
             found = Diagnostic(str(self.path), why_not_applied(error, loaded.chains), rule=Rule.APPLY)
             return LoadReport(False, self._content, (*loaded.diagnostics, found), None)

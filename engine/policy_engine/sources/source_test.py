@@ -54,7 +54,9 @@ def test_in_file_mode_a_refusal_tells_no_secret_either(tmp_path: Path, monkeypat
 
     source = FileSource(file, ChainReader(Registry([])), refuse, reports.append)
     read = source._read
-    monkeypatch.setattr(FileSource, "_read", lambda self, files: _with(read(files), chains({"key": "hunter2"}, "/key")))
+    monkeypatch.setattr(
+        FileSource, "_read", lambda self, files, reader: _with(read(files, reader), chains({"key": "hunter2"}, "/key"))
+    )
     asyncio.run(source.load())
     (report,) = reports
     assert not report.accepted

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from policy_engine.telemetry.exposition import exposition
+from policy_engine.telemetry.exposition import Families, exposition
 from policy_engine.telemetry.history import ConfigurationEvent, ConfigurationHistory
 from policy_engine.telemetry.logs import LEVELS, level
 from policy_engine.telemetry.metrics import Samples
@@ -39,6 +39,7 @@ class AdminSources:
     traces: Traces
     set_log_level: Callable[[str], Awaitable[None]]
     management_server: Callable[[], dict[str, Any] | None] = lambda: None
+    metrics_of_policies: Callable[[], Families] = lambda: {}
     checks: Callable[[], Sequence[Check]] = tuple
 
 
@@ -125,7 +126,7 @@ class AdminServer:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(
-            body=exposition(await self._sources.samples()),
+            body=exposition(await self._sources.samples(), self._sources.metrics_of_policies()),
             headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.sdk.dependencies import DependencyState, dependency_states
+from policy_engine.sdk.metrics import metrics_of
 from policy_engine.sdk.repeated_lines import SUPPRESSED
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.statistics import DURATION_BUCKETS
 from policy_engine.worker.offload.helpers import Helpers
+from policy_engine.worker.policies.registry import PolicyDefinition, Registry, exported_name
 
 if TYPE_CHECKING:  # workers import this module, and have no use for a gRPC client
     from policy_engine.sources.xds.source import XdsStatus
@@ -137,6 +139,7 @@ def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapsh
         "policy_engine_handler_errors": [({}, transport.handler_errors)],
     }
     _add_policies(samples, compiler)
+    _add_metrics_of_policies(samples, compiler)
     return samples | _offload_samples(compiler.helpers) | dependency_samples(dependency_states())
 
 
@@ -164,6 +167,32 @@ def _add_policies(samples: Samples, compiler: Compiler) -> None:
             seen += count
             samples.setdefault(DURATION + "_bucket", []).append((labels | {"le": bound}, seen))
         samples.setdefault(DURATION + "_sum", []).append((labels, one.seconds))
+
+
+def _add_metrics_of_policies(samples: Samples, compiler: Compiler) -> None:
+    """Add what policies count themselves, of those that some chain has had."""
+    used = {(one.policy, one.version) for one in compiler.statistics.values()}
+    for definition in compiler.registry:
+        if (definition.name, str(definition.version)) not in used:
+            continue
+        for metric in metrics_of(definition.policy_class):
+            name, labels = exported_name(definition, metric), labels_of(definition)
+            for ending, own, value in metric.samples():
+                samples.setdefault(name + ending, []).append((labels | own, value))
+
+
+def families_of(registry: Registry) -> dict[str, tuple[str, str]]:
+    """Return kind and description of what policies count themselves, by name; those of the newest version."""
+    return {
+        exported_name(definition, metric): (metric.kind, metric.description)
+        for definition in registry
+        for metric in metrics_of(definition.policy_class)
+    }
+
+
+def labels_of(definition: PolicyDefinition) -> dict[str, str]:
+    """Return the labels that tell whose a policy's metric is."""
+    return {"policy": definition.name, "version": str(definition.version)}
 
 
 def dependency_samples(states: Sequence[DependencyState]) -> Samples:

@@ -100,6 +100,15 @@ def test_it_decides_on_what_earlier_policies_of_the_chain_left() -> None:
     assert run([Marks({}), skipped], request("GET", "/x", headers={"x-tier": "tin"})).reached_upstream
 
 
+def test_a_rule_can_ask_for_what_envoy_knows() -> None:
+    when = 'request.attributes["connection.uri_san_peer_certificate"] == "spiffe://shop/orders"'
+    subject = policy({"name": "orders", "action": "allow", "when": when})
+    for name, passes in (("spiffe://shop/orders", True), ("spiffe://shop/other", False)):
+        asked = request(attributes={"connection.uri_san_peer_certificate": name})
+        assert run(subject, asked).reached_upstream is passes
+    assert run(subject, request()).status == 403
+
+
 @pytest.mark.parametrize("step", ['k.matches("(a|b|c)*z")', 'k.contains("zz")', "request.target.contains(k)"])
 def test_a_request_made_to_be_dear_is_refused(step: str) -> None:
     when = f"request.query.exists(k, {step})"

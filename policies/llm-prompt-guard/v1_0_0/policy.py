@@ -60,6 +60,14 @@ class _Stream:
         return out
 
 
+@dataclass(slots=True)
+class _Answer:
+    """The answer to one request: whether it has begun, and what looks at it; None for what nobody looks at."""
+
+    begun: bool = False
+    stream: _Stream | None = None
+
+
 async def _then(earlier: Awaitable[_First], last: Callable[[_First], _Last]) -> _Last:
     return last(await earlier)
 
@@ -93,7 +101,6 @@ class LlmPromptGuard(Policy):
         self.idle_phases = (() if prompt else ("request_body",)) + (
             () if answer else ("request_headers", "response_body")
         )
-        self._answers: dict[int, _Stream | None] = {}  # by id(request), until the end of the stream
 
     def on_request_headers(self, request: Request) -> RequestMutation:
         """Ask for an answer that can be read as it passes."""
@@ -121,22 +128,18 @@ class LlmPromptGuard(Policy):
 
     def on_response_chunk(self, request: Request, response: Response, chunk: Chunk) -> _ForChunk | Awaitable[_ForChunk]:
         """Look at the answer as it passes; one that cannot be read ends here."""
-        key = id(request)
-        if key not in self._answers:
+        answer = self.state(request, _Answer)
+        if not answer.begun:
             if not chunk.data:
                 return None
-            self._answers[key] = self._stream(response, compressed=is_compressed(response.headers))
-        stream = self._answers[key]
+            answer.begun, answer.stream = True, self._stream(response, compressed=is_compressed(response.headers))
+        stream = answer.stream
         if stream is None or stream.answer.passes:
             return None
         changed = self._fed(stream, chunk.data, end=chunk.end)
         if isinstance(changed, bytes):
             return self._passed(request, stream, chunk, changed)
         return _then(changed, lambda out: self._passed(request, stream, chunk, out))
-
-    def on_stream_end(self, request: Request) -> None:
-        """Drop what is held back."""
-        self._answers.pop(id(request), None)
 
     def _judged(self, request: Request, verdict: Verdict) -> _ForRequest:
         if verdict.unknown:

@@ -551,10 +551,11 @@ def test_much_of_an_answer_is_looked_at_in_another_process_with_the_same_result(
     assert calls == ["fed", "judge"]
 
 
-def test_state_of_a_stream_is_dropped_at_its_end() -> None:
-    subject: Any = load_policy(__file__, {"answer": RULES})
-    run(subject, request(), response(headers=EVENTS), response_chunks=stream(["a"]))
-    assert subject._answers == {}
+def test_two_entries_each_look_at_the_whole_answer() -> None:
+    first = load_policy(__file__, {"answer": {"deny_words": ["one"], "action": "redact"}, "label": "[1]"})
+    second = load_policy(__file__, {"answer": {"deny_words": ["two"], "action": "redact"}, "label": "[2]"})
+    outcome = run([first, second], request(), response(headers=EVENTS), response_chunks=stream(["o", "ne tw", "o end"]))
+    assert heard(outcome)[0] == "[1] [2] end"
 
 
 @given(

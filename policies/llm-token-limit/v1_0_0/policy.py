@@ -48,6 +48,14 @@ class _Stream:
         return out
 
 
+@dataclass(slots=True)
+class _Answer:
+    """The answer to one request: whether it has begun, and what reads it; None for what nobody reads."""
+
+    begun: bool = False
+    stream: _Stream | None = None
+
+
 async def _then(earlier: Awaitable[_First], last: Callable[[_First], _Last]) -> _Last:
     return last(await earlier)
 
@@ -70,7 +78,6 @@ class LlmTokenLimit(Policy):
         cap = self._bounds.cap
         if cap is not None and self._stream_limit is not None and self._stream_limit < cap:
             raise ParameterError("a stream may not be shorter than max_completion_tokens", "/max_stream_tokens")
-        self._answers: dict[int, _Stream | None] = {}  # by id(request), until the end of the stream
 
     def on_request_headers(self, request: Request) -> RequestMutation:
         """Ask for an answer that can be read as it passes."""
@@ -93,7 +100,7 @@ class LlmTokenLimit(Policy):
         if stream is None:
             return None
         body = response.body or b""
-        self._answers[id(request)] = stream
+        self.state(request, _Answer).stream = stream
         new = self._fed(stream, body, end=True)
         if isinstance(new, bytes):
             return self._answered(request, stream, body, new)
@@ -101,13 +108,14 @@ class LlmTokenLimit(Policy):
 
     def on_response_chunk(self, request: Request, response: Response, chunk: Chunk) -> _ForChunk | Awaitable[_ForChunk]:
         """Read an answer as it passes; nothing but the part of an event that is not whole is held back."""
-        key = id(request)
-        if key not in self._answers:
-            self._answers[key] = None if is_compressed(response.headers) else self._stream(response)
+        answer = self.state(request, _Answer)
+        if not answer.begun:
+            answer.begun = True
+            answer.stream = None if is_compressed(response.headers) else self._stream(response)
             if self._stream_limit is not None and is_compressed(response.headers):
                 _log.warning("a compressed stream cannot be counted and is ended", extra={"event": "llm_unreadable"})
                 return ChunkMutation(b"", end=True)
-        stream = self._answers[key]
+        stream = answer.stream
         if stream is None or stream.answer.passes:
             return None
         new = self._fed(stream, chunk.data, end=chunk.end)
@@ -117,7 +125,7 @@ class LlmTokenLimit(Policy):
 
     def on_stream_end(self, request: Request) -> None:
         """Write the line about the usage."""
-        stream = self._answers.pop(id(request), None)
+        stream = self.state(request, _Answer).stream
         if stream is None:
             return
         usage = self._publish(request, stream.answer)

@@ -190,10 +190,12 @@ def test_a_whole_answer_of_events_is_cut_too() -> None:
     assert b"length" in (whole.body or b"")
 
 
-def test_state_of_a_stream_is_dropped_at_its_end() -> None:
-    subject: Any = policy()
-    streamed(subject, STREAM)
-    assert subject._answers == {}
+def test_two_entries_each_count_the_whole_answer(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="policy.llm-token-limit")
+    outcome = run([policy(), policy()], request(), response(headers=EVENTS), response_chunks=STREAM)
+    assert b"".join(outcome.response_chunks) == b"".join(STREAM)
+    lines = [record for record in caplog.records if getattr(record, "event", "") == "llm_usage"]
+    assert len(lines) == 2
 
 
 PARTS = st.sampled_from(

@@ -26,6 +26,7 @@ def lint_filter(http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
     yield from _timeout(config, demands)
     yield from _retries(config)
     yield from _attributes(config, demands)
+    yield from _asked(config, demands)
     yield from lint_failure_mode(config.get("failure_mode_allow"), demands.chains, demands)
     yield from _mutation_rules(config, demands)
     yield from _ignored_answers(config)
@@ -33,6 +34,18 @@ def lint_filter(http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
         reason = "Envoy's own gRPC client (envoy_grpc) is what this engine is tested with; this client's cluster and "
         node = config.get("grpc_service", "google_grpc")
         yield node.warning(Rule.ENVOY_CLUSTER, reason + "limits are not checked", key=True)
+
+
+def lint_order(manager: Node, http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
+    """Yield a finding for each filter whose metadata is read here, and that stands behind this one."""
+    behind = False
+    for one in manager.get("http_filters").items():
+        name = one.get("name")
+        if behind and name.text() in demands.asked.namespaces:
+            readers = _readers(demands, name.text())
+            reason = f"stands after the engine's filter, so that its metadata is not there yet, {readers}"
+            yield name.error(Rule.ENVOY_FILTER, reason, allowed="a place before it in http_filters")
+        behind = behind or one.path == http_filter.path
 
 
 def lint_failure_mode(node: Node, route_keys: Iterable[str], demands: Demands) -> Iterator[Diagnostic]:
@@ -138,6 +151,29 @@ def _attributes(config: Node, demands: Demands) -> Iterator[Diagnostic]:
 
 def _sees_responses(chain: ChainDemand) -> bool:
     return chain.modes.get("response_header_mode") == "SEND"
+
+
+def _asked(config: Node, demands: Demands) -> Iterator[Diagnostic]:
+    """Yield a finding for what policies or conditions read of Envoy, and Envoy is not asked to send."""
+    sent = {SOURCE_ADDRESS, demands.route_key.attribute, *config.get("request_attributes").texts()}
+    for name in sorted(demands.asked.attributes - sent):
+        reason = f"request_attributes lacks {name}, {_readers(demands, name)}"
+        yield config.get("request_attributes").error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {name}")
+    node = config.get("metadata_options", "forwarding_namespaces", "untyped")
+    yield from lint_namespaces(node, demands.asked.namespaces, demands)
+
+
+def lint_namespaces(node: Node, namespaces: Iterable[str], demands: Demands) -> Iterator[Diagnostic]:
+    """Yield a finding for each of these namespaces that a list of forwarded ones, at `node`, leaves out."""
+    for name in sorted(set(namespaces).difference(node.texts())):
+        reason = f"metadata_options.forwarding_namespaces lacks {name}, {_readers(demands, name)}"
+        yield node.error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"untyped: a list with {name}")
+
+
+def _readers(demands: Demands, name: str) -> str:
+    keys = [key for key, one in demands.chains.items() if name in one.asked.attributes | one.asked.namespaces]
+    more = f" and of {len(keys) - 1} more" if len(keys) > 1 else ""
+    return f"which policies or conditions of route {keys[0]!r}{more} read: to them it is absent"
 
 
 def _mutation_rules(config: Node, demands: Demands) -> Iterator[Diagnostic]:

@@ -15,7 +15,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule, ordered
 from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.clusters import lint_engine_cluster, lint_upstream_cluster
-from policy_engine.envoy.lint.filters import lint_buffers, lint_filter
+from policy_engine.envoy.lint.filters import lint_buffers, lint_filter, lint_order
 from policy_engine.envoy.lint.manager import lint_manager
 from policy_engine.envoy.lint.proto_json import Node
 from policy_engine.envoy.lint.routes import RouteLint
@@ -50,6 +50,7 @@ def lint_document(document: Document, demands: Demands) -> list[Diagnostic]:
     for listener, manager, http_filter in managers:
         engine = http_filter.get("typed_config", "grpc_service", "envoy_grpc", "cluster_name")
         found += lint_filter(http_filter, demands)
+        found += lint_order(manager, http_filter, demands)
         found += lint_buffers(listener, manager, demands)
         found += lint_manager(manager, http_filter, demands)
         found += routes.lint(manager, http_filter)

@@ -102,6 +102,57 @@ def line_of(text: str, containing: str, after: str = "") -> int:
     return text.count("\n", 0, text.index(containing, start)) + 1
 
 
+IDENTITY = 'request.attributes["connection.uri_san_peer_certificate"] == "spiffe://a/b"'
+CLAIMS = 'request.envoy_metadata["envoy.filters.http.jwt_authn"].claims.sub == "ann"'
+ASKING = demands({"mtls": [entry(Headers, condition=IDENTITY)], "jwt": [entry(Headers, condition=CLAIMS)]})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        (
+            "- connection.uri_san_peer_certificate",
+            "- connection.mtls",
+            ("connection.uri_san_peer_certificate", "'mtls'"),
+        ),
+        ("- envoy.filters.http.jwt_authn", "- envoy.filters.http.geoip", ("envoy.filters.http.jwt_authn", "'jwt'")),
+        ("forwarding_namespaces", "receiving_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
+        ("  metadata_options", "  x_options", ("envoy.filters.http.jwt_authn", "'jwt'")),
+    ],
+)
+def test_what_policies_and_conditions_read_has_to_be_asked_for(old: str, new: str, names: tuple[str, ...]) -> None:
+    text = render(bootstrap(ASKING, Sample()))
+    assert lint(text, ASKING) == []
+    assert text.count(old) == 1
+    (found,) = lint(text.replace(old, new), ASKING)
+    assert (found.rule, found.severity) == (Rule.ENVOY_ATTRIBUTE, Severity.ERROR)
+    assert all(name in found.reason for name in names), found.reason
+
+
+def test_a_filter_whose_metadata_is_read_stands_before_the_engine() -> None:
+    config = bootstrap(ASKING, Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    jwt_authn = {"name": "envoy.filters.http.jwt_authn"}
+    manager["http_filters"].insert(0, jwt_authn)
+    assert lint(json.dumps(config), ASKING) == []
+    manager["http_filters"].append(manager["http_filters"].pop(0))
+    (found,) = lint(json.dumps(config), ASKING)
+    assert found.rule is Rule.ENVOY_FILTER
+    assert "stands after the engine's filter" in found.reason
+
+
+def test_a_route_that_forwards_other_namespaces_is_reported() -> None:
+    config = bootstrap(ASKING, Sample())
+    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
+    for route in routes[:2]:
+        (per_route,) = route["typed_per_filter_config"].values()
+        per_route["overrides"]["metadata_options"] = {"forwarding_namespaces": {"untyped": ["other"]}}
+    (found,) = lint(json.dumps(config), ASKING)
+    assert "lacks envoy.filters.http.jwt_authn" in found.reason
+    assert "route 'jwt'" in found.reason
+
+
 @pytest.mark.parametrize(
     ("rule", "severity", "old", "new", "at"),
     [
@@ -112,6 +163,7 @@ def line_of(text: str, containing: str, after: str = "") -> int:
         (Rule.ENVOY_BUFFER, "error", "bytes: 10551296", "bytes: 1048576", "per_connection_buffer_limit_bytes"),
         (Rule.ENVOY_ATTRIBUTE, "error", "- xds.route_name", "- request.path", "- request.path"),
         (Rule.ENVOY_ATTRIBUTE, "warning", "- source.address", "- source.port", "- xds.route_name"),
+        (Rule.ENVOY_ATTRIBUTE, "warning", "- response.code_details", "- response.code", "- response.code"),
         (Rule.ENVOY_FAILURE_MODE, "error", "mode_allow: false", "mode_allow: true", "failure_mode_allow"),
         (Rule.ENVOY_FLOOD, "error", "max_outbound_frames: 100000", "max_outbound_frames: 10000", "max_outbound_frames"),
         (Rule.ENVOY_FLOOD, "error", "control_frames: 100000", "control_frames: 1000", "max_outbound_control_frames"),

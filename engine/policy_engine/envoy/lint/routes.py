@@ -12,7 +12,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import did_you_mean
 from policy_engine.envoy.demands import ChainDemand, Demands
 from policy_engine.envoy.filter_config import duration
-from policy_engine.envoy.lint.filters import lint_failure_mode
+from policy_engine.envoy.lint.filters import lint_failure_mode, lint_namespaces
 from policy_engine.envoy.lint.modes import STREAMING, effective_modes
 from policy_engine.envoy.lint.proto_json import Node
 from policy_engine.settings.route_key import RouteKeyPlace
@@ -84,6 +84,11 @@ class RouteLint:
             yield self._unknown(route, key)
             return
         yield from lint_failure_mode(per_route.setting("failure_mode_allow"), (chain.route_key,), self._demands)
+        own = per_route.setting("metadata_options")
+        if own.exists:
+            yield from lint_namespaces(
+                own.get("forwarding_namespaces", "untyped"), chain.asked.namespaces, self._demands
+            )
         if chain.runs:
             yield from _modes(route, per_route, chain, self._demands, _idle_timeout(manager, route))
 

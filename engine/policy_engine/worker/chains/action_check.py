@@ -27,6 +27,7 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_JSON_VALUES = 4096
 MAX_DETAILS = 512
 _DEEPEST_JSON = 16
+_NAMES = (list, tuple, set, frozenset)
 _USUAL_MAPPINGS = (dict, MappingProxyType)
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}\Z")
 _TARGET = re.compile(r"(/[^\x00-\x20\x7f]*|\*)\Z")
@@ -72,6 +73,10 @@ def _checked(action: Any) -> HeaderEdit:
         if action.method is not None or action.path is not None or action.authority is not None:
             changed += _request_pseudo_headers(action)
         whole = action.body is None and not action.dynamic_metadata and action.clear_route_cache is False
+        # A query is looked at each time: what it becomes depends on the request.
+        if action.set_query or action.append_query != () or action.remove_query != ():
+            whole = False
+            _check_query(action)
         if not whole:
             _check_body(action.body)
             _check_flag("clear_route_cache", action.clear_route_cache)
@@ -137,6 +142,30 @@ def _request_pseudo_headers(action: RequestMutation) -> list[tuple[str, bytes, b
             raise InvalidAction(f"`{field}` must be {expected}")
         found.append((name, _encoded(f"`{field}`", value), False))
     return found
+
+
+def _check_query(action: RequestMutation) -> None:
+    if not isinstance(action.set_query, Mapping):
+        raise InvalidAction("`set_query` must be a mapping of names to values")
+    # They are gone through twice, which a generator does not survive.
+    if not isinstance(action.append_query, list | tuple) or not isinstance(action.remove_query, _NAMES):
+        raise InvalidAction("`append_query` must be a list of (name, value), `remove_query` a list of names")
+    texts = [*action.remove_query, *action.set_query]
+    for value in action.set_query.values():
+        texts += value if isinstance(value, list | tuple) else [value]
+    for pair in action.append_query:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InvalidAction("`append_query` must hold pairs of a name and a value")
+        texts += pair
+    for text in texts:
+        if not isinstance(text, str):
+            raise InvalidAction(f"names and values of query parameters must be str, not {type(text).__name__}")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidAction("a query parameter holds a lone surrogate, which is no character") from None
+    if len(texts) > MAX_HEADER_CHANGES or sum(map(len, texts)) > MAX_HEADER_BYTES:
+        raise InvalidAction(f"more than {MAX_HEADER_CHANGES} query changes, or {MAX_HEADER_BYTES} characters of them")
 
 
 def _checked_values(replaced: Any, appended: Any) -> list[tuple[str, bytes, bool]]:

@@ -41,7 +41,7 @@ from policy_engine.sdk.hooks import (
 from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step
 from policy_engine.worker.chains.error_answers import ErrorAnswers
-from policy_engine.worker.chains.needs import BodyMode, Part, needs_of
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, asked_in, needs_of
 from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
@@ -64,7 +64,7 @@ class Entry:
     """One policy of a chain with its instance made and its condition compiled.
 
     `index` is its place in the chain, `phases` those in which it has work (`active_phases`), `timeout` in seconds.
-    `on_failure`: see `Step`.
+    `on_failure`: see `Step`; `asked`: see `Part`.
     """
 
     index: int
@@ -77,6 +77,7 @@ class Entry:
     timeout: float = POLICY_TIMEOUT
     fails_open: bool = False
     on_failure: Callable[[Step, BaseException, Request], None] | None = None
+    asked: Asked = NOTHING_ASKED
 
 
 @dataclass(slots=True)
@@ -129,7 +130,7 @@ class Compiler:
         self, route_key: str, content_hash: str, entries: Sequence[Entry], errors: ErrorAnswers | None = None
     ) -> CompiledChain:
         """Return the chain of these entries: which hooks run in which phase, and what Envoy has to send for them."""
-        needs = needs_of([Part(type(one.instance), one.phases, one.timeout) for one in entries])
+        needs = needs_of([Part(type(one.instance), one.phases, one.timeout, one.asked) for one in entries])
         backwards = entries[::-1]
         return CompiledChain(
             route_key=route_key,
@@ -198,6 +199,7 @@ class Compiler:
             condition,
             spec.timeout,
             spec.failure_mode is FailureMode.OPEN,
+            asked=asked_of(definition, spec.condition, spec.parameters),
         )
 
     def _bind(self, instance: Policy, definition: PolicyDefinition, spec: PolicySpec) -> None:
@@ -263,6 +265,15 @@ class Compiler:
         if key not in self._pools:
             self._pools[key] = BlockingPool(f"{name}-{version}", threads=self.threads_per_blocking_policy)
         return self._pools[key]
+
+
+def asked_of(definition: PolicyDefinition, condition: str | None, parameters: Mapping[str, Any]) -> Asked:
+    """Return what Envoy has to tell for an entry: what its policy declares, and what its expressions look up.
+
+    These are its condition, and those among its parameters.
+    """
+    declared = Asked(definition.request_attributes, definition.forwarding_namespaces)
+    return declared | asked_by(condition) | asked_in(parameters)
 
 
 def active_phases(instance: Policy, declared: Set[Phase]) -> frozenset[Phase]:

@@ -204,9 +204,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         edit = step.edit
     else:
         try:
-            if kind not in step.accepts:
-                raise WrongKind(action, step.accepts)
-            edit = check_action(action)
+            action, edit = _checked(exchange.request, step, action)
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
         if edit.whole:
@@ -234,6 +232,20 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     elif kind is TrailerMutation:
         apply_edit(args[-1], edit)
     return False
+
+
+def _checked(request: Request, step: Step, action: Any) -> tuple[Any, HeaderEdit]:
+    """Return the action as it is carried out, and its header part; raises InvalidAction.
+
+    What a change of the query comes to depends on the request: the same action is another one for each.
+    """
+    if type(action) not in step.accepts:
+        raise WrongKind(action, step.accepts)
+    edit = check_action(action)
+    if not edit.whole and type(action) is RequestMutation and action.changes_query:
+        action = action.applied_to(request.target)
+        edit = check_action(action)
+    return action, edit
 
 
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:

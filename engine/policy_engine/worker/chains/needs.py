@@ -6,12 +6,16 @@ definitions that the control plane reads. Definitions say at least as much as in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import reduce
+from operator import or_
+from typing import Any
 
 from policy_engine.sdk import Policy
-from policy_engine.sdk.hooks import Phase, all_stream
+from policy_engine.sdk.hooks import REQUEST_PHASES, Phase, all_stream
+from policy_engine.worker.conditions.source import ASKED_OF_ENVOY, read_source
 
 
 class BodyMode(Enum):
@@ -23,12 +27,58 @@ class BodyMode(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What Envoy is asked to tell of each request: attributes by name, and namespaces of dynamic metadata."""
+
+    attributes: frozenset[str] = frozenset()
+    namespaces: frozenset[str] = frozenset()
+
+    def __or__(self, other: Asked) -> Asked:
+        if other is self or not (other.attributes or other.namespaces):
+            return self
+        return Asked(self.attributes | other.attributes, self.namespaces | other.namespaces)
+
+
+NOTHING_ASKED = Asked()
+
+
+def asked_by(condition: str | None) -> Asked:
+    """Return what a condition looks up, so that Envoy has to be asked for it."""
+    if condition is None:
+        return NOTHING_ASKED
+    source = read_source(condition)
+    return Asked(source.looked_up("request.attributes"), source.looked_up("request.envoy_metadata"))
+
+
+def asked_in(parameters: Any) -> Asked:
+    """Return what the expressions among the parameters of a policy look up.
+
+    Any text may be one, as only the policy knows: what is none looks nothing up, or asks for more than is needed.
+    """
+    if isinstance(parameters, str):
+        return asked_by(parameters) if any(name in parameters for name in ASKED_OF_ENVOY) else NOTHING_ASKED
+    if isinstance(parameters, Mapping):
+        parameters = parameters.values()
+    elif not isinstance(parameters, list | tuple):
+        return NOTHING_ASKED
+    asked = NOTHING_ASKED
+    for one in parameters:
+        if (found := asked_in(one)) is not NOTHING_ASKED:
+            asked |= found
+    return asked
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """One policy's part in a chain: the phases it has work in, and its timeout in seconds."""
+    """One policy's part in a chain: the phases it has work in, its timeout in seconds, and what it looks up.
+
+    `asked` holds what the policy declares and what its condition looks up.
+    """
 
     policy_class: type[Policy]
     phases: frozenset[Phase]
     timeout: float
+    asked: Asked = NOTHING_ASKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +91,7 @@ class Needs:
     response_body: BodyMode
     response_trailers: bool
     slowest_answer: float
+    asked: Asked = NOTHING_ASKED
 
 
 def needs_of(parts: Sequence[Part]) -> Needs:
@@ -58,22 +109,35 @@ def needs_of(parts: Sequence[Part]) -> Needs:
         response_body=response_body,
         response_trailers=response_trailers,
         slowest_answer=slowest_answer((part.phases, part.timeout) for part in parts),
+        asked=reduce(or_, (part.asked for part in parts), NOTHING_ASKED),
     )
 
 
 def slowest_answer(timeouts: Iterable[tuple[frozenset[Phase], float]]) -> float:
-    """Return the seconds that one answer to Envoy may take, given the phases and the timeout of every policy.
+    """Return the seconds that one answer to Envoy may take, given phases and timeout of each policy, in chain order.
 
     In a phase policies run one after the other. A message without a body is answered after the headers phase and the
-    body phase, or when only trailers follow its headers after the body phase and the trailers phase.
+    body phase, or when only trailers follow its headers after the body phase and the trailers phase. When a policy
+    answers, the response phase of those before it follows at once.
     """
     seconds = dict.fromkeys(Phase, 0.0)
+    before_request = before_response = outer = 0.0
     for phases, timeout in timeouts:
+        if phases & REQUEST_PHASES:
+            before_request = outer
+        if phases & _RESPONSE_PHASES:
+            before_response = outer
+        outer += timeout * len(phases & _SEEING_ANSWERS)
         for phase in phases:
             seconds[phase] += timeout
-    return max(seconds[one] + seconds[other] for one, other in _ANSWERED_TOGETHER)
+    return max(
+        seconds[one] + seconds[other] + (before_request if one in REQUEST_PHASES else before_response)
+        for one, other in _ANSWERED_TOGETHER
+    )
 
 
+_RESPONSE_PHASES = frozenset(Phase) - REQUEST_PHASES
+_SEEING_ANSWERS = frozenset({Phase.RESPONSE_HEADERS, Phase.RESPONSE_BODY})
 _ANSWERED_TOGETHER = (
     (Phase.REQUEST_HEADERS, Phase.REQUEST_BODY),
     (Phase.REQUEST_BODY, Phase.REQUEST_TRAILERS),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, phases_of
-from policy_engine.worker.chains.needs import BodyMode, Part, needs_of, slowest_answer
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_in, needs_of, slowest_answer
 from testsupport.chains import engine, entry
 
 _NAMES = [hook.name for hook in HOOKS]
@@ -79,9 +79,23 @@ def test_a_hook_runs_only_in_phases_that_envoy_is_asked_for(chain: list[Any]) ->
         ([({Phase.REQUEST_HEADERS}, 1), ({Phase.REQUEST_HEADERS}, 2)], 3),
         ([({Phase.REQUEST_HEADERS}, 1), ({Phase.RESPONSE_HEADERS}, 2)], 2),
         ([({Phase.REQUEST_HEADERS, Phase.REQUEST_BODY}, 2)], 4),
-        ([({Phase.RESPONSE_BODY}, 2), ({Phase.RESPONSE_TRAILERS}, 3), ({Phase.RESPONSE_HEADERS}, 1)], 5),
+        ([({Phase.RESPONSE_BODY}, 2), ({Phase.RESPONSE_TRAILERS}, 3)], 7),
+        ([({Phase.RESPONSE_BODY}, 2), ({Phase.RESPONSE_TRAILERS}, 3), ({Phase.RESPONSE_HEADERS}, 1)], 7),
         ([(set(Phase), 5)], 10),
+        ([({Phase.RESPONSE_HEADERS}, 4), ({Phase.REQUEST_HEADERS}, 1)], 5),
+        ([({Phase.RESPONSE_HEADERS, Phase.RESPONSE_BODY}, 4), ({Phase.REQUEST_HEADERS}, 1)], 9),
+        ([({Phase.RESPONSE_HEADERS}, 4), ({Phase.RESPONSE_HEADERS}, 1)], 9),
+        ([(set(Phase), 5), (set(Phase), 1)], 22),
     ],
 )
 def test_the_slowest_answer(timeouts: list[tuple[set[Phase], float]], seconds: float) -> None:
     assert slowest_answer((frozenset(phases), timeout) for phases, timeout in timeouts) == seconds
+
+
+def test_expressions_among_parameters_ask_wherever_they_stand() -> None:
+    mtls, geo = 'request.attributes["connection.mtls"]', 'request.envoy_metadata["geo"].country == "CH"'
+    parameters = {"rules": [{"when": mtls}, {"when": "request.path"}, {"deep": [[{"x": geo}]], "n": 1}], "other": None}
+    assert asked_in(parameters) == Asked(frozenset({"connection.mtls"}), frozenset({"geo"}))
+    for text in ("", "request.attributes", "see request.attributes[", "x" * 10_000):
+        assert asked_in([text]) == NOTHING_ASKED
+    assert asked_in({"keys": [{"client": "a"}] * 1000}) is NOTHING_ASKED

@@ -9,6 +9,7 @@ from typing import Any
 import google.protobuf.descriptor_pool  # noqa: F401
 from cel_expr_python import cel
 
+from policy_engine.sdk.attributes import ATTRIBUTES, AttributeKind
 from policy_engine.worker.conditions.source import (
     VARIABLES,
     ConditionRefused,
@@ -16,6 +17,7 @@ from policy_engine.worker.conditions.source import (
     Kind,
     Problem,
     Source,
+    attribute_lookups,
     plain_value,
     unknown_function,
     unknown_name,
@@ -30,7 +32,13 @@ _TYPES: dict[Kind, Any] = {
     "string map": _STRING_MAP,
     "dyn map": cel.Type.Map(cel.Type.STRING, cel.Type.DYN),
 }
-_ENVIRONMENT = cel.NewEnv(variables={name: _TYPES[kind] for name, kind in VARIABLES.items()})
+_VARIABLES = {name: _TYPES[kind] for name, kind in VARIABLES.items()}
+_ENVIRONMENT = cel.NewEnv(variables=_VARIABLES)
+_OF_KIND = {AttributeKind.STRING: "__s", AttributeKind.INT: "__i", AttributeKind.BOOL: "__b"}
+"""Variables that stand for attributes while types are checked; no longer than the shortest text they replace."""
+_TYPED_ENVIRONMENT = cel.NewEnv(
+    variables=_VARIABLES | {"__s": cel.Type.STRING, "__i": cel.Type.INT, "__b": cel.Type.BOOL}
+)
 
 _REPORTED = re.compile(r"\bERROR: <input>:(-?\d+):(-?\d+): (.*)$", re.MULTILINE)
 _UNDECLARED = re.compile(r"undeclared reference to '([^']*)'")
@@ -104,24 +112,38 @@ def _unwrapped(value: Any) -> Any:
 
 def compile_value(source: Source) -> ValueProgram:
     """Parse and type-check an expression of any type; raises ConditionRefused with every problem."""
-    return ValueProgram(_compiled(source))
+    return ValueProgram(_compiled(_ENVIRONMENT, source, source.text, boolean=False))
 
 
 def compile_source(source: Source) -> Program:
     """Parse and type-check; raises ConditionRefused with every problem."""
-    expression = _compiled(source)
-    kind = expression.return_type()
-    if kind not in (cel.Type.BOOL, cel.Type.DYN):
-        message = f"the condition must be true or false, but it is of type {kind.name().lower()}"
-        raise ConditionRefused([source.problem(message, 0)])
-    return Program(expression)
+    return Program(_compiled(_ENVIRONMENT, source, source.text, boolean=True))
 
 
-def _compiled(source: Source) -> Any:
+def check_types(source: Source, *, boolean: bool) -> None:
+    """Check how attributes are used, which the map of all of them cannot tell; raises ConditionRefused.
+
+    `source` must have compiled; `boolean` as for `compile_source`, not for `compile_value`.
+    """
+    text = source.text
+    for start, end, name in attribute_lookups(source):
+        # Of the same length and with the same lines, so that what is reported is where it is.
+        rest = re.sub(r"[^\n]", " ", text[start + 3 : end])
+        text = text[:start] + _OF_KIND[ATTRIBUTES[name]] + rest + text[end:]
+    if text != source.text:
+        _compiled(_TYPED_ENVIRONMENT, source, text, boolean=boolean)
+
+
+def _compiled(environment: Any, source: Source, text: str, *, boolean: bool) -> Any:
     try:
-        return _ENVIRONMENT.compile(source.text)
+        expression = environment.compile(text)
     except Exception as error:
         raise ConditionRefused(_problems(source, str(error))) from None
+    kind = expression.return_type()
+    if boolean and kind not in (cel.Type.BOOL, cel.Type.DYN):
+        message = f"the condition must be true or false, but it is of type {kind.name().lower()}"
+        raise ConditionRefused([source.problem(message, 0)])
+    return expression
 
 
 def _reason(text: str) -> str:

@@ -14,6 +14,7 @@ from celpy import celtypes
 from celpy.celparser import CELParseError
 from celpy.evaluation import CELEvalError
 
+from policy_engine.sdk.attributes import ATTRIBUTES, AttributeKind
 from policy_engine.worker.conditions.source import (
     MACROS,
     VARIABLES,
@@ -39,6 +40,7 @@ MAX_ITERATIONS = 10_000
 _TYPE_NAMES = {"int", "uint", "double", "bool", "string", "bytes", "list", "map", "null_type", "type"}
 _WORDS = frozenset({"true", "false", "null", "in"} | _TYPE_NAMES)
 _SAMPLES = {"string": "", "int": 200, "string map": {}, "dyn map": {}}
+_SAMPLE_ATTRIBUTES = {AttributeKind.STRING: "", AttributeKind.INT: 200, AttributeKind.BOOL: False}
 _SCALARS: dict[type, Any] = {
     bool: celtypes.BoolType,
     str: celtypes.StringType,
@@ -124,6 +126,10 @@ def _runner(source: Source) -> celpy.Runner:
         raise ConditionRefused([source.problem("not a CEL expression", 0)]) from None
 
 
+def check_types(source: Source, *, boolean: bool) -> None:
+    """Check nothing: there is no type checker; the trial evaluation has attributes of the right types."""
+
+
 def _unknown_names(source: Source) -> list[Problem]:
     tokens = source.tokens
     texts = ["", "", *(token.text for token in tokens), "", "", ""]
@@ -149,6 +155,9 @@ def _unknown_names(source: Source) -> list[Problem]:
 def _try(source: Source, runner: celpy.Runner) -> None:
     """Evaluate with empty values: a type error or a result that is no bool will not get better with real ones."""
     context = {name: _to_cel(_SAMPLES[VARIABLES[name]], [0]) for name in source.variables}
+    if attributes := source.looked_up("request.attributes"):
+        samples = {name: _SAMPLE_ATTRIBUTES[ATTRIBUTES[name]] for name in attributes}
+        context["request.attributes"] = _to_cel(samples, [0])
     try:
         value = runner.evaluate(context)
     except RecursionError:

@@ -56,6 +56,9 @@ class Engine(Protocol):
     def compile_source(self, source: Source) -> Program:
         """Compile; raises ConditionRefused."""
 
+    def check_types(self, source: Source, *, boolean: bool) -> None:
+        """Hold the attributes that a compiled expression looks up against their types; raises ConditionRefused."""
+
 
 def _choose_engine() -> Engine:
     try:
@@ -136,6 +139,7 @@ def compile_condition(
     """
     source = checked_source(text, phase_has_response=phase_has_response)
     program = engine.compile_source(source)
+    engine.check_types(source, boolean=True)
     check_patterns(source, engine)
     return Condition(source, program, compile_direct(source) if direct else None)
 

@@ -19,6 +19,8 @@ _CONTAINS, _MATCHES = 16, 4
 """A byte that a text search or a regular expression looks at costs as much as so many copied ones, at worst."""
 _NEEDLE = 2048
 """Bytes of a text that is searched for, when the client chose it, that double the cost of each byte searched."""
+_NESTED = frozenset({"metadata", "request.envoy_metadata"})
+"""Maps whose entries are maps in turn."""
 _CHEAP_MENTIONS = 4
 """So many variables mentioned outside of macros cannot cost more than the limit, with headers within theirs."""
 
@@ -95,7 +97,7 @@ def _mentions(source: Source) -> list[_Mention]:
 def _mention(source: Source, texts: list[str], name: str, last: int, depth: int) -> _Mention:
     """Return the mention of `name`, whose last token is `last`, inside `depth` macros."""
     key, element = None, False
-    if VARIABLES[name].endswith("map") and name != "metadata":
+    if VARIABLES[name].endswith("map") and name not in _NESTED:
         after = texts[last + 1]
         if after == "." and texts[last + 3] != "(":
             key = texts[last + 2]

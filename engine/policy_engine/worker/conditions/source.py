@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+from policy_engine.sdk.attributes import ATTRIBUTES, why_not
 from policy_engine.sdk.expressions import ExpressionRefused
 
 Kind = Literal["string", "int", "string map", "dyn map"]
@@ -31,6 +32,8 @@ VARIABLES: dict[str, Kind] = {
     "request.client_address": "string",
     "request.route": "string",
     "request.id": "string",
+    "request.attributes": "dyn map",
+    "request.envoy_metadata": "dyn map",
     "response.status": "int",
     "response.origin": "string",
     "response.headers": "string map",
@@ -53,6 +56,12 @@ MAX_NESTING = 12
 """Brackets within brackets; the C++ parser's own limit of 32 counts grammar levels and its message says nothing."""
 MAX_MACRO_NESTING = 2
 """Macros within macros: the cost is the product of the collections' sizes, which the client may choose."""
+
+ASKED_OF_ENVOY = {
+    "request.attributes": 'an attribute (["connection.mtls"])',
+    "request.envoy_metadata": 'a namespace (["envoy.filters.http.jwt_authn"])',
+}
+"""Maps of which only named entries can be used, with what these are."""
 
 _ROOTS = frozenset(name.partition(".")[0] for name in VARIABLES)
 _SUGGESTION_CUTOFF = 0.6
@@ -129,6 +138,10 @@ class Source:
     macro_nesting: int = 0
     problems: list[Problem] = field(default_factory=list)
 
+    def looked_up(self, name: str) -> frozenset[str]:
+        """Return the entries of the map variable `name` that the condition looks up; empty for none of it."""
+        return self.variables.get(name) or frozenset()
+
     def problem(self, message: str, offset: int) -> Problem:
         """Return a problem at `offset` characters from the start of the text."""
         offset = max(0, min(offset, len(self.text)))
@@ -164,6 +177,19 @@ def read_source(text: str) -> Source:
         _find_variables(source)
         _check_calls(source)
     return source
+
+
+def attribute_lookups(source: Source) -> list[tuple[int, int, str]]:
+    """Return where attributes are looked up: start and end in the text, and the attribute's name, in their order."""
+    found = []
+    for index, token in enumerate(source.tokens):
+        written = [one.text for one in source.tokens[index : index + 4]]
+        if written != ["request", ".", "attributes", "["] or _is_field(source, index):
+            continue
+        name = plain_text(source, index + 4)
+        if name is not None and name in ATTRIBUTES and _at(source, index + 5) == "]":
+            found.append((token.offset, source.tokens[index + 5].offset + 1, name))
+    return found
 
 
 def plain_value(value: Any) -> Any:
@@ -276,12 +302,17 @@ def _find_variables(source: Source) -> None:
             source.refuse(f"`{name}` is always there; has() asks for an entry of a map", token.offset)
         key = _constant_key(source, index, last) if VARIABLES[name].endswith("map") else None
         known = keys.setdefault(name, set())
+        if key is None and name in ASKED_OF_ENVOY:
+            what = ASKED_OF_ENVOY[name]
+            source.refuse(f"look up {what} in `{name}` by its name: it is what Envoy is asked for", token.offset)
         if key is None or known is None:
             keys[name] = None
         else:
             known.add(key)
             if name.endswith(".headers"):
                 _check_header_name(source, key, token.offset)
+            elif name == "request.attributes":
+                _check_attribute(source, key, token.offset)
     source.variables = {name: None if found is None else frozenset(found) for name, found in keys.items()}
 
 
@@ -317,6 +348,16 @@ def _check_header_name(source: Source, name: str, offset: int) -> None:
         source.refuse(f"pseudo-headers are not in the map; use a variable such as request.path for `{name}`", offset)
     elif name != name.lower():
         source.refuse(f"header names are lower case; write `{name.lower()}` for `{name}`", offset)
+
+
+def _check_attribute(source: Source, name: str, offset: int) -> None:
+    reason = why_not(name)
+    if not reason:
+        return
+    message = f"attribute `{_short(name)}` {reason}{_nearest(name, frozenset(ATTRIBUTES))}"
+    if any(one.startswith(f"{name}.") for one in ATTRIBUTES):
+        message = f'the name of an attribute holds dots; write request.attributes["{name}.…"]'
+    source.refuse(message, offset)
 
 
 def _check_calls(source: Source) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from policy_engine.sdk import Headers, Request, Response
+from policy_engine.sdk.attributes import NotAskedFor
 from policy_engine.worker.conditions.source import EvaluationFailed
 
 Reader = Callable[[Request, Response | None], Any]
@@ -40,6 +41,10 @@ def reader(name: str, keys: frozenset[str] | None) -> Reader:
     """Return the function that reads variable `name`; of a map only the entries `keys`, all for None."""
     if name == "metadata":
         return lambda request, response: _metadata(request.metadata, keys)
+    if name == "request.attributes":
+        return lambda request, response: _attributes(request, keys or frozenset())
+    if name == "request.envoy_metadata":
+        return lambda request, response: _envoy_metadata(request, keys or frozenset())
     if name == "request.query":
         return lambda request, response: _query(request, keys)
     if name == "request.headers":
@@ -100,15 +105,34 @@ def _query(request: Request, keys: frozenset[str] | None) -> dict[str, str]:
     return {text(name): text(value) for name, value in request.query.items()}
 
 
+def _attributes(request: Request, keys: frozenset[str]) -> dict[str, Any]:
+    found = request.attributes
+    try:
+        return {name: text(one) if isinstance(one := found[name], str) else one for name in keys if name in found}
+    except NotAskedFor as error:  # as for a condition that is none of the chain's
+        raise EvaluationFailed(str(error)) from None
+
+
+def _envoy_metadata(request: Request, keys: frozenset[str]) -> dict[str, Any]:
+    try:
+        return _entries(request.envoy_metadata, keys, "request.envoy_metadata")
+    except (NotAskedFor, ValueError) as error:  # also more than is taken from Envoy; the text holds no value
+        raise EvaluationFailed(str(error)) from None
+
+
 def _metadata(metadata: Mapping[str, Any], keys: frozenset[str] | None) -> dict[str, Any]:
-    plain = _Plain()
     if keys is None:
-        return plain.mapping(metadata, "metadata", MAX_METADATA_DEPTH)
+        return _Plain().mapping(metadata, "metadata", MAX_METADATA_DEPTH)
+    return _entries(metadata, keys, "metadata")
+
+
+def _entries(found: Mapping[str, Any], keys: frozenset[str], variable: str) -> dict[str, Any]:
+    plain = _Plain()
     # The keys stand in the expression, so they may stand in an error; other keys may be the client's.
     return {
-        text(name): plain.value(metadata[name], f'metadata["{name}"]', MAX_METADATA_DEPTH)
+        text(name): plain.value(found[name], f'{variable}["{name}"]', MAX_METADATA_DEPTH)
         for name in keys
-        if name in metadata
+        if name in found
     }
 
 

@@ -59,6 +59,30 @@ def import_policy_module(directory: Path, module: str, name: str) -> ModuleType:
         raise _explained(error, directory, module, package) from error
 
 
+def forget_modules(root: Path) -> dict[str, ModuleType]:
+    """Take every module whose code is below `root` from the interpreter's table, so that it is read anew; returns them.
+
+    Classes and objects made of them live on. `restore_modules` puts them back.
+    """
+    importlib.invalidate_caches()
+    below = root.resolve()
+    gone = {name: module for name, module in tuple(sys.modules.items()) if _is_below(module, below)}
+    for name in gone:
+        del sys.modules[name]
+    return gone
+
+
+def restore_modules(root: Path, modules: dict[str, ModuleType]) -> None:
+    """Put modules back that `forget_modules(root)` has taken, in place of what was read since."""
+    forget_modules(root)
+    sys.modules.update(modules)
+
+
+def _is_below(module: ModuleType, root: Path) -> bool:
+    places = [getattr(module, "__file__", None), *(getattr(module, "__path__", None) or ())]
+    return any(isinstance(one, str) and Path(one).resolve().is_relative_to(root) for one in places)
+
+
 def _import_package(package: str, directory: Path) -> None:
     init = directory / "__init__.py"
     spec: ModuleSpec | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,9 +18,17 @@ from policy_engine.documents.fields import Fields
 from policy_engine.documents.yaml_document import read_document_file
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, names_of
+from policy_engine.sdk.metrics import Metric, metrics_of
 from policy_engine.worker.policies.importing import PolicyImportError, import_policy_module
 from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, read_manifest
-from policy_engine.worker.policies.registry import DuplicatePolicy, PolicyDefinition, Registry, Unusable, Version
+from policy_engine.worker.policies.registry import (
+    DuplicatePolicy,
+    PolicyDefinition,
+    Registry,
+    Unusable,
+    Version,
+    exported_name,
+)
 
 REGISTRY_KEYS = ("name", "version", "entrypoint", "directory", "digest")
 
@@ -53,10 +62,31 @@ def load_policy(directory: Path, digest: str | None = None) -> tuple[PolicyDefin
         policy_class=policy_class,
         source=directory,
         authenticates=manifest.authenticates,
+        request_attributes=manifest.request_attributes,
+        forwarding_namespaces=manifest.forwarding_namespaces,
         digest=digest if digest is not None else directory_digest(directory),
         parameters=manifest.parameters,
     )
     return definition, diagnostics
+
+
+def import_traceback(directory: Path) -> str:
+    """Return Python's own report of why the code in `directory` cannot be imported, from its first frame in there on.
+
+    Empty when it can, or when that is not what is wrong with the policy.
+    """
+    manifest, _ = read_manifest(directory / MANIFEST_FILE)
+    if manifest is None:
+        return ""
+    try:
+        import_policy_module(directory, manifest.module, f"{manifest.name}_{manifest.version}")
+    except PolicyImportError as error:
+        cause = error.__cause__ or error
+        frame = cause.__traceback__
+        while frame is not None and not Path(frame.tb_frame.f_code.co_filename).is_relative_to(directory.resolve()):
+            frame = frame.tb_next
+        return "".join(traceback.format_exception(type(cause), cause, frame))
+    return ""
 
 
 def import_policy_class(directory: Path, manifest: PolicyManifest) -> tuple[type[Policy] | None, list[Diagnostic]]:
@@ -199,9 +229,23 @@ def _registry(
         if first is not definition:
             file = str(Path(definition.source) / MANIFEST_FILE)
             diagnostics.append(Diagnostic(file, str(DuplicatePolicy(first, definition)), rule=Rule.DUPLICATE_POLICY))
+    diagnostics += _metric_conflicts(unique.values())
     if has_errors(diagnostics):
         return None, ordered(diagnostics)
     return Registry(unique.values(), unusable), ordered(diagnostics)
+
+
+def _metric_conflicts(definitions: Iterable[PolicyDefinition]) -> Iterator[Diagnostic]:
+    """Yield a finding for each metric that is of two kinds: what has one name is one family to Prometheus."""
+    first: dict[str, tuple[PolicyDefinition, Metric]] = {}
+    for definition in definitions:
+        for metric in metrics_of(definition.policy_class):
+            name = exported_name(definition, metric)
+            other, known = first.setdefault(name, (definition, metric))
+            if known.kind != metric.kind:
+                reason = f"metric {name} is a {metric.kind} of policy {definition} and a {known.kind} of {other}"
+                file = str(Path(definition.source) / MANIFEST_FILE)
+                yield Diagnostic(file, f"{reason}; give one of them another name", rule=Rule.INTERFACE)
 
 
 class PoliciesUnusable(ValueError):

@@ -16,6 +16,7 @@ from policy_engine.documents.fields import Fields, did_you_mean
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.documents.secret_references import holds_reference
 from policy_engine.documents.yaml_document import Document, read_document, read_document_file
+from policy_engine.sdk.attributes import ATTRIBUTES, why_not
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path
 from policy_engine.worker.policies.parameters import ParameterSchema, SchemaError
@@ -23,9 +24,14 @@ from policy_engine.worker.policies.registry import Example, Version
 from policy_engine.worker.policies.violations import Violation
 
 MANIFEST_FILE = "policy.yaml"
-MANIFEST_KEYS = ("name", "version", "description", "entrypoint", "phases", "authenticates", "parameters", "examples")
+MANIFEST_KEYS = (
+    *("name", "version", "description", "entrypoint", "phases", "authenticates"),
+    *("request_attributes", "forwarding_namespaces", "parameters", "examples"),
+)
 EXAMPLE_KEYS = ("description", "parameters")
 MAX_EXAMPLES = 100
+MAX_NAMESPACES = 20
+LONGEST_NAMESPACE = 255
 
 LONGEST_NAME = 63
 """Characters of a policy's name."""
@@ -39,7 +45,8 @@ _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "additionalProperties": F
 class PolicyManifest:
     """A checked `policy.yaml`; `document` finds the line of a later finding about it.
 
-    `authenticates` says that the policy decides who gets in, so that skipping it opens the route.
+    `authenticates` says that the policy decides who gets in, so that skipping it opens the route. `request_attributes`
+    and `forwarding_namespaces` are what Envoy has to tell of each request, by the names of Envoy's ext_proc filter.
     """
 
     name: str
@@ -52,6 +59,8 @@ class PolicyManifest:
     parameters: ParameterSchema = field(repr=False)
     examples: tuple[Example, ...]
     authenticates: bool
+    request_attributes: frozenset[str]
+    forwarding_namespaces: frozenset[str]
     document: Document = field(repr=False, compare=False)
 
     @property
@@ -84,6 +93,8 @@ def _manifest(
     entrypoint = _entrypoint(fields)
     phases = _phases(fields)
     authenticates = fields.boolean("authenticates", default=False)
+    attributes = _attributes(fields)
+    namespaces = _namespaces(fields)
     schema = document.value.get("parameters", _NO_PARAMETERS)
     parameters = _parameters(schema, fields, document, diagnostics)
     examples = _examples(fields, parameters, document, diagnostics)
@@ -91,7 +102,19 @@ def _manifest(
         return None, diagnostics
     module, class_name = entrypoint
     manifest = PolicyManifest(
-        name, version, description, module, class_name, phases, schema, parameters, examples, authenticates, document
+        name,
+        version,
+        description,
+        module,
+        class_name,
+        phases,
+        schema,
+        parameters,
+        examples,
+        authenticates,
+        attributes,
+        namespaces,
+        document,
     )
     return manifest, diagnostics
 
@@ -154,6 +177,38 @@ def _phases(fields: Fields) -> frozenset[Phase]:
         else:
             phases.add(Phase(item))
     return frozenset(phases)
+
+
+def _attributes(fields: Fields) -> frozenset[str]:
+    attributes: set[str] = set()
+    for index, item in enumerate(fields.items("request_attributes", required=False, most=len(ATTRIBUTES))):
+        place: Path = ("request_attributes", index)
+        shown = None if isinstance(item, dict | list) else item
+        if not isinstance(item, str):
+            fields.error(place, "is not the name of an attribute", value=shown, rule=Rule.WRONG_TYPE)
+        elif reason := why_not(item):
+            meant = did_you_mean(item, ATTRIBUTES)
+            fields.error(place, f"{reason}{meant}", value=shown, allowed=", ".join(sorted(ATTRIBUTES)))
+        elif item in attributes:
+            fields.error(place, "is listed twice", value=item)
+        else:
+            attributes.add(item)
+    return frozenset(attributes)
+
+
+def _namespaces(fields: Fields) -> frozenset[str]:
+    namespaces: set[str] = set()
+    for index, item in enumerate(fields.items("forwarding_namespaces", required=False, most=MAX_NAMESPACES)):
+        place: Path = ("forwarding_namespaces", index)
+        if not isinstance(item, str) or not item.isprintable() or not 0 < len(item) <= LONGEST_NAMESPACE:
+            allowed = f"text of 1 to {LONGEST_NAMESPACE} characters such as envoy.filters.http.jwt_authn"
+            shown = None if isinstance(item, dict | list) else item
+            fields.error(place, "is not a namespace of metadata", value=shown, allowed=allowed)
+        elif item in namespaces:
+            fields.error(place, "is listed twice", value=item)
+        else:
+            namespaces.add(item)
+    return frozenset(namespaces)
 
 
 def _parameters(

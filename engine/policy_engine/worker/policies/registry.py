@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from policy_engine.documents.diagnostics import Diagnostic
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
+from policy_engine.sdk.metrics import Metric
 from policy_engine.worker.policies.parameters import ParameterSchema
 
 
@@ -55,7 +56,8 @@ class Example:
 class PolicyDefinition:
     """One version of one policy, loaded and checked.
 
-    `entrypoint` is `module:Class`, `source` where it was loaded from, `digest` the hash of its files. `parameters` is
+    `entrypoint` is `module:Class`, `source` where it was loaded from, `digest` the hash of its files.
+    `request_attributes` and `forwarding_namespaces` are what it asks Envoy to tell of each request. `parameters` is
     `parameters_schema` compiled, kept here so that it is compiled once however many chains use the policy; it is made
     from the schema unless given, which raises `SchemaError` for a wrong one.
     """
@@ -71,6 +73,8 @@ class PolicyDefinition:
     source: Path | str
     digest: str
     authenticates: bool = False
+    request_attributes: frozenset[str] = frozenset()
+    forwarding_namespaces: frozenset[str] = frozenset()
     parameters: ParameterSchema = field(default=None, repr=False, compare=False)  # type: ignore[assignment] # see below
 
     def __post_init__(self) -> None:
@@ -80,6 +84,11 @@ class PolicyDefinition:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
+
+
+def exported_name(definition: PolicyDefinition, metric: Metric) -> str:
+    """Return the name under which a policy's own metric is shown to Prometheus, without its endings."""
+    return f"policy_{definition.name.replace('-', '_')}_{metric.name}"
 
 
 class UnknownPolicy(LookupError):
