@@ -63,6 +63,7 @@ CHAINS: dict[str, Sequence[str]] = {
     "authorize": (_API_KEY, _AUTHORIZE),
     "redirect": ("{name: redirect, version: v1.0.0, parameters: {scheme: https}}",),
     "csrf": ("{name: csrf, version: v1.0.0}",),
+    "keys": (_API_KEY.replace("v1.0.0", "v2.0.0"),),
     "ten": (*_FIVE, *_FIVE[:1], *_FIVE[2:], _SET_HEADER),
 }
 

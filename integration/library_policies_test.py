@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from integration.harness.chain_file import Document, policy
 from integration.harness.exchange import HeaderList
-from integration.runtime_stack import Runtime, started
+from integration.runtime_stack import EVENTUALLY_S, Runtime, started
 
 POLICIES = Path(__file__).parent.parent / "policies"
 
@@ -23,6 +24,20 @@ def key(text: str, client: str) -> Document:
 
 
 HOOK_SECRETS = ["an-old-secret-0", "a-new-secret-00"]
+
+
+def written(path: Path, count: int) -> Path:
+    """Write a file of keys of which every third is of the tier gold."""
+    lines = [
+        json.dumps({**key(f"key-{number}", f"client-{number}"), "tier": "tin" if number % 3 else "gold"})
+        for number in range(count)
+    ]
+    fresh = path.with_suffix(".new")
+    fresh.write_text("\n".join(lines))
+    fresh.replace(path)
+    return path
+
+
 RULES = [
     {"name": "admins", "action": "allow", "when": 'metadata.api_key.client == "admin"'},
     {"name": "internal", "action": "deny", "when": 'request.path.startsWith("/ruled/internal")'},
@@ -47,8 +62,16 @@ CHAINS: dict[str, list[Document]] = {
 
 
 @pytest.fixture(scope="module")
-def runtime(transport: str) -> Iterator[Runtime]:
-    with started(CHAINS, transport=transport, policies=POLICIES) as runtime:
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("keys") / "keys.jsonl", 15_000)
+
+
+@pytest.fixture(scope="module")
+def runtime(transport: str, keys_file: Path) -> Iterator[Runtime]:
+    many = {"keys_file": str(keys_file), "headers": {"client": "x-client", "tier": "x-tier"}}
+    gold = {"name": "gold", "action": "allow", "when": 'metadata.api_key.tier == "gold"'}
+    keyed = [policy("api-key-validation", "v2.0.0", many), policy("authorize", "v1.0.0", {"rules": [gold]})]
+    with started({**CHAINS, "keyed": keyed}, transport=transport, policies=POLICIES) as runtime:
         yield runtime
         assert runtime.value("policy_engine_handler_errors_total") == 0
         assert runtime.value("policy_engine_protocol_errors_total") == 0
@@ -130,3 +153,17 @@ def test_a_signed_webhook_arrives_whole_and_a_changed_one_not_at_all(runtime: Ru
     ):
         assert runtime.send("/hooked/a", method="POST", headers=headers, body=body).status == 403
     assert runtime.upstream.received == []
+
+
+def test_a_key_of_many_is_taken_away_without_a_reload(runtime: Runtime, keys_file: Path) -> None:
+    def status(number: int) -> int:
+        return runtime.send("/keyed/a", headers=[("x-api-key", f"key-{number}"), ("x-tier", "gold")]).status
+
+    assert [status(number) for number in (0, 14_997, 14_998, 15_000)] == [200, 200, 403, 403]
+    assert runtime.upstream.last().values("x-client") == ["client-14997"]
+    written(keys_file, 14_000)
+    until = time.monotonic() + EVENTUALLY_S
+    while status(14_997) == 200:
+        assert time.monotonic() < until, "a key that is gone from the file still gets in"
+        time.sleep(0.1)
+    assert status(0) == 200
