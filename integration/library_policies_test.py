@@ -48,6 +48,19 @@ CHAINS: dict[str, list[Document]] = {
         policy("api-key-validation", "v1.0.0", {"keys": [key("root-key", "admin"), key("user-key", "user")]}),
         policy("authorize", "v1.0.0", {"rules": RULES}),
     ],
+    "told": [
+        policy("api-key-validation", "v1.0.0", {"keys": [key("user-key", "user")]}),
+        policy(
+            "set-header",
+            "v1.1.0",
+            {
+                "request": {
+                    "set": {"x-client": {"cel": "metadata.api_key.client"}, "x-tier": {"cel": "metadata.api_key.tier"}}
+                },
+                "response": {"set": {"x-seen": {"cel": 'string(response.status) + " " + request.method'}}},
+            },
+        ),
+    ],
     "secure": [policy("redirect", "v1.0.0", {"scheme": "https", "status": 308})],
     "moved": [
         policy(
@@ -167,3 +180,11 @@ def test_a_key_of_many_is_taken_away_without_a_reload(runtime: Runtime, keys_fil
         assert time.monotonic() < until, "a key that is gone from the file still gets in"
         time.sleep(0.1)
     assert status(0) == 200
+
+
+def test_headers_from_expressions_are_never_the_clients(runtime: Runtime) -> None:
+    forged = [("x-api-key", "user-key"), ("x-client", "root"), ("x-tier", "gold"), ("X-Tier", "gold")]
+    reply = runtime.send("/told/a", method="PUT", headers=forged)
+    assert reply.values("x-seen") == ["200 PUT"]
+    got = runtime.upstream.last()
+    assert (got.values("x-client"), got.values("x-tier")) == (["user"], [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import thread_time
 from typing import Any
 
 from policy_engine.sdk import (
@@ -16,9 +15,7 @@ from policy_engine.sdk import (
     Policy,
     Request,
 )
-
-_MOST_SECONDS = 0.015
-"""Processor time for all rules together: a request that is made to be dear must not hold up others."""
+from policy_expressions import Budget
 
 
 class Authorize(Policy):
@@ -38,7 +35,7 @@ class Authorize(Policy):
 
     def on_request_headers(self, request: Request) -> ImmediateResponse | None:
         """Ask the rules."""
-        until = thread_time() + _MOST_SECONDS
+        budget = Budget()
         no_rule = self._no_rule
         for rule in self._rules:
             try:
@@ -51,7 +48,7 @@ class Authorize(Policy):
                 holds = False
             if holds:
                 return self._allow(request, rule.name) if rule.allows else rule.refused
-            if thread_time() > until:
+            if budget.spent():
                 return self._too_expensive
         return self._allow(request, "default") if self._allows_by_default else no_rule
 
