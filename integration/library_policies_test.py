@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from integration.harness.chain_file import Document, policy
-from integration.harness.exchange import HeaderList
+from integration.harness.exchange import Answer, HeaderList
 from integration.runtime_stack import EVENTUALLY_S, Runtime, started
 
 POLICIES = Path(__file__).parent.parent / "policies"
@@ -61,6 +63,7 @@ CHAINS: dict[str, list[Document]] = {
             },
         ),
     ],
+    "few": [policy("concurrency-limit", "v1.0.0", {"limit": 2, "key": 'request.headers["x-team"]'})],
     "secure": [policy("redirect", "v1.0.0", {"scheme": "https", "status": 308})],
     "moved": [
         policy(
@@ -188,3 +191,44 @@ def test_headers_from_expressions_are_never_the_clients(runtime: Runtime) -> Non
     assert reply.values("x-seen") == ["200 PUT"]
     got = runtime.upstream.last()
     assert (got.values("x-client"), got.values("x-tier")) == (["user"], [])
+
+
+def test_a_place_is_taken_until_the_last_byte_of_the_response(runtime: Runtime) -> None:
+    def send(team: str) -> int:
+        return runtime.send("/few/a", headers=[("x-team", team)]).status
+
+    slow = Answer(headers=[("content-type", "text/plain")], chunks=[b"x"] * 8, chunk_delay_s=0.5)
+    runtime.upstream.answer_with(slow)
+    threads = [threading.Thread(target=send, args=("a",)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + EVENTUALLY_S
+    while len(runtime.upstream.received) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    time.sleep(1.0)  # the headers of the response and some of its body are with the client
+    runtime.upstream.answer_with(Answer(headers=[("content-type", "text/plain")], chunks=[b"x"]))
+    assert any(thread.is_alive() for thread in threads)
+    assert (send("a"), send("b")) == (429, 200)
+    for thread in threads:
+        thread.join()
+    while send("a") != 200:
+        assert time.monotonic() < until, "a place was not given up"
+        time.sleep(0.05)
+
+
+def test_clients_that_go_away_give_their_places_up(runtime: Runtime) -> None:
+    slow = Answer(headers=[("content-type", "text/plain")], chunks=[b"x"] * 100, chunk_delay_s=0.5)
+    runtime.upstream.answer_with(slow)
+    until = time.monotonic() + EVENTUALLY_S
+    clients = [socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) for _ in range(2)]
+    for one in clients:
+        one.sendall(b"GET /few/a HTTP/1.1\r\nhost: a\r\nx-team: gone\r\n\r\n")
+        assert one.recv(65536)
+    runtime.upstream.answer_with(Answer(headers=[], chunks=[b"x"]))
+    assert runtime.send("/few/a", headers=[("x-team", "gone")]).status == 429
+    for one in clients:
+        one.close()
+    while runtime.send("/few/a", headers=[("x-team", "gone")]).status != 200:
+        assert time.monotonic() < until, "the place of a client that went away was not given up"
+        time.sleep(0.05)
