@@ -102,11 +102,12 @@ def data(stream_id: int, message: bytes) -> bytes:
 class Engine:
     """A kernel on a native connection, fed with the frames of one Envoy."""
 
-    def __init__(self, chain: Sequence[str], routes: int = 1) -> None:
+    def __init__(self, chain: Sequence[str], routes: int = 1, *, patterns: bool = False) -> None:
         self._routes = routes
+        self._below = "/rule/0" if patterns else ""
         self._loop = asyncio.new_event_loop()
         self._kernel = Kernel()
-        self._kernel.activate(_snapshot(chain, routes))
+        self._kernel.activate(_snapshot(chain, routes, "/*" if patterns else ""))
         self._dispatcher = Dispatcher(Recorder(self._kernel).handler, Health(), Limits(), self._loop)
         self._wants_response = bool(chain) and _SECURITY in chain
         self._connect()
@@ -124,7 +125,10 @@ class Engine:
         """Return what the engine reads, `width` streams in each read: requests, then responses, then their ends."""
         requests = [
             request_headers(
-                f"r{number}", _HEADERS, path="/api/orders/17?page=2", attributes={"source.address": "10.0.0.1:5000"}
+                f"r{number}{self._below}",
+                _HEADERS,
+                path="/api/orders/17?page=2",
+                attributes={"source.address": "10.0.0.1:5000"},
             )
             for number in range(self._routes)
         ]
@@ -154,12 +158,12 @@ class Engine:
             raise RuntimeError(f"the engine did not serve what it was sent: {statistics_}")
 
 
-def _snapshot(chain: Sequence[str], routes: int) -> Snapshot:
+def _snapshot(chain: Sequence[str], routes: int, stars: str) -> Snapshot:
     registry = load_policies(POLICIES)
     reader = ChainReader(registry)
     listed = "".join(f"  - {entry}\n" for entry in chain)
     policies = f"  policies:{' []' if not chain else ''}\n{listed}"
-    route = "version: v1\nroutes:\n" + "".join(f"- route_key: r{number}\n{policies}" for number in range(routes))
+    route = "version: v1\nroutes:\n" + "".join(f"- route_key: r{number}{stars}\n{policies}" for number in range(routes))
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(route)
         file.flush()
@@ -187,11 +191,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, default=4_000, help="per round")
     parser.add_argument("--routes", type=int, nargs="+", default=[1], help="each chain for so many routes, in turn")
+    parser.add_argument("--patterns", action="store_true", help="the keys of the routes are patterns, r1/*")
     parser.add_argument("--width", type=int, default=16, help="streams whose frames come in one read")
     parser.add_argument("--profile", action="store_true", help="print where the time goes, of the last chain")
     options = parser.parse_args()
     engines = {
-        name if count == 1 else f"{name} on {count} routes": Engine(CHAINS[name], count)
+        name if count == 1 else f"{name} on {count} routes": Engine(CHAINS[name], count, patterns=options.patterns)
         for name in options.chains
         for count in options.routes
     }

@@ -13,6 +13,8 @@ load("//tools/image:layers.bzl", "ARCHITECTURE", "LAYER_TOOL", "declare_layer", 
 load("//tools/python:defs.bzl", "pytest_tests")
 load(
     ":policy_builder/recipe.bzl",
+    "COMPRESSION",
+    "COMPRESSIONS",
     "CONFIGURATION",
     "DOCUMENTS",
     "ENTRYPOINT",
@@ -26,6 +28,7 @@ load(
     "WORKDIR",
     "belongs_in_image",
     "is_debris",
+    "is_own_variable",
     "is_test",
     "library_belongs_in_image",
     "policy_directory",
@@ -40,6 +43,7 @@ PolicyInfo = provider(
     fields = {
         "files": "structs of `path` (relative to the policy's directory) and `file`; no tests",
         "name": "as in policy.yaml",
+        "package": "None, or of the wheel that brings it: struct of `owner`, `files` (its description) and `wheel`",
         "requirements": "entries of what it needs, as python_entries() returns them",
         "tests": "names of its tests",
         "version": "as in policy.yaml, `v1.0.0`",
@@ -59,6 +63,7 @@ def _policy_impl(ctx):
             name = ctx.attr.policy_name,
             version = ctx.attr.version,
             files = files,
+            package = None,
             requirements = python_entries(ctx.attr.deps),
             tests = ctx.attr.tests,
             where = ctx.label.package,
@@ -93,6 +98,15 @@ def _policy_from_wheel_impl(ctx):
             name = ctx.attr.policy_name,
             version = ctx.attr.version,
             files = [entry for entry in inside if belongs_in_image(entry.path)],
+            package = struct(
+                files = [
+                    struct(path = entry.path.removeprefix(SITE_PACKAGES + "/"), file = entry.file)
+                    for entry in entries
+                    if entry.owner == wheel and entry.path.endswith(".dist-info/METADATA")
+                ],
+                owner = wheel,
+                wheel = ctx.file.whl,
+            ),
             requirements = [entry for entry in entries if entry.owner != wheel],
             tests = [entry.path for entry in inside if is_test(entry.path) and not is_debris(entry.path)],
             where = "%s/%s" % (ctx.attr.wheel.label.repo_name, prefix.removeprefix(SITE_PACKAGES + "/").rstrip("/")),
@@ -125,10 +139,18 @@ _policy_from_wheel = rule(
         "policy_name": attr.string(mandatory = True),
         "version": attr.string(mandatory = True),
         "wheel": attr.label(mandatory = True, providers = [PyInfo]),
+        "whl": attr.label(allow_single_file = [".whl"]),
     },
 )
 
-def policy_from_wheel(name, version, wheel, package = "", policy_name = None, visibility = ["//visibility:public"]):
+def policy_from_wheel(
+        name,
+        version,
+        wheel,
+        package = "",
+        policy_name = None,
+        whl = None,
+        visibility = ["//visibility:public"]):
     """A policy that a wheel of the lock brings; chosen like any other.
 
     Only the policy's own directory goes into an image, and what the wheel requires.
@@ -140,6 +162,7 @@ def policy_from_wheel(name, version, wheel, package = "", policy_name = None, vi
       package: the package of the wheel that is the policy's directory; the value of its entry point in the group
         `policy_engine.policies`. May be left out when it is called like the policy (`…/NAME/v1_0_0`, `…/NAME`).
       policy_name: as in policy.yaml, when it is not `name`.
+      whl: the wheel itself, `@pypi//NAME:whl`; then the image says its hash.
       visibility: who may choose it.
     """
     _policy_from_wheel(
@@ -149,6 +172,7 @@ def policy_from_wheel(name, version, wheel, package = "", policy_name = None, vi
         version = version,
         visibility = visibility,
         wheel = wheel,
+        whl = whl,
     )
 
 def policy(name, version, deps = [], test_deps = [], visibility = ["//visibility:public"], **kwargs):
@@ -287,14 +311,20 @@ def _policy_layers_impl(ctx):
 
     outputs = {
         key: ctx.actions.declare_file("%s/%s" % (name, file))
-        for key, file in (DOCUMENTS | {"labels": "labels.txt", "tags": "tags.txt"}).items()
+        for key, file in (DOCUMENTS | {
+            "labels": "labels.txt",
+            "remote_tags": "remote_tags.txt",
+            "tags": "tags.txt",
+        }).items()
     }
-    _describe(ctx, engine, requirements, outputs)
+    metadata = ctx.actions.declare_directory(name + "/metadata")
+    _describe(ctx, engine, requirements, outputs | {"metadata": metadata})
 
     engine.append(struct(path = LAUNCHER, file = ctx.file.launcher))
+    engine.append(struct(path = SITE_PACKAGES, file = metadata))
     engine += [struct(path = CONFIGURATION + "/" + file.basename, file = file) for file in ctx.files.configuration]
     engine.append(struct(path = CONFIGURATION, file = None))
-    layers = [declare_layer(ctx, "%s/%s" % (name, layer), entries) for layer, entries in recipe_layers(
+    layers = [declare_layer(ctx, "%s/%s" % (name, layer), entries, ctx.attr.compression) for layer, entries in recipe_layers(
         requirements,
         engine,
         extras.values(),
@@ -322,35 +352,52 @@ def _describe(ctx, engine, requirements, outputs):
         "debian_lock": ctx.file._debian_lock.path,
         "engine": {
             "files": _described(engine),
+            "licence": ctx.file.licence.path,
             "requirements": _described(requirements),
             "version": ctx.file.engine_version.path,
         },
         "label": str(ctx.label).removesuffix(".layers"),
+        "labels": ctx.attr.labels,
         "policies": [{
             "files": [{"path": entry.path, "source": entry.file.path} for entry in info.files],
             "label": str(label),
             "name": info.name,
+            "package": _described_package(info.package),
             "requirements": _described(info.requirements),
             "tests": info.tests,
             "version": info.version,
             "where": info.where,
         } for label, info in policies],
         "repository": ctx.attr.repository,
+        "tags": ctx.attr.image_tags,
     }))
     entries = engine + requirements
     for _, info in policies:
         entries = entries + info.files + info.requirements
+        if info.package:
+            entries = entries + info.package.files
+            entries = entries + ([struct(file = info.package.wheel)] if info.package.wheel else [])
     ctx.actions.run(
         executable = ctx.executable._tool,
         arguments = [request.path] + ["%s=%s" % (key, file.path) for key, file in outputs.items()],
         inputs = depset(
-            [request, ctx.file.engine_version, ctx.file._debian_lock] + ctx.files.configuration +
+            [request, ctx.file.engine_version, ctx.file.licence, ctx.file._debian_lock] + ctx.files.configuration +
             [entry.file for entry in entries],
         ),
         outputs = outputs.values(),
         mnemonic = "CheckPolicies",
         progress_message = "Checking the policies of %{label}",
     )
+
+def _described_package(package):
+    """Returns the wheel that brings a policy, for the tool; None for a policy from a directory."""
+    if not package:
+        return None
+    return {
+        "files": [{"path": entry.path, "source": entry.file.path} for entry in package.files],
+        "owner": package.owner,
+        "wheel": package.wheel.path if package.wheel else None,
+    }
 
 def _described(entries):
     """Returns installed files for the tool: their names below site-packages, where they are and whose they are."""
@@ -363,10 +410,14 @@ _policy_layers = rule(
     implementation = _policy_layers_impl,
     attrs = {
         "architecture": attr.string(mandatory = True),
+        "compression": attr.string(default = COMPRESSION, values = COMPRESSIONS.keys()),
         "configuration": attr.label_list(allow_files = True),
         "engine": attr.label(providers = [PyInfo], mandatory = True),
         "engine_version": attr.label(allow_single_file = True, mandatory = True),
+        "image_tags": attr.string_list(),
+        "labels": attr.string_dict(),
         "launcher": attr.label(allow_single_file = True, mandatory = True),
+        "licence": attr.label(allow_single_file = True, mandatory = True),
         "policies": attr.label_list(providers = [PolicyInfo]),
         "repository": attr.string(mandatory = True),
         "_debian_lock": attr.label(default = "//tools/image:debian.lock.json", allow_single_file = True),
@@ -374,35 +425,78 @@ _policy_layers = rule(
     } | LAYER_TOOL,
 )
 
-def policy_image(name, policies, configuration = [], repository = "policy-engine", visibility = ["//visibility:public"]):
+def policy_image(
+        name,
+        policies,
+        manifest = {},
+        annotations = None,
+        compression = None,
+        configuration = None,
+        env = None,
+        image_tags = None,
+        labels = None,
+        repository = None,
+        visibility = ["//visibility:public"]):
     """An OCI image with the engine, the chosen policies, and only what those need.
 
-    `bazel run :NAME` loads it into docker or podman as REPOSITORY:ENGINE_VERSION; `:NAME.push` pushes it, `:NAME.digest`
-    is its digest, `:NAME.tar` the tarball, `:NAME.oci` the layout; `:NAME.registry`, `:NAME.build_info`, `:NAME.sbom` and
-    `:NAME.licences` are the files that describe it. `:NAME.index` is the same image for every platform, `:NAME.index.push`
-    pushes that. The build fails, with all mistakes in one report, unless the policies
-    are right and go together.
+    `bazel run :NAME` loads it into docker or podman as REPOSITORY:ENGINE_VERSION, or with `image_tags`; `:NAME.push`
+    pushes it, `:NAME.digest` is its digest, `:NAME.tar` the tarball, `:NAME.oci` the layout; `:NAME.registry`,
+    `:NAME.build_info`, `:NAME.sbom` and `:NAME.licences` are the files that describe it. `:NAME.index` is the same image
+    for every platform, `:NAME.index.push` pushes that. The build fails, with all mistakes in one report, unless the
+    policies are right and go together.
 
     Args:
       name: of the target that loads the image.
       policies: labels of `policy` targets.
+      manifest: `IMAGE` of a manifest of policies (builder/manifest.bzl); what is given below goes before it.
+      annotations: of the image's manifest (OCI image specification).
+      compression: of its layers, `gzip` or `none`.
       configuration: files for /etc/policy-engine, UTF-8 text without secrets; a deployment mounts its own over them.
+      env: more environment variables.
+      image_tags: its tags, where it is loaded and pushed; the engine's version unless given.
+      labels: more labels; those that begin with `policy-engine.` are the builder's.
       repository: the image's name in the local container engine, and where `:NAME.push` pushes by default.
       visibility: of all these targets.
     """
+    given = {
+        "annotations": annotations,
+        "compression": compression,
+        "configuration": configuration,
+        "env": env,
+        "image_tags": image_tags,
+        "labels": labels,
+        "repository": repository,
+    }
+    image = {
+        "annotations": {},
+        "compression": COMPRESSION,
+        "configuration": [],
+        "env": {},
+        "image_tags": [],
+        "labels": {},
+        "repository": "policy-engine",
+    } | manifest | {key: value for key, value in given.items() if value != None}
+    repository = image["repository"]
     layers = name + ".layers"
+    for variable in image["env"]:
+        if is_own_variable(variable):
+            fail("%s: env sets %s, which is what the image says of itself" % (name, variable))
     _policy_layers(
         name = layers,
         architecture = ARCHITECTURE,
-        configuration = configuration,
+        compression = image["compression"],
+        configuration = image["configuration"],
         engine = Label("//engine:policy_engine"),
         engine_version = Label("//engine:policy_engine/__init__.py"),
+        image_tags = image["image_tags"],
+        labels = image["labels"],
         launcher = Label("//engine:launch.py"),
+        licence = Label("//:LICENSE"),
         policies = policies,
         repository = repository,
         visibility = ["//visibility:private"],
     )
-    for group in DOCUMENTS.keys() + ["labels", "tags"]:
+    for group in DOCUMENTS.keys() + ["labels", "remote_tags", "tags"]:
         native.filegroup(
             name = "%s.%s" % (name, group),
             srcs = [layers],
@@ -411,21 +505,23 @@ def policy_image(name, policies, configuration = [], repository = "policy-engine
         )
     oci_image(
         name = name + ".oci",
+        annotations = image["annotations"],
         architecture = ARCHITECTURE,
         entrypoint = ENTRYPOINT,
-        env = ENVIRONMENT,
+        env = ENVIRONMENT | image["env"],
         exposed_ports = PORTS,
         labels = ":%s.labels" % name,
         os = "linux",
-        tars = [Label("//tools/image:base"), layers],
+        tars = [Label("//tools/image:base." + image["compression"]), layers],
         user = USER,
         visibility = visibility,
         workdir = WORKDIR,
     )
-    image_targets(name, name + ".oci", ":%s.tags" % name, repository, visibility)
-    image_index(name + ".index", name + ".oci", repository, visibility)
+    remote_tags = ":%s.remote_tags" % name
+    image_targets(name, name + ".oci", ":%s.tags" % name, repository, visibility, remote_tags)
+    image_index(name + ".index", name + ".oci", repository, visibility, remote_tags)
 
-def image_index(name, image, repository, visibility = ["//visibility:public"]):
+def image_index(name, image, repository, visibility = ["//visibility:public"], remote_tags = None):
     """`NAME`, an index over `image` built for each of PLATFORMS, and `NAME.push`; made on demand, not by `//...`.
 
     Args:
@@ -433,6 +529,7 @@ def image_index(name, image, repository, visibility = ["//visibility:public"]):
       image: the oci_image.
       repository: where `NAME.push` pushes without `--repository`.
       visibility: of both targets.
+      remote_tags: a file of tags that `NAME.push` gives it.
     """
     oci_image_index(
         name = name,
@@ -444,6 +541,7 @@ def image_index(name, image, repository, visibility = ["//visibility:public"]):
     oci_push(
         name = name + ".push",
         image = name,
+        remote_tags = remote_tags,
         repository = _registry(repository),
         tags = ["manual"],
         visibility = visibility,
@@ -452,7 +550,7 @@ def image_index(name, image, repository, visibility = ["//visibility:public"]):
 def _registry(repository):
     return repository if "/" in repository else "localhost:5000/" + repository
 
-def image_targets(name, image, tags, repository, visibility = ["//visibility:public"]):
+def image_targets(name, image, tags, repository, visibility = ["//visibility:public"], remote_tags = None):
     """`NAME` (loads the image), `NAME.push`, `NAME.digest` and `NAME.tar` for an oci_image.
 
     Args:
@@ -461,6 +559,7 @@ def image_targets(name, image, tags, repository, visibility = ["//visibility:pub
       tags: a file of `repository:tag` lines.
       repository: where `NAME.push` pushes without `--repository`; without a host, to a registry on this machine.
       visibility: of all these targets.
+      remote_tags: a file of tags that `NAME.push` gives it.
     """
     oci_load(
         name = name,
@@ -479,6 +578,7 @@ def image_targets(name, image, tags, repository, visibility = ["//visibility:pub
     oci_push(
         name = name + ".push",
         image = image,
+        remote_tags = remote_tags,
         repository = _registry(repository),
         visibility = visibility,
     )

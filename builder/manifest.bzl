@@ -6,16 +6,28 @@
 
 Then, in a BUILD file:
 
-    load("@chosen//:policies.bzl", "POLICIES")
+    load("@chosen//:policies.bzl", "IMAGE", "POLICIES")
 
-    policy_image(name = "image", policies = POLICIES)
+    policy_image(name = "image", manifest = IMAGE, policies = POLICIES)
+
+`IMAGE` has what the manifest says of the image: `repository`, `configuration`, `image_tags`, `labels` and so on.
 
 A policy by path is the target of its directory; one by package is taken out of the wheel `@pypi//NAME`. Starlark has no
 YAML, so only the plain form is read: one scalar a line, lists of `- `. Whatever else YAML allows is refused by line;
 `policy-builder validate` checks the same file in full.
 """
 
-load(":policy_builder/recipe.bzl", "DEFAULT_REPOSITORY", "MANIFEST_ENTRY_KEYS", "MANIFEST_FORMAT", "MANIFEST_KEYS")
+load(
+    ":policy_builder/recipe.bzl",
+    "COMPRESSIONS",
+    "DEFAULT_REPOSITORY",
+    "MANIFEST_ENTRY_KEYS",
+    "MANIFEST_FORMAT",
+    "MANIFEST_KEYS",
+    "MANIFEST_LISTS",
+    "MANIFEST_MAPPINGS",
+    "MANIFEST_SCALARS",
+)
 
 def _scalar(text):
     """Returns the text of a plain or quoted scalar, and what is wrong with it."""
@@ -37,33 +49,66 @@ def _add(policy, field):
     policy[key], wrong = _scalar(value)
     return wrong
 
-def _top(key, value):
-    """Returns the value of a key at the top of a manifest, where it is a scalar, and what is wrong with it."""
-    value = "" if value.startswith("#") else value
-    if key == "repository":
-        return _scalar(value)
-    if key == "version":
-        version, wrong = _scalar(value)
-        return version, wrong or (None if version == MANIFEST_FORMAT else "version is " + MANIFEST_FORMAT)
-    if key == "policies":
-        plain = value.split(" #")[0].strip()
-        return None, (None if plain in ["", "[]"] else "policies is a list, one `- name: …` for each")
-    plain = value.split(" #")[0].strip()
-    if plain and not (plain.startswith("[") and plain.endswith("]")):
-        return None, "expected a list such as [a, b], not %r" % plain
-    return None, None
+def _pair(values, text):
+    """Adds `key: value` to a mapping; returns what is wrong with it."""
+    key, colon, value = text.partition(":")
+    name, wrong = _scalar(key)
+    if not colon or wrong:
+        return "expected `key: value`, not %r" % text
+    if name in values:
+        return "%r is here for the second time" % name
+    values[name], wrong = _scalar(value)
+    return wrong
 
-def _entry(policies, section, text, where):
+def _inline(text, opening, closing):
+    """Returns the parts of `[a, b]` or `{a: b}` on one line; None for what is neither."""
+    text = text.split(" #")[0].strip()
+    if not (text.startswith(opening) and text.endswith(closing)):
+        return None
+    return [part.strip() for part in text[1:-1].split(",") if part.strip()]
+
+def _top(key, value):
+    """Returns the value of a key at the top of a manifest, and what is wrong with it."""
+    value = "" if value.startswith("#") else value
+    plain = value.split(" #")[0].strip()
+    if key in MANIFEST_SCALARS:
+        found, wrong = _scalar(value)
+        if key == "version" and not wrong and found != MANIFEST_FORMAT:
+            wrong = "version is " + MANIFEST_FORMAT
+        if key == "compression" and not wrong and found not in COMPRESSIONS:
+            wrong = "compression is one of %s" % ", ".join(sorted(COMPRESSIONS))
+        return found, wrong
+    if key == "policies":
+        return None, (None if plain in ["", "[]"] else "policies is a list, one `- name: …` for each")
+    if key in MANIFEST_MAPPINGS:
+        found = {}
+        parts = _inline(value, "{", "}") if plain else []
+        if parts == None:
+            return None, "expected a mapping such as {a: b}, not %r" % plain
+        wrong = [one for one in [_pair(found, part) for part in parts] if one]
+        return found, (wrong or [None])[0]
+    parts = _inline(value, "[", "]") if plain else []
+    if parts == None:
+        return None, "expected a list such as [a, b], not %r" % plain
+    read = [_scalar(part) for part in parts]
+    wrong = [one[1] for one in read if one[1]]
+    return [one[0] for one in read], (wrong or [None])[0]
+
+def _entry(found, policies, section, text, where):
     """Reads an indented line of `section`; returns what is wrong with it.
 
     What belongs to a key that is wrong itself is not looked at.
     """
-    if section != "policies":
-        if section and section not in MANIFEST_KEYS:
-            return None
-        if not section or not text.startswith("- "):
-            return "expected a key, or an item `- …` of %s" % section
+    if section and section != "policies" and (section not in MANIFEST_KEYS or found.get(section) == None):
         return None
+    if section in MANIFEST_MAPPINGS:
+        return _pair(found[section], text)
+    if section in MANIFEST_LISTS and text.startswith("- "):
+        item, wrong = _scalar(text[2:])
+        found[section].append(item)
+        return wrong
+    if section != "policies":
+        return "expected a key, or an item `- …` of %s" % section
     if text.startswith("- "):
         policies.append({"where": where})
         text = text[2:].strip()
@@ -84,10 +129,11 @@ def parse_manifest(file, content):
       content: its text.
 
     Returns:
-      A struct of `repository`, `policies` (dicts of each entry's keys, and `where` it is) and `error` (a line for each
-      finding, None when all is well).
+      A struct of `repository`, `settings` (what else is said of the image, by key), `policies` (dicts of each entry's
+      keys, and `where` it is) and `error` (a line for each finding, None when all is well).
     """
     found = {"repository": DEFAULT_REPOSITORY}
+    seen = {}
     policies = []
     section = None
     errors = []
@@ -100,14 +146,15 @@ def parse_manifest(file, content):
         if "\t" in line:
             wrong = "has a tab; YAML is indented with spaces"
         elif line.startswith(" ") or line.startswith("- "):
-            wrong = _entry(policies, section, line.strip(), where)
+            wrong = _entry(found, policies, section, line.strip(), where)
         else:
             section, colon, value = line.partition(":")
             if not colon or section not in MANIFEST_KEYS:
                 wrong = "%r is not a key of a manifest of policies; allowed: %s" % (section, ", ".join(MANIFEST_KEYS))
-            elif section in found and section in ["policies", "version"]:
+            elif section in seen:
                 wrong = "%r is here for the second time" % section
             else:
+                seen[section] = True
                 found[section], wrong = _top(section, value.strip())
         if wrong:
             errors.append("%s: %s" % (where, wrong))
@@ -116,6 +163,7 @@ def parse_manifest(file, content):
         error = "\n".join(errors) if errors else None,
         policies = policies,
         repository = found["repository"],
+        settings = {key: found[key] for key in ["annotations", "compression", "configuration", "env", "labels", "tags"] if found.get(key)},
     )
 
 def _lacking(file, found, policies):
@@ -153,11 +201,13 @@ def _manifest_repository_impl(rctx):
                 continue
             target = "%s_%s" % (policy["name"], policy["version"])
             labels.append("@@%s//:%s" % (rctx.name, target))
-            build += "\npolicy_from_wheel(name = %r, policy_name = %r, version = %r, wheel = %r)\n" % (
+            wheel = "%s//%s" % (hub, _normalized(distribution))
+            build += "\npolicy_from_wheel(name = %r, policy_name = %r, version = %r, wheel = %r, whl = %r)\n" % (
                 target,
                 policy["name"],
                 policy["version"],
-                "%s//%s" % (hub, _normalized(distribution)),
+                wheel,
+                wheel + ":whl",
             )
             continue
         path = policy.get("path", "policies/%s/%s" % (policy["name"], policy["version"].replace(".", "_")))
@@ -168,7 +218,15 @@ def _manifest_repository_impl(rctx):
     if errors:
         fail("\n".join(errors))
     rctx.file("BUILD.bazel", build)
-    rctx.file("policies.bzl", "POLICIES = %r\n\nREPOSITORY = %r\n" % (labels, manifest.repository))
+    image = {"repository": manifest.repository} | manifest.settings
+    if "tags" in image:
+        image["image_tags"] = image.pop("tags")
+    if "configuration" in image:
+        image["configuration"] = ["%s//%s:%s" % (root, directory, path) for path in image["configuration"]]
+    rctx.file(
+        "policies.bzl",
+        "IMAGE = %r\n\nPOLICIES = %r\n\nREPOSITORY = %r\n" % (image, labels, manifest.repository),
+    )
 
 _manifest_repository = repository_rule(
     implementation = _manifest_repository_impl,

@@ -139,7 +139,7 @@ def test_templates_of_a_route(runtime: Runtime) -> None:
 
 def test_a_grpc_client_gets_a_status_and_a_message_it_can_read(runtime: Runtime) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{runtime.envoy.port}") as channel:
-        for route in ("plain", "openai", "templates", "headers"):
+        for route in ("plain", "openai", "templates", "headers", "outer", "mcp"):
             call = channel.unary_unary(f"/{route}/Method", None, None)
             with pytest.raises(grpc.RpcError) as caught:
                 call(b"", timeout=20)
@@ -147,7 +147,7 @@ def test_a_grpc_client_gets_a_status_and_a_message_it_can_read(runtime: Runtime)
             assert error.code() is grpc.StatusCode.UNAUTHENTICATED
             metadata = dict(error.trailing_metadata())
             identifier = metadata.get("x-request-id")
-            assert ("x-content-type-options" in metadata) is (route == "headers")
+            assert ("x-content-type-options" in metadata) is (route in {"headers", "outer"})
             assert error.details() == f"Unauthorized; request id {identifier}"
 
 

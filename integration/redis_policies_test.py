@@ -183,7 +183,7 @@ def told_of_outage(gateways: Gateways) -> None:
     assert (status, text.splitlines()[0]) == (200, "ready")
     assert text.splitlines()[1].startswith(f"degraded: {where} has not answered for ")
     verbose = readyz(engine, "?verbose")[1].splitlines()
-    assert [line[:3] for line in verbose[:-1]] == ["[+]", "[+]", "[-]"], verbose
+    assert [line[:3] for line in verbose[:-1]] == ["[+]", "[+]", "[+]", "[-]"], verbose
     assert verbose[-1] == "readyz check passed: ready"
     assert up(engine) == [0]
     (errors,) = engine.admin.samples("policy_engine_dependency_errors_total").values()

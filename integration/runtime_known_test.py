@@ -66,7 +66,7 @@ def test_the_generated_filter_asks_for_what_policies_and_conditions_name(tmp_pat
     config = filters[0]["typed_config"]
     assert config["request_attributes"][:2] == ["xds.route_name", "source.address"]
     assert {"connection.mtls", "connection.uri_san_peer_certificate", "source.port"} <= {*config["request_attributes"]}
-    assert config["metadata_options"] == {"forwarding_namespaces": {"untyped": [JWT_AUTHN]}}
+    assert config["metadata_options"]["forwarding_namespaces"] == {"untyped": [JWT_AUTHN]}
 
 
 def test_a_policy_knows_the_identity_of_a_workload(runtime: Runtime, clients: Clients) -> None:

@@ -65,9 +65,11 @@ CHAINS: Chains = {
     "passes": [scripted(request_headers={}, response_headers={})],
     "unsent": [scripted(request_body={})],
     "states-mode": [scripted(request_headers={"wait": 0.2}, request_body={})],
+    "states-both": [scripted(request_headers={"wait": 0.2}, request_body={}, response_body={"set": {"x-read": "1"}})],
     "asks-for-mode": [scripted(request_headers={"wait": 0.2}, request_body={})],
     "streams": [policy("streaming", "v1.0.0", {"side": "response"})],
 }
+BOTH = {"request_body_mode": "BUFFERED", "response_body_mode": "BUFFERED", "response_header_mode": "SEND"}
 BUFFERED = {"response_header_mode": "SKIP", "request_body_mode": "BUFFERED"}
 ROUTES: Chains = {**CHAINS, "marked": [], "unknown": []}
 
@@ -120,7 +122,9 @@ def test_chunked_request_over_the_limit_gets_413(runtime: Runtime) -> None:
     assert runtime.send("/bodies/", method="POST", body=body).status == 413
 
 
-@pytest.mark.parametrize(("route", "status"), [("states-mode", b"413"), ("asks-for-mode", b"408")])
+@pytest.mark.parametrize(
+    ("route", "status"), [("states-mode", b"413"), ("states-both", b"413"), ("asks-for-mode", b"408")]
+)
 def test_chunked_request_over_the_buffer_of_envoy_ends_in_bounded_time(
     runtime: Runtime, tmp_path: Path, route: str, status: bytes
 ) -> None:
@@ -128,7 +132,8 @@ def test_chunked_request_over_the_buffer_of_envoy_ends_in_bounded_time(
 
     Where only the override asks for it, Envoy stops reading and the route's idle timeout ends it.
     """
-    idle = [replace(one, idle_timeout="1s") for one in routes(ROUTES, {"states-mode": {"processing_mode": BUFFERED}})]
+    modes = {"states-mode": {"processing_mode": BUFFERED}, "states-both": {"processing_mode": BOTH}}
+    idle = [replace(one, idle_timeout="1s") for one in routes(ROUTES, modes)]
     bootstrap = Bootstrap(
         routes=idle,
         engine=runtime.engine.address,
@@ -147,6 +152,7 @@ def test_chunked_request_over_the_buffer_of_envoy_ends_in_bounded_time(
         client.shutdown(socket.SHUT_RDWR)
         upload.join()
     assert runtime.upstream.received == []
+    assert "allow_mode_override" not in runtime.engine.log()
 
 
 def _send_chunks(client: socket.socket, size: int) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from integration.harness.client import send
+from integration.harness.envoy import EnvoyProcess
+from integration.harness.envoy_config import Bootstrap, Route
 from integration.runtime_stack import eventually, generated, scripted, started
 
 CHAINS = {
@@ -34,3 +39,42 @@ def test_the_generated_configuration_puts_it_there() -> None:
         for name in CHAINS:
             runtime.send(f"/{name}/")
             assert runtime.upstream.last().header("x-chain") == name
+
+
+def test_the_key_may_be_the_resource_that_a_route_was_made_of(transport: str, tmp_path: Path) -> None:
+    """Names count positions, as Envoy Gateway makes them; a rule inserted in front moves no chain."""
+    chains = {
+        f"httproute/shop/orders/{rule}": [scripted(request_headers={"set": {"x-chain": rule}})]
+        for rule in ("one", "two")
+    }
+    attributes = ["xds.route_metadata", "xds.route_name", "source.address"]
+    settings = {"ROUTE_KEY_SOURCE": "httproute"}
+    with started(chains, transport=transport, settings=settings, request_attributes=attributes) as runtime:
+        for rules in (("one", "two"), ("new", "one", "two")):
+            routes = [
+                Route(
+                    prefix=f"/{rule}",
+                    name=f"httproute/shop/orders/rule/{number}/match/0",
+                    metadata={
+                        "envoy-gateway": {
+                            "resources": [
+                                {"kind": "HTTPRoute", "namespace": "shop", "name": "orders", "sectionName": rule}
+                            ]
+                        }
+                    },
+                )
+                for number, rule in enumerate(rules)
+            ]
+            bootstrap = Bootstrap(
+                routes=routes,
+                engine=runtime.engine.address,
+                upstream_port=runtime.upstream.port,
+                upstream_http2=True,
+                ext_proc={"request_attributes": attributes},
+            )
+            with EnvoyProcess(bootstrap, tmp_path) as proxy:
+                port = proxy.ready().port
+                for rule in ("one", "two"):
+                    assert send(port, "GET", f"/{rule}").status == 200
+                    assert runtime.upstream.last().header("x-chain") == rule
+                assert send(port, "GET", "/new").status == (500 if "new" in rules else 404)

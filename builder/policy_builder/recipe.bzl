@@ -51,6 +51,17 @@ DOCUMENTS = {
     "sbom": "sbom.cdx.json",
 }
 
+# Debian packages of which only a part goes in: what names the system, and the texts of common licences.
+PARTS = {
+    "base-files": [
+        "etc/debian_version",
+        "etc/os-release",
+        "usr/lib/os-release",
+        "usr/share/common-licenses/",
+        "usr/share/doc/base-files/copyright",
+    ],
+}
+
 # How a container runs.
 
 ENTRYPOINT = [LAUNCHER, "run"]
@@ -69,7 +80,33 @@ ENVIRONMENT = {
     "POLICY_ENGINE_DEFAULT_HEALTH_LISTEN": "0.0.0.0:9004",
     "POLICY_ENGINE_DEFAULT_LISTEN": "0.0.0.0:9002",
     "POLICY_ENGINE_DEFAULT_POLICIES_REGISTRY": POLICIES + "/" + DOCUMENTS["registry"],
+    "POLICY_ENGINE_DEFAULT_POLICIES_VERIFY": "strict",
 }
+
+# How layers are compressed, unless an image says otherwise; the bytes depend on the zlib of images alone.
+COMPRESSION = "gzip"
+
+# Endings of layers' files by how they are compressed.
+COMPRESSIONS = {
+    "gzip": ".tar.gz",
+    "none": ".tar",
+}
+
+def is_own_label(key):
+    """Returns whether a label is one that the builder writes, and nobody else.
+
+    Args:
+      key: of the label.
+    """
+    return key.startswith("policy-engine.")
+
+def is_own_variable(name):
+    """Returns whether an environment variable is one that every image has.
+
+    Args:
+      name: of the variable.
+    """
+    return name == "PATH" or name in ENVIRONMENT
 
 # At most so many layers for policies; above that, several share one. Container engines stop at 127 layers.
 MAX_POLICY_LAYERS = 100
@@ -77,14 +114,23 @@ MAX_POLICY_LAYERS = 100
 # What `policy-manifest.yaml` may say.
 
 MANIFEST_FORMAT = "v1"
-MANIFEST_KEYS = [
-    "configuration",
-    "libraries",
-    "policies",
+MANIFEST_SCALARS = [
+    "compression",
     "repository",
     "version",
+]
+MANIFEST_LISTS = [
+    "configuration",
+    "libraries",
+    "tags",
     "wheels",
 ]
+MANIFEST_MAPPINGS = [
+    "annotations",
+    "env",
+    "labels",
+]
+MANIFEST_KEYS = sorted(MANIFEST_SCALARS + MANIFEST_LISTS + MANIFEST_MAPPINGS + ["policies"])
 MANIFEST_ENTRY_KEYS = [
     "name",
     "package",
@@ -142,17 +188,81 @@ def library_belongs_in_image(path):
     """
     return belongs_in_image(path) and path.split("/")[-1] not in ["README.md", "requirements.txt", "testing.py"]
 
+# Files of wheels that no running process reads: stubs of types, what compiled code was made from.
+SOURCES_OF_COMPILED_CODE = [".c", ".cc", ".cpp", ".h", ".hh", ".hpp", ".pxd", ".pxi", ".pyi", ".pyx"]
+
+# Directories of wheels that nothing in an image imports. The extensions of CEL are opened by their names only, which
+# the engine does not do: its environment has the standard functions (engine/policy_engine/worker/conditions/celcpp.py).
+UNUSED_OF_WHEELS = [
+    "cel/",
+    "cel_expr_python/ext/",
+    "envoy/admin/",
+    "envoy/api/",
+    "envoy/config/filter/",
+    "envoy/data/",
+    "envoy/watchdog/",
+    "google/api/apikeys/",
+    "google/api/cloudquotas/",
+    "google/api/servicecontrol/",
+    "google/api/servicemanagement/",
+    "google/api/serviceusage/",
+    "google/logging/",
+    "jsonschema/benchmarks/",
+]
+
+# Directories of wheels of which only a part goes in: what the engine imports, and what that imports in turn.
+# recipe_test.py imports the whole engine from what is left.
+PARTS_OF_WHEELS = {
+    "envoy/extensions/": ["envoy/extensions/filters/http/ext_proc/"],
+    "envoy/service/": [
+        "envoy/service/discovery/",
+        "envoy/service/ext_proc/",
+    ],
+    "opentelemetry/semconv/_incubating/": [
+        "opentelemetry/semconv/_incubating/attributes/otel_attributes.py",
+        "opentelemetry/semconv/_incubating/metrics/otel_metrics.py",
+    ],
+}
+
 def wheel_belongs_in_image(path):
     """Returns whether a file of a wheel is of use in an image.
 
     A directory with a hyphen is no package that code could import (stubs, what a build left behind), and a name with a
-    space is none that a Bazel label can have.
+    space is none that a Bazel label can have. Tests of packages, and what their compiled code was made from, stay out.
 
     Args:
       path: of the file, relative to site-packages.
+
+    Returns:
+      Whether it goes into an image.
     """
-    top = path.split("/")[0]
-    return " " not in path and not (top != path and "-" in top and not top.endswith(".dist-info"))
+    parts = path.split("/")
+    top = parts[0]
+    if " " in path or (len(parts) > 1 and "-" in top and not top.endswith(".dist-info")):
+        return False
+    if "tests" in parts[1:-1] and not top.endswith(".dist-info"):
+        return False
+    for directory, kept in PARTS_OF_WHEELS.items():
+        # An `__init__.py` on the way to what is kept stays too.
+        package = path.removesuffix("__init__.py")
+        wanted = [one for one in kept if path.startswith(one) or (package != path and one.startswith(package))]
+        if path.startswith(directory) and not wanted:
+            return False
+    return not (
+        any([path.startswith(unused) for unused in UNUSED_OF_WHEELS]) or
+        any([parts[-1].endswith(ending) for ending in SOURCES_OF_COMPILED_CODE])
+    )
+
+def is_stripped(path):
+    """Returns whether a file, if it is compiled code, goes into an image without its symbol table.
+
+    Debian's is without them already.
+
+    Args:
+      path: of the file in the image, or relative to site-packages.
+    """
+    name = path.split("/")[-1]
+    return not path.startswith("/usr/lib/") and (name.endswith(".so") or ".so." in name)
 
 def is_nested_package(path):
     """Returns whether a file makes the directory it is in, below that of a policy, a package of its own for Bazel.

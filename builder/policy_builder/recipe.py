@@ -30,8 +30,11 @@ ENTRYPOINT: tuple[str, ...] = tuple(_RECIPE["ENTRYPOINT"])
 USER_ID: int = _RECIPE["USER_ID"]
 USER: str = _RECIPE["USER"]
 WORKDIR: str = _RECIPE["WORKDIR"]
+PARTS: Mapping[str, Sequence[str]] = _RECIPE["PARTS"]
 PORTS: tuple[str, ...] = tuple(_RECIPE["PORTS"])
 ENVIRONMENT: Mapping[str, str] = _RECIPE["ENVIRONMENT"]
+COMPRESSION: str = _RECIPE["COMPRESSION"]
+COMPRESSIONS: Mapping[str, str] = _RECIPE["COMPRESSIONS"]
 MAX_POLICY_LAYERS: int = _RECIPE["MAX_POLICY_LAYERS"]
 
 MANIFEST_FORMAT: str = _RECIPE["MANIFEST_FORMAT"]
@@ -39,11 +42,14 @@ MANIFEST_KEYS: tuple[str, ...] = tuple(_RECIPE["MANIFEST_KEYS"])
 MANIFEST_ENTRY_KEYS: tuple[str, ...] = tuple(_RECIPE["MANIFEST_ENTRY_KEYS"])
 DEFAULT_REPOSITORY: str = _RECIPE["DEFAULT_REPOSITORY"]
 
+is_own_label: Callable[[str], bool] = _RECIPE["is_own_label"]
+is_own_variable: Callable[[str], bool] = _RECIPE["is_own_variable"]
 is_test: Callable[[str], bool] = _RECIPE["is_test"]
 is_debris: Callable[[str], bool] = _RECIPE["is_debris"]
 is_nested_package: Callable[[str], bool] = _RECIPE["is_nested_package"]
 belongs_in_image: Callable[[str], bool] = _RECIPE["belongs_in_image"]
 library_belongs_in_image: Callable[[str], bool] = _RECIPE["library_belongs_in_image"]
+is_stripped: Callable[[str], bool] = _RECIPE["is_stripped"]
 wheel_belongs_in_image: Callable[[str], bool] = _RECIPE["wheel_belongs_in_image"]
 policy_directory: Callable[[str, str], str] = _RECIPE["policy_directory"]
 

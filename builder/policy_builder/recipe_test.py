@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,50 @@ def test_many_policies_share_layers(count: int, layers: int) -> None:
     assert found[-1] == ("registry", [-3])
     assert len(found) == 3 + layers
     assert [entry for _, entries in found[2:-1] for entry in entries] == list(range(count))
+
+
+def test_the_engine_is_imported_from_what_images_take_of_wheels() -> None:
+    """Every module of the engine, and every one that it imports late, where the rest of the wheels cannot be found."""
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "policy_engine.cli" in done.stdout
+    assert "opentelemetry.exporter" in done.stdout
+    assert "cel_expr_python.ext" not in done.stdout
+
+
+IMPORTS = """
+import ast, importlib, importlib.machinery, pkgutil, sys
+from pathlib import Path
+sys.path[:0] = %r
+from policy_builder.recipe import wheel_belongs_in_image
+site = {Path(one).absolute() for one in sys.path if Path(one).name in ("site-packages", "dist-packages")}
+
+class Pruned(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        origin = Path(spec.origin).absolute() if spec is not None and spec.origin else None
+        for root in site:
+            if origin is not None and origin.is_relative_to(root):
+                if not wheel_belongs_in_image(origin.relative_to(root).as_posix()):
+                    raise ModuleNotFoundError(f"{name} is not in images", name=name)
+        return spec
+
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Pruned
+import policy_engine
+modules = [one.name for one in pkgutil.walk_packages(policy_engine.__path__, "policy_engine.")]
+for name in modules:
+    if name.endswith("_test") or "sdk.testing" in name or ".kit" in name or name.endswith("__main__"):
+        continue
+    spec = importlib.util.find_spec(name)
+    for node in ast.walk(ast.parse(Path(spec.origin).read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                if not hasattr(module, alias.name):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+    importlib.import_module(name)
+from policy_engine.telemetry.spans import OpenTelemetryTracing
+OpenTelemetryTracing("http://127.0.0.1:9", 1.0, "test", 0).close()
+print(*sys.modules, sep="\\n")
+""" % [path for path in sys.path if path]  # fmt: skip

@@ -35,6 +35,8 @@ AMD64 = Platform()
 PYTHON = f'#!/bin/sh\nunset PYTHONHOME\nexec {sys.executable} "$@"\n'
 """The Python of this world's images: the one that runs the tests."""
 
+OS_RELEASE = 'ID=debian\nVERSION_ID="13"\nPRETTY_NAME="Debian GNU/Linux 13 (trixie)"\n'
+
 MANIFEST = """name: {name}
 version: {version}
 description: An example.
@@ -110,7 +112,8 @@ class World:
         self.locked("engine-core", "1.0")
         mirror = self.root / "mirror"
         mirror.mkdir()
-        packages = {name: make_deb(mirror, name) for name in ("libone", "libtwo")}
+        packages = {"libone": make_deb(mirror, "libone")}
+        packages["libtwo"] = make_deb(mirror, "libtwo", {"usr/lib/os-release": OS_RELEASE})
         packages["python3.13-minimal"] = make_deb(mirror, "python3.13-minimal", {"usr/bin/python3.13": PYTHON})
         lock = {"suite": "trixie", "snapshot": mirror.as_uri(), "packages": {"amd64": packages, "arm64": packages}}
         self.debian.write_text(json.dumps(lock))
@@ -221,7 +224,13 @@ def make_deb(mirror: Path, name: str, more: Mapping[str, str] | None = None) -> 
             info = tarfile.TarInfo(f"./{path}")
             info.size, info.mode = len(text.encode()), 0o644
             tar.addfile(info, io.BytesIO(text.encode()))
-    members = {"debian-binary": b"2.0\n", "control.tar.xz": b"", "data.tar.xz": data.getvalue()}
+    control = io.BytesIO()
+    with tarfile.open(fileobj=control, mode="w:xz") as tar:
+        text = f"Package: {name}\nVersion: 1.0\nArchitecture: all\nMaintainer: A Team <team@example.test>\n"
+        info = tarfile.TarInfo("./control")
+        info.size = len(text)
+        tar.addfile(info, io.BytesIO(text.encode()))
+    members = {"debian-binary": b"2.0\n", "control.tar.xz": control.getvalue(), "data.tar.xz": data.getvalue()}
     archive = b"!<arch>\n"
     for member, content in members.items():
         header = f"{member:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n"

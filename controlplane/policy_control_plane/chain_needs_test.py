@@ -48,3 +48,22 @@ def test_needs_are_known_when_all_policies_are() -> None:
     assert found.slowest_answer == longest_answer(chain("body", "answer"), REGISTRY, 3.0)
     assert chain_needs(chain("body", "other"), REGISTRY, 3.0) is None
     assert chain_needs(chain("body"), None, 3.0) is None
+
+
+def test_entries_of_every_form_are_known() -> None:
+    group = [{"any_of": [*chain("body"), *chain("answer", enabled=False)]}]
+    assert chain_needs(group, REGISTRY, 3.0) == chain_needs(chain("body"), REGISTRY, 3.0)
+    assert chain_needs([{"any_of": chain("body"), "enabled": False}], REGISTRY, 3.0) == chain_needs([], REGISTRY, 3.0)
+    versions = [{"name": "body", "versions": {"v1": "100%"}}]
+    assert chain_needs(versions, REGISTRY, 3.0) == chain_needs(chain("body"), REGISTRY, 3.0)
+
+
+def test_a_body_that_shadows_alone_read_is_observed() -> None:
+    found = chain_needs(chain("body", mode="shadow"), REGISTRY, 3.0)
+    assert found is not None
+    assert found.request_body is BodyMode.OBSERVED
+    mixed = chain_needs([*chain("body", mode="shadow"), *chain("body")], REGISTRY, 3.0)
+    assert mixed is not None
+    assert mixed.request_body is BodyMode.BUFFERED
+    group = chain_needs([{"any_of": chain("body"), "mode": "shadow"}], REGISTRY, 3.0)
+    assert group == found

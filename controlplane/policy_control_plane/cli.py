@@ -76,7 +76,6 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls-certificate", type=Path, metavar="FILE", help="PEM; without it, plain text")
     serve.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM")
     serve.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="require client certificates of this CA")
-    serve.add_argument("--body-limit", type=_size, default=BODY_LIMIT, help="the engines' body_limit (10MiB)")
     serve.add_argument(
         "--policy-timeout", type=_duration, default=POLICY_TIMEOUT, help="the engines' policy_timeout (1s)"
     )
@@ -124,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-dir", type=Path, required=True, metavar="DIR", help="its *.yaml and *.yml files")
+    parser.add_argument("--body-limit", type=_size, default=BODY_LIMIT, help="the engines' body_limit (10MiB)")
     parser.add_argument(
         "--policies",
         type=Path,
@@ -146,7 +146,7 @@ async def _run(options: argparse.Namespace) -> int:
     builder = SnapshotBuilder(registry, options.body_limit, namespaces, options.policy_timeout)
     configuration = Configuration(
         options.config_dir,
-        model_reader(registry),
+        model_reader(registry, options.body_limit),
         builder,
         rollout.offer,
         settle=options.settle,
@@ -188,7 +188,9 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    found = model_reader(_registry(options)).read(read_chain_files((options.config_dir,))).diagnostics
+    found = (
+        model_reader(_registry(options), options.body_limit).read(read_chain_files((options.config_dir,))).diagnostics
+    )
     if options.json:
         print(render_json(found), end="")
     else:

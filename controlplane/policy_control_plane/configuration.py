@@ -18,7 +18,8 @@ from policy_control_plane.resources import Snapshot, snapshot_version
 from policy_control_plane.snapshot_builder import SnapshotBuilder
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.secret_references import SecretSource
-from policy_engine.limits import FILE_SETTLE_SECONDS
+from policy_engine.limits import BODY_LIMIT, FILE_SETTLE_SECONDS
+from policy_engine.settings.model import Settings
 from policy_engine.sources.chain_file import ChainFiles, is_chain_file_name, read_chain_files, with_checksums
 from policy_engine.sources.file_watch import Settled, watch
 from policy_engine.sources.validate import chain_reader
@@ -30,15 +31,16 @@ logger = logging.getLogger(__name__)
 _NOWHERE = Path("/nonexistent")
 
 
-def model_reader(registry: Registry | None) -> ModelReader:
-    """Return a reader that checks chains as an engine would, as far as that is possible here.
+def model_reader(registry: Registry | None, body_limit: int = BODY_LIMIT) -> ModelReader:
+    """Return a reader that checks chains as an engine with this `body_limit` (bytes) would, as far as possible here.
 
     Secrets are the engines': here they are neither there nor wanted (R-24). Without a registry, which policies there
     are is the engines' to judge too.
     """
     left = {Rule.SECRET} if registry is not None else {Rule.SECRET, Rule.UNKNOWN_POLICY, Rule.UNKNOWN_VERSION}
     no_secrets = SecretSource(environ={}, directories=(_NOWHERE,))
-    return ModelReader(chain_reader(registry or Registry(), secrets=lambda: no_secrets), frozenset(left))
+    settings = Settings(body_limit=body_limit)
+    return ModelReader(chain_reader(registry or Registry(), settings, lambda: no_secrets), frozenset(left))
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ def _external_processor(message_timeout: float, namespaces: tuple[str, ...], ask
         # What a route does not say, the engine says with its first answer.
         allow_mode_override=True,
         processing_mode=ProcessingMode.parse(_wire(FILTER_MODES, processing_mode_pb2.ProcessingMode())),
-        request_attributes=list(request_attributes(ROUTE_NAME, asked)),
+        request_attributes=list(request_attributes((ROUTE_NAME,), asked)),
         response_attributes=[RESPONSE_DETAILS],
         message_timeout=timedelta(seconds=message_timeout),
         # Policies may rewrite method, authority and scheme.

@@ -15,11 +15,11 @@ from envoy.config.route.v3 import route_components_pb2, route_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from google.protobuf import json_format
 
-from policy_control_plane.chain_needs import enabled
 from policy_control_plane.model import HeaderMatch, MatchKind, RouteModel
 from policy_engine.envoy.edge import ANY_PORT, NOT_FOUND
 from policy_engine.envoy.filter_config import FILTER
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.routes import configured_mode
+from policy_engine.sources.written_entries import running
 from policy_engine.worker.chains.needs import Needs
 
 _PATH_FIELDS: Final = {
@@ -41,7 +41,7 @@ def filtering(route: RouteModel, *, with_engine: bool) -> Filtering:
     """Return whether `route` needs the engine: not without a chain, nor with one that has nothing to run."""
     if not with_engine:
         return Filtering.NO_FILTER
-    return Filtering.ON if route.chain and enabled(route.chain) else Filtering.OFF
+    return Filtering.ON if any(running(route.chain or ())) else Filtering.OFF
 
 
 def route_configuration_body(name: str, routes: Sequence[tuple[RouteModel, Filtering, Needs | None]]) -> bytes:
@@ -74,7 +74,7 @@ def _route(route: RouteModel, filtering: Filtering, needs: Needs | None) -> Any:
     if filtering is Filtering.OFF:
         message.typed_per_filter_config[FILTER].Pack(ext_proc_pb2.ExtProcPerRoute(disabled=True))
     elif filtering is Filtering.ON and needs is not None:
-        overrides = ext_proc_pb2.ExtProcOverrides(processing_mode=processing_mode(needs, STREAMING_ALLOWED))
+        overrides = ext_proc_pb2.ExtProcOverrides(processing_mode=configured_mode(needs))
         message.typed_per_filter_config[FILTER].Pack(ext_proc_pb2.ExtProcPerRoute(overrides=overrides))
     return message
 

@@ -73,7 +73,8 @@ class HeaderMatch:
 class RouteModel:
     """One route; `chain` is None without a chain and a list (as in a chain file) with one. Times are in seconds.
 
-    `errors` is how its chain's denials are written, None where that is left to the engines.
+    `settings` are the other keys of a chain file's route that go with a chain. `errors` is how its chain's denials are
+    written, None where that is left to the engines.
     """
 
     name: str
@@ -85,6 +86,7 @@ class RouteModel:
     listeners: tuple[str, ...] = ()
     timeout: float = 15.0
     chain: tuple[Mapping[str, Any], ...] | None = field(default=None, repr=False)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     errors: ErrorAnswers | None = field(default=None, repr=False)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,15 +24,16 @@ from policy_engine.envoy.filter_config import ENGINE_CLUSTER
 from policy_engine.sdk import host_of
 from policy_engine.sdk.json_pointer import Path, find, path_within
 from policy_engine.sources.chain_file import ChainFiles
-from policy_engine.sources.chain_reader import ChainReader
+from policy_engine.sources.chain_reader import CHAIN_SETTINGS, ChainReader
 from policy_engine.sources.error_answers import read_errors
+from policy_engine.sources.shared_lists import SHARED, Place, SharedLists
 from policy_engine.sources.xds import chain as xds_chain
 
-FILE_KEYS = ("version", "listeners", "clusters", "engine", "routes")
+FILE_KEYS = ("version", "listeners", "clusters", "engine", SHARED, "routes")
 LISTENER_KEYS = ("name", "address", "port")
 CLUSTER_KEYS = ("name", "endpoints", "connect_timeout", "http2")
 ENGINE_KEYS = ("endpoints", "connect_timeout")
-ROUTE_KEYS = ("name", "match", "cluster", "hosts", "listeners", "timeout", "chain", "errors")
+ROUTE_KEYS = ("name", "match", "cluster", "hosts", "listeners", "timeout", "chain", "errors", *CHAIN_SETTINGS)
 PATH_KEYS = {
     "path": MatchKind.EXACT,
     "prefix": MatchKind.PREFIX,
@@ -68,6 +70,10 @@ class _Load:
     routes: list[RouteModel] = field(default_factory=list)
     places: dict[tuple[str, str], str] = field(default_factory=dict)
     references: list[tuple[Fields, Path, str, str]] = field(default_factory=list)
+    shared: SharedLists = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shared = SharedLists(self.diagnostics)
 
 
 class ModelReader:
@@ -86,12 +92,17 @@ class ModelReader:
     def read(self, files: ChainFiles) -> LoadedModel:
         """Return the model in `files`, taken as one configuration in the order of their names."""
         load = _Load(Findings(files.diagnostics))
+        documents = []
         with suppress(TooManyFindings):
             for path, content in files.contents.items():
                 document, found = read_document(str(path), content)
                 load.diagnostics.extend(found)
                 if document is not None:
-                    self._file(document, load)
+                    documents.append(document)
+            load.shared.add(documents)
+            for document in documents:
+                self._file(document, load)
+            load.shared.check_all()
             _check_references(load)
         self._good, self._good_now = self._good_now, set()
         diagnostics = ordered(load.diagnostics)
@@ -134,9 +145,12 @@ class ModelReader:
             if not _HOST.fullmatch(host):
                 fields.error(("hosts", index), "is not a host", value=host, allowed="api.example.com, *.example.com")
         timeout = fields.duration("timeout", default=15.0, longest=MAX_TIMEOUT)
-        chain = self._chain(fields, document, path, name, load) if "chain" in fields else None
+        settings = {key: fields.raw(key) for key in CHAIN_SETTINGS if key in fields}
+        chain = self._chain(fields, document, path, name, settings, load) if "chain" in fields else None
         if "chain" in fields:
             load.references.append((fields, ("chain",), "engine", ""))
+        for key in settings if "chain" not in fields else ():
+            fields.error((key,), "goes with a chain, and this route has none")
         errors = None
         if "errors" in fields:
             errors = read_errors(document, (*path, "errors"), load.diagnostics)
@@ -147,25 +161,37 @@ class ModelReader:
         kind, value, headers = match
         # Two spellings of one host would be two virtual hosts, which Envoy refuses, or one that no request finds.
         spelled = tuple(dict.fromkeys(map(host_of, hosts)))
-        load.routes.append(RouteModel(name, kind, value, cluster, headers, spelled, listeners, timeout, chain, errors))
+        load.routes.append(
+            RouteModel(name, kind, value, cluster, headers, spelled, listeners, timeout, chain, settings, errors)
+        )
 
-    def _chain(
-        self, fields: Fields, document: Document, path: Path, name: str | None, load: _Load
-    ) -> tuple[dict[str, Any], ...]:
-        chain = fields.raw("chain")
+    def _chain(  # noqa: PLR0917 # the route's own parts
+        self,
+        fields: Fields,
+        document: Document,
+        path: Path,
+        name: str | None,
+        settings: Mapping[str, Any],
+        load: _Load,
+    ) -> tuple[Mapping[str, Any], ...]:
+        chain, places = fields.raw("chain"), list[Place]()
+        if isinstance(chain, list):
+            places = load.shared.places(document, (*path, "chain"), chain)
+            chain = [find(place.document.value, place.path) for place in places]
         # One edit leaves nearly all chains as they were: those without a finding need not be read again.
-        content = json.dumps(chain)
+        content = json.dumps([chain, settings])
         if content in self._good:
             self._good_now.add(content)
             return tuple(chain)
-        read = self._chains.read_route(name or "", {"route_key": name or "unnamed", "policies": chain})
+        route = {"route_key": name or "unnamed", "policies": chain, **settings}
+        read = self._chains.read_route(name or "", route)
         for found in read.diagnostics:
             if found.rule in self._left_to_engines:
                 continue
-            within = _within_chain(chain, found.path)
+            place = _place(route, found.path, places, Place(document, path))
             load.diagnostics.append(
-                document.diagnostic(
-                    (*path, "chain", *within),
+                place.document.diagnostic(
+                    place.path,
                     found.reason,
                     key=found.rule is Rule.UNKNOWN_KEY,
                     value=found.value,
@@ -177,19 +203,25 @@ class ModelReader:
         if not isinstance(chain, list) or has_errors(load.diagnostics):
             return ()
         try:
-            xds_chain.encode({"route_key": name or "unnamed", "policies": chain})
+            xds_chain.encode(route)
         except xds_chain.ChainError as error:
-            within = _within_chain(chain, error.path)
-            load.diagnostics.append(document.diagnostic((*path, "chain", *within), error.reason, rule=Rule.PARAMETERS))
+            place = _place(route, error.path, places, Place(document, path))
+            load.diagnostics.append(place.document.diagnostic(place.path, error.reason, rule=Rule.PARAMETERS))
             return ()
         if not read.diagnostics:
             self._good_now.add(content)
         return tuple(chain)
 
 
-def _within_chain(chain: Any, pointer: str) -> Path:
-    """Return the JSON Pointer of a finding about a resource, whose chain is at `/policies`, as a path into `chain`."""
-    return path_within({"policies": chain}, pointer)[1:]
+def _place(route: Mapping[str, Any], pointer: str, places: Sequence[Place], own: Place) -> Place:
+    """Return where the part of a chain that `pointer` leads to was written; `own` is the place of the route."""
+    within = path_within(route, pointer)
+    match within:
+        case ("policies", int(index), *rest) if index < len(places):
+            return Place(places[index].document, (*places[index].path, *rest))
+        case ("policies", *rest):
+            return Place(own.document, (*own.path, "chain", *rest))
+    return Place(own.document, (*own.path, *within))
 
 
 def _name(fields: Fields, document: Document, path: Path, what: str, load: _Load) -> str | None:

@@ -9,9 +9,13 @@ import pytest
 from policy_control_plane.configuration import model_reader
 from policy_control_plane.model import Endpoint, HeaderMatch, MatchKind
 from policy_control_plane.model_reader import LoadedModel
+from policy_control_plane.resources import CHAIN
+from policy_control_plane.snapshot_builder import SnapshotBuilder
+from policy_engine.documents.diagnostics import Severity
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sources.chain_file import ChainFiles
+from policy_engine.sources.xds import chain as xds_chain
 from policy_engine.worker.policies.registry import PolicyDefinition, Registry, Version
 
 WHOLE = """
@@ -146,3 +150,105 @@ def test_a_chain_found_good_is_not_taken_for_good_once_it_changes() -> None:
         return len(reader.read(ChainFiles({Path("f.yaml"): text.encode()}, ())).diagnostics)
 
     assert [found(WHOLE), found(WHOLE), found(WHOLE.replace("limit: 1", "limit: x")), found(WHOLE)] == [0, 0, 1, 0]
+
+
+SHARED = """
+version: v1
+clusters: [{name: app, endpoints: []}]
+engine: {endpoints: []}
+shared:
+  standard:
+  - {name: known, version: v1, mode: shadow}
+  - use: more
+  more:
+  - {name: known, version: v1, share: 5%, parameters: {limit: 2}}
+routes:
+- {name: a, match: {path: /a}, cluster: app, body_limit: 1MiB, chain: [use: standard, {name: known, version: v1}]}
+- {name: b, match: {path: /b}, cluster: app, chain: [use: standard]}
+"""
+
+
+def test_shared_lists_are_put_in_and_new_keys_handed_on() -> None:
+    loaded = read(SHARED, registry=Registry([KNOWN]))
+    assert loaded.model is not None, loaded.diagnostics
+    first, second = loaded.model.routes
+    listed = (
+        {"name": "known", "version": "v1", "mode": "shadow"},
+        {"name": "known", "version": "v1", "share": "5%", "parameters": {"limit": 2}},
+    )
+    assert (first.chain, first.settings) == ((*listed, {"name": "known", "version": "v1"}), {"body_limit": "1MiB"})
+    assert (second.chain, second.settings) == (listed, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("limit: 2", "limit: x"), "f0.yaml:10:"),
+        (("limit: 2", "limit: 9007199254740993"), "f0.yaml:10:"),
+        (
+            ("use: more", "use: moer"),
+            "f0.yaml:8:10: /shared/standard/1/use: there is no shared list 'moer'; did you mean",
+        ),
+        (("mode: shadow", "mode: shade"), "/shared/standard/0/mode: is not one of the values allowed"),
+        (("body_limit: 1MiB", "body_limit: 1GiB"), "/routes/0/body_limit: is too large"),
+        ((", chain: [use: standard]}", ", body_limit: 1MiB}"), "goes with a chain, and this route has none"),
+        (
+            ("{name: known, version: v1}]", "{name: known, version: v1, share: 5}]"),
+            "/routes/0/chain/1/share: has no unit",
+        ),
+    ],
+)
+def test_a_mistake_in_a_shared_list_is_told_where_it_stands(change: tuple[str, str], expected: str) -> None:
+    old, new = change
+    assert old in SHARED
+    loaded = read(SHARED.replace(old, new, 1), registry=Registry([KNOWN]))
+    assert loaded.model is None
+    found = "\n".join(map(str, loaded.diagnostics))
+    assert expected in found
+    assert [one.severity for one in loaded.diagnostics].count(Severity.ERROR) == 1, found
+
+
+def test_a_route_may_have_as_large_a_body_as_the_engines_take() -> None:
+    files = ChainFiles({Path("f.yaml"): SHARED.replace("1MiB", "20MiB").encode()}, ())
+    assert model_reader(Registry([KNOWN])).read(files).model is None
+    assert model_reader(Registry([KNOWN]), 20 << 20).read(files).model is not None
+
+
+ERRORS = """
+version: v1
+clusters: [{name: app, endpoints: ["10.0.0.1:80"]}]
+engine: {endpoints: ["unix:/run/engine.sock"]}
+routes:
+- name: a
+  match: {prefix: /a}
+  cluster: app
+  chain: []
+  errors: {format: openai, templates: [{status: 401, body: sign in}]}
+"""
+
+
+def test_how_denials_are_written_goes_to_the_engines_with_the_chain() -> None:
+    model = read(ERRORS).model
+    assert model is not None
+    (chain,) = SnapshotBuilder().build(model)[CHAIN].values()
+    sent = xds_chain.decode(chain.body)
+    templates = [{"status": "401", "content_type": "text/plain; charset=utf-8", "body": "sign in"}]
+    assert sent["errors"] == {"format": "openai", "templates": templates}
+    plain = read(ERRORS.replace("  errors: {format: openai, templates: [{status: 401, body: sign in}]}\n", "")).model
+    assert plain is not None
+    (chain,) = SnapshotBuilder().build(plain)[CHAIN].values()
+    assert "errors" not in xds_chain.decode(chain.body)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("openai", "xml", "/routes/0/errors/format"),
+        ("sign in", "'{{why}}'", "/routes/0/errors/templates/0/body"),
+        ("  chain: []\n", "", "/routes/0/errors"),
+    ],
+)
+def test_mistakes_in_how_denials_are_written_have_a_place(old: str, new: str, path: str) -> None:
+    loaded = read(ERRORS.replace(old, new))
+    assert loaded.model is None
+    assert [one.path for one in loaded.diagnostics] == [path]

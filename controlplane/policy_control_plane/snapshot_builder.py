@@ -97,7 +97,7 @@ class SnapshotBuilder:
         return MappingProxyType(snapshot)
 
     def _chain(self, route: RouteModel) -> Resource:
-        document: dict[str, Any] = {"route_key": route.name, "policies": route.chain}
+        document: dict[str, Any] = {"route_key": route.name, "policies": route.chain, **route.settings}
         if route.errors is not None:
             document["errors"] = route.errors.as_document()
         return resource(route.name, xds_chain.encode(document))

@@ -21,11 +21,10 @@ from policy_engine.envoy.access_log import access_log
 from policy_engine.envoy.demands import Demands, buffer_limit_for
 from policy_engine.envoy.edge import SPELLINGS, http2_limits
 from policy_engine.envoy.filter_config import engine_cluster, ext_proc_filter
-from policy_engine.kernel.route_key import ROUTE_NAME
+from policy_engine.kernel.route_key import ROUTE_NAME, RouteKey
 from policy_engine.limits import BODY_LIMIT
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
-from policy_engine.settings.route_key import RouteKeyPlace
 from policy_engine.sources.xds import chain as xds_chain
 from policy_engine.worker.policies.registry import PolicyDefinition, Registry, Version
 
@@ -234,7 +233,7 @@ def test_the_engines_cluster_is_the_one_that_the_engine_itself_would_write() -> 
 
 def test_the_filter_is_the_one_that_the_engine_itself_would_write() -> None:
     assert previous_hosts_pb2.DESCRIPTOR  # imported for the parser to know the message
-    demands = Demands({}, 0, RouteKeyPlace(ROUTE_NAME), pass_unmapped=False, addresses=(), tls=False)
+    demands = Demands({}, 0, RouteKey(), pass_unmapped=False, addresses=(), tls=False)
     config = ext_proc_filter(demands, ["namespace"])["typed_config"]
     written = json_format.ParseDict(
         {key: value for key, value in config.items() if key != "@type"}, ext_proc_pb2.ExternalProcessor()
@@ -261,7 +260,7 @@ def test_envoy_is_asked_for_what_policies_and_conditions_read() -> None:
     assert list(asked.metadata_options.forwarding_namespaces.untyped) == ["envoy.filters.http.jwt_authn", "geo"]
     nothing = processor_of(build(route("a", "both")))
     assert list(nothing.request_attributes) == [ROUTE_NAME, "source.address"]
-    assert not nothing.HasField("metadata_options")
+    assert not nothing.metadata_options.HasField("forwarding_namespaces")
 
 
 def test_requests_are_spelt_as_behind_the_configuration_that_the_engine_itself_would_write() -> None:

@@ -15,8 +15,10 @@ from typing import Any, NoReturn
 from policy_engine import __version__
 from policy_engine.completion import SHELLS, completion
 from policy_engine.documents.diagnostics import Diagnostic, Rule, has_errors, render_json, render_sarif, render_text
+from policy_engine.documents.quantities import DURATION_FORM, parse_duration
 from policy_engine.explain.arguments import EXPLAINING
 from policy_engine.scaffold import TEMPLATES, ScaffoldError, scaffold
+from policy_engine.schemas.command import KINDS, NoSuchPolicy, description_text, schema_text
 from policy_engine.settings.loading import (
     CONFIG_VARIABLE,
     Settings,
@@ -26,7 +28,10 @@ from policy_engine.settings.loading import (
     render_settings,
     service_links,
 )
+from policy_engine.settings.model import UnmappedRoutes, Verify
+from policy_engine.sources.route_explained import explain_key
 from policy_engine.sources.validate import chain_reader, validate_paths
+from policy_engine.worker.policies.integrity import verify
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
 from policy_engine.worker.policies.registry import Registry
 
@@ -44,6 +49,8 @@ _EXAMPLES = """examples:
   policy-engine run --config configs/policy-engine.yaml
   policy-engine run --config configs/policy-engine.yaml --listen unix:/run/policy-engine.sock --workers 4
   policy-engine validate configs/chains.yaml --policies-directory policies
+  policy-engine validate configs/chains.yaml --policies-directory policies --explain private
+  policy-engine describe jwt-validation --policies-directory policies
   policy-engine config show --config configs/policy-engine.yaml
   policy-engine envoy-config --lint envoy.yaml --config configs/policy-engine.yaml
   policy-engine build-info
@@ -61,6 +68,23 @@ _ENVOY_EXAMPLES = """examples:
 """
 
 
+_HEALTH_EXAMPLES = """examples:
+  in an image        HEALTHCHECK CMD ["/usr/local/bin/policy-engine", "healthcheck"]
+  in a compose file  healthcheck: {test: [CMD, /usr/local/bin/policy-engine, healthcheck]}
+  from elsewhere     policy-engine healthcheck --health-listen 10.0.0.7:9004 --timeout 500ms
+"""
+
+_SCHEMA_EXAMPLES = """examples:
+  policy-engine schema chains --policies-directory policies > chains.schema.json
+  policy-engine schema settings > policy-engine.schema.json
+  policy-engine schema policy > policy.schema.json
+  policy-engine schema parameters jwt-validation@v2 --policies-directory policies
+"""
+
+_DESCRIBE_EXAMPLES = """examples:
+  policy-engine describe jwt-validation --policies-directory policies
+  policy-engine describe jwt-validation@v1 --policies-directory policies --json
+"""
 _DEV_EXAMPLES = """examples:
   policy-engine dev --chains chains.yaml --policies-directory policies
   curl -i http://127.0.0.1:10000/orders   the path of a route is its key
@@ -82,6 +106,8 @@ _OF_CHAINS = (
     "chain_files.end_marker",
     "policy_timeout",
     "construction_timeout",
+    "body_limit",
+    "unmapped_routes",
 )
 """The settings that decide what a valid chain is."""
 
@@ -152,8 +178,15 @@ def parser() -> _Parser:
     validate.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="chain file, directory, or policy")
     validate.add_argument("--format", choices=("text", "json", "sarif"), default="text", help="form of the report")
     validate.add_argument("--json", dest="format", action="store_const", const="json", help="same as --format json")
+    validate.add_argument(
+        "--explain",
+        metavar="KEY",
+        help="say which route of the chain files a route key meets, and why; after the report",
+    )
     _dev_command(commands)
     _envoy_config_command(commands)
+    _healthcheck_command(commands)
+    _schema_commands(commands)
     for name, of in EXPLAINING.items():
         command = _command(
             commands,
@@ -197,6 +230,30 @@ def parser() -> _Parser:
     return parser
 
 
+def _healthcheck_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = _command(
+        commands,
+        "healthcheck",
+        _healthcheck,
+        "ask a running engine whether it is ready, for containers without a shell and for units",
+        examples=_HEALTH_EXAMPLES,
+        shown=("health.",),
+    )
+    command.add_argument("--live", action="store_true", help="ask whether it is alive instead (/livez, not /readyz)")
+    command.add_argument("--timeout", default="2s", metavar="TIME", help="how long to wait for the answer (default 2s)")
+
+
+def _schema_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "print the JSON Schema of a kind of file, for editors"
+    schema = _command(commands, "schema", _schema, text, examples=_SCHEMA_EXAMPLES, shown=("policies.",))
+    schema.add_argument("kind", nargs="?", choices=KINDS, default="chains", help="kind of file; chains unless given")
+    schema.add_argument("policy", nargs="?", default="", help="for parameters: NAME, NAME@v1 or NAME@v1.0.0")
+    text = "say what a policy is, what it takes, and how it is used"
+    describe = _command(commands, "describe", _describe, text, examples=_DESCRIBE_EXAMPLES, shown=("policies.",))
+    describe.add_argument("policy", help="NAME, NAME@v1 or NAME@v1.0.0")
+    describe.add_argument("--json", action="store_true", help="as JSON")
+
+
 def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "run Envoy, an echo upstream and the engine for whoever writes a policy: new code at each save"
     command = _command(commands, "dev", _dev, text, examples=_DEV_EXAMPLES, shown=_OF_DEV)
@@ -214,9 +271,27 @@ def _dev_command(commands: argparse._SubParsersAction[_Parser]) -> None:
 def _envoy_config_command(commands: argparse._SubParsersAction[_Parser]) -> None:
     text = "write the Envoy configuration that the chains need, or check one"
     command = _command(commands, "envoy-config", _envoy_config, text, examples=_ENVOY_EXAMPLES, shown=_OF_ENVOY)
-    command.add_argument("--lint", type=Path, metavar="FILE", help="check an Envoy bootstrap (YAML or JSON) instead")
+    command.add_argument(
+        "--lint",
+        type=Path,
+        metavar="FILE",
+        help="check a bootstrap, a config dump, what egctl prints, or manifests instead",
+    )
     command.add_argument("--output", type=Path, metavar="FILE", help="write to a file instead of standard output")
-    command.add_argument("--bootstrap", action="store_true", help="write a whole bootstrap with one route per chain")
+    command.add_argument(
+        "--target",
+        choices=("bootstrap", "filter", "envoy-gateway", "istio", "kgateway"),
+        help="for whom: a whole bootstrap with one route per chain, parts for a configuration of your own (the "
+        "default), or manifests for a control plane",
+    )
+    command.add_argument("--bootstrap", action="store_true", help="same as --target bootstrap")
+    command.add_argument(
+        "--gateway",
+        metavar="NAMESPACE/NAME",
+        help="the Gateway that manifests are for (default default/eg); for Istio, namespace and `istio` label of its "
+        "pods (default istio-system/ingressgateway)",
+    )
+    command.add_argument("--listener", default="http", metavar="NAME", help="listener of that Gateway, for its patches")
     command.add_argument("--upstream", default="127.0.0.1:8080", metavar="ADDRESS", help="upstream of the bootstrap")
     command.add_argument("--ingress", default="127.0.0.1:10000", metavar="ADDRESS", help="listener of the bootstrap")
     command.add_argument("--envoy-admin", default="127.0.0.1:9901", metavar="ADDRESS", help="admin of the bootstrap")
@@ -282,7 +357,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _registry(settings: Settings) -> Registry:
-    return load_policies(settings.policies.registry or settings.policies.directory)
+    policies = settings.policies
+    return load_policies(policies.registry or policies.directory, strict=policies.verify is Verify.STRICT)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -342,10 +418,34 @@ def _validate(options: argparse.Namespace) -> int:
         check_tls(settings)
     except ValueError as error:
         return _complain(str(error), 1)
+    if options.explain is not None and options.format != "text":
+        return _complain("--explain goes with --format text alone")
     registry = _registry(settings)
-    found = validate_paths(options.paths, registry, chain_reader(registry, settings))
+    reader = chain_reader(registry, settings)
+    found = validate_paths(options.paths, registry, reader)
     print(_report(found, options.format, f"valid: {', '.join(map(str, options.paths))}\n"), end="")
+    if options.explain is not None and not has_errors(found):
+        passes = settings.unmapped_routes is UnmappedRoutes.PASS
+        print(explain_key(options.explain, options.paths, reader, passes=passes), end="")
     return 1 if has_errors(found) else 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    if (options.kind == "parameters") != bool(options.policy):
+        return _complain("the name of a policy goes with `parameters`, and with nothing else")
+    try:
+        print(schema_text(options.kind, _registry(_settings(options)), options.policy), end="")
+    except NoSuchPolicy as error:
+        return _complain(str(error))
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    try:
+        print(description_text(_registry(_settings(options)), options.policy, as_json=options.json), end="")
+    except NoSuchPolicy as error:
+        return _complain(str(error))
+    return 0
 
 
 def _report(found: Sequence[Diagnostic], form: str, nothing: str, *, rules: bool = False) -> str:
@@ -420,8 +520,23 @@ def _build_info(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     policies = settings.policies.registry or settings.policies.directory
-    print(json.dumps(build_info(_registry(settings), policies), indent=2))
+    print(json.dumps(build_info(_registry(settings), policies, verify(policies)), indent=2))
     return 0
+
+
+def _healthcheck(options: argparse.Namespace) -> int:
+    from policy_engine.telemetry.healthcheck import healthcheck  # noqa: PLC0415 - see _run
+
+    address = _settings(options).health.listen
+    if address is None:
+        return _complain("health.listen is off: there is nobody to ask")
+    try:
+        seconds = parse_duration(options.timeout)
+    except ValueError:
+        return _complain(f"--timeout {options.timeout!r}: expected {DURATION_FORM}")
+    well, text = healthcheck(address, live=options.live, timeout=seconds)
+    print(text)
+    return 0 if well else 1
 
 
 def _new_policy(options: argparse.Namespace) -> int:

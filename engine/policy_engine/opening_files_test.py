@@ -16,7 +16,7 @@ from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.lint import lint_file
 from policy_engine.settings.loading import SettingsError, load_settings
 from policy_engine.settings.model import Settings
-from policy_engine.settings.route_key import route_key_place
+from policy_engine.settings.route_key import route_key_of
 from policy_engine.sources.chain_file import read_chain_files
 from policy_engine.sources.xds.saved import SavedError, load
 from policy_engine.worker.policies.loader import load_registry_file
@@ -48,7 +48,7 @@ def checksum(path: Path) -> str:
     return str(read_chain_files((file,)).diagnostics[0])
 
 
-NOTHING = Demands({}, 0, route_key_place(Settings().route_key), pass_unmapped=False, addresses=(), tls=False)
+NOTHING = Demands({}, 0, route_key_of(Settings().route_key), pass_unmapped=False, addresses=(), tls=False)
 READERS: dict[str, Callable[[Path], str]] = {
     "chain file": lambda path: str(read_chain_files((path,)).diagnostics[0]),
     "checksum": checksum,

@@ -40,8 +40,9 @@ def entry(
     condition: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     enabled: bool = True,
+    **more: Any,
 ) -> PolicySpec:
-    """A chain entry for a class that `kernel_of` was given."""
+    """A chain entry for a class that `kernel_of` was given; `more` are further fields of `PolicySpec`."""
     return PolicySpec(
         policy_class.__name__.lower(),
         "v1",
@@ -50,6 +51,7 @@ def entry(
         failure_mode=FailureMode(failure_mode),
         timeout=timeout,
         parameters=parameters or {},
+        **more,
     )
 
 

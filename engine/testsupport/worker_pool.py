@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from policy_engine.processes.channel import Message
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
@@ -76,6 +77,7 @@ async def pool_of(
     tracing: str = "",
     worker_timeout: float = 5.0,
     listen: str = "",
+    told: Callable[[Message], None] = lambda message: None,
 ) -> AsyncIterator[WorkerPool]:
     policy = directory / "policies" / "tag" / "v1_0_0"
     policy.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ async def pool_of(
         bind=(listen or f"unix:{directory}/{socket}",),
         transport=transport,
         policies=str(directory / "policies"),
-        route_key="xds.route_name",
+        route_key=("route_name",),
         pass_unmapped=False,
         body_limit=1 << 20,
         drain_seconds=5.0,
@@ -97,7 +99,7 @@ async def pool_of(
         construction_seconds=2.0,
         worker_timeout=worker_timeout,
     )
-    pool = WorkerPool(count, options, changed)
+    pool = WorkerPool(count, options, changed, told)
     await pool.start()
     try:
         yield pool

@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -62,13 +63,15 @@ class PageServer:
     def run(self, binary: str, script: str, timeout_s: float) -> Any:
         """Return what the body of an async function, `script`, returns in the browser, or the text of its error."""
         self._page = (_PAGE % script).encode()
-        with tempfile.TemporaryDirectory(prefix="browser-") as profile:
+        # Processes of the browser may still write into it when their parent is gone.
+        with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
             command = [binary, *_FLAGS, f"--user-data-dir={profile}", "--remote-debugging-port=0", f"{self.origin}/"]
-            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            null = subprocess.DEVNULL
+            with subprocess.Popen(command, stdout=null, stderr=null, start_new_session=True) as process:
                 try:
                     return self._seen.get(timeout=timeout_s)
                 finally:
-                    process.kill()
+                    os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
 
     def serve(self) -> None:

@@ -88,8 +88,8 @@ class EngineProcess(Process):
     """The engine as a process of this machine, from this interpreter's import path, files in `directory`.
 
     It listens at `address`: a Unix socket, or a port of 127.0.0.1 with `tcp`. With `hosts`, that file is what it finds
-    in place of /etc/hosts. A `sealed` one can write no file, and has no home, as in an image. `flags` are further ones
-    of `run`.
+    in place of /etc/hosts. `policies` is a directory of them, or a registry's file. A `sealed` one can write no file,
+    and has no home, as in an image. `flags` are further ones of `run`.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class EngineProcess(Process):
                     listen=f"127.0.0.1:{self.address}" if tcp else f"unix:{self.address}",
                     admin_port=self.admin.port,
                     chains=str(chains),
-                    policies={"directory": str(policies)},
+                    policies={"registry" if policies.is_file() else "directory": str(policies)},
                 ),
                 sort_keys=False,
             )

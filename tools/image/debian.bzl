@@ -1,4 +1,4 @@
-"""Pinned Debian packages of one architecture as a repository: `@debian_amd64//:NAME` is the data archive of one, `:all` of all.
+"""Pinned Debian packages of one architecture as a repository: `@debian_amd64//:NAME` are the archives of one, `:all` of all.
 
 The lock gives each package's path and sha256. Debian's snapshot archive keeps every version for ever; the mirror that
 ./bazelw reads from the machine's apt configuration (DEBIAN_MIRROR) is asked first, since it is near, but it drops
@@ -12,7 +12,7 @@ filegroup(name = "all", srcs = {all})
 """
 
 _PACKAGE = """
-filegroup(name = "{name}", srcs = glob(["{name}/data.tar*"]))
+filegroup(name = "{name}", srcs = glob(["{name}/control.tar*", "{name}/data.tar*"]))
 """
 
 def _archive(mirror, package):

@@ -4,7 +4,13 @@
 """
 
 load("@rules_python//python:py_info.bzl", "PyInfo")
-load("//builder:policy_builder/recipe.bzl", "SITE_PACKAGES", "wheel_belongs_in_image")
+load(
+    "//builder:policy_builder/recipe.bzl",
+    "COMPRESSION",
+    "COMPRESSIONS",
+    "SITE_PACKAGES",
+    "wheel_belongs_in_image",
+)
 
 # What every rule that declares layers has: the tool, and the Python of images, which compiles the modules in them.
 LAYER_TOOL = {
@@ -19,7 +25,8 @@ ARCHITECTURE = select({
 })
 
 def _deb_layer_impl(ctx):
-    out = ctx.actions.declare_file(ctx.label.name + ".tar")
+    # The history of an image has the file's name, which must not depend on the target's.
+    out = ctx.actions.declare_file(ctx.label.name.removesuffix("." + ctx.attr.compression) + COMPRESSIONS[ctx.attr.compression])
     args = ctx.actions.args()
     args.add("debs")
     args.add(out)
@@ -38,7 +45,10 @@ def _deb_layer_impl(ctx):
 deb_layer = rule(
     implementation = _deb_layer_impl,
     doc = "The base layer: Debian packages, unpacked.",
-    attrs = {"packages": attr.label_list(allow_files = True, mandatory = True)} | LAYER_TOOL,
+    attrs = {
+        "compression": attr.string(default = COMPRESSION, values = COMPRESSIONS.keys()),
+        "packages": attr.label_list(allow_files = True, mandatory = True),
+    } | LAYER_TOOL,
 )
 
 def _deb_interpreter_impl(ctx):
@@ -110,22 +120,27 @@ def python_entries(targets, directory = SITE_PACKAGES):
                 break
     return entries.values()
 
-def declare_layer(ctx, name, entries):
+def declare_layer(ctx, name, entries, compression = COMPRESSION):
     """Declares the action that writes a layer of files; the rule has LAYER_TOOL among its attributes.
 
     Args:
       ctx: the rule's context.
       name: of the tar, without its suffix.
-      entries: structs of `path` (in the image) and `file`; a directory has None for its file.
+      entries: structs of `path` (in the image) and `file`; an empty directory has None for its file, and the files of a
+        tree go below the path.
+      compression: a key of COMPRESSIONS.
 
     Returns:
       The tar.
     """
-    out = ctx.actions.declare_file(name + ".tar")
+    out = ctx.actions.declare_file(name + COMPRESSIONS[compression])
     manifest = ctx.actions.declare_file(name + ".manifest.json")
     files = [entry.file for entry in entries if entry.file]
     ctx.actions.write(manifest, json.encode([
-        {"path": entry.path, "source": entry.file.path} if entry.file else {"directory": True, "path": entry.path}
+        {"directory": True, "path": entry.path} if not entry.file else {
+            "tree" if entry.file.is_directory else "source": entry.file.path,
+            "path": entry.path,
+        }
         for entry in entries
     ]))
     ctx.actions.run(

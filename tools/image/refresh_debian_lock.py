@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import io
 import json
 import lzma
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in ("builder", "engine")]
+
+from policy_builder.describe.debian_licences import licences_in  # noqa: E402 - found through the line above
+from policy_builder.discover.debian import DebianError, DebianPackage, download, members  # noqa: E402
 
 LOCK = Path(__file__).parent / "debian.lock.json"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -30,6 +37,7 @@ SOURCES = (("debian", "{suite}"), ("debian-security", "{suite}-security"))
 """Archives and their suites, by name; the first is the one that `archive` in the lock leaves out."""
 
 LEFT_OUT = {
+    "awk": "only the installation script of base-files runs it",
     "debconf": "asks questions during an installation",
     "openssl": "only the installation script of ca-certificates runs it",
     "openssl-provider-legacy": "ciphers that nobody should use",
@@ -82,6 +90,8 @@ def chosen(names: Iterable[str], archives: Mapping[str, Mapping[str, Package]]) 
         entries[name] = {"archive": archive} if archive != SOURCES[0][0] else {}
         entries[name] |= {"path": package["Filename"], "sha256": package["SHA256"]}
         entries[name] |= {"size": int(package["Size"]), "version": package["Version"]}
+        # The SBOM names both. A source without a version has that of the package.
+        entries[name] |= {key.lower(): package[key] for key in ("Source", "Maintainer") if key in package}
     if missing:
         raise RefreshError("\n".join([*missing, f"Add what is needed to {LOCK.name}, or to LEFT_OUT with a reason."]))
     return entries
@@ -161,13 +171,45 @@ def refreshed(lock: Mapping[str, Any], top: str) -> tuple[dict[str, dict[str, di
     return entries, max(dates)
 
 
+def add_licences(lock: Mapping[str, Any], top: str) -> None:
+    """Give every package of the lock the names of the licences in its copyright file. Raises OSError, DebianError."""
+    for architecture in ARCHITECTURES:
+        texts: dict[str, str] = {}
+        links: dict[str, str] = {}
+        for name, entry in lock["packages"][architecture].items():
+            package = DebianPackage(
+                name, entry["version"], entry["path"], entry["sha256"], entry.get("archive", "debian")
+            )
+            for path, text in documentation(download(package, [f"{top}/debian", lock["snapshot"]])).items():
+                target = links if text.startswith("-> ") else texts
+                target[path] = text.removeprefix("-> ")
+        for name, entry in lock["packages"][architecture].items():
+            entry["licences"] = licences_in(texts.get(links.get(name, name), ""))
+
+
+def documentation(deb: bytes) -> dict[str, str]:
+    """Return the copyright files in a package by the names of their directories; `-> NAME` for one that is a link."""
+    found = {}
+    for member, content in members(deb, "the package"):
+        if not member.startswith("data.tar"):
+            continue
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for one in tar:
+                match = re.fullmatch(r"(?:\./)?usr/share/doc/([^/]+)(/copyright)?", one.name.rstrip("/"))
+                if match and match[2] and (stream := tar.extractfile(one)):
+                    found[match[1]] = stream.read().decode(errors="replace")
+                elif match and not match[2] and one.issym():
+                    found[match[1]] = f"-> {one.linkname.rpartition('/')[2]}"
+    return found
+
+
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return a line for each entry that differs between two sets of packages by architecture."""
     lines = []
     for architecture, entries in after.items():
         known = before.get(architecture, {})
         for name, entry in entries.items():
-            if entry != known.get(name):
+            if entry != {key: value for key, value in known.get(name, {}).items() if key != "licences"}:
                 was = f"{known[name]['version']} → " if name in known else ""
                 lines.append(f"{architecture} {name} {was}{entry['version']}")
     return lines
@@ -177,17 +219,19 @@ def main() -> int:
     """Refresh the lock and say what changed; returns the exit status."""
     lock = json.loads(LOCK.read_text())
     try:
-        entries, published = refreshed(lock, mirror().removesuffix("/debian"))
-    except (OSError, RefreshError) as error:
+        top = mirror().removesuffix("/debian")
+        entries, published = refreshed(lock, top)
+        changed = changes(lock["packages"], entries)
+        print("\n".join(changed) or "everything is the newest")
+        if changed:
+            # The snapshot of a time after the newest list has all packages that it names.
+            lock["snapshot"] = f"{SNAPSHOT}/{published + datetime.timedelta(days=1):%Y%m%dT000000Z}"
+            lock["packages"] = entries
+            add_licences(lock, top)
+            LOCK.write_text(json.dumps(lock, indent=1) + "\n")
+    except (OSError, RefreshError, DebianError) as error:
         print(error, file=sys.stderr)
         return 1
-    changed = changes(lock["packages"], entries)
-    print("\n".join(changed) or "everything is the newest")
-    if changed:
-        # The snapshot of a time after the newest list has all packages that it names.
-        lock["snapshot"] = f"{SNAPSHOT}/{published + datetime.timedelta(days=1):%Y%m%dT000000Z}"
-        lock["packages"] = entries
-        LOCK.write_text(json.dumps(lock, indent=1) + "\n")
     return 0
 
 

@@ -1,6 +1,6 @@
 """What `policy_image` runs (builder/defs.bzl): validates and describes the policies that targets and `deps` brought.
 
-    bazel_tool REQUEST.json registry=PATH build_info=PATH sbom=PATH licences=PATH labels=PATH tags=PATH
+    bazel_tool REQUEST.json registry=PATH build_info=PATH sbom=PATH licences=PATH labels=PATH tags=PATH metadata=DIR
 
 A separate module because the request's form belongs to that rule. Checks and documents are those of
 `policy-builder`; only who gathers the files differs. All mistakes are in one report, nothing is written then (R-42).
@@ -8,16 +8,19 @@ A separate module because the request's form belongs to that rule. Checks and do
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 
 from policy_builder.describe.documents import documents
+from policy_builder.describe.engine_metadata import engine_metadata
 from policy_builder.describe.generate import labels
 from policy_builder.discover.choice import ChosenPolicy
 from policy_builder.discover.debian import read_lock
@@ -26,8 +29,9 @@ from policy_builder.discover.engine_source import engine_version
 from policy_builder.discover.file_kinds import CONFIGURATION_TAKEN, unfit_configuration
 from policy_builder.discover.library import Library
 from policy_builder.discover.platform import Platform
-from policy_builder.discover.policy_source import PolicySource, read_source
+from policy_builder.discover.policy_source import Package, PolicySource, read_source
 from policy_builder.discover.requirements_file import Requirements
+from policy_builder.recipe import is_own_label
 from policy_builder.validate.facts import Facts
 from policy_builder.validate.machine import machine_findings
 from policy_builder.validate.report import Report
@@ -48,18 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if report.failed:
         return 1
     written = documents(facts) | {
-        "labels": "".join(f"{key}={value}\n" for key, value in labels(facts).items()),
-        "tags": f"{request['repository']}:{facts.engine_version}\n",
+        "labels": "".join(f"{key}={value}\n" for key, value in {**labels(facts), **request.get("labels", {})}.items()),
+        "remote_tags": "".join(f"{tag}\n" for tag in request.get("tags", ())),
+        "tags": "".join(f"{request['repository']}:{tag}\n" for tag in request.get("tags") or (facts.engine_version,)),
     }
     for output in outputs:
         name, _, path = output.partition("=")
-        Path(path).write_text(written[name], encoding="utf-8")
+        files = engine_metadata(facts) if name == "metadata" else {"": written[name]}
+        for file, text in files.items():
+            target = Path(path, file) if file else Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
     return 0
 
 
 def gather(request: Mapping[str, Any], report: Report) -> Facts:
     """Return what the request describes, with everything wrong with it in `report`."""
     platform = Platform(request["architecture"])
+    for key in filter(is_own_label, request.get("labels", {})):
+        finding = Diagnostic(f"labels, {key}", "is what the image says of itself, and is not set here")
+        report.add(request["label"], [finding])
     for file in request.get("configuration", ()):
         wrong = unfit_configuration(Path(file))
         if wrong:
@@ -88,9 +100,9 @@ def gather(request: Mapping[str, Any], report: Report) -> Facts:
         report.add(str(source), code_findings(source, needs[str(source)], engine))
     files = _named(request["engine"]["files"])
     version = engine_version(Path(request["engine"]["version"]))
-    return Facts(
-        version, files, tuple(sources), resolution, read_lock(Path(request["debian_lock"]), platform.architecture)
-    )
+    debian = read_lock(Path(request["debian_lock"]), platform.architecture)
+    licence = Path(request["engine"]["licence"]) if "licence" in request["engine"] else None
+    return Facts(version, files, tuple(sources), resolution, debian, licence)
 
 
 def _source(policy: Mapping[str, Any], platform: Platform, report: Report) -> PolicySource:
@@ -104,8 +116,28 @@ def _source(policy: Mapping[str, Any], platform: Platform, report: Report) -> Po
     files = _named(policy["files"])
     environment = platform.marker_environment()
     return read_source(
-        chosen, policy["where"], files, tuple(policy["tests"]), environment=environment, requires=requires
+        chosen,
+        policy["where"],
+        files,
+        tuple(policy["tests"]),
+        environment=environment,
+        requires=requires,
+        package=_package(policy.get("package"), report),
     )
+
+
+def _package(described: Mapping[str, Any] | None, report: Report) -> Package | None:
+    """Return the wheel that brings a policy, of its METADATA and, where it is at hand, of the wheel itself."""
+    if not described:
+        return None
+    try:
+        distribution = read_distribution(_named(described["files"]))
+    except DistributionError as error:
+        report.add(described["owner"], [Diagnostic(described["owner"], str(error), rule=Rule.REQUIREMENTS)])
+        return None
+    wheel = Path(described["wheel"]) if described.get("wheel") else None
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest() if wheel is not None else ""
+    return Package.of(replace(distribution, wheel=digest))
 
 
 def _needs(subject: str, entries: Sequence[Mapping[str, str]], report: Report) -> Needs:

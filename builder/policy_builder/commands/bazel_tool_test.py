@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from policy_builder.commands import bazel_tool
 from policy_builder.testworld import CODE, World, elf
 
-OUTPUTS = ("registry", "build_info", "sbom", "licences", "labels", "tags")
+OUTPUTS = ("registry", "build_info", "sbom", "licences", "labels", "tags", "remote_tags", "metadata")
 
 
 def distribution(directory: Path, name: str, version: str) -> list[dict[str, str]]:
@@ -42,10 +43,14 @@ def policy(directory: Path, label: str, requirements: list[dict[str, str]], vers
 
 
 def run(
-    world: World, *policies: dict[str, Any], architecture: str = "amd64", configuration: Sequence[Path] = ()
+    world: World,
+    *policies: dict[str, Any],
+    architecture: str = "amd64",
+    configuration: Sequence[Path] = (),
+    **more: Any,
 ) -> tuple[int, Path]:
     engine = world.root / "engine/policy_engine/__init__.py"
-    request = {
+    request: dict[str, Any] = {
         "architecture": architecture,
         "configuration": [str(path) for path in configuration],
         "debian_lock": str(world.debian),
@@ -57,7 +62,10 @@ def run(
         "label": "//:image",
         "policies": policies,
         "repository": "team/engine",
+        **more,
     }
+    if (world.root / "LICENSE").is_file():
+        request["engine"]["licence"] = str(world.root / "LICENSE")
     (world.root / "request.json").write_text(json.dumps(request))
     out = world.root / "out"
     out.mkdir(exist_ok=True)
@@ -83,6 +91,30 @@ def test_documents_of_an_image(world: World) -> None:
         "lib": ["one v1.0.0"],
     }
     assert [one["name"] for one in information["libraries"]] == ["shared"]
+
+
+def test_what_an_image_says_more_and_of_a_policy_from_a_wheel(world: World) -> None:
+    (world.root / "LICENSE").write_text("The licence.\n")
+    installed = distribution(world.root, "acme_policies", "1.4.0")
+    wheel = world.root / "acme.whl"
+    wheel.write_bytes(b"wheel")
+    one = policy(world.policy("one"), "//one", [])
+    files = [{"path": entry["path"], "source": entry["source"]} for entry in installed if "METADATA" in entry["path"]]
+    one["package"] = {"files": files, "owner": "pypi_acme", "wheel": str(wheel)}
+    status, out = run(world, one, labels={"team": "gateway"}, tags=["v1", "stable"])
+    assert status == 0
+    assert (out / "tags").read_text() == "team/engine:v1\nteam/engine:stable\n"
+    assert (out / "remote_tags").read_text() == "v1\nstable\n"
+    assert "team=gateway\n" in (out / "labels").read_text()
+    assert "policy-engine.package.one.v1.0.0=acme_policies==1.4.0\n" in (out / "labels").read_text()
+    (described,) = json.loads((out / "build_info").read_text())["policies"]
+    digest = hashlib.sha256(b"wheel").hexdigest()
+    assert described["package"] == {
+        "name": "acme_policies", "version": "1.4.0", "licence": "MIT", "wheel": f"sha256:{digest}",
+    }  # fmt: skip
+    directory = out / "metadata/policy_engine-0.9.0.dist-info"
+    assert (directory / "licenses/LICENSE").read_text() == "The licence.\n"
+    assert run(world, one, labels={"policy-engine.version": "9"})[0] == 1
 
 
 def test_every_mistake_of_every_target_is_in_one_report(world: World, capsys: pytest.CaptureFixture[str]) -> None:

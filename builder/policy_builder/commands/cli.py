@@ -1,4 +1,4 @@
-"""The command `policy-builder`: validate, build, lock and push, with an exit status that says who has to act."""
+"""The command `policy-builder`: from a choice to a verified image, with an exit status that says who has to act."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from policy_builder.attest.image_store import ImageError
+from policy_builder.attest.keys import KeyFileError
+from policy_builder.attest.verification import ReviewedError
 from policy_builder.commands.lock import LockError, write_lock
+from policy_builder.commands.trust import add_diff, add_push, add_sign, add_verify
 from policy_builder.discover.debian import DebianError
 from policy_builder.discover.engine_source import EngineError
 from policy_builder.discover.platform import Platform
@@ -17,7 +21,7 @@ from policy_builder.discover.workspace import Workspace, WorkspaceError, find_wo
 from policy_builder.package.bytecode import BytecodeError
 from policy_builder.package.image import Built, OutputError, build
 from policy_builder.package.layers import LayerError
-from policy_builder.package.push import PushError, push
+from policy_builder.package.registry import PushError
 from policy_builder.validate.report import Report, as_json
 from policy_builder.validate.validation import validate
 
@@ -26,9 +30,15 @@ FINDINGS = 1
 USAGE = 2
 ENVIRONMENT = 3
 
+_OTHERS = (
+    *(BytecodeError, DebianError, EngineError, ImageError, KeyFileError, LayerError, LockError, OutputError),
+    *(PushError, ReviewedError, OSError),
+)
+"""Errors that say what is missing, where the manifest is not at fault."""
+
 _EPILOG = """exit status:
   0  done; warnings are possible
-  1  the manifest or a policy has errors; the report has all of them, and nothing was written
+  1  the manifest or a policy has errors, an image is refused or differs; the report has all of it, nothing was written
   2  the command line is wrong
   3  something else is missing: network, registry, a tool, room on the disk; nothing was written"""
 
@@ -43,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except FetchError as error:
         print(f"policy-builder: {error}\n{error.output}".rstrip(), file=sys.stderr)
-    except (BytecodeError, DebianError, EngineError, LayerError, LockError, OutputError, PushError, OSError) as error:
+    except _OTHERS as error:
         print(f"policy-builder: {error}", file=sys.stderr)
     return ENVIRONMENT
 
@@ -67,12 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_lock)
     _choice_options(command)
     command.add_argument("--output", type=Path, required=True, metavar="FILE")
-    command = commands.add_parser("push", help="push a built image to a registry")
-    command.set_defaults(run=_push)
-    command.add_argument("output", type=Path, metavar="DIR", help="the --output of build")
-    command.add_argument("-r", "--repository", required=True, metavar="HOST/NAME")
-    command.add_argument("-t", "--tag", action="append", default=[])
-    command.add_argument("--insecure", action="store_true", help="plain HTTP to a host that is not this machine")
+    text = "push a built image to a registry, with SBOM and provenance, and sign it where a key is given"
+    add_push(commands.add_parser("push", help=text))
+    add_sign(commands.add_parser("sign", help="sign an image in a registry, and attach what vouches for it"))
+    text = "check an image's signature, provenance and SBOM, and every policy in it"
+    add_verify(commands.add_parser("verify", help=text))
+    add_diff(commands.add_parser("diff", help="name what changed between two images; exit status 1 when anything did"))
     return parser
 
 
@@ -135,13 +145,6 @@ def _lock(options: argparse.Namespace) -> int:
     )
     _show(options, report)
     return FINDINGS if report.failed else OK
-
-
-def _push(options: argparse.Namespace) -> int:
-    pushed = push(options.output / "oci", options.repository, options.tag, insecure=options.insecure)
-    print(f"{options.repository}@{pushed.digest}", *pushed.tags)
-    print(f"{pushed.uploaded} uploaded, {pushed.present} already there", file=sys.stderr)
-    return OK
 
 
 def _show(options: argparse.Namespace, report: Report, built: Built | None = None) -> None:

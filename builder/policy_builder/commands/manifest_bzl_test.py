@@ -15,11 +15,14 @@ from policy_builder.discover.choice import read_choice
 
 PARSED: dict[str, dict[str, Any]] = json.loads(Path("builder/parsed_manifests.json").read_text())
 
-ACCEPTED = ("block entries", "entries at the margin", "flow entries", "no policies", "other lists")
+ACCEPTED = ("block entries", "entries at the margin", "flow entries", "image", "no policies", "other lists")
 REFUSED_BY_BOTH = {
     "key twice": '4: "name" is here for the second time',
+    "label twice": '4: "a" is here for the second time',
+    "no compression": "2: compression is one of gzip, none",
     "no item": "3: expected `- name: …`",
     "no list": "2: policies is a list, one `- name: …` for each",
+    "no mapping": '2: expected a mapping such as {a: b}, not "[a]"',
     "no list of wheels": '2: expected a list such as [a, b], not "dist"',
     "no name": '3: lacks the required key "name"',
     "no policies key": ' lacks the required key "policies"',
@@ -30,7 +33,7 @@ REFUSED_BY_BOTH = {
     "policies twice": '3: "policies" is here for the second time',
     "tab": "3: has a tab; YAML is indented with spaces",
     "text before any key": "1: expected a key",
-    "unknown key": '2: "policys" is not a key of a manifest of policies; allowed: configuration, libraries, policies',
+    "unknown key": '2: "policys" is not a key of a manifest of policies; allowed: annotations, compression, configuration',
     "unknown key of a policy": '4: "verson" is not a key of a chosen policy; allowed: name, package, path, version',
 }
 REFUSED_BY_BAZEL = {
@@ -69,6 +72,12 @@ def test_bazel_reads_what_policy_builder_reads(case: str, tmp_path: Path) -> Non
     choice, diagnostics = read_choice(manifest)
     assert choice is not None, diagnostics
     assert parsed["repository"] == choice.repository
+    settings, container = parsed["settings"], choice.container
+    assert [tmp_path / one for one in settings.get("configuration", ())] == list(choice.configuration)
+    assert tuple(settings.get("tags", ())) == container.tags
+    for name in ("annotations", "env", "labels"):
+        assert settings.get(name, {}) == getattr(container, name)
+    assert settings.get("compression", "gzip") == container.compression
     assert [(one["name"], one["version"]) for one in parsed["policies"]] == [
         (one.name, str(one.version)) for one in choice.policies
     ]

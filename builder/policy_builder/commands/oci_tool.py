@@ -1,10 +1,10 @@
 """The command line over OCI layouts that Bazel's image rules run in offline mode (tools/offline/modules/rules_oci).
 
-    oci_tool build OUT CONFIG.json [--labels FILE] [--env FILE] LAYER.tar…
+    oci_tool build [--labels FILE] [--annotations FILE] [--env FILE] OUT CONFIG.json LAYER…
     oci_tool index OUT LAYOUT…
     oci_tool digest LAYOUT OUT
     oci_tool tarball LAYOUT OUT TAGS-FILE
-    oci_tool push LAYOUT --repository HOST/NAME [--tag TAG]… [--tags-file FILE] [--insecure]
+    oci_tool push LAYOUT --repository HOST/NAME [--tag TAG]… [--tags-file FILE] [--insecure] [--ca FILE]
 
 A separate module because its arguments belong to those rules and not to `policy-builder`.
 """
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from policy_builder.package.oci_layout import ImageConfig, blobs, write_docker_archive, write_image, write_index
-from policy_builder.package.push import PushError, push
+from policy_builder.package.push import Connection, PushError, push
 
 
 def _pairs(files: Sequence[Path]) -> dict[str, str]:
@@ -31,9 +31,9 @@ def _build(options: argparse.Namespace) -> None:
     given = json.loads(options.config.read_text())
     for name in ("entrypoint", "cmd", "exposed_ports"):
         given[name] = tuple(given[name])
-    write_image(
-        options.out, options.layers, ImageConfig(**given, env=_pairs(options.env), labels=_pairs(options.labels))
-    )
+    env, labels, annotations = (_pairs(one) for one in (options.env, options.labels, options.annotations))
+    config = ImageConfig(**given, env=env, labels=labels, annotations=annotations)
+    write_image(options.out, options.layers, config)
 
 
 def _index(options: argparse.Namespace) -> None:
@@ -51,7 +51,7 @@ def _tarball(options: argparse.Namespace) -> None:
 def _push(options: argparse.Namespace) -> None:
     tags = [*options.tag, *(tag for file in options.tags_file for tag in file.read_text().split())]
     try:
-        pushed = push(options.layout, options.repository, tags, insecure=options.insecure)
+        pushed = push(options.layout, options.repository, tags, Connection(options.insecure, options.ca))
     except PushError as error:
         raise SystemExit(str(error)) from None
     print(f"{options.repository}@{pushed.digest}", *tags)
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("out", type=Path)
     command.add_argument("config", type=Path)
     command.add_argument("--labels", type=Path, action="append", default=[])
+    command.add_argument("--annotations", type=Path, action="append", default=[])
     command.add_argument("--env", type=Path, action="append", default=[])
     command.add_argument("layers", type=Path, nargs="*")
     command = commands.add_parser("index")
@@ -89,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("-t", "--tag", action="append", default=[])
     command.add_argument("--tags-file", type=Path, action="append", default=[])
     command.add_argument("--insecure", action="store_true", help="plain HTTP to a host that is not this machine")
+    command.add_argument("--ca", type=Path, help="PEM file of authorities to trust besides those of this machine")
     options = parser.parse_args(arguments)
     options.run(options)
 

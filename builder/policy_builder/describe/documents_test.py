@@ -12,8 +12,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from policy_builder.discover.debian import DebianError, data_archives, read_lock
 from policy_builder.discover.distributions import DistributionError, read_distribution
+from policy_builder.package.image import layer_digests
 from policy_builder.package.layers import LayerError, files
-from policy_builder.package.oci_layout import ImageConfig, blobs, write_docker_archive, write_image, write_index
+from policy_builder.package.oci_layout import ImageConfig, blob_path, write_docker_archive, write_image, write_index
 from policy_builder.testworld import CODE, World
 
 DEBIAN = ("libone", "libtwo", "python3.13-minimal")
@@ -35,7 +36,8 @@ def test_the_sbom_is_valid_and_lists_every_part_with_who_needs_it(built: Path) -
     document = json.loads(text)
     components = {one["bom-ref"]: one for one in document["components"]}
     assert set(components) == {
-        *(f"pkg:deb/debian/{name}@1.0?arch=all&distro=trixie" for name in DEBIAN),
+        "os:debian@13",
+        *(f"pkg:deb/debian/{name}@1.0?arch=all&distro=debian-13" for name in DEBIAN),
         "pkg:pypi/engine-core@1.0",
         "pkg:pypi/lib@1.0",
         "pkg:pypi/odd@1.0",
@@ -71,8 +73,8 @@ def test_build_information_says_who_needs_what(built: Path) -> None:
 
 
 def test_the_same_documents_are_in_the_image_and_beside_it(built: Path) -> None:
-    last = [blob for blob in blobs(built / "oci") if blob.media_type.endswith("layer.v1.tar")][-1]
-    with tarfile.open(built / "oci/blobs" / last.digest.replace(":", "/")) as tar:
+    last = layer_digests(built / "oci")[-1]
+    with tarfile.open(blob_path(built / "oci", last)) as tar:
         inside = {one.name.rpartition("/")[2]: tar.extractfile(one) for one in tar if one.isfile()}
         assert {name: stream.read() for name, stream in inside.items() if stream} == {
             name: (built / name).read_bytes()

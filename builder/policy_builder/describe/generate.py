@@ -44,7 +44,13 @@ def labels(facts: Facts) -> dict[str, str]:
         "org.opencontainers.image.licenses": LICENCE,
         "org.opencontainers.image.version": facts.engine_version,
         "policy-engine.version": facts.engine_version,
-    } | {f"policy-engine.policy.{policy.name}.{policy.version}": digests[str(policy)] for policy in facts.policies}
+        **{f"policy-engine.policy.{policy.name}.{policy.version}": digests[str(policy)] for policy in facts.policies},
+        **{
+            f"policy-engine.package.{policy.name}.{policy.version}": f"{policy.package.name}=={policy.package.version}"
+            for policy in facts.policies
+            if policy.package is not None
+        },
+    }
 
 
 def build_info(facts: Facts) -> str:
@@ -64,6 +70,7 @@ def build_info(facts: Facts) -> str:
                     "digest": digests[str(policy)],
                     "requirements": sorted(str(one) for one in policy.requirements.pins.values()),
                 }
+                | ({"package": policy.package.as_document()} if policy.package is not None else {})
                 for policy in facts.policies
             ],
             "dependencies": [
@@ -91,6 +98,11 @@ def licences(facts: Facts) -> str:
     additional = facts.resolution.additional()
     distributions = {**facts.resolution.engine.distributions, **additional.distributions}
     rows = [(TITLE, facts.engine_version, LICENCE)]
+    rows += [
+        (f"{policy.package.name} ({policy})", policy.package.version, policy.package.licence or "not stated")
+        for policy in facts.policies
+        if policy.package is not None
+    ]
     rows += [(one.shown_name, one.version, one.licence or "not stated") for _, one in sorted(distributions.items())]
     rows += [(one.name, one.version, f"/usr/share/doc/{one.name}/copyright") for one in facts.debian.packages]
     return _table(rows)

@@ -6,7 +6,7 @@ A separate module because `policy-builder` and the Bazel module extension must m
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,16 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from policy_builder.discover.file_kinds import CONFIGURATION_TAKEN, unfit_configuration
-from policy_builder.recipe import DEFAULT_REPOSITORY, MANIFEST_ENTRY_KEYS, MANIFEST_FORMAT, MANIFEST_KEYS
+from policy_builder.recipe import (
+    COMPRESSION,
+    COMPRESSIONS,
+    DEFAULT_REPOSITORY,
+    MANIFEST_ENTRY_KEYS,
+    MANIFEST_FORMAT,
+    MANIFEST_KEYS,
+    is_own_label,
+    is_own_variable,
+)
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import Fields
 from policy_engine.documents.yaml_document import Document, read_document_file
@@ -22,6 +31,8 @@ from policy_engine.worker.policies.registry import Version
 
 MAX_POLICIES = 1000
 
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _REPOSITORY = re.compile(r"[a-z0-9]+([._/:-]+[a-zA-Z0-9]+)*", re.ASCII)
 
 
@@ -40,6 +51,20 @@ class ChosenPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Container:
+    """What a manifest adds to every image's own labels, environment and tags.
+
+    `annotations` are those of the OCI manifest. `compression` is how layers are compressed.
+    """
+
+    tags: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    compression: str = COMPRESSION
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """What a manifest says; paths are absolute, or relative to the working directory as the manifest's own path was.
 
@@ -48,6 +73,7 @@ class Choice:
     """
 
     repository: str
+    container: Container
     configuration: tuple[Path, ...]
     libraries: tuple[Path, ...]
     wheels: tuple[Path, ...]
@@ -77,7 +103,43 @@ def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
     libraries = _paths(fields, "libraries", base, directories=True)
     wheels = _paths(fields, "wheels", base, directories=True)
     policies, others = _policies(fields, document, diagnostics, base)
-    return Choice(repository, configuration, libraries, wheels, policies, others, document), diagnostics
+    container = _container(fields)
+    return Choice(repository, container, configuration, libraries, wheels, policies, others, document), diagnostics
+
+
+def _container(fields: Fields) -> Container:
+    tags = []
+    for index, tag in enumerate(fields.items("tags", required=False, most=100)):
+        if isinstance(tag, str) and _TAG.fullmatch(tag):
+            tags.append(tag)
+        else:
+            fields.error(("tags", index), "is not a tag", value=tag, allowed="letters, digits, _ . -, at most 128")
+    tables = {name: _texts(fields, name) for name in ("labels", "annotations", "env")}
+    for name, own in (("labels", is_own_label), ("env", is_own_variable)):
+        for key in filter(own, tables[name]):
+            fields.error((name, key), "is what the image says of itself, and is not set here")
+    for key in tables["env"]:
+        if not _VARIABLE.fullmatch(key):
+            fields.error(("env", key), "is not the name of a variable", allowed="letters, digits and _")
+    compression = fields.choice("compression", tuple(sorted(COMPRESSIONS)), default=COMPRESSION) or COMPRESSION
+    return Container(tuple(tags), tables["labels"], tables["annotations"], tables["env"], compression)
+
+
+def _texts(fields: Fields, name: str) -> dict[str, str]:
+    """Return a mapping of text to text, without what is none."""
+    found = {}
+    given = fields.raw(name)
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        fields.error((name,), "must be a mapping of text to text", rule=Rule.WRONG_TYPE)
+        return {}
+    for key, value in given.items():
+        if isinstance(key, str) and key and isinstance(value, str) and f"{key}{value}".isprintable():
+            found[key] = value
+        else:
+            fields.error((name, key), "must be printable text", value=value, allowed='quote numbers and booleans: "1"')
+    return found
 
 
 def _paths(fields: Fields, name: str, base: Path, *, directories: bool) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""The Debian packages of the base layer: fetched by URL and sha256 as the lock says, and their data archives.
+"""The Debian packages of the base layer: fetched by URL and sha256 as the lock says, and the archives in them.
 
 A separate module because Bazel fetches the same packages itself (`tools/image/debian.bzl`); this is for building
 without it.
@@ -18,9 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TIMEOUT = 300.0
+_KINDS = ("control", "data")
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 _SOURCE = re.compile(r"^(?:URIs:|deb(?:\s+\[[^]]*\])?)\s+(https?://\S*/debian)/?(?:\s.*)?$", re.MULTILINE)
+
+
+RELEASES = {"bookworm": "12", "trixie": "13", "forky": "14", "duke": "15"}
+"""Numbers of Debian's releases, as /etc/os-release has them."""
 
 
 class DebianError(Exception):
@@ -29,13 +34,20 @@ class DebianError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DebianPackage:
-    """One package of the lock; `path` is that below the root of its archive, `debian` or `debian-security`."""
+    """One package of the lock; `path` is that below the root of its archive, `debian` or `debian-security`.
+
+    `source` is the source package as Debian writes it, with its version where that is another (`gcc-14 (14.2.0-19)`);
+    empty where it is called like the package. `licences` are those that its copyright file names, as Debian names them.
+    """
 
     name: str
     version: str
     path: str
     sha256: str
     archive: str = "debian"
+    source: str = ""
+    maintainer: str = ""
+    licences: tuple[str, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -56,6 +68,11 @@ class DebianLock:
     snapshot: str
     packages: tuple[DebianPackage, ...]
 
+    @property
+    def release(self) -> str:
+        """The number of the release, `13` for trixie; the suite's name for one that is not known here."""
+        return RELEASES.get(self.suite, self.suite)
+
 
 def read_lock(path: Path, architecture: str) -> DebianLock:
     """Read what a lock, as tools/image has it, says of `architecture`; packages are sorted by name.
@@ -70,7 +87,14 @@ def read_lock(path: Path, architecture: str) -> DebianLock:
             raise DebianError(f"{path} has no Debian packages for {architecture} (available: {available})")
         packages = tuple(
             DebianPackage(
-                name, str(one["version"]), str(one["path"]), str(one["sha256"]), str(one.get("archive", "debian"))
+                name,
+                str(one["version"]),
+                str(one["path"]),
+                str(one["sha256"]),
+                str(one.get("archive", "debian")),
+                str(one.get("source", "")),
+                str(one.get("maintainer", "")),
+                tuple(map(str, one.get("licences", ()))),
             )
             for name, one in sorted(by_architecture[architecture].items())
         )
@@ -84,26 +108,38 @@ def read_lock(path: Path, architecture: str) -> DebianLock:
 
 def data_archives(lock: DebianLock, cache: Path) -> dict[str, Path]:
     """Return the data archive of every package by its name, each in a directory named after it. Raises DebianError."""
+    found = package_archives(lock, cache)
+    return {path.parent.name: path for path in found if path.name.startswith("data.")}
+
+
+def package_archives(lock: DebianLock, cache: Path) -> list[Path]:
+    """Return the archives in every package (`data.tar.xz`, `control.tar.xz`), each in a directory named after it.
+
+    Raises DebianError.
+    """
     mirrors = [*_mirrors(), lock.snapshot]
-    return {package.name: _data_archive(package, mirrors, cache / "debian") for package in lock.packages}
+    return [one for package in lock.packages for one in _archives(package, mirrors, cache / "debian")]
 
 
-def _data_archive(package: DebianPackage, mirrors: list[str], cache: Path) -> Path:
+def _archives(package: DebianPackage, mirrors: list[str], cache: Path) -> list[Path]:
     directory = cache / package.sha256 / package.name
-    found = sorted(directory.glob("data.tar*"))
-    if found:
-        return found[0]
-    deb = _download(package, mirrors)
-    for name, content in _members(deb, package.name):
-        if name.startswith("data.tar"):
-            directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
-                file.write(content)
-            return Path(file.name).replace(directory / name)
-    raise DebianError(f"{package.name}: the package has no data archive")
+    kept = [path for kind in _KINDS for path in sorted(directory.glob(f"{kind}.tar*"))[:1]]
+    if len(kept) == len(_KINDS):
+        return kept
+    deb = download(package, mirrors)
+    found = {name: content for name, content in members(deb, package.name) if name.partition(".")[0] in _KINDS}
+    if len(found) != len(_KINDS):
+        raise DebianError(f"{package.name}: the package lacks its archive of data, or that of control files")
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in found.items():
+        with tempfile.NamedTemporaryFile(dir=directory, delete=False) as file:
+            file.write(content)
+        Path(file.name).replace(directory / name)
+    return sorted(directory / name for name in found)
 
 
-def _download(package: DebianPackage, mirrors: list[str]) -> bytes:
+def download(package: DebianPackage, mirrors: list[str]) -> bytes:
+    """Return the package's file from the first mirror that has it with the right hash. Raises DebianError."""
     failures = []
     for mirror in mirrors:
         url = f"{package.root(mirror.rstrip('/'))}/{package.path}"
@@ -119,7 +155,7 @@ def _download(package: DebianPackage, mirrors: list[str]) -> bytes:
     raise DebianError(f"{package.name} {package.version} could not be had:\n  " + "\n  ".join(failures))
 
 
-def _members(archive: bytes, name: str) -> Iterator[tuple[str, bytes]]:
+def members(archive: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     """Yield the members of an ar archive (deb(5))."""
     if not archive.startswith(_AR_MAGIC):
         raise DebianError(f"{name}: not a Debian package")

@@ -7,14 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 
-def files_digest(files: Mapping[str, Path]) -> str:
+def files_digest(files: Mapping[str, Path], changed: Mapping[str, bytes] | None = None) -> str:
     """Return `sha256:…` over names and contents of `files` (name → where its content is).
 
-    Times, owners and modes do not count. It is what `policy_engine.worker.policies.loader.directory_digest` computes of
-    the same files in a directory, so an installed image can be checked against its registry.
+    `changed` has the contents of those that go into an image otherwise than they lie there.
+
+    Times, owners and modes do not count. It is what `policy_engine.worker.policies.integrity.directory_digest` computes
+    of the same files in a directory, so an installed image can be checked against its registry.
     """
     total = hashlib.sha256()
     for name in sorted(files, key=PurePosixPath):
-        content = hashlib.sha256(files[name].read_bytes()).hexdigest()
+        data = changed[name] if changed and name in changed else files[name].read_bytes()
+        content = hashlib.sha256(data).hexdigest()
         total.update(f"{name}\0{content}\n".encode(errors="surrogateescape"))
     return "sha256:" + total.hexdigest()

@@ -19,6 +19,7 @@ from packaging.version import InvalidVersion
 
 _DIST_INFO = re.compile(r"[^/]+\.dist-info/METADATA")
 _LONGEST_LICENCE = 100
+_LONGEST_AUTHOR = 200
 
 
 class DistributionError(Exception):
@@ -27,7 +28,10 @@ class DistributionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """One distribution as installed; `files` has their names below site-packages. `name` is canonical (PEP 503)."""
+    """One distribution as installed; `files` has their names below site-packages. `name` is canonical (PEP 503).
+
+    `wheel` is the sha256 of the wheel that it was unpacked of, `author` who made it; both are empty where not known.
+    """
 
     name: str
     shown_name: str
@@ -35,6 +39,8 @@ class Distribution:
     licence: str
     requires: tuple[Requirement, ...]
     files: Mapping[str, Path] = field(repr=False)
+    wheel: str = ""
+    author: str = ""
 
     def __str__(self) -> str:
         return f"{self.shown_name} {self.version}"
@@ -98,7 +104,17 @@ def read_distribution(files: Mapping[str, Path]) -> Distribution:
         raise DistributionError(
             f"{metadata_files[0]} has a requirement that cannot be read: {str(error)[:200]}"
         ) from None
-    return Distribution(canonicalize_name(name), name, version, licence_of(metadata), requires, dict(files))
+    licence, author = licence_of(metadata), author_of(metadata)
+    return Distribution(canonicalize_name(name), name, version, licence, requires, dict(files), author=author)
+
+
+def author_of(metadata: email.message.Message) -> str:
+    """Return who made a distribution, as it states: its author, or who maintains it; empty when it says nothing."""
+    for field_name in ("Author", "Maintainer", "Author-email", "Maintainer-email"):
+        stated = " ".join(str(metadata.get(field_name, "")).split())
+        if stated and stated != "UNKNOWN":
+            return stated[:_LONGEST_AUTHOR]
+    return ""
 
 
 def licence_of(metadata: email.message.Message) -> str:

@@ -25,12 +25,13 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineSource:
-    """The engine in one version; `files` by their names below site-packages."""
+    """The engine in one version; `files` by their names below site-packages, `licence` the text of its licence."""
 
     version: str
     files: Mapping[str, Path] = field(repr=False)
     launcher: Path
     requires: tuple[Requirement, ...]
+    licence: Path | None = None
 
 
 def read_engine(directory: Path | None) -> EngineSource:
@@ -45,7 +46,7 @@ def read_engine(directory: Path | None) -> EngineSource:
         requires = tuple(Requirement(line) for line in project.get("dependencies", ()))
     except (OSError, KeyError, tomllib.TOMLDecodeError, InvalidRequirement) as error:
         raise EngineError(f"{directory / 'pyproject.toml'}: {type(error).__name__}: {error}") from None
-    return _source(directory, directory / LAUNCHER, requires)
+    return _source(directory, directory / LAUNCHER, requires, directory / "LICENSE")
 
 
 def _installed_engine() -> EngineSource:
@@ -58,14 +59,17 @@ def _installed_engine() -> EngineSource:
     if not (root / PACKAGE).is_dir():
         raise EngineError(f"{DISTRIBUTION} is not installed as files ({root}); name its source with --engine")
     requires = tuple(one for one in map(Requirement, lines) if "extra" not in str(one.marker or ""))
-    return _source(root, BUNDLED / LAUNCHER, requires)
+    licences = [one for one in metadata.files(DISTRIBUTION) or () if one.name == "LICENSE"]
+    licence = Path(str(licences[0].locate())) if licences else root / "LICENSE"
+    return _source(root, BUNDLED / LAUNCHER, requires, licence)
 
 
-def _source(root: Path, launcher: Path, requires: tuple[Requirement, ...]) -> EngineSource:
+def _source(root: Path, launcher: Path, requires: tuple[Requirement, ...], licence: Path) -> EngineSource:
     if not launcher.is_file():
         raise EngineError(f"{launcher} is missing")
     version = engine_version(root / PACKAGE / "__init__.py")
-    return EngineSource(version, package_files(root, PACKAGE), launcher, requires)
+    files = package_files(root, PACKAGE)
+    return EngineSource(version, files, launcher, requires, licence if licence.is_file() else None)
 
 
 def engine_version(source: Path) -> str:

@@ -32,11 +32,37 @@ MAX_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
+class Package:
+    """The wheel that brings a policy; `wheel` is its sha256, empty where that is not known."""
+
+    name: str
+    version: str
+    licence: str
+    author: str
+    wheel: str
+
+    @classmethod
+    def of(cls, distribution: Distribution) -> Package:
+        """Return the package that a distribution is."""
+        one = distribution
+        return cls(one.shown_name, one.version, one.licence, one.author, one.wheel)
+
+    def as_document(self) -> dict[str, str]:
+        """Return what build information and the engine's pages show of it."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "licence": self.licence or "not stated",
+            "wheel": f"sha256:{self.wheel}" if self.wheel else "",
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySource:
     """A discovered policy: `files` go into the image, `tests` do not; both by name below its directory.
 
-    `where` is how its directory is called in findings. `requires` are what its wheel needs, for a policy from one.
-    `manifest` is None when policy.yaml has errors; those are in `diagnostics`.
+    `where` is how its directory is called in findings. `package` and `requires` are its wheel and what that needs, for
+    a policy from one. `manifest` is None when policy.yaml has errors; those are in `diagnostics`.
     """
 
     name: str
@@ -48,6 +74,7 @@ class PolicySource:
     requirements: Requirements
     requires: tuple[Requirement, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
+    package: Package | None = None
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -82,8 +109,11 @@ def read_source(
     environment: Mapping[str, str],
     diagnostics: Iterable[Diagnostic] = (),
     requires: tuple[Requirement, ...] = (),
+    package: Package | None = None,
 ) -> PolicySource:
     """Return the policy that consists of `files`, with everything that can be seen from policy.yaml and the names."""
+    if len(files) + len(tests) > MAX_FILES or sum(path.stat().st_size for path in files.values()) > MAX_BYTES:
+        return _nothing(chosen, where, _too_much(where))
     diagnostics = [*diagnostics, *_compiled(where, files)]
     manifest = None
     if MANIFEST_FILE in files:
@@ -109,7 +139,9 @@ def read_source(
     name, version = (manifest.name, str(manifest.version)) if manifest is not None else (where, "")
     if chosen is not None:
         name, version = chosen.name, str(chosen.version)
-    return PolicySource(name, version, where, files, tests, manifest, requirements, requires, tuple(diagnostics))
+    return PolicySource(
+        name, version, where, files, tests, manifest, requirements, requires, tuple(diagnostics), package
+    )
 
 
 def discover_package(
@@ -136,14 +168,20 @@ def discover_package(
             continue
         offered.append(f"{manifest.name} {manifest.version}")
         if offered[-1] == str(chosen):
-            if len(inside) > MAX_FILES or sum(path.stat().st_size for path in inside.values()) > MAX_BYTES:
-                return _nothing(chosen, where, _too_much(f"{where}/{prefix.rstrip('/')}"))
             tests = tuple(sorted(name for name in inside if is_test(name) and not is_debris(name)))
             files = {name: path for name, path in inside.items() if belongs_in_image(name)}
             needs = distribution.needs((), environment)
             requires = tuple(one for name, many in needs.items() if name != "policy-engine" for one in many)
             place = f"{where}/{prefix.rstrip('/')}"
-            return read_source(chosen, place, files, tests, environment=environment, requires=requires)
+            return read_source(
+                chosen,
+                place,
+                files,
+                tests,
+                environment=environment,
+                requires=requires,
+                package=Package.of(distribution),
+            )
     reason = f"{distribution} does not offer {chosen}{did_you_mean(str(chosen), offered)}"
     allowed = ", ".join(offered) or f"nothing: it has no entry point in the group {ENTRY_POINTS}"
     finding = choice.diagnostic(

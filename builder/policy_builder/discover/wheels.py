@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
+from policy_builder.discover.distributions import Distribution, read_distribution
 from policy_builder.discover.made_once import made_once
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.requirements_file import Pin
@@ -87,6 +89,10 @@ class WheelStore:
         """Return the wheel of a distribution in the further directories; it needs no hash: the operator keeps them."""
         candidates = [wheel for one in self._directories for wheel in self._matching(one, name, version)]
         return self._best(candidates)
+
+    def installed(self, wheel: Path) -> Distribution:
+        """Return the distribution that `wheel` installs. Raises WheelError and DistributionError."""
+        return replace(read_distribution(self.unpack(wheel)), wheel=_sha256(wheel))
 
     def unpack(self, wheel: Path) -> dict[str, Path]:
         """Return the files that `wheel` installs, by their names below site-packages.

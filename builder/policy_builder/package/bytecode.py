@@ -1,4 +1,4 @@
-"""Bytecode for images, compiled by the interpreter that images run, so that a process starts without compiling.
+"""Bytecode and compressed layers, made by the interpreter that images run: a process starts without compiling.
 
 A separate module because it alone runs something of an image on the machine that builds it: Debian's Python with its C
 libraries, from the packages of the lock. So the bytes depend on the lock and the source, and not on the Python that
@@ -42,6 +42,17 @@ marshal.dump(compiled, sys.stdout.buffer, 2)
 """
 
 
+LEVEL = 6
+_COMPRESS = f"""
+import sys, zlib
+stream = zlib.compressobj({LEVEL}, zlib.DEFLATED, 31)
+with open(sys.argv[1], "rb") as source, open(sys.argv[2], "wb") as target:
+    while chunk := source.read(1 << 20):
+        target.write(stream.compress(chunk))
+    target.write(stream.flush())
+"""
+
+
 class BytecodeError(Exception):
     """The interpreter of images cannot compile on this machine; the message says why."""
 
@@ -59,23 +70,32 @@ class Interpreter:
         """
         if not sources:
             return {}
+        given = [(f"/{path}", sources[path]) for path in sorted(sources)]
+        output = self._run("compile", _COMPILE, given=marshal.dumps(given, 2))
+        compiled = marshal.loads(output)  # noqa: S302 - written by the program above, of the locked packages
+        return {_beside(path): content for path, content in compiled}
+
+    def compress(self, source: Path, target: Path) -> None:
+        """Write what gzip makes of the file `source`, the same bytes wherever this interpreter runs.
+
+        Raises BytecodeError.
+        """
+        self._run("compress", _COMPRESS, str(source.absolute()), str(target.absolute()))
+
+    def _run(self, what: str, program: str, *arguments: str, given: bytes = b"") -> bytes:
         libraries = self._directory / "usr/lib"
         command = [str(self._directory / _PYTHON)]
         for loader in sorted(libraries.glob("ld-linux-*.so.*")):  # not the machine's own C library
             command = [str(loader), "--library-path", str(libraries), *command]
-        command += ["-S", "-s", "-B", "-P", "-W", "ignore", "-X", "utf8", "-c", _COMPILE]
-        given = [(f"/{path}", sources[path]) for path in sorted(sources)]
+        command += ["-S", "-s", "-B", "-P", "-W", "ignore", "-X", "utf8", "-c", program, *arguments]
         environment = {"PYTHONHOME": str(self._directory / "usr"), "PYTHONHASHSEED": "0"}
         try:
-            done = subprocess.run(
-                command, input=marshal.dumps(given, 2), capture_output=True, env=environment, check=False
-            )
+            done = subprocess.run(command, input=given, capture_output=True, env=environment, check=False)
         except OSError as error:
             raise BytecodeError(f"{command[0]}, of the image's Python, does not start: {error.strerror}") from None
         if done.returncode:
-            raise BytecodeError(f"the image's Python cannot compile: {done.stderr.decode(errors='replace')[-2000:]}")
-        compiled = marshal.loads(done.stdout)  # noqa: S302 - written by the program above, of the locked packages
-        return {_beside(path): content for path, content in compiled}
+            raise BytecodeError(f"the image's Python cannot {what}: {done.stderr.decode(errors='replace')[-2000:]}")
+        return done.stdout
 
 
 def machine_architecture() -> str:
@@ -90,8 +110,8 @@ def machine_architecture() -> str:
 
 
 def unpack(archives: Iterable[Path], directory: Path) -> None:
-    """Unpack what compiling takes (program, libraries, modules) of the data archives of PYTHON_PACKAGES."""
-    for archive in archives:
+    """Unpack what compiling takes (program, libraries, modules) of the archives in PYTHON_PACKAGES."""
+    for archive in (one for one in archives if one.name.startswith("data.")):
         with tarfile.open(archive) as tar:
             for member in tar:
                 path = PurePosixPath(member.name.removeprefix("./"))

@@ -20,9 +20,14 @@ import pytest
 from policy_builder.commands import cli
 from policy_builder.discover.debian import read_lock
 from policy_builder.package.bytecode import machine_architecture
-from policy_builder.package.oci_layout import LAYER_TYPE, blob_path, blobs
+from policy_builder.package.image import layer_digests
+from policy_builder.package.oci_layout import blob_path
 
 RUNFILES = Path.cwd()
+
+MOST_UNPACKED = 100_000_000
+MOST_PACKED = 35_000_000
+"""Bytes of an image with one small policy: what is pulled when an engine starts somewhere new."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     for wheel in RUNFILES.parent.glob("*/*.whl"):
         (root / "wheels" / wheel.name).symlink_to(wheel.resolve())
     for package in read_lock(root / "tools/image/debian.lock.json", machine_architecture()).packages:
-        (archive,) = RUNFILES.parent.glob(f"*/{package.name}/data.tar*")
         directory = root / "cache/debian" / package.sha256 / package.name
         directory.mkdir(parents=True)
-        (directory / archive.name).symlink_to(archive.resolve())
+        for kind in ("control", "data"):
+            (archive,) = RUNFILES.parent.glob(f"*/{package.name}/{kind}.tar*")
+            (directory / archive.name).symlink_to(archive.resolve())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_NO_INDEX", "1")
         yield Checkout(root)
@@ -95,9 +101,12 @@ def test_an_image_with_set_header_alone_has_what_the_engine_needs_and_no_more(ch
     assert {tuple(one["required_by"]) for one in info["dependencies"]} == {("engine",)}
     site, policies = "usr/local/lib/python3.13/dist-packages/", "app/policies/"
     packages, directories = set(), set()
-    for blob in (one for one in blobs(out / "oci") if one.media_type == LAYER_TYPE):
-        with tarfile.open(blob_path(out / "oci", blob.digest)) as tar:
+    unpacked = packed = 0
+    for digest in layer_digests(out / "oci"):
+        packed += blob_path(out / "oci", digest).stat().st_size
+        with tarfile.open(blob_path(out / "oci", digest)) as tar:
             for member in tar:
+                unpacked += member.size
                 if member.name.startswith(site):
                     packages.add(member.name.removeprefix(site).partition("/")[0])
                 elif member.isdir() and member.name.startswith(policies):
@@ -105,3 +114,5 @@ def test_an_image_with_set_header_alone_has_what_the_engine_needs_and_no_more(ch
     assert {"policy_engine", "aiohttp", "google"} <= packages
     assert not packages & {"jwt", "cryptography", "cffi", "redis", "limits", "policy_jwt"}
     assert directories == {"set-header"}
+    assert unpacked <= MOST_UNPACKED, f"{unpacked / 1e6:.1f} MB"
+    assert packed <= MOST_PACKED, f"{packed / 1e6:.1f} MB"

@@ -6,6 +6,7 @@ says to both (recipe.bzl).
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,17 @@ from typing import Any
 
 from policy_builder import recipe
 from policy_builder.describe.documents import documents
+from policy_builder.describe.engine_metadata import engine_metadata
 from policy_builder.describe.generate import labels
-from policy_builder.discover.debian import data_archives
+from policy_builder.describe.purls import debian_purl, pypi_purl
+from policy_builder.discover.debian import package_archives
 from policy_builder.discover.policy_source import PolicySource
 from policy_builder.discover.workspace import Workspace
 from policy_builder.package import layers
 from policy_builder.package.bytecode import Interpreter
 from policy_builder.package.compiling_python import compiling_python
-from policy_builder.package.oci_layout import LAYER_TYPE, ImageConfig, blobs, write_docker_archive, write_image
+from policy_builder.package.oci_layout import LAYER_TYPES, ImageConfig, blobs, write_docker_archive, write_image
+from policy_builder.package.source_revision import source_of, write_source
 from policy_builder.validate.validation import Plan
 
 Entry = Mapping[str, Any]
@@ -49,6 +53,10 @@ def layer_entries(plan: Plan, described: Mapping[str, str]) -> list[tuple[str, S
     engine.append({"path": recipe.LAUNCHER, "source": plan.engine.launcher})
     engine += [{"path": f"{recipe.CONFIGURATION}/{path.name}", "source": path} for path in plan.choice.configuration]
     engine.append({"path": recipe.CONFIGURATION, "directory": True})
+    engine += [
+        {"path": f"{recipe.SITE_PACKAGES}/{name}", "content": text}
+        for name, text in engine_metadata(plan.facts).items()
+    ]
     extra = [entry for one in additional.distributions.values() for entry in _installed(one.files)]
     extra += [entry for library in additional.libraries for entry in _installed(library.files)]
     return recipe.layers(
@@ -74,6 +82,7 @@ def build(plan: Plan, out: Path, workspace: Workspace) -> Built:
         result = Path(scratch, "result")
         result.mkdir()
         tars = _write_layers(plan, described, Path(scratch), workspace)
+        container = plan.choice.container
         config = ImageConfig(
             "linux",
             plan.platform.architecture,
@@ -81,24 +90,50 @@ def build(plan: Plan, out: Path, workspace: Workspace) -> Built:
             recipe.WORKDIR,
             recipe.ENTRYPOINT,
             exposed_ports=recipe.PORTS,
-            env=recipe.ENVIRONMENT,
-            labels=labels(plan.facts),
+            env={**recipe.ENVIRONMENT, **container.env},
+            labels={**labels(plan.facts), **container.labels},
+            annotations=container.annotations,
         )
         digest = write_image(result / "oci", tars, config)
-        write_docker_archive(result / "oci", result / "image.tar", [f"{plan.choice.repository}:{plan.engine.version}"])
+        write_docker_archive(result / "oci", result / "image.tar", image_tags(plan))
         for key, text in described.items():
             (result / recipe.DOCUMENTS[key]).write_text(text, encoding="utf-8")
         (result / "digest").write_text(digest + "\n")
-        sizes = tuple((tar.stem, tar.stat().st_size) for tar in tars)
+        source = source_of(Path(plan.choice.document.file).parent)
+        write_source(result / "oci", source, materials(plan, workspace), container.tags)
+        sizes = tuple((_name(tar), tar.stat().st_size) for tar in tars)
         if out.exists():
             out.rename(Path(scratch, "replaced"))
         shutil.move(result, out)
     return Built(out, digest, sizes)
 
 
+def image_tags(plan: Plan) -> list[str]:
+    """Return what the image is called in a container engine: by the tags of its choice, else the engine's version."""
+    tags = plan.choice.container.tags or (plan.engine.version,)
+    return [f"{plan.choice.repository}:{tag}" for tag in tags]
+
+
+def materials(plan: Plan, workspace: Workspace) -> list[dict[str, Any]]:
+    """Return everything an image is made from, as resource descriptors of in-toto, each with its sha256."""
+    additional = plan.resolution.additional()
+    found = [
+        {"uri": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in (workspace.lock, workspace.debian_lock)
+    ]
+    found += [{"uri": debian_purl(one, plan.facts.debian), "sha256": one.sha256} for one in plan.facts.debian.packages]
+    distributions = {**plan.resolution.engine.distributions, **additional.distributions}
+    found += [{"uri": pypi_purl(one), "sha256": one.wheel} for _, one in sorted(distributions.items())]
+    return [{"uri": one["uri"], "digest": {"sha256": one["sha256"]}} for one in found]
+
+
+def _name(tar: Path) -> str:
+    return tar.name.removesuffix(".gz").removesuffix(".tar")
+
+
 def layer_digests(layout: Path) -> tuple[str, ...]:
     """Return the digests of an image's layers, lowest first."""
-    return tuple(blob.digest for blob in blobs(layout) if blob.media_type == LAYER_TYPE)
+    return tuple(blob.digest for blob in blobs(layout) if blob.media_type in LAYER_TYPES)
 
 
 def _write_layers(plan: Plan, described: Mapping[str, str], scratch: Path, workspace: Workspace) -> list[Path]:
@@ -109,10 +144,10 @@ def _write_layers(plan: Plan, described: Mapping[str, str], scratch: Path, works
 
     def write(name: str, layer: layers.Layer) -> None:
         layer.compile(interpreter)
-        tars.append(directory / f"{name}.tar")
-        layer.write(tars[-1])
+        tars.append(directory / f"{name}{recipe.COMPRESSIONS[plan.choice.container.compression]}")
+        layer.write(tars[-1], interpreter)
 
-    write("base", layers.debs(data_archives(plan.facts.debian, workspace.cache).values()))
+    write("base", layers.debs(package_archives(plan.facts.debian, workspace.cache)))
     for name, entries in layer_entries(plan, described):
         write(name, layers.files(entries))
     return tars

@@ -54,6 +54,46 @@ def test_one_path_with_two_contents_is_refused_by_name(tmp_path: Path) -> None:
     assert layers.files(manifest)
 
 
+def test_programs_that_need_a_shell_are_left_out_and_the_system_is_named(tmp_path: Path) -> None:
+    control = b"Package: base-files\nVersion: 13\n"
+    packages = [
+        deb(
+            tmp_path / "base-files" / "data.tar.xz",
+            ("./usr/lib/os-release", b"ID=debian\n", 0o644),
+            ("./usr/share/common-licenses/GPL-3", b"text", 0o644),
+            ("./etc/profile", b"x", 0o644),
+        ),
+        deb(
+            tmp_path / "tools" / "data.tar.xz",
+            ("./usr/sbin/update", b"#!/bin/sh -e\n", 0o755),
+            ("./usr/bin/perl-program", b"#! /usr/bin/perl\n", 0o755),
+            ("./usr/bin/python-program", b"#!/usr/bin/python3\n", 0o755),
+            ("./usr/lib/python3.13/test/support.py", b"", 0o644),
+            ("./usr/lib/python3.13/email/test/x.py", b"", 0o644),
+            ("./usr/lib/python3.13/pydoc.py", b"", 0o644),
+            ("./usr/lib/python3.13/testing.py", b"", 0o644),
+            ("./usr/lib/python3.13/lib-dynload/_testcapi.cpython-313-x86_64-linux-gnu.so", b"", 0o644),
+        ),
+    ]
+    (tmp_path / "control").mkdir()
+    made = deb(tmp_path / "made" / "control.tar.xz", ("./control", control, 0o644))
+    packages.append(made.rename(tmp_path / "base-files" / "control.tar.xz"))
+    out = tmp_path / "base.tar"
+    layers.debs(packages).write(out)
+    found = entries(out)
+    assert "usr/lib/os-release" in found
+    assert "usr/share/common-licenses/GPL-3" in found
+    assert "usr/bin/python-program" in found
+    assert "usr/lib/python3.13/testing.py" in found
+    gone = ("etc/profile", "update", "perl-program", "support.py", "email/test", "pydoc", "_testcapi")
+    assert not [name for name in found if name.endswith(gone)]
+    with tarfile.open(out) as archive:
+        status = archive.extractfile("var/lib/dpkg/status.d/base-files")
+        assert status is not None
+        assert status.read() == control
+    assert "var/lib/dpkg/status.d/base-files.md5sums" in found
+
+
 def test_base_is_merged_rootless_and_without_documentation(tmp_path: Path) -> None:
     package = deb(
         tmp_path / "libfoo" / "data.tar.xz",

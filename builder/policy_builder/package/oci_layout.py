@@ -6,6 +6,7 @@ with the same code: that is why their digests agree. Standard library only.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -21,11 +22,17 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+COMPRESSED_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+LAYER_TYPES = (LAYER_TYPE, COMPRESSED_TYPE)
+_GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """How containers of an image run, and its labels; names as in the OCI image configuration."""
+    """How containers of an image run, and its labels; names as in the OCI image configuration.
+
+    `annotations` are those of its manifest.
+    """
 
     os: str
     architecture: str
@@ -36,6 +43,7 @@ class ImageConfig:
     exposed_ports: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +71,11 @@ def blob_path(layout: Path, digest: str) -> Path:
 
 
 def write_image(layout: Path, layers: Sequence[Path], config: ImageConfig) -> str:
-    """Write a layout with one image of the uncompressed tars `layers`, lowest first; return its manifest's digest."""
-    stored = [_put(layout, LAYER_TYPE, tar.read_bytes()) for tar in layers]
+    """Write a layout with one image of the tars `layers`, plain or gzip, lowest first; return its manifest's digest."""
+    contents = [tar.read_bytes() for tar in layers]
+    stored = [
+        _put(layout, COMPRESSED_TYPE if content.startswith(_GZIP) else LAYER_TYPE, content) for content in contents
+    ]
     container = {
         "Env": [f"{key}={value}" for key, value in ({"PATH": PATH} | dict(config.env)).items()],
         "Labels": dict(config.labels),
@@ -79,18 +90,24 @@ def write_image(layout: Path, layers: Sequence[Path], config: ImageConfig) -> st
         "os": config.os,
         "architecture": config.architecture,
         "config": {key: value for key, value in container.items() if value},
-        "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in stored]},
-        "history": [{"created": EPOCH, "created_by": tar.name} for tar in layers],
+        "rootfs": {"type": "layers", "diff_ids": [_uncompressed_digest(one) for one in contents]},
+        "history": [{"created": EPOCH, "created_by": tar.name.removesuffix(".gz")} for tar in layers],
     }
-    manifest = {
+    manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": MANIFEST_TYPE,
         "config": _put(layout, CONFIG_TYPE, canonical(image)),
         "layers": stored,
     }
+    if config.annotations:
+        manifest["annotations"] = dict(config.annotations)
     descriptor = _put(layout, MANIFEST_TYPE, canonical(manifest))
     _finish(layout, [descriptor])
     return str(descriptor["digest"])
+
+
+def _uncompressed_digest(content: bytes) -> str:
+    return digest_of(gzip.decompress(content) if content.startswith(_GZIP) else content)
 
 
 def write_index(layout: Path, images: Sequence[Path]) -> str:

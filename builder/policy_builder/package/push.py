@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from policy_builder.package.oci_layout import INDEX_TYPE, MANIFEST_TYPE, blob_path, blobs
-from policy_builder.package.registry import PushError, Repository
+from policy_builder.package.oci_layout import INDEX_TYPE, MANIFEST_TYPE, blob_path, blobs, digest_of
+from policy_builder.package.registry import DIRECT, Connection, PushError, Repository
 
-__all__ = ["PushError", "Pushed", "push"]
+__all__ = ["Connection", "PushError", "Pushed", "push", "put_blob", "put_manifest"]
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
 
@@ -30,43 +30,42 @@ class Pushed:
     tags: tuple[str, ...]
 
 
-def push(layout: Path, repository: str, tags: Sequence[str] = (), *, insecure: bool = False) -> Pushed:
+def push(layout: Path, repository: str, tags: Sequence[str] = (), connection: Connection = DIRECT) -> Pushed:
     """Push the image or index in `layout` to `repository` (HOST/NAME) under its digest and `tags`.
 
-    What the registry has already is not sent again. `insecure` allows plain HTTP to a host that is not this machine.
-    Raises PushError.
+    What the registry has already is not sent again. Raises PushError.
     """
     for tag in tags:
         if not _TAG.fullmatch(tag):
             raise PushError(f"{tag!r} is not a tag: letters, digits, `_`, `.` and `-`, at most 128")
-    registry = Repository(repository, insecure)
+    registry = Repository(repository, connection)
     uploaded = present = 0
     parts = blobs(layout)
     for part in parts:
         if part.media_type in (MANIFEST_TYPE, INDEX_TYPE):
             content = blob_path(layout, part.digest).read_bytes()
-            new = _manifest(registry, part.digest, content, part.media_type, part.digest)
+            new = put_manifest(registry, part.digest, content, part.media_type)
         else:
-            new = _blob(registry, part.digest, blob_path(layout, part.digest))
+            new = put_blob(registry, part.digest, blob_path(layout, part.digest).read_bytes())
         uploaded, present = uploaded + new, present + (not new)
     top = parts[-1]
     content = blob_path(layout, top.digest).read_bytes()
     for tag in tags:
-        _manifest(registry, tag, content, top.media_type, top.digest)
+        put_manifest(registry, tag, content, top.media_type)
     return Pushed(top.digest, uploaded, present, tuple(tags))
 
 
-def _manifest(registry: Repository, reference: str, content: bytes, media_type: str, digest: str) -> bool:
-    """Store a manifest under a tag or its digest unless it is there; return whether it was sent."""
+def put_manifest(registry: Repository, reference: str, content: bytes, media_type: str) -> bool:
+    """Store a manifest under a tag or its digest unless it is there; return whether it was sent. Raises PushError."""
     found = registry.call("HEAD", f"manifests/{reference}", accept=media_type)
-    if found is not None and found.headers.get("Docker-Content-Digest") == digest:
+    if found is not None and found.headers.get("Docker-Content-Digest") == digest_of(content):
         return False
     registry.call("PUT", f"manifests/{reference}", content, kind=media_type)
     return True
 
 
-def _blob(registry: Repository, digest: str, path: Path) -> bool:
-    """Store a blob unless it is there; return whether it was sent."""
+def put_blob(registry: Repository, digest: str, content: bytes) -> bool:
+    """Store a blob unless it is there; return whether it was sent. Raises PushError."""
     if registry.call("HEAD", f"blobs/{digest}") is not None:
         return False
     started = registry.call("POST", "blobs/uploads/", b"")
@@ -75,5 +74,5 @@ def _blob(registry: Repository, digest: str, path: Path) -> bool:
         raise PushError(f"{registry.host} accepted an upload without saying where to (no Location header)")
     separator = "&" if "?" in location else "?"
     where = f"{location}{separator}digest={urllib.parse.quote(digest)}"
-    registry.call("PUT", where, path.read_bytes(), base=started.url)
+    registry.call("PUT", where, content, base=started.url)
     return True

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,39 +13,14 @@ import pytest
 from policy_builder.commands import oci_tool
 from policy_builder.package.oci_layout import write_index
 from policy_builder.package.push import PushError, push
-from policy_builder.testregistry import PASSWORD, USER, Server, layout, log_in
-
-_DEADLINE = 60.0
-
-
-HTPASSWD = "user:$2y$05$abcdefghijklmnopqrstuuaqK2GzvvdzpyGxNlESsA0MPDBr3z0XK"  # of PASSWORD
+from policy_builder.testregistry import PASSWORD, USER, Server, debian_registry, layout, log_in
 
 
 @pytest.fixture(params=[False])
 def registry(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """Run Debian's docker-registry, where the parameter says so one that asks for USER and PASSWORD; give HOST:PORT."""
-    binary = os.environ.get("DOCKER_REGISTRY") or shutil.which("docker-registry")
-    assert binary, "this test needs Debian's docker-registry: apt-get install docker-registry"
-    settings = tmp_path / "registry.yml"
-    settings.write_text(
-        "version: 0.1\nlog: {level: info}\nhttp: {addr: '127.0.0.1:0', secret: test}\n"
-        f"storage: {{filesystem: {{rootdirectory: {tmp_path / 'storage'}}}, delete: {{enabled: true}}}}\n"
-        + (f"auth: {{htpasswd: {{realm: 'a, b=\"c', path: {tmp_path / 'htpasswd'}}}}}\n" if request.param else "")
-    )
-    (tmp_path / "htpasswd").write_text(f"{HTPASSWD}\n")
-    log = tmp_path / "registry.log"
-    with log.open("w") as output:
-        process = subprocess.Popen([binary, "serve", str(settings)], stdout=output, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + _DEADLINE
-        while not (found := re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        yield found[1]
-    finally:
-        process.kill()
-        process.wait()
+    with debian_registry(tmp_path, password=request.param) as running:
+        yield running.address
 
 
 def fetch(registry: str, path: str, accept: str = "*/*") -> bytes:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import Message
+from pathlib import Path
 
 from policy_builder.package.challenges import Challenge, read_challenges
 from policy_builder.package.credentials import DOCKER_HUB, CredentialsError, Login, find_login
@@ -60,12 +62,29 @@ class _Call:
     headers: dict[str, str] = field(default_factory=dict)
     secret: str = field(default="", repr=False)
     sealed: bool = False
+    into: Path | None = None
+    most: int = _MAX_ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """How a registry is reached: `insecure` allows plain HTTP to a host that is not this machine.
+
+    `ca` is a PEM file of further certificate authorities to trust, for a registry of one's own. A registry on this
+    machine is spoken with over plain HTTP, unless there is a `ca`.
+    """
+
+    insecure: bool = False
+    ca: Path | None = None
+
+
+DIRECT = Connection()
 
 
 class Repository:
-    """HOST/NAME as an operator writes it; `insecure` allows plain HTTP to a host that is not this machine."""
+    """HOST/NAME as an operator writes it. With `reading` no more than pulling is asked for. Raises PushError."""
 
-    def __init__(self, repository: str, insecure: bool = False) -> None:
+    def __init__(self, repository: str, connection: Connection = DIRECT, *, reading: bool = False) -> None:
         match = _REFERENCE.fullmatch(repository)
         if match is None:
             raise PushError(
@@ -76,8 +95,11 @@ class Repository:
         if self.host in DOCKER_HUB:
             server, name = _HUB_HOST, name if "/" in name else f"library/{name}"
         self._name = name
+        self._actions = "pull" if reading else "pull,push"
+        insecure = connection.insecure
         self._insecure = insecure
-        plain = insecure or _is_local(server)
+        self._opener = _opener(connection.ca)
+        plain = insecure or (_is_local(server) and connection.ca is None)
         self.root = f"{'http' if plain else 'https'}://{server}/v2/{name}/"
         self._problem = ""
         self._login: Login | None = None
@@ -97,10 +119,13 @@ class Repository:
         kind: str = "application/octet-stream",
         accept: str = "",
         base: str = "",
+        into: Path | None = None,
+        most: int = _MAX_ANSWER,
     ) -> Answer | None:
-        """Send one request to `url`, relative to `base` or the repository; return its answer, None for 404 to a HEAD.
+        """Send one request to `url`, relative to `base` or the repository; return its answer.
 
-        Raises PushError.
+        It is None for 404 to HEAD and GET. The content of a good answer is written to the file `into`, where one is
+        given, and may have `most` bytes. Raises PushError.
         """
         url = self._joined(base or self.root, url)
         headers = {"Content-Type": kind} if data is not None else {}
@@ -108,10 +133,11 @@ class Repository:
             headers["Accept"] = accept
         for attempt in (1, 2):
             ours = _origin(url) == _origin(self.root)
-            answer = self._exchange(_Call(method, url, data, headers, self._authorization if ours else ""))
+            secret = self._authorization if ours else ""
+            answer = self._exchange(_Call(method, url, data, headers, secret, into=into, most=most))
             if answer.status < 300:
                 return answer
-            if answer.status == 404 and method == "HEAD":
+            if answer.status == 404 and method in ("HEAD", "GET"):
                 return None
             # Whoever else asks for credentials gets none.
             if answer.status == 401 and attempt == 1 and _origin(answer.url) == _origin(self.root):
@@ -136,7 +162,7 @@ class Repository:
     def _token(self, challenge: Challenge) -> str:
         """Fetch the bearer token that `challenge` asks for (token and OAuth2 specifications of distribution)."""
         realm = urllib.parse.urlsplit(self._checked_realm(challenge.parameters.get("realm", "")))
-        scopes = challenge.parameters.get("scope", "").split() or [f"repository:{self._name}:pull,push"]
+        scopes = challenge.parameters.get("scope", "").split() or [f"repository:{self._name}:{self._actions}"]
         asked = [("service", challenge.parameters["service"])] if "service" in challenge.parameters else []
         login = self._login or Login()
         if login.identity_token:
@@ -198,8 +224,9 @@ class Repository:
             if secret:
                 request.add_unredirected_header("Authorization", secret)
             try:
-                with _OPENER.open(request, timeout=TIMEOUT) as response:
-                    return Answer(response.status, response.reason, response.headers, response.read(_MAX_ANSWER), url)
+                with self._opener.open(request, timeout=TIMEOUT) as response:
+                    body = self._received(call, response)
+                    return Answer(response.status, response.reason, response.headers, body, url)
             except urllib.error.HTTPError as error:
                 with error:
                     return Answer(error.code, str(error.reason), error.headers, error.read(_MAX_ANSWER), url)
@@ -208,6 +235,22 @@ class Repository:
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = self._masked(f"{type(error).__name__}: {error}"[:200])
             raise PushError(f"{self._whom(url)} cannot be reached, or does not speak HTTP: {reason}") from None
+
+    def _received(self, call: _Call, response: http.client.HTTPResponse) -> bytes:
+        """Return the content of a good answer, or write it to the file of the call."""
+        if call.into is None:
+            content = response.read(call.most + 1)
+            if len(content) > call.most:
+                raise PushError(f"{self._whom(call.url)} answered with more than {call.most} bytes")
+            return content
+        size = 0
+        with call.into.open("wb") as file:
+            while chunk := response.read(1 << 20):
+                size += len(chunk)
+                if size > call.most:
+                    raise PushError(f"{self._whom(call.url)} answered with more than {call.most} bytes")
+                file.write(chunk)
+        return b""
 
     def _whom(self, url: str) -> str:
         return self.host if _origin(url) == _origin(self.root) else _shown_url(url)
@@ -249,7 +292,18 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment] # any arguments
 
 
-_OPENER = urllib.request.build_opener(_NoRedirects)
+def _opener(ca: Path | None) -> urllib.request.OpenerDirector:
+    """Return what opens URLs, trusting the machine's authorities and those in `ca`. Raises PushError."""
+    if ca is None:
+        return urllib.request.build_opener(_NoRedirects)
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        known = not isinstance(error, ssl.SSLError) and error.strerror
+        reason = error.strerror if known else "it has no certificate in PEM form"
+        raise PushError(f"{ca} cannot be used as a file of certificate authorities: {reason}") from None
+    return urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=context))
 
 
 def _first_authorization(login: Login | None) -> str:

@@ -16,7 +16,7 @@ from policy_builder.validate.resolution import Resolution
 class Facts:
     """Everything that the documents about an image are made from.
 
-    `policies` are sorted by name and version, and have a manifest.
+    `policies` are sorted by name and version, and have a manifest. `engine_licence` is the text of the engine's.
     """
 
     engine_version: str
@@ -24,6 +24,7 @@ class Facts:
     policies: tuple[PolicySource, ...]
     resolution: Resolution
     debian: DebianLock
+    engine_licence: Path | None = None
 
     def digests(self) -> dict[str, str]:
         """Return the digest of every policy by `name version`."""

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from policy_builder.discover.choice import Choice, ChosenPolicy, read_choice
 from policy_builder.discover.debian import read_lock
-from policy_builder.discover.distributions import Distribution, DistributionError, read_distribution
+from policy_builder.discover.distributions import Distribution, DistributionError
 from policy_builder.discover.engine_source import EngineSource, read_engine
 from policy_builder.discover.library import Library, find_libraries
 from policy_builder.discover.platform import Platform
@@ -99,7 +99,7 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
         report.add(str(policy), code_findings(policy, needs, resolution.engine))
     if report.failed:
         return None
-    facts = Facts(engine.version, engine.files, policies, resolution, debian)
+    facts = Facts(engine.version, engine.files, policies, resolution, debian, engine.licence)
     return Plan(choice, engine, policies, resolution, facts, platform)
 
 
@@ -137,7 +137,7 @@ def _discover(
         wheel, reason = found.get(name), failed.get(name, "")
     if wheel is not None:
         try:
-            distribution = read_distribution(store.unpack(wheel))
+            distribution = store.installed(wheel)
             return discover_package(chosen, distribution, choice.document, environment)
         except (DistributionError, WheelError) as error:
             reason = f"{wheel}: {error}"
@@ -164,7 +164,7 @@ def _resolve(
         found: dict[str, Distribution] = {}
         for name, wheel in wheels.items():
             try:
-                found[name] = read_distribution(store.unpack(wheel))
+                found[name] = store.installed(wheel)
             except (DistributionError, WheelError) as error:
                 failed[name] = f"{wheel}: {error}"
         return found, failed

@@ -12,7 +12,7 @@ from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.json_types import type_in_words
-from policy_engine.documents.quantities import DURATION_FORM, parse_duration
+from policy_engine.documents.quantities import DURATION_FORM, SIZE_FORM, format_size, parse_duration, parse_size
 from policy_engine.documents.redaction import sounds_secret
 from policy_engine.documents.yaml_document import Document
 from policy_engine.sdk.json_pointer import Path, find
@@ -130,6 +130,25 @@ class Fields:
             self.error((name,), "is out of range", value=value, allowed=f"more than 0, at most {longest:g}s")
             return default
         return seconds
+
+    def size(self, name: str, *, most: int) -> int | None:
+        """Return bytes, at most `most`."""
+        if name not in self._values:
+            return None
+        value = self._values[name]
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not isinstance(value, str) and not whole:
+            self._wrong_type(name, "a size", value, allowed=SIZE_FORM)
+            return None
+        try:
+            size = parse_size(str(value))
+        except ValueError as error:
+            self.error((name,), str(error), value=value, allowed=SIZE_FORM)
+            return None
+        if size > most:
+            self.error((name,), "is too large", value=value, allowed=f"at most {format_size(most)}")
+            return None
+        return size
 
     def items(self, name: str, *, required: bool = True, most: int) -> list[Any]:
         """Return a list; absent gives an empty one."""

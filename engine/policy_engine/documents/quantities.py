@@ -8,7 +8,12 @@ from decimal import Decimal
 DURATION_FORM = "a duration such as 500ms, 1s, 1.5s, 2m or 1h"
 SIZE_FORM = "a size such as 65536, 64KiB, 10MiB or 1MB"
 
-_DURATION = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(us|ms|s|m|h)", re.ASCII)
+DURATION_PATTERN = r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(us|ms|s|m|h)"
+"""What a duration looks like, as a whole, for schemas."""
+SIZE_PATTERN = r"([0-9]{1,15}(?:\.[0-9]{1,3})?)(B|kB|KB|MB|GB|KiB|MiB|GiB)?"
+"""What a size looks like, as a whole, for schemas."""
+
+_DURATION = re.compile(DURATION_PATTERN)
 _SECONDS = {
     "us": Decimal("0.000001"),
     "ms": Decimal("0.001"),
@@ -17,7 +22,7 @@ _SECONDS = {
     "h": Decimal(3600),
 }
 
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,3})?)(B|kB|KB|MB|GB|KiB|MiB|GiB)?", re.ASCII)
+_SIZE = re.compile(SIZE_PATTERN)
 _BYTES = {
     None: 1,
     "B": 1,

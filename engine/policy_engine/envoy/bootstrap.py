@@ -5,7 +5,7 @@ A separate module because it is a sample: everything in it that the engine needs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,10 +96,10 @@ def bootstrap(demands: Demands, sample: Sample, tls: EngineTls | None = None, na
     }
 
 
-def render(config: Config, header: Sequence[str] = ()) -> str:
-    """Return YAML with a comment above each setting that matters, once."""
+def render(config: Config, header: Sequence[str] = (), comments: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return YAML with a comment above each setting that matters, once; `comments` are further ones by key."""
     lines = [f"# {line}" for line in header]
-    left = dict(_COMMENTS)
+    left = {**_COMMENTS, **(comments or {})}
     for line in yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=2**20).splitlines():
         body = line.lstrip(" ")
         key = body.removeprefix("- ").partition(":")[0]

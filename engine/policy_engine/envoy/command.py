@@ -9,16 +9,35 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from policy_engine.documents.diagnostics import Diagnostic, ordered
 from policy_engine.envoy.bootstrap import Sample, bootstrap, render
 from policy_engine.envoy.demands import Demands, demands_of
+from policy_engine.envoy.envoy_gateway import envoy_gateway
 from policy_engine.envoy.filter_config import EngineTls, fragments
+from policy_engine.envoy.istio import istio
+from policy_engine.envoy.kgateway import kgateway
 from policy_engine.envoy.lint.lint import lint_file
+from policy_engine.envoy.manifests import Gateway
+from policy_engine.kernel.route_key import BY_NAME
 from policy_engine.settings.model import Settings
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.validate import chain_reader
 from policy_engine.worker.policies.registry import Registry
+
+_GATEWAY = "default/eg"
+_ISTIO_GATEWAY = "istio-system/ingressgateway"
+
+
+class Target(StrEnum):
+    """For whom configuration is written."""
+
+    BOOTSTRAP = "bootstrap"
+    FILTER = "filter"
+    ENVOY_GATEWAY = "envoy-gateway"
+    ISTIO = "istio"
+    KGATEWAY = "kgateway"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +65,27 @@ def envoy_config(settings: Settings, registry: Registry, options: argparse.Names
 
 def _written(demands: Demands, tls: EngineTls | None, options: argparse.Namespace) -> str:
     namespaces = options.metadata_namespace
+    target = Target(options.target or (Target.BOOTSTRAP if options.bootstrap else Target.FILTER))
+    if target is Target.ISTIO:
+        return istio(demands, Gateway.parse(options.gateway or _ISTIO_GATEWAY), tls, namespaces)
+    if target is Target.ENVOY_GATEWAY:
+        gateway = Gateway.parse(options.gateway or _GATEWAY)
+        return envoy_gateway(demands, gateway, options.listener, tls, namespaces)
+    if target is Target.KGATEWAY:
+        return kgateway(demands, Gateway.parse(options.gateway or _GATEWAY), namespaces, tls=tls is not None)
+    return _plain(demands, tls, options, whole=target is Target.BOOTSTRAP)
+
+
+def _plain(demands: Demands, tls: EngineTls | None, options: argparse.Namespace, *, whole: bool) -> str:
+    namespaces = options.metadata_namespace
+    if whole and demands.route_key.metadata is None and demands.route_key.parts != BY_NAME:
+        parts = ", ".join(demands.route_key.parts)
+        raise ValueError(
+            f"a bootstrap of our own has routes by name or by filter metadata, and route_key is of {parts}: "
+            "choose another --target, or route_key.source route_name or metadata"
+        )
     header: tuple[str, ...]
-    if not options.bootstrap:
+    if not whole:
         header = (
             "Parts for an Envoy configuration, each under the name of the field it goes to: the first of a listener,",
             "`http_filters` before the router's, `routes` to the routes with these names. Made by:",

@@ -32,7 +32,7 @@ def test_the_parts_are_printed(arguments: list[str], capsys: pytest.CaptureFixtu
     parts = yaml.safe_load(capsys.readouterr().out)
     config = parts["http_filters"][0]["typed_config"]
     assert config["message_timeout"] == "4s"
-    assert config["metadata_options"] == {"receiving_namespaces": {"untyped": ["ours"]}}
+    assert config["metadata_options"] == {"receiving_namespaces": {"untyped": ["policy_engine", "ours"]}}
     (endpoint,) = parts["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"]
     assert endpoint["endpoint"]["address"] == {"pipe": {"path": "/run/e.sock"}}
 

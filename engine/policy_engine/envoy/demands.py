@@ -6,24 +6,24 @@ The processing modes are the kernel's own decision, asked for here and made ther
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Any
 
 from policy_engine.kernel.reply import ProcessingMode
-from policy_engine.kernel.route_key import SOURCE_ADDRESS
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.route_key import SOURCE_ADDRESS, RouteKey
+from policy_engine.kernel.routes import configured_mode
 from policy_engine.settings.forms import WORKER_PLACE
 from policy_engine.settings.model import Settings, UnmappedRoutes
-from policy_engine.settings.route_key import RouteKeyPlace, route_key_place
+from policy_engine.settings.route_key import route_key_of
 from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.worker.chains.closing import close_chains
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked
-from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, RouteSpec
+from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, Mode, RouteSpec
 from policy_engine.worker.policies.registry import Registry
 
 REQUESTS_IN_FLIGHT = 10_000
@@ -64,20 +64,25 @@ class ChainDemand:
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """What everything together needs. `body_limit` is in bytes, `addresses` are as in the setting `listen`."""
+    """What everything together needs. `body_limit` and `envoy_buffer_limit` (None for no such setting) are in bytes,
+    `addresses` are as in the setting `listen`. `unmapped` are route keys of the configuration that say what becomes of
+    keys without a chain.
+    """
 
     chains: Mapping[str, ChainDemand]
     body_limit: int
-    route_key: RouteKeyPlace
+    route_key: RouteKey
     pass_unmapped: bool
     addresses: tuple[str, ...]
     tls: bool
     asked: Asked = NOTHING_ASKED
+    unmapped: frozenset[str] = frozenset()
+    envoy_buffer_limit: int | None = None
 
     @property
     def request_attributes(self) -> tuple[str, ...]:
         """The attributes that Envoy has to send, those of the route key and of the client's address first."""
-        return request_attributes(self.route_key.attribute, self.asked)
+        return request_attributes(self.route_key.attributes, self.asked)
 
     @property
     def slowest_answer(self) -> float:
@@ -118,24 +123,31 @@ def demands_of(settings: Settings, spec: ChainsSpec, registry: Registry) -> Dema
     compiler = Compiler(registry, construction_seconds=settings.construction_timeout)
     try:
         compiled = compiler.compile(spec).chains
-        chains = {route.route_key: _demand(route, compiled[route.route_key]) for route in spec.routes}
+        # A route of Envoy whose key counts as unmapped must not have the filter switched off.
+        chains = {
+            route.route_key: _demand(route, compiled[route.route_key])
+            for route in spec.routes
+            if route.unmapped is None
+        }
         close_chains(compiled.values())
     finally:
         compiler.close()
     return Demands(
         chains,
         settings.body_limit,
-        route_key_place(settings.route_key),
+        route_key_of(settings.route_key),
         settings.unmapped_routes is UnmappedRoutes.PASS,
         _addresses(settings),
         settings.tls.cert is not None,
         reduce(or_, (chain.asked for chain in chains.values()), NOTHING_ASKED),
+        frozenset(route.route_key for route in spec.routes if route.unmapped is not None),
+        settings.envoy_buffer_limit,
     )
 
 
-def request_attributes(route_key: str, asked: Asked) -> tuple[str, ...]:
-    """Return the filter's `request_attributes`: that of the route key, that of the client's address, what is asked."""
-    always = (route_key, SOURCE_ADDRESS)
+def request_attributes(route_key: Sequence[str], asked: Asked) -> tuple[str, ...]:
+    """Return the filter's `request_attributes`: those of the route key, that of the client's address, what is asked."""
+    always = (*route_key, SOURCE_ADDRESS)
     return (*always, *sorted(asked.attributes.difference(always)))
 
 
@@ -153,9 +165,12 @@ def _demand(route: RouteSpec, chain: CompiledChain) -> ChainDemand:
     return ChainDemand(
         route_key=route.route_key,
         runs=bool(chain.policies),
-        modes=mode_names(processing_mode(needs, STREAMING_ALLOWED)),
+        modes=mode_names(configured_mode(needs)),
         slowest_answer=needs.slowest_answer,
-        fails_closed=any(one.enabled and one.failure_mode is FailureMode.CLOSED for one in route.policies),
+        fails_closed=any(
+            one.enabled and one.failure_mode is FailureMode.CLOSED and one.mode is Mode.ENFORCE
+            for one in route.policies
+        ),
         acts_on_request=any((chain.request_headers, chain.request_body, chain.request_trailers)),
         asked=needs.asked,
     )

@@ -129,10 +129,11 @@ def route_parts(chain: ChainDemand, demands: Demands) -> Config:
         per_route["overrides"] = {"processing_mode": dict(chain.modes)}
     else:
         per_route["disabled"] = True
-    place = demands.route_key
     parts: Config = {"name": chain.route_key}
-    if place.namespace:
-        parts["metadata"] = {"filter_metadata": {place.namespace: {place.key: chain.route_key}}}
+    place = demands.route_key.metadata
+    if place is not None:
+        namespace, key = place
+        parts["metadata"] = {"filter_metadata": {namespace: {key: chain.route_key}}}
     return parts | {"typed_per_filter_config": {FILTER: per_route}}
 
 

@@ -12,7 +12,7 @@ from typing import Final
 _WORDS: Final = frozenset({"y", "yes", "true", "on", "n", "no", "false", "off", "~", "null", ""})
 # What strtod and strtoll of libc++ take, and a little more: quoting too much does no harm.
 _NUMBER: Final = re.compile(
-    r"[-+]?(\d[\d_]*(\.\d*)?|\.\d+)(e[-+]?\d+)?|[-+]?0[xob][\da-f_.]+(p[-+]?\d+)?|[-+]?\.?(inf|infinity|nan)(\(.*\))?",
+    r"[-+]?(\d[\d_]*(\.[\d_]*)?|\.[\d_]+)(e[-+]?\d+)?|[-+]?0[xob][\da-f_.]+(p[-+]?\d+)?|[-+]?\.?(inf|infinity|nan)(\(.*\))?",
     re.IGNORECASE | re.ASCII,
 )
 

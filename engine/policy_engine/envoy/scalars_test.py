@@ -14,7 +14,7 @@ from policy_engine.envoy.demands import ChainDemand, Demands
 from policy_engine.envoy.filter_config import fragments
 from policy_engine.envoy.scalars import is_plain_text
 from policy_engine.settings.model import Settings
-from policy_engine.settings.route_key import route_key_place
+from policy_engine.settings.route_key import route_key_of
 
 BOOLEANS = {"y", "yes", "true", "on", "n", "no", "false", "off"}
 ODD: tuple[str, ...] = (
@@ -38,6 +38,8 @@ ODD: tuple[str, ...] = (
 )
 ODD += (
     "+5",
+    ".0_0",
+    "1.2_3",
     ".5",
     "5.",
     "inf",
@@ -91,7 +93,7 @@ def _demands(*keys: str) -> Demands:
         key: ChainDemand(key, runs=True, modes={}, slowest_answer=1.0, fails_closed=False, acts_on_request=False)
         for key in keys
     }
-    return Demands(chains, 1 << 20, route_key_place(Settings().route_key), False, ("127.0.0.1:9002",), False)
+    return Demands(chains, 1 << 20, route_key_of(Settings().route_key), False, ("127.0.0.1:9002",), False)
 
 
 @pytest.mark.parametrize("key", ODD)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import sys
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from policy_engine.explain.http_text import (
     read_request,
     read_response,
 )
-from policy_engine.explain.offline import load, of_routes, serving
+from policy_engine.explain.offline import load, of_routes, quiet, serving
 from policy_engine.explain.playing import Upstream, UpstreamFailed, answering, asking, play
 from policy_engine.explain.record import ExchangeRecord, Verdict
 from policy_engine.explain.text import render
@@ -32,7 +31,7 @@ from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.sdk import Headers, Request
 from policy_engine.settings.loading import Settings
-from policy_engine.settings.route_key import route_key_place
+from policy_engine.settings.route_key import route_key_of
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.registry import Registry
 
@@ -42,6 +41,7 @@ USAGE = 64
 STATUSES = {Verdict.PASSED: 0, Verdict.ANSWERED: 0, Verdict.DENIED: 1, Verdict.FAILED: 2}
 
 _SHOWN_KEYS = 10
+_UNMAPPED = "policy_engine:unmapped_route"
 _MODE_FIELDS = {one.name: one.enum_type for one in ProcessingMode.DESCRIPTOR.fields}
 
 
@@ -61,16 +61,18 @@ class _Place:
 
 def explain(settings: Settings, registry: Registry, options: argparse.Namespace) -> int:
     """Print what becomes of the request; returns the exit status. Raises ValueError for options that cannot be used."""
-    logging.getLogger("policy_engine").setLevel(logging.CRITICAL)  # what is to be said is in the record
     request = _request(options)
     chains = load(settings, registry)
     place = _place(settings, chains, request, options)
     upstream, assumed = _upstream(options)
     try:
         served = serving(settings, registry, of_routes(chains, (place.key,)))
-        record = asyncio.run(_played(served, replace(request, route=place.key), place, upstream))
+        with quiet():
+            record = asyncio.run(_played(served, replace(request, route=place.key), place, upstream))
     except UpstreamFailed as error:
         raise Unusable(f"the upstream could not be asked: {error}") from None
+    if record.reason == _UNMAPPED:
+        record.notes.insert(0, _unknown(place.key, [route.route_key for route in chains.routes]))
     record.notes[:0] = [*place.notes, *([assumed] if assumed and record.response is not None else [])]
     document = record.as_document()
     print(json.dumps(document, indent=2) if options.json else render(document), end="\n" if options.json else "")
@@ -115,11 +117,11 @@ def _upstream(options: argparse.Namespace) -> tuple[Upstream, str]:
 def _place(settings: Settings, chains: ChainsSpec, request: HttpRequest, options: argparse.Namespace) -> _Place:
     keys = [route.route_key for route in chains.routes]
     if options.envoy is not None:
-        found = find_route(options.envoy, _as_seen(request), route_key_place(settings.route_key))
+        found = find_route(options.envoy, _as_seen(request), route_key_of(settings.route_key))
         return _of_envoy(found, options)
     if options.route is not None:
         # A key that no chain has is what the request may be about.
-        return _Place(options.route, notes=(_unknown(options.route, keys),) if options.route not in keys else ())
+        return _Place(options.route)
     if len(keys) == 1:
         return _Place(keys[0])
     listed = ", ".join(keys[:_SHOWN_KEYS]) + (", …" if len(keys) > _SHOWN_KEYS else "")

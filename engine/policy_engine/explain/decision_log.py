@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from policy_engine.explain.masking import Masking, clean
-from policy_engine.explain.record import Decision, ExchangeRecord, Verdict
+from policy_engine.explain.record import Decision, ExchangeRecord, Verdict, tells_of_a_failure
 from policy_engine.explain.recorder import Ended, Wanted
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import Headers, ImmediateResponse, Request
@@ -26,7 +26,6 @@ from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
 
 _LONGEST = 200
-_OF_A_FAILURE = ("policy_failed:", "policy_engine:internal_error", "policy_engine:not_ready")
 
 
 class DecisionLog:
@@ -36,6 +35,7 @@ class DecisionLog:
     """
 
     def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
         self._lines = RepeatedLines(logger)
         self._masking = Masking()
 
@@ -46,47 +46,41 @@ class DecisionLog:
         decision = Decision.FAILED if error is not None else Decision.DENIED
         if error is None and answer.status < 400:
             decision = Decision.ANSWERED
-        facts = self._of_step(step, decision, request, answer)
-        if error is not None:
-            facts["failure"] = failure_kind(error).value
+        decided = _decided(step, decision, answer, error)
         if decision is not Decision.ANSWERED:
-            self._write(facts)
-        return _published(answer, facts)
+            self._told(decided, request, step)
+        return _published(answer, decided)
 
     def failed_open(self, step: Step, error: BaseException, request: Request) -> None:
         """See `Decisions`."""
-        facts = self._of_step(step, Decision.FAILED_OPEN, request, None)
-        self._write(facts | {"failure": failure_kind(error).value})
+        self._told(_decided(step, Decision.FAILED_OPEN, None, error), request, step)
 
     def refused(self, answer: ImmediateResponse, route: str, headers: Headers) -> ImmediateResponse:
         """See `Decisions`."""
-        failed = answer.details.startswith(_OF_A_FAILURE)
-        request = Request(headers, route=route)
-        facts = self._of_request(request) | {
-            "decision": (Decision.FAILED if failed else Decision.DENIED).value,
-            "status": answer.status,
-            "reason": answer.details,
-        }
-        self._write(facts)
-        return _published(answer, facts)
+        decision = Decision.FAILED if tells_of_a_failure(answer.details) else Decision.DENIED
+        decided = {"decision": decision.value, "status": answer.status, "reason": answer.details}
+        self._told(decided, Request(headers, route=route), None)
+        return _published(answer, decided)
 
     def passed(self, record: ExchangeRecord) -> None:
-        """Write the line of a request that was recorded because it may pass."""
+        """Write the line of a request that was recorded because it may pass; how many there are is for who samples."""
         if record.verdict not in (Verdict.PASSED, Verdict.ANSWERED):
             return
         request = dict(record.request.headers) if record.request is not None else {}
-        facts: dict[str, Any] = {
+        facts = {
             "event": "decision",
-            "decision": record.verdict.value,
-            "status": record.status,
-            "reason": record.reason or None,
             "request_id": record.request_id,
             "trace_id": record.trace_id,
             "route": record.route,
             "method": request.get(":method"),
             "path": request.get(":path", "").partition("?")[0],
+            "client_address": record.client_address,
+            "decision": record.verdict.value,
+            "status": record.status,
+            "reason": record.reason or None,
             "policy": record.policy or None,
             "policy_version": record.version or None,
+            "hook": record.hook or None,
             "milliseconds": record.milliseconds,
             "policies": [
                 {"policy": f"{one.policy} {one.version}", "hook": one.hook, "decision": one.decision.value}
@@ -94,50 +88,67 @@ class DecisionLog:
                 for one in record.hooks
             ],
         }
-        self._write(facts)
+        self._logger.info(*_in_words(facts), extra=_without_nothing(facts))
 
-    def _of_request(self, request: Request) -> dict[str, Any]:
-        return {
+    def _told(self, decided: dict[str, Any], request: Request, step: Step | None) -> None:
+        """Write the line of a decision, unless there were too many like it."""
+        kind = (request.route, decided.get("policy"), decided["decision"], decided.get("reason"))
+        if not self._lines.due(kind):
+            return
+        facts = {
             "event": "decision",
             "request_id": clean(request.id[:_LONGEST]),
             "trace_id": trace_id(request),
             "route": clean(request.route[:_LONGEST]),
             "method": clean(request.method[:_LONGEST]),
             "path": self._masking.text(request.path[:_LONGEST]),
+            "client_address": request.client_address or None,
+            "condition": None if step is None or step.condition is None else step.condition.text,
+            **decided,
         }
+        facts["reason"] = self._masking.text(facts["reason"]) if facts.get("reason") else None
+        self._lines.say(logging.INFO, kind, *_in_words(facts), extra=_without_nothing(facts))
 
-    def _of_step(
-        self, step: Step, decision: Decision, request: Request, answer: ImmediateResponse | None
-    ) -> dict[str, Any]:
-        facts = self._of_request(request)
-        return facts | {
-            "decision": decision.value,
-            "policy": step.policy,
-            "policy_version": step.version,
-            "hook": step.method,
-            "condition": None if step.condition is None else step.condition.text,
-            "status": None if answer is None else answer.status,
-            "reason": None if answer is None else self._masking.text(answer.details),
-            "client_address": request.client_address,
-            "milliseconds": round((perf_counter() - RUNNING.since) * 1000, 3),
-        }
 
-    def _write(self, facts: dict[str, Any]) -> None:
-        policy, reason = facts.get("policy"), facts.get("reason") or facts.get("failure")
-        kind = (facts["route"], policy, facts["decision"], reason)
-        if not self._lines.due(kind):
-            return
-        who = f"{policy} {facts['policy_version']}" if policy else "the engine"
-        self._lines.say(
-            logging.INFO,
-            kind,
-            "request %s%s by %s%s",
-            facts["decision"],
-            "" if facts.get("status") is None else f" with {facts['status']}",
-            who,
-            f": {reason}" if reason else "",
-            extra={name: value for name, value in facts.items() if value is not None},
-        )
+def _decided(
+    step: Step, decision: Decision, answer: ImmediateResponse | None, error: BaseException | None
+) -> dict[str, Any]:
+    """Return what is known of a decision without a look at the request; `milliseconds` are those of the hook."""
+    decided: dict[str, Any] = {
+        "decision": decision.value,
+        "policy": step.policy,
+        "policy_version": step.version,
+        "hook": step.method,
+        "milliseconds": round((perf_counter() - RUNNING.since) * 1000, 3),
+    }
+    if answer is not None:
+        decided["status"] = answer.status
+        decided["reason"] = answer.details
+    if error is not None:
+        decided["failure"] = failure_kind(error).value
+    return decided
+
+
+def _in_words(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Return the message of a line and its values."""
+    policy, reason = facts.get("policy"), facts.get("reason") or facts.get("failure")
+    by = f" by {policy} {facts['policy_version']}" if policy else " by the engine"
+    return (
+        "request %s%s%s%s",
+        facts["decision"],
+        "" if facts.get("status") is None else f" with {facts['status']}",
+        "" if facts["decision"] == Verdict.PASSED else by,
+        f": {reason}" if reason else "",
+    )
+
+
+def _without_nothing(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _published(answer: ImmediateResponse, decided: dict[str, Any]) -> ImmediateResponse:
+    """Return `answer` with the decision as dynamic metadata."""
+    return replace(answer, dynamic_metadata={**answer.dynamic_metadata, DECISION_NAMESPACE: decided})
 
 
 class PassedRequests:
@@ -176,11 +187,3 @@ class PassedRequests:
 
 
 _NO_RECORD = ExchangeRecord("", "")
-
-_SHOWN_TO_ENVOY = ("decision", "policy", "policy_version", "hook", "reason", "status", "failure", "milliseconds")
-
-
-def _published(answer: ImmediateResponse, facts: Mapping[str, Any]) -> ImmediateResponse:
-    """Return `answer` with the facts as dynamic metadata."""
-    shown = {name: facts[name] for name in _SHOWN_TO_ENVOY if facts.get(name) is not None}
-    return replace(answer, dynamic_metadata={**answer.dynamic_metadata, DECISION_NAMESPACE: shown})

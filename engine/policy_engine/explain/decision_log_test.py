@@ -116,7 +116,6 @@ def test_a_denial_is_a_line_and_metadata(lines: Lines) -> None:
         "condition": 'request.method == "GET"',
         "status": 403,
         "reason": "not_you",
-        "client_address": "",
     }
     metadata = MessageToDict(reply.dynamic_metadata)
     assert metadata["own"] == {"k": 1}
@@ -180,6 +179,16 @@ def test_a_share_and_a_condition_choose_what_passes(lines: Lines) -> None:
         for path in ("/yes", "/no"):
             ask(recorder.handler(Peer()), path=path)
     assert [facts_of(one)["path"] for one in lines.records] == ["/yes"]
+
+
+def test_lines_of_a_sample_are_not_bounded(lines: Lines) -> None:
+    made, log = kernel(Passing)
+    recorder = Recorder(made, (PassedRequests(log, 1.0, None, late=False),))
+    recorder.refresh()
+    for _ in range(3 * BURST):
+        ask(recorder.handler(Peer()))
+    assert len(lines.records) == 3 * BURST
+    assert lines.records[0].getMessage() == "request passed"
 
 
 def test_a_denial_is_one_line_when_passes_are_recorded_too(lines: Lines) -> None:

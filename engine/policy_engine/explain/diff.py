@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -15,7 +14,7 @@ from typing import Any
 
 from policy_engine.documents.redaction import REDACTED
 from policy_engine.explain.http_text import HttpRequest, HttpResponse, from_flags
-from policy_engine.explain.offline import load, of_routes, serving
+from policy_engine.explain.offline import load, of_routes, quiet, serving
 from policy_engine.explain.playing import answering, play
 from policy_engine.explain.record import ExchangeRecord
 from policy_engine.settings.model import Settings
@@ -57,7 +56,6 @@ class Difference:
 
 def diff(settings: Settings, registry: Registry, options: argparse.Namespace) -> int:
     """Print what differs; returns 1 when anything does. Raises ValueError for files that cannot be used."""
-    logging.getLogger("policy_engine").setLevel(logging.CRITICAL)
     recorded = [_with_flags(one, options) for one in read_recording(options.requests)]
     keys = sorted({one.request.route for one in recorded})
     old, new = (of_routes(load(settings, registry, path), keys) for path in (options.old, options.new))
@@ -73,7 +71,8 @@ def diff(settings: Settings, registry: Registry, options: argparse.Namespace) ->
                     found.append(Difference(one.request, before, after))
         return found
 
-    differences = asyncio.run(compare())
+    with quiet():
+        differences = asyncio.run(compare())
     if options.json:
         print(json.dumps([one.as_document() for one in differences], indent=2))
     else:

@@ -19,8 +19,6 @@ CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 30.0
 """An engine that is there says something more often."""
 
-_SHOWN_BODY = 1000
-
 
 class CannotFollow(Exception):
     """The engine cannot be asked, or refuses; the message says why. `unusable` when the options are at fault."""
@@ -43,7 +41,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def follow(options: argparse.Namespace, admin: str) -> int:
     """Print records until the limit, the time or an interrupt; returns the exit status. Raises CannotFollow."""
-    bodies = options.bodies if options.bodies is not None else MOST_BODY if options.record else _SHOWN_BODY
+    bodies = options.bodies if options.bodies is not None else MOST_BODY if options.record else 0
     asked = {"route": options.route, "where": options.where, "limit": options.limit, "seconds": options.seconds}
     query = urlencode(
         {name: value for name, value in (asked | {"bodies": bodies or None}).items() if value is not None}

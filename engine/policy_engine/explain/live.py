@@ -1,10 +1,12 @@
 """The live trace in a worker process: who listens, which requests they want, and what waits to be sent to them.
 
-Bounded: what is more than `MOST_WAITING` is not recorded at all, and counted.
+Bounded: what is more than `MOST_WAITING`, and than `PER_SECOND` after a while, is not recorded at all, and counted. To
+record a request takes some 0.3 ms of the event loop.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from policy_engine.sdk import Request, Response
 from policy_engine.worker.conditions.condition import Condition, ConditionError, compile_condition
 
 MOST_WAITING = 256
+PER_SECOND = 200.0
 MOST_BODY = 64 << 10
 """Characters of a body that a listener may ask for."""
 
@@ -62,7 +65,10 @@ class _Listener:
 class LiveTrace:
     """Wants the requests of all listeners; `ready` is called when something waits to be taken."""
 
-    def __init__(self, worker: int, ready: Callable[[], None]) -> None:
+    def __init__(self, worker: int, ready: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left = float(MOST_WAITING)
+        self._since = clock()
         self._worker = worker
         self._ready = ready
         self._listeners: dict[int, _Listener] = {}
@@ -90,10 +96,19 @@ class LiveTrace:
         found = [one for one in self._listeners.values() if one.may_want(request)]
         if not found:
             return None
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING or not self._may_record():
             self.dropped()
             return None
         return Wanted(partial(self._ended, found), max(one.filter.body_limit for one in found))
+
+    def _may_record(self) -> bool:
+        now = self._clock()
+        self._left = min(float(MOST_WAITING), self._left + (now - self._since) * PER_SECOND)
+        self._since = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
     def dropped(self) -> None:
         """See `Watcher`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policy_engine.explain.live import MOST_WAITING, Filter, LiveTrace
+from policy_engine.explain.live import MOST_WAITING, PER_SECOND, Filter, LiveTrace
 from policy_engine.explain.record import ExchangeRecord
 from policy_engine.explain.recorder import Ended
 from policy_engine.sdk import Headers, Request, Response
@@ -58,14 +58,29 @@ def test_a_condition_that_cannot_be_answered_does_not_hold() -> None:
 
 
 def test_what_nobody_takes_is_dropped_and_counted_and_not_even_recorded() -> None:
-    live = LiveTrace(0, lambda: None)
+    now = 0.0
+    live = LiveTrace(0, lambda: None, lambda: now)
     live.listen(1, Filter())
     for _ in range(MOST_WAITING + 7):
         end(live, request())
     taken, dropped = live.take(10 * MOST_WAITING)
     assert (len(taken), dropped) == (MOST_WAITING, 7)
+    now = 1.0
     end(live, request())
     assert live.take(5) == ([([1], {"time": "now", "route": "r", "verdict": "passed", "worker": 0})], 0)
+
+
+def test_only_so_many_are_recorded_in_a_second() -> None:
+    now = 0.0
+    live = LiveTrace(0, lambda: None, lambda: now)
+    live.listen(1, Filter())
+    recorded = 0
+    for second in range(4):
+        now = float(second)
+        for _ in range(1000):
+            end(live, request())
+            recorded += len(live.take(10)[0])
+    assert recorded == MOST_WAITING + 3 * PER_SECOND
 
 
 def test_of_a_stream_that_outlives_its_listener_nothing_is_kept() -> None:

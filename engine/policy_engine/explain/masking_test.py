@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import string
+import time
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,72 @@ def test_a_value_under_the_name_of_a_credential_is_never_shown(name: str) -> Non
     assert SECRET not in masking.body(json.dumps([{"in": {name: SECRET}}]).encode(), 500)
     assert SECRET not in masking.body(f"a=1&{name}={SECRET}".encode(), 500)
     assert SECRET not in json.dumps(masking.value("x", {name: SECRET, "list": [{name: SECRET}]}))
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://app/callback#NAME=VALUE&state=1", "NAME=VALUE", "a; NAME=VALUE; b", "/p;NAME=VALUE/x", "?NAME=a;VALUE",
+        "?NAME=a?VALUE", "/cb?next=%2Fx%3FNAME%3DVALUE", "/cb?next=%252Fx%253Fa%253D1%2526NAME%253DVALUE",
+        "?NAME=a%26VALUE", '?NAME="VALUE"', "wrong (NAME=VALUE)", "Digest a=1, NAME=VALUE",
+    ],
+)  # fmt: skip
+def test_pairs_are_masked_wherever_they_stand_in_a_text(name: str, text: str) -> None:
+    shown = Masking().text(text.replace("NAME", name).replace("VALUE", SECRET))
+    assert SECRET not in shown
+    assert "***" in shown
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
+@pytest.mark.parametrize(
+    "body",
+    [
+        'user=u&NAME=a"VALUE', "user=u&NAME=VALUE\n", "NAME=a VALUE&user=u", '{"NAME": ["VALUE", 1], "user": "u"}',
+        '{"NAME": {"x": ["]", "VALUE"]}, "user": "u"}', '{"user": "u", "NAME": ["cut", "VALUE', "user: u\nNAME: VALUE",
+        "{'NAME': 'VALUE', 'user': 'u'}", '{"query": "{ login(user: \\"u\\", NAME: \\"VALUE\\") }"}',
+        'login(user: "u", NAME: "VALUE")', '<login user="u" NAME="VALUE"/>', '{"url": "/user?NAME=VALUE"}',
+        '{"\\u0078-NAME": "VALUE", "user": "u"}',
+    ],
+)  # fmt: skip
+def test_values_of_bodies_are_masked_whatever_holds_them(name: str, body: str) -> None:
+    shown = Masking().body(body.replace("NAME", name).replace("VALUE", SECRET).encode(), 500)
+    assert SECRET not in shown
+    assert "***" in shown
+    assert "user" in shown or not body.startswith("{")
+
+
+@pytest.mark.parametrize("body", [b'{"a": ["b", {"c": "d=e"}], "f": 1}', b"a=b c&d=e", b"a: b\nc: d", b'f(a: "b")'])
+def test_bodies_without_credentials_are_shown_as_they_are(body: bytes) -> None:
+    assert Masking().body(body, 500) == body.decode()
+
+
+def test_a_secret_is_masked_as_queries_forms_and_json_write_it() -> None:
+    secret = 'ab+/ "c=='
+    masking = Masking(secrets=(secret,))
+    for text in (secret, "ab%2B%2F%20%22c%3D%3D", "ab%2B%2F+%22c%3D%3D", 'ab+/ \\"c=='):
+        assert masking.text(f"/p?q={text}&x=1") == "/p?q=***&x=1"
+        assert "c" not in masking.body(f'["{text}"]'.encode(), 100)
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
+def test_forms_in_parts_and_xml_hold_credentials_too(name: str) -> None:
+    part = f'--b\r\ncontent-disposition: form-data; name="{name}"\r\ncontent-type: text/plain\r\n\r\n{SECRET}\r\n--b--'
+    assert SECRET not in Masking().body(part.encode(), 500)
+    element = f'<a:login xmlns:a="x"><a:{name} kind="x">{SECRET}</a:{name}></a:login>'
+    assert SECRET not in Masking().body(element.encode(), 500)
+
+
+JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
+
+
+@pytest.mark.parametrize(
+    "text", [JWT, f"x {JWT} y", f"/files/{JWT}/a", f'["{JWT}"]', f"bearer {JWT}", "Basic dXNlcjpwYXNz"]
+)
+def test_tokens_are_masked_wherever_they_stand(text: str) -> None:
+    for shown in (Masking().text(text), Masking().body(text.encode(), 500), Masking().header("x-any", text)):
+        assert "***" in shown
+        assert not any(piece in shown for piece in ("c2lnbmF0dXJl", "eyJzdWIi", "dXNlcjpwYXNz"))
 
 
 @pytest.mark.parametrize("name", PLAIN_NAMES)
@@ -91,6 +158,24 @@ def test_names_and_values_that_a_chain_declares() -> None:
 def test_who_a_key_belongs_to_is_shown_but_not_the_key() -> None:
     shown = Masking().value("api_key", {"client": "partner", "value": SECRET, "key": SECRET})
     assert shown == {"client": "partner", "value": "***", "key": "***"}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "<a", "a=", '"a":', 'name="a"', "eyJ.", "?a=&", "basic ", "a\n", '"', "<a>", "Bearer ", '"key":[', 'key="', "key=",
+        "?key='", "a:'", "a: ", "%25", "key", '"key":"', "a-",
+    ],
+)  # fmt: skip
+def test_masking_grows_no_faster_than_a_body(piece: str) -> None:
+    masking, times = Masking(secrets=(SECRET,)), []
+    for count in (1, 2, 4):
+        data = (piece * (count * 20_000))[: count * 20_000].encode()
+        began = time.process_time()
+        for _ in range(3):
+            masking.body(data, count * 20_000)
+        times.append(time.process_time() - began)
+    assert times[2] < 12 * max(times[0], 0.01)
 
 
 def test_long_values_are_cut() -> None:

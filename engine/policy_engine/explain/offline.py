@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Sequence
+import logging
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, render_text
 from policy_engine.kernel.kernel import Kernel, KernelOptions
 from policy_engine.settings.model import Settings, UnmappedRoutes
-from policy_engine.settings.route_key import route_key_place
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.validate import chain_reader
 from policy_engine.worker.chains.closing import close_chains
@@ -44,11 +44,22 @@ def of_routes(chains: ChainsSpec, keys: Collection[str]) -> ChainsSpec:
     return replace(chains, routes=routes) if len(routes) == len(set(keys)) else chains
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let the engine log nothing: what is to be said stands in the record."""
+    logger = logging.getLogger("policy_engine")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 @contextlib.asynccontextmanager
 async def serving(settings: Settings, registry: Registry, chains: ChainsSpec) -> AsyncIterator[Kernel]:
     """Yield a kernel on which `chains` are active, with time limits enforced; raises CompileError."""
     options = KernelOptions(
-        route_key=route_key_place(settings.route_key).attribute,
         pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
         body_limit=settings.body_limit,
         header_count=settings.limits.header_count,

@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from policy_engine.explain.http_text import HttpRequest, HttpResponse
-from policy_engine.explain.record import ExchangeRecord
+from policy_engine.explain.record import ExchangeRecord, Verdict
 from policy_engine.explain.recorder import Recorder, Wanted
 from policy_engine.kernel.header_lines import HeaderLines, Part
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.reply import ProcessingMode
-from policy_engine.kernel.route_key import SOURCE_ADDRESS
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.route_key import ROUTE_NAME, SOURCE_ADDRESS
+from policy_engine.kernel.routes import configured_mode
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kit.exchange import EnvoyStream, HttpMessage, without_body
 from policy_engine.sdk import Request
@@ -69,10 +69,11 @@ async def play(
     recorder = Recorder(kernel, (watcher,))
     recorder.refresh()
     session = recorder.handler(Peer())
-    attributes = {kernel.options.route_key: request.route, SOURCE_ADDRESS: _source(request.client_address)}
+    attributes = {ROUTE_NAME: request.route, SOURCE_ADDRESS: _source(request.client_address)}
     configured = _configured(kernel, request.route) if mode is None else mode
     stream = EnvoyStream(session, configured, attributes, overrides=overrides)
     message = HttpMessage("request", HeaderLines(Part.REQUEST_HEADERS, _lines(request)), request.body)
+    given: HttpResponse | None = None
     try:
         if await stream.request(message):
             given = upstream(message)
@@ -84,7 +85,14 @@ async def play(
         pass  # which is in the record
     finally:
         session.close()
-    return watcher.records[0]
+    record = watcher.records[0]
+    for what, body, seen in (
+        ("request", request.body, record.request),
+        ("response", given.body if given is not None else None, record.response),
+    ):
+        if body and seen is not None and seen.body_bytes is None and record.verdict is Verdict.PASSED:
+            record.notes.append(f"the body of the {what} ({len(body)} bytes) passes unseen: no policy asks for it")
+    return record
 
 
 def answering(response: HttpResponse) -> Upstream:
@@ -135,7 +143,7 @@ def _configured(kernel: Kernel, route: str) -> Any:
     found = None if kernel.routes is None else kernel.routes.get(route)
     if found is None:
         return ProcessingMode(request_header_mode=ProcessingMode.SEND)
-    return processing_mode(found.chain.needs, STREAMING_ALLOWED)
+    return configured_mode(found.chain.needs)
 
 
 def _source(address: str) -> str:

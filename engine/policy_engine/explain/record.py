@@ -5,7 +5,7 @@ A separate module because it is the one thing that `explain`, the live trace, th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -35,6 +35,11 @@ class Decision(StrEnum):
     FAILED = "failed"
     FAILED_OPEN = "failed_open"
     UNFINISHED = "unfinished"
+
+
+def tells_of_a_failure(details: str) -> bool:
+    """Return whether an answer with these details stands for a failure, of a policy or of the engine, not a denial."""
+    return details.startswith(("policy_failed:", "policy_engine:internal_error", "policy_engine:not_ready"))
 
 
 @dataclass(slots=True)
@@ -140,13 +145,30 @@ class ExchangeRecord:
         return document
 
 
+_ALWAYS = frozenset({"before", "after", "value", "result", "depth", "entry"})
+"""Fields that are shown whatever they hold."""
+
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_FIELDS: dict[type, tuple[str, ...]] = {}
+
+
 def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        found = {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
-        kept = ("before", "after", "value", "result", "depth", "entry")
-        return {name: one for name, one in found.items() if name in kept or one not in (None, "", [], {})}
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    if kind is list or kind is tuple:
         return [_plain(one) for one in value]
-    return str(value) if isinstance(value, StrEnum) else value
+    if kind is dict:
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, StrEnum):
+        return value.value
+    names = _FIELDS.get(kind)
+    if names is None:
+        names = _FIELDS[kind] = tuple(one.name for one in fields(value))
+    found = {}
+    for name in names:
+        one = getattr(value, name)
+        if name in _ALWAYS or one not in _NOTHING:
+            found[name] = _plain(one)
+    return found

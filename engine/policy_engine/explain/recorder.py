@@ -16,7 +16,6 @@ from policy_engine.explain.recording import Recording
 from policy_engine.kernel.envoy_facts import EnvoyFacts
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.kernel import Kernel
-from policy_engine.kernel.route_key import attribute
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer, Replies, StreamError, StreamHandler
 from policy_engine.sdk import Request, Response
@@ -178,7 +177,7 @@ class RecordingSession:
             return Session(self._kernel, self._peer)
         if first.WhichOneof("request") != "request_headers":
             return Session(self._kernel, self._peer)
-        key = attribute(first, self._kernel.options.route_key)
+        key = self._kernel.options.route_key.find(first)
         headers = headers_of(first.request_headers.headers)
         found = self._recorder.begin(Request(headers, route=key, facts=lambda: self._facts(key, first)))
         if found is None:

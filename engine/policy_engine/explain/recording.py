@@ -21,6 +21,7 @@ from policy_engine.explain.record import (
     ExchangeRecord,
     HookRecord,
     Verdict,
+    tells_of_a_failure,
 )
 from policy_engine.explain.traffic import Traffic
 from policy_engine.kernel.reply import DECISION_NAMESPACE
@@ -35,7 +36,6 @@ MOST_HOOKS = 200
 """Hook calls in one record: a streamed body has one for each policy and chunk."""
 
 _ENDED_BY_POLICY = (Decision.ANSWERED, Decision.DENIED, Decision.FAILED)
-_OF_A_FAILURE = ("policy_failed:", "policy_engine:internal_error", "policy_engine:not_ready")
 
 
 @dataclass(slots=True)
@@ -206,7 +206,7 @@ class Recording:
         record = self.record
         record.status, record.reason = status, self._masking.text(details)
         ended = next((one for one in reversed(record.hooks) if _ends(one)), None)
-        failed = details.startswith(_OF_A_FAILURE)
+        failed = tells_of_a_failure(details)
         if ended is not None and not details.startswith("policy_engine:"):
             record.policy, record.version, record.hook = ended.policy, ended.version, ended.hook
             record.verdict = Verdict(ended.decision.value)

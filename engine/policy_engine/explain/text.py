@@ -78,7 +78,9 @@ def _hook(hook: Document) -> Iterator[str]:
     decision = str(_DECISIONS.get(hook["decision"], hook["decision"]))
     if hook.get("status") is not None and hook["decision"] in ("denied", "answered", "failed"):
         decision += f" with {hook['status']}"
-    would = " (shadow: not applied)" if hook.get("mode") == "shadow" else ""
+    would = ""
+    if hook.get("mode") == "shadow":
+        would = " (in shadow)" if hook["decision"] in ("passed", "skipped") else " (in shadow: not applied)"
     took = f", {hook['milliseconds']:g} ms" if hook.get("milliseconds") is not None else ""
     yield f"  {hook['entry'] + 1}. {hook['policy']} {hook['version']}  {hook['hook']}: {decision}{would}{took}"
     condition = hook.get("condition")

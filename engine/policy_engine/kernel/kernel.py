@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from policy_engine.kernel.route_key import ROUTE_NAME
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.routes import RequestCounter, Routes
 from policy_engine.limits import BODY_LIMIT, HEADER_COUNT, HEADER_SIZE
 from policy_engine.worker.chains.closing import close_chains
@@ -36,16 +36,18 @@ PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class KernelOptions:
-    """Settings of every session. `route_key` is the attribute that holds the key (R-07).
+    """Settings of every session. `route_key` finds the key (R-07).
 
-    `body_limit` is in bytes and holds for decoded bodies too; `header_count` and `header_size` (bytes of names and
-    values) are for the headers of one request or response (R-09). `errors` is how denials are written where the route's
-    chain does not say (R-19).
+    `body_limit` is in bytes and holds for decoded bodies too; `envoy_buffer_limit` are the bytes that Envoy holds of a
+    body, None where that is not known to be less; `header_count` and `header_size` (bytes of names and values) are for
+    the headers of one request or response (R-09). `errors` is how denials are written where the route's chain does not
+    say (R-19).
     """
 
-    route_key: str = ROUTE_NAME
+    route_key: RouteKey = field(default_factory=RouteKey)
     pass_unmapped: bool = False
     body_limit: int = BODY_LIMIT
+    envoy_buffer_limit: int | None = None
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
     errors: ErrorAnswers = field(default_factory=ErrorAnswers)
@@ -67,6 +69,7 @@ class KernelStatistics:
     broken_promises: int = 0
     broken_response_promises: int = 0
     doubted_responses: int = 0
+    collected_bytes: int = 0
     swaps: int = 0
 
 

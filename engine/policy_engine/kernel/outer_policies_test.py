@@ -327,6 +327,17 @@ def test_refusals_of_the_engine_are_seen_once_the_request_was() -> None:
     assert (reply.immediate_response.status.code, headers(reply)["x-outer"]) == (502, ["1"])
 
 
+UPGRADE = request_headers(pairs=[("connection", "upgrade"), ("upgrade", "websocket")], end=False)
+
+
+def test_a_body_without_end_is_refused_after_the_headers_were_judged() -> None:
+    reads = entry(Denies, parameters={"at": "request_body"})
+    reply = answer(Outer, reads, entry(Outer, parameters={"name": "inner"}), messages=[UPGRADE])
+    assert (reply.immediate_response.status.code, headers(reply)["x-outer"]) == (501, ["1"])
+    assert "x-inner" not in headers(reply)
+    assert answer(reads, Denies, messages=[UPGRADE]).immediate_response.status.code == 403
+
+
 def test_who_may_not_send_a_body_is_not_told_how_large_it_may_be() -> None:
     large = request_headers(method="POST", pairs=[("content-length", "100")], end=False)
     reads = entry(Denies, parameters={"at": "request_body"})

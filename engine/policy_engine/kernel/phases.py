@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from policy_engine.kernel.collecting import Collection
 from policy_engine.kernel.denial import answer_to
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.later import Result
 from policy_engine.kernel.outer_policies import Outwards
-from policy_engine.kernel.promises import ended_without_body
+from policy_engine.kernel.promises import ended_without_body, name_hung_request
 from policy_engine.kernel.reply import immediate_reply
 from policy_engine.kernel.routes import Modes, Route
 from policy_engine.kernel.sides import Side
-from policy_engine.kernel.stream import Peer
+from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.sdk import ImmediateResponse, Request, Response
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.closing import close_chains
@@ -27,6 +28,9 @@ from policy_engine.worker.chains.compiled import Step
 from policy_engine.worker.chains.executor import Exchange, Outcome
 
 repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
+
+_SMALL_DIGITS = 4
+"""Of a content-length below 10,000 bytes, which every Envoy has room for."""
 
 _INTERNAL_ERROR = ImmediateResponse(500, details="policy_engine:internal_error")
 _ALL = sys.maxsize
@@ -38,12 +42,16 @@ class Phases:
     - `awaited`: the sides whose body was asked for and has not begun to come.
     - `over`: the sides whose body is over for the policies, whatever still comes of it.
     - `ended`: an answer ended the exchange.
+    - `replaced`: the sides in full duplex whose body was replaced before it came; its end is still to be passed on.
+    - `waiting`: makes the replies for such a side, given whether Envoy has sent any of the old body, and all of it.
     - `probing`: the response's body may come without its headers; see `promises`.
-    - `content`: the response's headers do not end it.
+    - `content`: the headers that came last do not end their message.
+    - `collection`: a body that is being put together, and the reply to its headers that waits for it.
     """
 
     __slots__ = (
         "awaited",
+        "collection",
         "content",
         "ended",
         "exchange",
@@ -52,8 +60,10 @@ class Phases:
         "over",
         "peer",
         "probing",
+        "replaced",
         "request",
         "route",
+        "waiting",
     )
 
     def __init__(self, kernel: Kernel, route: Route, modes: Modes, request: Request, peer: Peer) -> None:
@@ -65,12 +75,21 @@ class Phases:
         self.exchange = Exchange(route.chain, request)
         self.awaited: tuple[Side, ...] = ()
         self.over: tuple[Side, ...] = ()
+        self.collection: Collection | None = None
+        self.replaced: tuple[Side, ...] = ()
+        self.waiting: Callable[[bool, bool], Replies] | None = None
         self.content = False
         self.ended = False
         self.probing = False
         route.chain.usage.streams += 1
         if kernel.tracing is not None:
             request.trace = kernel.tracing.begin(request)
+
+    @property
+    def body_limit(self) -> int:
+        """The largest body in bytes: that of the route, else that of the settings."""
+        limit = self.route.chain.body_limit
+        return self.kernel.options.body_limit if limit is None else limit
 
     def view(self, side: Side) -> Request | Response | None:
         """Return the message of `side` as policies see it; None for a response whose headers never came."""
@@ -115,15 +134,16 @@ class Phases:
         `unseen`: none does, as they have not seen the request, or as it cannot reach the client.
         """
         route = self.route.chain.route_key
-        repeated.log(
-            logging.INFO,
-            (response.details, route),
-            "a request of route %s was refused with %d (%s)",
-            route,
-            response.status,
-            response.details,
-            extra={"event": "refused", "route": route, "request_id": self.request.id},
-        )
+        if self.kernel.decisions is None:  # which says it else
+            repeated.log(
+                logging.INFO,
+                (response.details, route),
+                "a request of route %s was refused with %d (%s)",
+                route,
+                response.status,
+                response.details,
+                extra={"event": "refused", "route": route, "request_id": self.request.id},
+            )
         return self.refuse(response, by=by, unseen=unseen)
 
     def refuse(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
@@ -146,6 +166,7 @@ class Phases:
         Dynamic metadata of `earlier` actions is still published.
         """
         self.ended = True
+        self.stop_collecting()
         kernel, request, chain = self.kernel, self.request, self.route.chain
         if kernel.tracing is not None and request.trace is not None:
             kernel.tracing.answered(request.trace, response)
@@ -159,14 +180,30 @@ class Phases:
         def again(other: ImmediateResponse, by: Step | None, more: list[Any]) -> Result:
             return self._end(other, more, before=0 if by is None else by.entry)
 
-        return Outwards(self.exchange, answer, steps, published, kernel.options.body_limit, again).run()
+        return Outwards(self.exchange, answer, steps, published, self.body_limit, again).run()
+
+    def stop_collecting(self) -> None:
+        """Let go of a body that nobody will answer for any more."""
+        if self.collection is not None:
+            self.collection.drop()
+            self.collection = None
+
+    def _ended_while_awaiting(self) -> None:
+        """Take note of a body that was asked for and never came."""
+        request, response = self.modes.request, self.modes.response
+        if response.by_override and response in self.awaited:
+            broken = ended_without_body(self.peer, self.route, self.modes)
+            self.kernel.statistics.broken_response_promises += broken
+        elif request.by_override and request in self.awaited:
+            length = self.request.headers.get("content-length") or "an unknown number of"
+            if not length.isdecimal() or len(length) > _SMALL_DIGITS:
+                name_hung_request(self.route, length)
 
     def close(self) -> None:
         """Let go of the chain; the last stream on a retired chain closes its policies."""
-        response = self.modes.response
-        if response.by_override and response in self.awaited and not self.ended:
-            broken = ended_without_body(self.peer, self.route, self.modes)
-            self.kernel.statistics.broken_response_promises += broken
+        self.stop_collecting()
+        if self.awaited and not self.ended:
+            self._ended_while_awaiting()
         chain = self.route.chain
         for hook in chain.stream_end:
             try:

@@ -80,6 +80,21 @@ def name_unsent_request_body(route: Route, steps: Sequence[Step], closed: Step |
     )
 
 
+def name_hung_request(route: Route, length: str) -> None:
+    """Say once for a route that a request ended while its body was waited for; `length` is that which it announced."""
+    _once(
+        route,
+        "body_waited_for",
+        "request",
+        "route %s: a request with a body of %s bytes ended before Envoy had sent the body. If such requests hang, the "
+        "body is larger than Envoy's buffer (per_connection_buffer_limit_bytes; 32 KiB in Envoy Gateway): raise that, "
+        "set `request_body_mode: BUFFERED` for the route or the filter, or tell the engine (envoy_buffer_limit). "
+        "Perhaps the client only went away",
+        length,
+        level=logging.WARNING,
+    )
+
+
 def name_body_in_pieces(route: Route, field: str, steps: Sequence[Step], closed: Step | None) -> None:
     """Say once for a route that a body comes in pieces which policies need whole; `field` is that of the message."""
     _once(
@@ -107,8 +122,8 @@ def _labels(steps: Sequence[Step]) -> str:
     return ", ".join(step.label for step in steps)
 
 
-def _once(route: Route, event: str, side: str, text: str, *values: str) -> None:
+def _once(route: Route, event: str, side: str, text: str, *values: str, level: int = logging.ERROR) -> None:
     if f"{event} {side}" not in route.warned:
         route.warned.add(f"{event} {side}")
         key = route.chain.route_key
-        logger.error(text, key, *values, extra={"event": event, "route": key})
+        logger.log(level, text, key, *values, extra={"event": event, "route": key})

@@ -14,10 +14,12 @@ from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 from policy_engine.kernel import wire
+from policy_engine.kernel.stream import Replies
 from policy_engine.sdk import Chunk, RequestMutation
 from policy_engine.sdk.headers import HeaderEdit
 
 ProcessingMode = processing_mode_pb2.ProcessingMode
+STREAMING = (ProcessingMode.STREAMED, ProcessingMode.FULL_DUPLEX_STREAMED)
 
 DECISION_NAMESPACE = "policy_engine"
 """Of the dynamic metadata that tells Envoy what was decided: `%DYNAMIC_METADATA(policy_engine:…)%` in access logs."""
@@ -104,6 +106,37 @@ def piece_reply(field: str, mode: int, before: Chunk, after: Chunk) -> bytes:
     if mode == ProcessingMode.FULL_DUPLEX_STREAMED:
         return duplex_chunk_reply(field, after.data, after.end)
     return chunk_reply(field, None if after.data is before.data else after.data)
+
+
+def duplex_replies(
+    headers: str,
+    field: str,
+    edits: Sequence[HeaderEdit],
+    actions: Sequence[Any],
+    data: bytes,
+    *,
+    came: bool,
+    end: bool,
+) -> Replies:
+    """Return the reply to `headers` and behind it the whole body of `field`, for mode FULL_DUPLEX_STREAMED.
+
+    `end` is whether nothing more comes of the message, as trailers would; `came` whether Envoy has sent any of a body:
+    it takes no pieces before, only a new body with the reply to headers.
+    """
+    if data and not came:
+        return headers_reply(headers, edits, actions, body=data)
+    first = headers_reply(headers, edits, actions)
+    return (first, duplex_chunk_reply(field, data, end)) if data or end else (first,)
+
+
+def passed_reply(field: str, mode: int, message: Any) -> bytes:
+    """Return the reply that lets a body, or the piece of one, pass as it came; `message` is Envoy's `HttpBody`.
+
+    In full duplex Envoy forwards only what it is sent back.
+    """
+    if mode == ProcessingMode.FULL_DUPLEX_STREAMED:
+        return duplex_chunk_reply(field, message.body, message.end_of_stream)
+    return chunk_reply(field, None)
 
 
 def dropped_reply(field: str, mode: int) -> bytes | None:

@@ -23,14 +23,15 @@ from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.later import Result
 from policy_engine.kernel.origin import origin_of
 from policy_engine.kernel.phases import Phases
-from policy_engine.kernel.reply import chunk_reply, headers_reply, immediate_reply, trailers_reply
-from policy_engine.kernel.route_key import attribute, has_no_route
-from policy_engine.kernel.routes import Route, Routes
+from policy_engine.kernel.reply import headers_reply, immediate_reply, passed_reply, trailers_reply
+from policy_engine.kernel.route_key import has_no_route
+from policy_engine.kernel.routes import Route, Routes, StaticModes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.needs import NOTHING_ASKED
+from policy_engine.worker.chains.spec import Unmapped
 
 repeated = RepeatedLines(logging.getLogger("policy_engine.kernel"))
 
@@ -50,12 +51,13 @@ _REQUEST, _RESPONSE = 1, 2
 class Session:
     """One stream from its first message to its end. Not thread-safe: it belongs to its transport's event loop."""
 
-    __slots__ = ("_closed", "_ended", "_kernel", "_peer", "_phases", "_side")
+    __slots__ = ("_closed", "_ended", "_kernel", "_modes", "_peer", "_phases", "_side")
 
     def __init__(self, kernel: Kernel, peer: Peer) -> None:
         self._kernel = kernel
         self._peer = peer
         self._phases: Phases | None = None
+        self._modes: StaticModes = (0, 0)
         self._side = 0
         self._ended = False
         self._closed = False
@@ -86,7 +88,7 @@ class Session:
         elif part.endswith("_headers"):
             raise self._refuse(f"{part} out of order")
         if phases is None:
-            return _PASS[part]
+            return self._passed(part, request)
         if part == "response_headers" and len(message) > self._kernel.short_headers:
             headers, size = request.response_headers.headers, len(message)
             refused = refusal(self._kernel, phases.route, part, headers, size, phases.request.headers)
@@ -105,8 +107,16 @@ class Session:
         if self._phases is not None:
             self._phases.close()
 
+    def _passed(self, part: str, request: Any) -> Result:
+        """Let a message pass that no chain looks at."""
+        if not part.endswith("_body"):
+            return _PASS[part]
+        return passed_reply(part, self._modes[part == "response_body"], getattr(request, part))
+
     def _first(self, part: str, message: Any, size: int) -> Result:
         kernel = self._kernel
+        config = message.protocol_config
+        self._modes = config.request_body_mode, config.response_body_mode
         if part == "response_headers":
             # Envoy answered by itself before the request reached this filter (a local reply): no chain to run.
             self._side = _RESPONSE
@@ -118,17 +128,21 @@ class Session:
         if routes is None:
             kernel.statistics.not_ready += 1
             return self._deny(_NOT_READY, headers_of(message.request_headers.headers))
-        key = attribute(message, kernel.options.route_key)
+        key = kernel.options.route_key.find(message)
+        passes = kernel.options.pass_unmapped
         route = routes.get(key)
-        if route is None:
-            self._trace_unmapped(key, message)
-            if not kernel.options.pass_unmapped and has_no_route(message, kernel.options.route_key):
+        if route is None or (not key and not passes and has_no_route(message, kernel.options.route_key)):
+            self._trace_unmapped(key, message, passes=passes)
+            if not passes and has_no_route(message, kernel.options.route_key):
                 return self._without_route(message)
-            return self._unmapped(routes, key, headers_of(message.request_headers.headers))
+            return self._unmapped(routes, key, headers_of(message.request_headers.headers), passes=passes)
         route.requests.value += 1
-        config = message.protocol_config
-        modes = route.modes_for((config.request_body_mode, config.response_body_mode))
+        modes = route.modes_for(self._modes)
         if not route.chain.policies:
+            if route.chain.unmapped is not None:
+                passes = route.chain.unmapped is Unmapped.PASS
+                self._trace_unmapped(key, message, passes=passes)
+                return self._unmapped(routes, key, headers_of(message.request_headers.headers), passes=passes)
             return modes.request.pass_reply
         headers = message.request_headers
         header_map = headers.headers
@@ -141,10 +155,10 @@ class Session:
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
 
-    def _trace_unmapped(self, key: str, message: Any) -> None:
+    def _trace_unmapped(self, key: str, message: Any, *, passes: bool) -> None:
         """Give the caller's trace a span that tells why the request ended here."""
         tracing = self._kernel.tracing
-        if tracing is None or self._kernel.options.pass_unmapped:
+        if tracing is None or passes:
             return
         headers = headers_of(message.request_headers.headers)
         span = tracing.begin(Request(headers, route=key, facts=lambda: EnvoyFacts(message, NOTHING_ASKED)))
@@ -152,10 +166,10 @@ class Session:
             tracing.answered(span, _UNMAPPED)
             tracing.end(span)
 
-    def _unmapped(self, routes: Routes, key: str, headers: Headers) -> Result:
+    def _unmapped(self, routes: Routes, key: str, headers: Headers, *, passes: bool) -> Result:
         kernel = self._kernel
         kernel.statistics.unmapped += 1
-        if kernel.options.pass_unmapped:
+        if passes:
             return _PASS_REQUEST_HEADERS
         # Finding near names costs more than the rest of the denial.
         if repeated.due(key):
@@ -216,9 +230,7 @@ _PHASES: dict[str, Callable[[Phases, Any], Result]] = {
 }
 
 _PASS: dict[str, bytes] = {
-    "request_body": chunk_reply("request_body", None),
     "request_trailers": trailers_reply("request_trailers"),
     "response_headers": _PASS_RESPONSE_HEADERS,
-    "response_body": chunk_reply("response_body", None),
     "response_trailers": trailers_reply("response_trailers"),
 }

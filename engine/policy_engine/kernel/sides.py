@@ -9,12 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
-from policy_engine.kernel.reply import headers_reply
+from policy_engine.kernel.reply import STREAMING, ProcessingMode, headers_reply
 from policy_engine.worker.chains.compiled import CompiledChain, Step
+from policy_engine.worker.chains.needs import BodyMode
 
 Steps = tuple[Step, ...]
+
+GATHERED = (int(ProcessingMode.BUFFERED), int(ProcessingMode.BUFFERED_PARTIAL))
+"""Modes in which Envoy waits for a body."""
+
+OBSERVED = (BodyMode.OBSERVED, BodyMode.OBSERVED_IN_PIECES)
+
+
+def is_observed(needed: BodyMode, body_mode: int) -> bool:
+    """Return whether shadows alone read a body that comes in this mode, and that has to go on as it is."""
+    return needed in OBSERVED and body_mode in GATHERED
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +51,10 @@ class Side:
     - `headers`, `body`, `trailers`: the fields of its messages in `ProcessingRequest` and `ProcessingResponse`.
     - `on_headers`, `on_body`, `on_chunk`, `on_trailers`: the steps for each, in the order they run.
     - `body_mode`: the `ProcessingMode` value its body arrives in; `by_override`: only the override makes Envoy send it.
+    - `whole`: policies get its body whole; `collects`: in full duplex, so that the engine has to put it together.
+    - `in_pieces`: Envoy's own configuration sends no whole body; `unsent`: none at all. Both for policies that need it.
+      What shadows alone read counts as nobody's promise.
+    - `observed`: of its body only shadows see what Envoy's buffer holds.
     - `override`: bytes to put behind each reply to its headers; `pass_reply`: the reply that changes nothing.
     - `too_large`, `undecodable`: HTTP status for a body over the limit, and for one that cannot be decoded.
     """
@@ -53,15 +68,32 @@ class Side:
     on_trailers: Steps
     body_mode: int
     by_override: bool
+    whole: bool
+    collects: bool
+    in_pieces: bool
+    unsent: bool
+    observed: bool
     override: bytes
     pass_reply: bytes
     too_large: int
     undecodable: int
     cached: CachedReply = field(default_factory=CachedReply)
 
+    @property
+    def reads(self) -> bool:
+        """Whether policies read its body."""
+        return bool(self.on_body or self.on_chunk)
+
 
 def request_side(chain: CompiledChain, body_mode: int, static_mode: int, override: bytes) -> Side:
     """Return the side of the request; `static_mode` is the body mode of Envoy's own configuration."""
+    arrival = _arrival(
+        chain.needs.request_body,
+        body_mode,
+        static_mode,
+        reads=bool(chain.request_body),
+        streams=bool(chain.request_chunks),
+    )
     return Side(
         headers="request_headers",
         body="request_body",
@@ -71,7 +103,12 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
         on_chunk=chain.request_chunks,
         on_trailers=chain.request_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode,
+        by_override=arrival.by_override,
+        whole=arrival.whole,
+        collects=arrival.collects,
+        in_pieces=arrival.in_pieces,
+        unsent=arrival.unsent,
+        observed=arrival.observed,
         override=override,
         pass_reply=headers_reply("request_headers") + override,
         too_large=413,
@@ -79,8 +116,15 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
     )
 
 
-def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Side:
-    """Return the side of the response, whose headers come too late for an override."""
+def response_side(chain: CompiledChain, body_mode: int, static_mode: int, override: bytes = b"") -> Side:
+    """Return the side of the response; an `override` with its headers is for bodies that nobody relies on."""
+    arrival = _arrival(
+        chain.needs.response_body,
+        body_mode,
+        static_mode,
+        reads=bool(chain.response_body),
+        streams=bool(chain.response_chunks),
+    )
     return Side(
         headers="response_headers",
         body="response_body",
@@ -90,11 +134,43 @@ def response_side(chain: CompiledChain, body_mode: int, static_mode: int) -> Sid
         on_chunk=chain.response_chunks,
         on_trailers=chain.response_trailers,
         body_mode=body_mode,
-        by_override=bool(body_mode) and not static_mode,
-        override=b"",
-        pass_reply=headers_reply("response_headers"),
+        by_override=arrival.by_override,
+        whole=arrival.whole,
+        collects=arrival.collects,
+        in_pieces=arrival.in_pieces,
+        unsent=arrival.unsent,
+        observed=arrival.observed,
+        override=override,
+        pass_reply=headers_reply("response_headers") + override,
         too_large=502,
         undecodable=502,
+    )
+
+
+class _Arrival(NamedTuple):
+    """The fields of a side that tell how its body comes."""
+
+    by_override: bool
+    whole: bool
+    collects: bool
+    in_pieces: bool
+    unsent: bool
+    observed: bool
+
+
+def _arrival(needed: BodyMode, body_mode: int, static_mode: int, *, reads: bool, streams: bool) -> _Arrival:
+    """Return how a body that comes in `body_mode` reaches the policies of a side; `streams`: all take it in chunks."""
+    observed = is_observed(needed, body_mode)
+    needs_whole = reads and needed not in OBSERVED and not (streams and body_mode in STREAMING)
+    # After part of a body in BUFFERED_PARTIAL the rest goes by without a message.
+    partial = body_mode == ProcessingMode.STREAMED or static_mode == ProcessingMode.BUFFERED_PARTIAL
+    return _Arrival(
+        by_override=bool(body_mode) and not static_mode and not observed,
+        whole=needs_whole,
+        collects=needs_whole and body_mode == ProcessingMode.FULL_DUPLEX_STREAMED,
+        in_pieces=needs_whole and partial,
+        unsent=reads and needed not in OBSERVED and body_mode == ProcessingMode.NONE,
+        observed=observed,
     )
 
 

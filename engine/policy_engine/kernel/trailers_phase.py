@@ -9,12 +9,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import fields, replace
 from typing import Any
 
+from policy_engine.kernel.body_phase import put_together
 from policy_engine.kernel.header_view import headers_of
 from policy_engine.kernel.later import Result, then
 from policy_engine.kernel.phases import Phases
 from policy_engine.kernel.promises import name_trailers_only
-from policy_engine.kernel.reply import ProcessingMode, duplex_chunk_reply, trailers_reply
-from policy_engine.kernel.routes import STREAMING
+from policy_engine.kernel.reply import STREAMING, ProcessingMode, duplex_chunk_reply, trailers_reply
 from policy_engine.kernel.sides import Side, first_closed
 from policy_engine.kernel.stream import Replies
 from policy_engine.sdk import Chunk, Headers
@@ -29,7 +29,16 @@ def trailers(phases: Phases, side: Side, message: Any) -> Result:
     view = phases.view(side)
     if view is None:
         return trailers_reply(side.trailers)
-    if phases.no_longer_awaited(side):
+    awaited = phases.no_longer_awaited(side)
+    if side in phases.replaced and phases.waiting is not None:
+        waiting, phases.waiting = phases.waiting, None
+        return _before_trailers(phases, side, waiting(False, False), message)
+    if side.collects and phases.collection is not None:
+        return then(
+            put_together(phases, side, view, end=False),
+            lambda replies: _before_trailers(phases, side, replies, message),
+        )
+    if awaited:
         view.body = b""
         return _without_body(phases, side, headers_of(message.trailers), lambda: _trailers(phases, side, message))
     if side.on_chunk and side.body_mode in STREAMING and side not in phases.over:
@@ -93,6 +102,16 @@ def _last_chunk(phases: Phases, side: Side, go_on: Callable[[], Result]) -> Resu
     return then(run(phases.exchange, side.on_chunk, arguments, Outcome()), done)
 
 
+def _before_trailers(phases: Phases, side: Side, first: Replies, message: Any) -> Result:
+    """Go on behind the replies `first` to headers and body.
+
+    One alone ended the exchange, or put a body where none came, after which Envoy waits for no reply to trailers.
+    """
+    if not isinstance(first, tuple):
+        return first
+    return _in_front(first, _trailers(phases, side, message))
+
+
 def _grpc_error(trailers: Headers) -> int | None:
     """Return the error in these trailers, None when there is none (gRPC over HTTP/2, "Responses")."""
     status = trailers.get("grpc-status") or ""
@@ -104,14 +123,14 @@ def _changes(action: Any) -> bool:
     return any(getattr(action, field.name) for field in fields(action) if field.name not in _NO_CHANGE)
 
 
-def _in_front(first: bytes, rest: Result) -> Result:
+def _in_front(first: Replies, rest: Result) -> Result:
     """Return the replies of `rest` with `first` before them."""
     return _in_front_later(first, rest) if isinstance(rest, Coroutine) else _joined(first, rest)
 
 
-async def _in_front_later(first: bytes, rest: Coroutine[Any, Any, Replies]) -> Replies:
+async def _in_front_later(first: Replies, rest: Coroutine[Any, Any, Replies]) -> Replies:
     return _joined(first, await rest)
 
 
-def _joined(first: bytes, rest: Replies) -> Replies:
-    return (first, rest) if isinstance(rest, bytes) else (first, *(rest or ()))
+def _joined(*some: Replies) -> Replies:
+    return tuple(reply for one in some for reply in ((one,) if isinstance(one, bytes) else one or ()))

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.routes import configured_mode, processing_mode
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -229,7 +229,7 @@ class Driver:
         classes = [policy_of(number, plan, log) for number, plan in enumerate(plans)]
         made = engine(*classes)
         needs = made.kernel.snapshot.chains[_ROUTE].needs  # type: ignore[union-attr] # it was activated
-        wanted = processing_mode(needs, STREAMING_ALLOWED)
+        wanted = configured_mode(needs)
         buffered = processing_mode(needs, (0, 0))
         self.exchange = exchange
         self.session = made.session()
@@ -349,6 +349,8 @@ def through_session(plans: list[Plan], exchange: Exchange) -> Seen:
                 (driver.response_mode, exchange.answered.pieces),
             )
         )
+        if ProcessingMode.FULL_DUPLEX_STREAMED in static:  # then no override can ask for the other side's
+            static = (driver.request_mode, driver.response_mode)
         first = envoy_messages.request_headers(
             _ROUTE,
             pairs,

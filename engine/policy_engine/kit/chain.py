@@ -18,7 +18,7 @@ from policy_engine.worker.chains.action_check import InvalidAction, WrongKind
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiled import Step as CompiledStep
 from policy_engine.worker.chains.compiler import Compiler, Entry, active_phases, asked_of
-from policy_engine.worker.chains.needs import Asked, asked_by
+from policy_engine.worker.chains.needs import Asked, asked_by, expressions_in
 from policy_engine.worker.chains.spec import FailureMode
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.conditions.condition import compile_condition
@@ -150,10 +150,10 @@ def _entry(index: int, policy: Policy | ChainEntry, seconds: float, given: Asked
     policy_class, name = type(one.policy), type(one.policy).__name__
     phases = active_phases(one.policy, phases_of(policy_class))
     definition = definition_of(policy_class)
-    asked = given | asked_by(one.condition)
+    condition, expressions = None, () if one.condition is None else (one.condition,)
+    asked = given | asked_by(expressions)
     if definition is not None:
-        asked = asked_of(definition, one.condition, parameters_of(one.policy))
-    condition = None
+        asked = asked_of(definition, (*expressions, *expressions_in(parameters_of(one.policy))))
     if one.condition is not None:
         condition = compile_condition(one.condition, phase_has_response=not phases_of(policy_class) & REQUEST_PHASES)
     return Entry(

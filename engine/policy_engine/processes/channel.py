@@ -10,11 +10,20 @@ import asyncio
 import json
 import socket
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from policy_engine.worker.chains.error_answers import ErrorAnswers
-from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
+from policy_engine.worker.chains.spec import (
+    AnyOf,
+    ChainsSpec,
+    FailureMode,
+    Mode,
+    PolicySpec,
+    RouteSpec,
+    Share,
+    Unmapped,
+)
 
 _LENGTH = struct.Struct("!I")
 _MOST = 256 * 1024 * 1024
@@ -59,14 +68,12 @@ class Channel:
 
 def spec_to_message(spec: ChainsSpec) -> Message:
     """Return `spec` as JSON data, secrets included: for the channel only, never for a log or an admin page."""
+    # Field by field: `asdict` would copy every parameter once more.
     return {
         "routes": [
-            {
-                "route_key": route.route_key,
-                "policies": [
-                    asdict(policy) | {"failure_mode": policy.failure_mode.value, "secrets": sorted(policy.secrets)}
-                    for policy in route.policies
-                ],
+            {one.name: getattr(route, one.name) for one in fields(route)}
+            | {
+                "policies": [_sent(policy) for policy in route.policies],
                 "errors": None if route.errors is None else route.errors.as_document(),
             }
             for route in spec.routes
@@ -79,19 +86,35 @@ def spec_from_message(message: Message) -> ChainsSpec:
     return ChainsSpec(
         tuple(
             RouteSpec(
-                route["route_key"],
-                tuple(
-                    PolicySpec(
-                        **policy
-                        | {
-                            "failure_mode": FailureMode(policy["failure_mode"]),
-                            "secrets": frozenset(policy["secrets"]),
-                        }
-                    )
-                    for policy in route["policies"]
-                ),
-                None if route["errors"] is None else ErrorAnswers.from_document(route["errors"]),
+                **route
+                | {
+                    "policies": tuple(_received(policy) for policy in route["policies"]),
+                    "unmapped": None if route["unmapped"] is None else Unmapped(route["unmapped"]),
+                    "errors": None if route["errors"] is None else ErrorAnswers.from_document(route["errors"]),
+                }
             )
             for route in message["routes"]
         )
     )
+
+
+def _sent(policy: PolicySpec) -> Message:
+    return asdict(policy) | {"secrets": sorted(policy.secrets)}
+
+
+def _received(message: Message) -> PolicySpec:
+    group = message["any_of"]
+    return PolicySpec(
+        **message
+        | {
+            "failure_mode": FailureMode(message["failure_mode"]),
+            "secrets": frozenset(message["secrets"]),
+            "mode": Mode(message["mode"]),
+            "share": _share(message["share"]),
+            "any_of": None if group is None else AnyOf(**group | {"share": _share(group["share"])}),
+        }
+    )
+
+
+def _share(message: Message | None) -> Share | None:
+    return None if message is None else Share(**message)

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from policy_engine.worker.policies.loader import SHARED, directory_digest
+from policy_engine.worker.policies.integrity import directory_digest
+from policy_engine.worker.policies.loader import SHARED
 from policy_engine.worker.policies.manifest import MANIFEST_FILE
 from policy_engine.worker.policies.registry import Registry
 
@@ -14,22 +15,24 @@ logger = logging.getLogger("policy_engine.supervisor")
 
 
 class CodeOnDisk:
-    """What the setting `policies.directory` held at the start; without it, nothing is compared."""
+    """What lay at `policies` at the start, a registry's file or a directory; without it, nothing is compared."""
 
-    def __init__(self, registry: Registry, directory: Path | None) -> None:
-        self._root = directory
+    def __init__(self, registry: Registry, policies: Path | None) -> None:
+        tree = policies is not None and policies.is_dir()
+        self._root = policies if tree or policies is None else policies.parent
+        self._tree = tree
         self._loaded = {
-            Path(one.source).absolute(): one.digest for one in registry if directory is not None and one.source
+            Path(one.source).absolute(): one.digest for one in registry if self._root is not None and one.source
         }
-        if directory is not None and (directory / SHARED).is_dir():
-            self._loaded[(directory / SHARED).absolute()] = directory_digest(directory / SHARED)
+        if tree and self._root is not None and (self._root / SHARED).is_dir():
+            self._loaded[(self._root / SHARED).absolute()] = directory_digest(self._root / SHARED)
 
     def changes(self) -> Iterator[str]:
         """Yield each directory, below that of all policies, that was changed, added or removed, and which of it."""
         if self._root is None:
             return
         root = self._root.absolute()
-        new = {one.parent for one in root.glob(f"*/*/{MANIFEST_FILE}")}
+        new = {one.parent for one in root.glob(f"*/*/{MANIFEST_FILE}") if self._tree}
         for path in sorted(self._loaded.keys() | new):
             name = path.relative_to(root) if path.is_relative_to(root) else path
             if path not in self._loaded:

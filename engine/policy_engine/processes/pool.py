@@ -130,6 +130,11 @@ class WorkerPool:
         return sum(1 for number in self._configured if not self._children[number].quiet)
 
     @property
+    def processes(self) -> dict[str, int]:
+        """Process ids by names: `worker-0`."""
+        return {f"worker-{number}": child.process.pid for number, child in sorted(self._children.items())}
+
+    @property
     def complete(self) -> bool:
         """Whether every worker process serves (R-50)."""
         return self.serving == len(self._options)
@@ -342,7 +347,13 @@ class WorkerPool:
         await self._tell_all(message)
 
     async def _tell_all(self, message: Message) -> None:
-        await asyncio.gather(*(child.tell(message) for child in self._children.values() if not child.quiet))
+        answering = []
+        for child in self._children.values():
+            if child.quiet:
+                self._keep(child.tell(message))  # it is told should it ever listen again
+            else:
+                answering.append(child.tell(message))
+        await asyncio.gather(*answering)
 
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""

@@ -24,6 +24,7 @@ from policy_engine.explain.development import ShownFailures, TerminalLines
 from policy_engine.explain.live import Filter, LiveTrace
 from policy_engine.explain.recorder import Recorder, Watcher
 from policy_engine.kernel.kernel import Kernel, KernelOptions
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.limits import (
     CONSTRUCTION_SECONDS,
     HEADER_COUNT,
@@ -39,6 +40,7 @@ from policy_engine.sdk.dependencies import dependency_states
 from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.telemetry.decision_output import decision_logger
 from policy_engine.telemetry.logs import configure_logging, set_level
+from policy_engine.telemetry.loop_delay import LoopDelay
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
 from policy_engine.transport.certificate_watch import CertificateWatch
@@ -112,14 +114,15 @@ class WorkerOptions:
 
     `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
     `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it. `development`: each
-    request is told at the terminal, and a client is shown the traceback of a policy that fails.
+    request is told at the terminal, and a client is shown the traceback of a policy that fails. With `strict` it loads
+    policies only if they still are what the registry says.
     """
 
     number: int
     bind: tuple[str, ...]
     transport: str
     policies: str
-    route_key: str
+    route_key: tuple[str, ...]
     pass_unmapped: bool
     body_limit: int
     drain_seconds: float
@@ -135,14 +138,16 @@ class WorkerOptions:
     tracing_endpoint: str = ""
     tracing_sample_ratio: float = 1.0
     tracing_service_name: str = "policy-engine"
+    envoy_buffer_limit: int | None = None
     header_count: int = HEADER_COUNT
     header_size: int = HEADER_SIZE
     error_format: str = ErrorFormat.PROBLEM
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
     worker_timeout: float = WORKER_SECONDS
+    strict: bool = False
     development: bool = False
-    decisions: str = "off"
+    decisions: str = "denials"
     decision_output: str = "log"
     decision_endpoint: str = ""
     decision_sample_ratio: float = 1.0
@@ -153,7 +158,8 @@ class WorkerOptions:
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
         """Return the options that the supervisor sent."""
-        return cls(**{**message, "bind": tuple(message["bind"]), "inherited": tuple(message["inherited"])})
+        tuples = ("bind", "inherited", "route_key")
+        return cls(**{**message, **{name: tuple(message[name]) for name in tuples}})
 
     def server(self) -> ServerOptions:
         """Return the transport's part."""
@@ -176,9 +182,10 @@ class WorkerProcess:
         self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
             KernelOptions(
-                route_key=options.route_key,
+                route_key=RouteKey(options.route_key),
                 pass_unmapped=options.pass_unmapped,
                 body_limit=options.body_limit,
+                envoy_buffer_limit=options.envoy_buffer_limit,
                 header_count=options.header_count,
                 header_size=options.header_size,
                 errors=ErrorAnswers(ErrorFormat(options.error_format)),
@@ -187,11 +194,13 @@ class WorkerProcess:
             self._decisions,
         )
         self._compiler = Compiler(
-            load_policies(Path(options.policies) if options.policies else None),
+            # Its own code runs by now, and the supervisor has looked at that.
+            load_policies(Path(options.policies) if options.policies else None, strict=options.strict, engine=False),
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
             self._decisions,
+            body_limit=options.body_limit,
             helpers=Helpers(options.offload_processes, options.offload_waiting),
         )
         self._live = LiveTrace(options.number, self._traces_wait)
@@ -203,6 +212,7 @@ class WorkerProcess:
         self._sending: asyncio.Task[None] | None = None
         self._health = Health()
         self._watch = LoopWatch()
+        self._delay = LoopDelay()
         self._server: Transport | None = None
         self._certificates: CertificateWatch | None = None
         self._prepared: Snapshot | None = None
@@ -212,6 +222,7 @@ class WorkerProcess:
         self._watch.start()
         await self._channel.send({"ready": os.getpid()})
         self._signs = asyncio.ensure_future(self._give_signs_of_life())
+        self._measuring = asyncio.ensure_future(self._delay.run())
         while (message := await self._channel.receive()) is not None:
             if "prepare" in message:
                 # Beside the other messages: chains may take long to build.
@@ -357,7 +368,7 @@ class WorkerProcess:
 
     def _samples(self) -> Any:
         counters = self._server.counters if self._server is not None else _IDLE
-        return worker_samples(self._kernel, self._compiler, counters)
+        return worker_samples(self._kernel, self._compiler, counters) | self._delay.samples()
 
 
 def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | None:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,8 +27,8 @@ from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.processes.trace_hub import TraceHub
 from policy_engine.settings.forms import AUTO, LOG, OTLP, WORKER_PLACE
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import ConfigurationSource, Decisions, UnmappedRoutes
-from policy_engine.settings.route_key import route_key_place
+from policy_engine.settings.model import ConfigurationSource, Decisions, UnmappedRoutes, Verify
+from policy_engine.settings.route_key import route_key_parts
 from policy_engine.settings.usable_cores import usable_cores
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
@@ -35,15 +36,18 @@ from policy_engine.sources.source import LoadReport
 from policy_engine.sources.validate import chain_reader, unusable_policies
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
+from policy_engine.telemetry.certificates import certificate_samples
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.logs import set_level
 from policy_engine.telemetry.metrics import Samples, families_of, xds_samples
-from policy_engine.telemetry.readiness import Check, dependency_check
+from policy_engine.telemetry.processes import process_samples
+from policy_engine.telemetry.readiness import Check, dependency_check, verification_check
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.conditions.condition import ConditionRefused
-from policy_engine.worker.policies.loader import load_policies
+from policy_engine.worker.policies.integrity import Verification, verify
+from policy_engine.worker.policies.loader import load_policies, refuse_unlike
 from policy_engine.worker.policies.registry import Registry
 
 if TYPE_CHECKING:  # see _follow_management_server
@@ -88,6 +92,9 @@ class Supervisor:
         if reload:
             _check_reload(settings)
         self._policies = settings.policies.registry or settings.policies.directory
+        self._verification = verify(self._policies) if registry is None else Verification()
+        if settings.policies.verify is Verify.STRICT:
+            refuse_unlike(self._verification)
         self._registry = registry if registry is not None else load_policies(self._policies)
         self._count = worker_count(settings.workers)
         options = replace(worker_options(settings, self._policies), development=development)
@@ -102,7 +109,7 @@ class Supervisor:
         self._told: _Readiness | None = None
         self._starting = True
         self._restarts = 0
-        self._code = CodeOnDisk(self._registry, settings.policies.directory)
+        self._code = CodeOnDisk(self._registry, self._policies)
         self._draining = False
         self._servers: list[AdminServer] = []
         self._xds: XdsStatus | None = None
@@ -127,7 +134,9 @@ class Supervisor:
             loop.add_signal_handler(number, stop.set)
         for warning in unusable_policies(self._registry):
             logger.warning("%s", warning)
-        self._info = info = build_info(self._registry, self._policies)
+        for finding in self._verification.findings:
+            logger.warning("%s", finding, extra={"event": "not_reviewed"})
+        self._info = info = build_info(self._registry, self._policies, self._verification)
         logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
         _check_certificates(self._settings)
         _check_decision_log(self._settings)
@@ -187,9 +196,9 @@ class Supervisor:
         if not report.accepted:
             return "\n".join(map(str, report.diagnostics))
         self._registry = registry
-        self._code = CodeOnDisk(registry, self._settings.policies.directory)
+        self._code = CodeOnDisk(registry, self._policies)
         self._info.clear()
-        self._info.update(build_info(registry, self._policies))
+        self._info.update(build_info(registry, self._policies, self._verification))
         return ""
 
     async def _follow_management_server(self, reader: ChainReader) -> None:
@@ -279,9 +288,17 @@ class Supervisor:
     async def _samples(self) -> Samples:
         samples = await self._pool.samples()
         history = self._history
+        samples |= process_samples({"supervisor": os.getpid()} | self._pool.processes)
+        samples |= certificate_samples(_certificate_files(self._settings))
+        build = {"version": self._info["engine"], "python": self._info["python"]}
+        samples["policy_engine_build_info"] = [(build, 1)]
         samples["policy_engine_workers"] = [({}, self._pool.serving)]
+        samples["policy_engine_workers_wanted"] = [({}, self._count)]
         samples["policy_engine_worker_restarts"] = [({}, self._pool.restarts)]
         samples["policy_engine_worker_hangs"] = [({}, self._pool.hangs)]
+        samples["policy_engine_not_reviewed"] = [
+            ({"kind": part.kind, "name": part.name}, int(bool(part.problems))) for part in self._verification.parts
+        ]
         samples["policy_engine_configuration_rejections"] = [({}, history.rejections)]
         samples["policy_engine_configuration_swaps"] = [({}, history.accepted)]
         if history.active is not None:
@@ -298,6 +315,7 @@ class Supervisor:
         return [
             Check("configuration", bool(version), version or "none is active"),
             Check("worker processes", pool.complete, f"{serving}; {pool.trouble}" if pool.trouble else serving),
+            verification_check(self._verification),
             *map(dependency_check, pool.dependencies),
         ]
 
@@ -375,6 +393,18 @@ def _check_certificates(settings: Settings) -> None:
         server_context(TlsOptions(tls.cert, tls.key, tls.client_ca))
 
 
+def _certificate_files(settings: Settings) -> dict[str, Path]:
+    """Return the files that hold certificates, by the settings that name them."""
+    xds = settings.xds.tls
+    named = {
+        "tls.cert": settings.tls.cert,
+        "tls.client_ca": settings.tls.client_ca,
+        "xds.tls.cert": xds.cert,
+        "xds.tls.ca": xds.ca,
+    }
+    return {name: file for name, file in named.items() if file is not None}
+
+
 def _check_decision_log(settings: Settings) -> None:
     """Raise ValueError for a condition that is none, OSError for a file that cannot be written."""
     log = settings.decision_log
@@ -407,7 +437,7 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         bind=settings.listen,
         transport=settings.transport.value,
         policies=str(policies.absolute()) if policies is not None else "",
-        route_key=route_key_place(settings.route_key).attribute,
+        route_key=route_key_parts(settings.route_key),
         pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
         body_limit=settings.body_limit,
         error_format=settings.errors.format.value,
@@ -423,9 +453,11 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         tracing_endpoint=settings.tracing.endpoint or "",
         tracing_sample_ratio=settings.tracing.sample_ratio,
         tracing_service_name=settings.tracing.service_name,
+        envoy_buffer_limit=settings.envoy_buffer_limit,
         header_count=settings.limits.header_count,
         header_size=settings.limits.header_size,
         worker_timeout=settings.worker_timeout,
+        strict=settings.policies.verify is Verify.STRICT,
         decisions=settings.decision_log.decisions.value,
         decision_output=settings.decision_log.output,
         decision_endpoint=settings.decision_log.endpoint or "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
@@ -47,6 +48,13 @@ class Request:
         self._states: dict[tuple[int, Callable[[], Any]], Any] | None = None
         self.trace: Any = None
         """The engine's: the span of this stream, None when it is not traced."""
+
+    def apart(self, metadata: MutableMapping[str, Any]) -> Request:
+        """Return a copy for the engine, with other metadata: what is set on it, or kept for it, stays with it."""
+        other = copy.copy(self)
+        other.metadata = metadata
+        other._states = None
+        return other
 
     def state_of(self, owner: object, kind: Callable[[], _State]) -> _State:
         """Return what `owner` alone keeps of `kind` for this request; see `Policy.state`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from types import MappingProxyType
 
@@ -41,7 +41,8 @@ class MediaType:
     """A media type (RFC 9110, 8.3.1): `essence` is `type/subtype`; it and the names in `parameters` are lower case."""
 
     essence: str
-    parameters: Mapping[str, str] = MappingProxyType({})
+    # By a factory: Python 3.11 takes no default that cannot be hashed.
+    parameters: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def charset(self) -> str:

@@ -6,7 +6,7 @@ Separate from `model`, which says what settings there are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 
 from policy_engine.documents.quantities import (
     DURATION_FORM,
+    DURATION_PATTERN,
     SIZE_FORM,
+    SIZE_PATTERN,
     format_duration,
     format_size,
     parse_duration,
@@ -37,12 +39,14 @@ _Number = TypeVar("_Number", int, float)
 class Form:
     """How a setting is written: `parse` takes text (of a flag, a variable, the file), `allowed` says what it takes.
 
-    `write` is the inverse of `parse`.
+    `write` is the inverse of `parse`. `schema` is a JSON Schema of the values in a settings file, for editors; it may
+    let pass what `parse` refuses.
     """
 
     parse: Callable[[str], Any]
     allowed: str
     write: Callable[[Any], str] = str
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
 
 def setting(form: Form, default: Any, description: str) -> Any:
@@ -58,7 +62,8 @@ def whole_number(low: int, high: int) -> Form:
             raise ValueError("is not a whole number")
         return _within(int(text), low, high)
 
-    return Form(parse, f"a whole number from {low} to {high}")
+    schema = {"type": "integer", "minimum": low, "maximum": high}
+    return Form(parse, f"a whole number from {low} to {high}", schema=schema)
 
 
 def workers(text: str) -> int | str:
@@ -72,7 +77,8 @@ def duration(low: float, high: float) -> Form:
     def parse(text: str) -> float:
         return _within(parse_duration(text), low, high)
 
-    return Form(parse, f"{DURATION_FORM}; from {low:g}s to {high:g}s", format_duration)
+    schema = {"type": "string", "pattern": f"^{DURATION_PATTERN}$"}
+    return Form(parse, f"{DURATION_FORM}; from {low:g}s to {high:g}s", format_duration, schema)
 
 
 def size(low: int, high: int) -> Form:
@@ -81,7 +87,8 @@ def size(low: int, high: int) -> Form:
     def parse(text: str) -> int:
         return _within(parse_size(text), low, high)
 
-    return Form(parse, f"{SIZE_FORM}; from {format_size(low)} to {format_size(high)}", format_size)
+    schema = {"type": ["integer", "string"], "minimum": low, "maximum": high, "pattern": f"^{SIZE_PATTERN}$"}
+    return Form(parse, f"{SIZE_FORM}; from {format_size(low)} to {format_size(high)}", format_size, schema)
 
 
 def _within(value: _Number, low: float, high: float) -> _Number:
@@ -98,7 +105,7 @@ def choice(kind: type[StrEnum]) -> Form:
             raise ValueError("is not one of the values allowed")
         return kind(text)
 
-    return Form(parse, ", ".join(kind))
+    return Form(parse, ", ".join(kind), schema={"enum": [one.value for one in kind]})
 
 
 def _boolean(text: str) -> bool:
@@ -151,6 +158,14 @@ def _addresses(text: str) -> tuple[str, ...]:
     if len(set(found)) != len(found):
         raise ValueError("names an address twice")
     return found
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(_plain(one.strip()) for one in text.split(",")) if text else ()
+
+
+def _optional_size(text: str) -> int | None:
+    return None if text == OFF else int(size(1024, 1 << 30).parse(text))
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -229,17 +244,34 @@ def _written_or_nothing(value: object) -> str:
 
 
 _UNIX = "unix:/path; ?mode=0660&group=NAME after it lets clients of other users in"
+_LIST: Mapping[str, Any] = {"type": ["string", "array"], "items": {"type": "string"}}
 ADDRESS = Form(_address, "host:port", _written_or_nothing)
-ADDRESSES = Form(_addresses, f"a list of host:port, [v6]:port or {_UNIX}", _written_list)
+ADDRESSES = Form(_addresses, f"a list of host:port, [v6]:port or {_UNIX}", _written_list, _LIST)
 LOOPBACK = Form(_loopback, "a loopback host:port, unix:/path, or off", written_or_off)
 OPTIONAL_ADDRESS = Form(_optional_address, "host:port, unix:/path, or off", written_or_off)
-NAMES = Form(_names, "a list of DNS names and URIs", _written_list)
-BOOLEAN = Form(_boolean, "true, false", _written_boolean)
+NAMES = Form(_names, "a list of DNS names and URIs", _written_list, _LIST)
+BOOLEAN = Form(_boolean, "true, false", _written_boolean, {"type": "boolean"})
 TEXT = Form(_plain, "text", _written_or_nothing)
 METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _written_or_nothing)
-HOSTS = Form(_hosts, "a list of host names without ports", _written_list)
+PARTS = Form(_parts, "a list of parts of a route key", _written_list, _LIST)
+HOSTS = Form(_hosts, "a list of host names without ports", _written_list, _LIST)
 FILE = Form(_path, "a path", _written_or_nothing)
-FILES = Form(_paths, "a list of paths", _written_list)
+FILES = Form(_paths, "a list of paths", _written_list, _LIST)
 COLLECTOR = Form(collector, "http://host:port, https://host:port/path, or off", written_or_off)
-RATIO = Form(ratio, "a number from 0 to 1", lambda value: f"{value:g}")
+RATIO = Form(
+    ratio,
+    "a number from 0 to 1",
+    lambda value: f"{value:g}",
+    {"type": ["number", "string"], "minimum": 0, "maximum": 1},
+)
+WORKERS = Form(
+    workers,
+    "a whole number from 1 to 1024, or auto",
+    schema={"anyOf": [{"const": AUTO}, {"type": "integer", "minimum": 1, "maximum": 1024}]},
+)
 OUTPUT = Form(_output, "log, otlp, or an absolute path")
+OPTIONAL_SIZE = Form(
+    _optional_size,
+    f"{SIZE_FORM}; from 1KiB to 1GiB, or off",
+    lambda value: OFF if value is None else format_size(value),
+)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.limits import (
     BLOCKING_THREADS,
     BODY_LIMIT,
@@ -44,17 +45,18 @@ from policy_engine.settings.forms import (
     METADATA_NAME,
     NAMES,
     OPTIONAL_ADDRESS,
+    OPTIONAL_SIZE,
     OTLP,
     OUTPUT,
+    PARTS,
     RATIO,
     TEXT,
-    Form,
+    WORKERS,
     choice,
     duration,
     setting,
     size,
     whole_number,
-    workers,
 )
 
 
@@ -77,6 +79,11 @@ class RouteKeySource(StrEnum):
 
     ROUTE_NAME = "route_name"
     METADATA = "metadata"
+    HTTPROUTE = "httproute"
+    ANNOTATION = "annotation"
+    ISTIO = "istio"
+    ATTRIBUTE = "attribute"
+    PARTS = "parts"
 
 
 class UnmappedRoutes(StrEnum):
@@ -84,6 +91,13 @@ class UnmappedRoutes(StrEnum):
 
     DENY = "deny"
     PASS = "pass"  # noqa: S105 - the word of the settings file, not a password
+
+
+class Verify(StrEnum):
+    """What becomes of code that is not what the builder wrote the digests of (R-47)."""
+
+    REPORT = "report"
+    STRICT = "strict"
 
 
 class LogFormat(StrEnum):
@@ -131,6 +145,11 @@ class PolicySettings:
 
     registry: Path | None = setting(FILE, None, "registry.json that the builder wrote")
     directory: Path | None = setting(FILE, None, "directory tree <name>/<v1_0_0>/ of policies, for development")
+    verify: Verify = setting(
+        choice(Verify),
+        Verify.REPORT,
+        "what becomes of code on disk with another digest than the registry has; report runs it and says so",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +177,24 @@ class RouteKeySettings:
     """Which part of Envoy's message is the route key (R-07)."""
 
     source: RouteKeySource = setting(
-        choice(RouteKeySource), RouteKeySource.ROUTE_NAME, "the route's name, or a key of its filter metadata"
+        choice(RouteKeySource),
+        RouteKeySource.ROUTE_NAME,
+        "what the key is: the route's name, a key of its filter metadata, its HTTPRoute and rule or an annotation of "
+        "that (Envoy Gateway), its VirtualService and name (Istio), another attribute, or several of these",
     )
     namespace: str | None = setting(METADATA_NAME, None, "filter metadata namespace, when source is metadata")
-    key: str | None = setting(METADATA_NAME, None, "key in that namespace, when source is metadata")
+    key: str | None = setting(
+        METADATA_NAME, None, "key in that namespace, name of the annotation, or attribute, when that is the source"
+    )
+    parts: tuple[str, ...] = setting(
+        PARTS,
+        (),
+        "what is joined by / when source is parts, of route_name, httproute, httproute.namespace, istio, "
+        "annotation:NAME, metadata:NAMESPACE:KEY, attribute:EXPRESSION",
+    )
+    strict: bool = setting(
+        BOOLEAN, False, "refuse chains whose key counts the position of a route, as names of Envoy Gateway's routes do"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +318,7 @@ class Settings:
 
     listen: tuple[str, ...] = setting(ADDRESSES, ("127.0.0.1:9002",), "addresses that serve ext_proc")
     transport: Transport = setting(choice(Transport), Transport.NATIVE, "server that carries ext_proc")
-    workers: int | str = setting(Form(workers, "a whole number from 1 to 1024, or auto"), AUTO, "worker processes")
+    workers: int | str = setting(WORKERS, AUTO, "worker processes")
     worker_timeout: float = setting(
         duration(0.5, 3600),
         WORKER_SECONDS,
@@ -299,6 +332,12 @@ class Settings:
         choice(UnmappedRoutes), UnmappedRoutes.DENY, "what happens to a route that is not in the configuration"
     )
     body_limit: int = setting(size(0, 1 << 30), BODY_LIMIT, "largest body, also when decompressed")
+    envoy_buffer_limit: int | None = setting(
+        OPTIONAL_SIZE,
+        None,
+        "bytes Envoy holds of a body (per_connection_buffer_limit_bytes), if less than body_limit; larger ones are "
+        "then refused by their content-length, before Envoy waits for what it has no room for; off if it is not less",
+    )
     policy_timeout: float = setting(
         duration(0.001, LONGEST_POLICY_TIMEOUT), POLICY_TIMEOUT, "timeout of a policy whose chain entry has none"
     )
@@ -337,12 +376,38 @@ def contradictions(settings: Settings) -> Mapping[str, str]:
         found["xds.tls.ca"] = "is not set, but xds.tls.cert is; a client certificate needs TLS"
     if settings.configuration is ConfigurationSource.XDS and settings.xds.server is None:
         found["xds.server"] = "is not set, but configuration is xds"
-    if settings.route_key.source is RouteKeySource.METADATA:
-        for key in ("namespace", "key"):
-            if getattr(settings.route_key, key) is None:
-                found[f"route_key.{key}"] = "is not set, but route_key.source is metadata"
+    found |= _contradictions_of_route_key(settings.route_key)
     if settings.decision_log.output == OTLP and settings.decision_log.endpoint is None:
         found["decision_log.endpoint"] = "is not set, but decision_log.output is otlp"
     if settings.policies.registry is not None and settings.policies.directory is not None:
         found["policies.directory"] = "is set together with policies.registry; only one of them can be"
+    return found
+
+
+_NEEDED_OF_ROUTE_KEY: Mapping[RouteKeySource, tuple[str, ...]] = {
+    RouteKeySource.METADATA: ("namespace", "key"),
+    RouteKeySource.ANNOTATION: ("key",),
+    RouteKeySource.ATTRIBUTE: ("key",),
+    RouteKeySource.PARTS: ("parts",),
+}
+
+
+def _contradictions_of_route_key(route_key: RouteKeySettings) -> dict[str, str]:
+    """Return what does not go together in these, and what is no key."""
+    found = {
+        f"route_key.{name}": f"is not set, but route_key.source is {route_key.source}"
+        for name in _NEEDED_OF_ROUTE_KEY.get(route_key.source, ())
+        if not getattr(route_key, name)
+    }
+    chosen = [route_key.key or ""] if route_key.source is RouteKeySource.ATTRIBUTE else []
+    chosen += [one.removeprefix("attribute:") for one in route_key.parts if one.startswith("attribute:")]
+    for one in chosen:
+        if one.startswith("request."):
+            name = "parts" if route_key.parts else "key"
+            found[f"route_key.{name}"] = f"holds {one}, by which a client would choose the chain of its request"
+    if route_key.source is RouteKeySource.PARTS and not found:
+        try:
+            RouteKey(route_key.parts)
+        except ValueError as error:
+            found["route_key.parts"] = str(error)
     return found

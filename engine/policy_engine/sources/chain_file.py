@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +104,11 @@ def read_chain_files(paths: Sequence[Path], *, end_marker: bool = False) -> Chai
     return ChainFiles(contents, tuple(diagnostics))
 
 
-def load_chains(files: ChainFiles, reader: ChainReader) -> LoadedChains:
-    """Return the chains in `files` as one configuration, or everything that is wrong with them."""
+def load_chains(files: ChainFiles, reader: ChainReader, once_read: Callable[[], None] = lambda: None) -> LoadedChains:
+    """Return the chains in `files` as one configuration, or everything that is wrong with them.
+
+    `once_read`: see `ChainReader.read_documents`.
+    """
     documents = []
     diagnostics = Findings(files.diagnostics)
     with suppress(TooManyFindings):
@@ -114,7 +117,7 @@ def load_chains(files: ChainFiles, reader: ChainReader) -> LoadedChains:
             if document is not None:
                 documents.append(document)
             diagnostics.extend(found)
-    return reader.read_documents(documents, diagnostics)
+    return reader.read_documents(documents, diagnostics, once_read)
 
 
 def load_chain_paths(paths: Iterable[Path], reader: ChainReader, *, end_marker: bool = False) -> LoadedChains:

@@ -94,18 +94,28 @@ class FileSource:
             files = await off_loop(read_chain_files, (self.path,), end_marker=self.end_marker)
             if not force and self._content == await off_loop(self._content_hash, files):
                 return None
-            loaded = await off_loop(self._read, files, self.reader)
-            if not await off_loop(moment.still):
-                raise _WrittenMeanwhile
+            loaded = await off_loop(self._read, files, self.reader, moment)
             self._secret_files = loaded.secret_files
             self._content = _content_hash(files, loaded.secret_files)
             self.last = await self._use(loaded, self.apply)
             self.report(self.last)
             return self.last
 
-    def _read(self, files: ChainFiles, reader: ChainReader) -> LoadedChains:
+    def _read(self, files: ChainFiles, reader: ChainReader, moment: Settled | None = None) -> LoadedChains:
+        """Read `files` and the secrets they name. Raises _WrittenMeanwhile unless all is as it was at `moment`.
+
+        What is written while policies are tried out is for the next load: else files that change all the time would
+        never be used.
+        """
+
+        def once_read() -> None:
+            if moment is not None and not moment.still():
+                raise _WrittenMeanwhile
+
         try:
-            return load_chains(files, reader)
+            return load_chains(files, reader, once_read)
+        except _WrittenMeanwhile:
+            raise
         except Exception as error:
             # A fault of this engine's own must not end the watching: the file that shows it will be mended. The
             # message is left out, as nobody knows what is in it.

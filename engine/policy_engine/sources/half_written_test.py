@@ -12,6 +12,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from policy_engine.sources.source import LoadReport
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.loader import load_policy_tree
 from policy_engine.worker.policies.registry import Registry
+from policy_engine.worker.policies.trial import Trial
 from testsupport.policy_directories import write_policy
 
 SETTLE = 2.0
@@ -210,6 +212,26 @@ def test_what_changes_while_it_is_read_is_not_used(
     asyncio.run(engine.source.load())
     assert len(times) == 3
     assert [len(chains.routes[0].policies) for chains in engine.active] == [ENTRIES]
+
+
+def test_what_is_written_while_policies_are_tried_out_is_for_the_next_load(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "chains.yaml"
+    file.write_text("".join(chain_parts("r", 1)))
+    engine = Engine(file, registry, settle=0.3)
+    tried = []
+
+    def written_meanwhile(trials: Sequence[Trial], seconds: float) -> list[None]:
+        tried.append(len(trials))
+        file.write_text("".join(chain_parts("r", 1 + len(tried))))
+        return [None] * len(trials)
+
+    monkeypatch.setattr(engine.source.reader, "_try", written_meanwhile)
+    asyncio.run(engine.source.load())
+    assert (len(tried), len(engine.active)) == (1, 1), "files that change all the time would never be used"
+    asyncio.run(engine.source.load())
+    assert (len(tried), len(engine.active)) == (2, 2)
 
 
 def test_with_an_end_marker_every_shorter_file_is_refused(tmp_path: Path, registry: Registry) -> None:

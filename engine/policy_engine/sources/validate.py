@@ -13,6 +13,7 @@ from policy_engine.documents.diagnostics import Diagnostic, Severity, ordered
 from policy_engine.documents.secret_references import SecretSource
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase
 from policy_engine.settings.model import ConfigurationSource, Settings
+from policy_engine.settings.route_key import positional
 from policy_engine.sources.chain_file import load_chain_paths
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.worker.conditions.condition import check_condition
@@ -46,7 +47,20 @@ def chain_reader(
         secrets=secrets or (lambda: SecretSource(directories=directories)),
         default_timeout=settings.policy_timeout,
         construction_seconds=settings.construction_timeout,
+        body_limit=settings.body_limit,
         construct=construct_apart,
+        check_key=_check_position,
+        strict_keys=settings.route_key.strict,
+    )
+
+
+def _check_position(route_key: str) -> str:
+    who = positional(route_key)
+    if not who:
+        return ""
+    return (
+        f"this name counts positions ({who}): a rule inserted in front gives it, and with it this chain, to another "
+        "route; use a key that stays, such as route_key.source httproute, annotation or istio"
     )
 
 
@@ -60,7 +74,7 @@ def validate_paths(paths: Iterable[Path], registry: Registry, reader: ChainReade
     for path in paths:
         if path.name == MANIFEST_FILE:
             diagnostics += load_policy(path.parent)[1]
-        elif _is_policy(path):
+        elif is_policy(path):
             diagnostics += load_policy(path)[1]
         else:
             chains.append(path)
@@ -75,7 +89,8 @@ def unusable_policies(registry: Registry) -> list[Diagnostic]:
     return [replace(one, severity=Severity.WARNING) for each in registry.unusable for one in each.diagnostics]
 
 
-def _is_policy(path: Path) -> bool:
+def is_policy(path: Path) -> bool:
+    """Return whether `path` is the directory of a policy."""
     try:
         return (path / MANIFEST_FILE).is_file()
     except OSError:  # no permission to look; reading the path will say so

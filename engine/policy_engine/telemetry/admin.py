@@ -202,10 +202,11 @@ class AdminServer:
             parts.append(_rejection(last))
         parts += [
             _table("Chains", ("route key", "policies in request order"), chains),
+            _verification(build),
             _table(
                 "Policies in this build",
-                ("name", "version", "digest"),
-                [(one["name"], one["version"], one["digest"]) for one in build["policies"]],
+                ("name", "version", "digest", "reviewed"),
+                [(one["name"], one["version"], one["digest"], _reviewed(one)) for one in build["policies"]],
             ),
             _table(
                 "Dependencies in this build",
@@ -259,6 +260,22 @@ def _rejection(event: ConfigurationEvent) -> str:
     problems = "".join(f"<pre>{html.escape(one)}</pre>" for one in event.problems)
     where = html.escape(f"{document['time']} from {document['source']}; what was active before stays")
     return f"<h2>The last change was refused</h2><p class=bad>{where}</p>{problems}"
+
+
+def _verification(build: dict[str, Any]) -> str:
+    """Return a paragraph about code that is not what the builder wrote the digests of; nothing when there is none."""
+    findings = build.get("verification", {}).get("findings", ())
+    if not findings:
+        return ""
+    lines = "".join(f"<pre>{html.escape(one)}</pre>" for one in findings)
+    return f"<h2>Code that was not reviewed runs</h2><p class=bad>{len(findings)} findings</p>{lines}"
+
+
+def _reviewed(policy: dict[str, Any]) -> str:
+    reviewed = policy["reviewed_digest"]
+    if reviewed is None:
+        return "unknown"
+    return "yes" if reviewed == policy["digest"] else f"no: {reviewed} was"
 
 
 def _host_name(host: str) -> str:

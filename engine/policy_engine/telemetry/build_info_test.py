@@ -37,5 +37,5 @@ def test_dependencies_with_versions_and_licences_are_those_of_the_image(
 @pytest.mark.parametrize("document", ["", "[]", "{", '{"dependencies": {}, "debian": []}'])
 def test_what_is_no_description_of_an_image_adds_nothing(tmp_path: Path, document: str) -> None:
     info = build_info(Registry(()), image(tmp_path, document))
-    assert set(info) == {"engine", "python", "policies"}
+    assert set(info) == {"engine", "python", "policies", "verification"}
     assert set(build_info(Registry(()))) == set(info)

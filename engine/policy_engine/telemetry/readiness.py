@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from policy_engine.sdk.dependencies import DependencyState
+from policy_engine.worker.policies.integrity import Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,13 @@ def dependency_check(state: DependencyState) -> Check:
     errors = f"{state.errors} error" + ("s" if state.errors != 1 else "")
     text = f"has not answered for {state.failing_seconds:.0f} s ({errors}, last: {state.reason})"
     return Check(name, False, text, decides=False)
+
+
+def verification_check(verification: Verification) -> Check:
+    """Return whether the code that runs is what was reviewed. It does not decide: who wants that says `strict`."""
+    changed = [part.title for part in verification.parts if part.problems]
+    text = f"runs what was not reviewed: {', '.join(changed)}" if changed else verification.state
+    return Check("code", not changed, text, decides=False)
 
 
 def short_text(reason: str, checks: Sequence[Check]) -> str:

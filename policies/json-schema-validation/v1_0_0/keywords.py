@@ -1,4 +1,5 @@
-"""JSON Schema keywords in linear time: RE2 for regular expressions, uniqueness by hashing, exact multiples.
+"""JSON Schema keywords in linear time: RE2 for regular expressions, uniqueness by hashing, exact multiples, and
+references that are followed once for each value.
 
 A separate module because it replaces parts of `jsonschema`, whose own are exponential or quadratic on hostile bodies.
 The engine does the same for parameters (`worker/policies/schema_keywords.py`); a policy imports only the SDK of it.
@@ -7,8 +8,12 @@ The engine does the same for parameters (`worker/policies/schema_keywords.py`); 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from jsonschema import Draft202012Validator
@@ -102,9 +107,81 @@ def _multiple_of(validator: Any, divisor: float, instance: Any, schema: Any) -> 
         yield ValidationError("is not a multiple")
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a reference had against a value: the first error, enough to tell it again."""
+
+    message: str
+    path: tuple[str | int, ...]
+    validator: Any
+    validator_value: Any
+    instance: Any
+
+
+_following: ContextVar[dict[tuple[str, int], _Found | None] | None] = ContextVar("following", default=None)
+
+
+@contextmanager
+def following_once() -> Iterator[None]:
+    """Remember what references find while one value is checked.
+
+    A schema that comes back to itself in two ways (`anyOf`, `allOf`) would otherwise check what lies below a value
+    twice at each level: a body of a hundred bytes would take minutes. All repetition in a schema is by references, and
+    where they lead depends on their text alone, as a schema here is one document.
+    """
+    token = _following.set({})
+    try:
+        yield
+    finally:
+        _following.reset(token)
+
+
+def _reference(validator: Any, reference: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    known = _following.get()
+    key = (reference, id(instance))  # of a value that lives as long as the check
+    if known is None or key not in known:
+        valid = True
+        for error in validator._validate_reference(ref=reference, instance=instance):
+            if valid and known is not None:
+                path = tuple(error.relative_path)
+                known[key] = _Found(error.message, path, error.validator, error.validator_value, error.instance)
+            valid = False
+            yield error
+        if valid and known is not None:
+            known[key] = None
+    elif (found := known[key]) is not None:
+        yield ValidationError(
+            found.message,
+            path=found.path,
+            validator=found.validator,
+            validator_value=found.validator_value,
+            instance=found.instance,
+            schema={},
+        )
+
+
+def _any_of(validator: Any, alternatives: Sequence[Any], instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not any(_fits(validator, one, instance) for one in alternatives):
+        yield ValidationError("fits none")
+
+
+def _one_of(validator: Any, alternatives: Sequence[Any], instance: Any, schema: Any) -> Iterator[ValidationError]:
+    fitting = islice((one for one in alternatives if _fits(validator, one, instance)), 2)
+    if len(list(fitting)) != 1:
+        yield ValidationError("does not fit one")
+
+
+def _fits(validator: Any, schema: Any, instance: Any) -> bool:
+    return next(validator.descend(instance, schema), None) is None
+
+
 BodyValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's own gap
     Draft202012Validator,
     {
+        "$ref": _reference,
+        "$dynamicRef": _reference,
+        "anyOf": _any_of,
+        "oneOf": _one_of,
         "multipleOf": _multiple_of,
         "pattern": _pattern,
         "patternProperties": _pattern_properties,

@@ -319,3 +319,53 @@ def test_a_schema_below_that_names_the_dialect_keeps_our_expressions() -> None:
 def test_something_must_be_checked() -> None:
     with pytest.raises(ParameterError):
         load_policy(__file__, {})
+
+
+NODE = {"type": "object", "properties": {"child": {"$ref": "#/$defs/node"}}}
+TWO_WAYS: dict[str, Any] = {
+    "anyOf": {"anyOf": [{**NODE, "required": ["a"]}, {**NODE, "required": ["b"]}, {"type": "integer"}]},
+    "oneOf": {"oneOf": [{**NODE, "required": ["a"]}, {**NODE, "required": ["b"]}, {"type": "integer"}]},
+    "allOf": {"allOf": [NODE, NODE, {"not": {"type": "null"}}]},
+    "not": {"not": {"not": NODE}, **NODE},
+    "if": {"if": {**NODE, "required": ["a"]}, "then": NODE, "else": NODE},
+    "dependentSchemas": {**NODE, "dependentSchemas": {"child": NODE}},
+    "unevaluatedProperties": {"anyOf": [NODE, NODE], "allOf": [NODE], "unevaluatedProperties": False},
+    "dynamicRef": {
+        "$dynamicAnchor": "node",
+        "allOf": [
+            {"properties": {"child": {"$dynamicRef": "#node"}}},
+            {"properties": {"child": {"$dynamicRef": "#node"}}},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("leaf", ["1", "{}", "null"])
+@pytest.mark.parametrize("way", TWO_WAYS)
+def test_a_schema_that_comes_back_to_itself_in_two_ways_costs_no_more_at_each_level(way: str, leaf: str) -> None:
+    schema = {"$ref": "#/$defs/node", "$defs": {"node": TWO_WAYS[way]}}
+
+    def cost(depth: int) -> float:
+        checked = load_policy(__file__, {"request": {"schema": schema}})
+        body = ('{"child":' * depth + leaf + "}" * depth).encode()
+        begin = time.process_time()
+        run(checked, request("POST", "/", headers={"content-type": "application/json"}, body=body))
+        return time.process_time() - begin
+
+    costs = [min(cost(depth) for _ in range(2)) for depth in (8, 16, 32)]
+    assert costs[2] < 20 * max(costs[0], 0.02), costs
+
+
+@pytest.mark.parametrize("way", ["anyOf", "oneOf", "allOf", "if"])
+def test_what_a_reference_found_once_counts_each_time(way: str) -> None:
+    """The same value under two branches is held against both, and a second value is not taken for the first."""
+    schema = {"$ref": "#/$defs/node", "$defs": {"node": TWO_WAYS[way]}}
+    policy = load_policy(__file__, {"request": {"schema": schema}})
+    for document, fits in (
+        ({"a": 1, "child": {"a": 1, "child": {"a": 1}}}, True),
+        ({"a": 1, "child": {"a": 1, "child": "text"}}, False),
+        ({"a": 1, "child": "text"}, False),
+    ):
+        body = json.dumps(document).encode()
+        outcome = run(policy, request("POST", "/", headers={"content-type": "application/json"}, body=body))
+        assert (outcome.status == 200) is fits, document

@@ -21,7 +21,7 @@ from policy_engine.sdk import ParameterError, format_pointer
 from policy_engine.sdk.json_schema_words import why_no_keyword
 from policy_engine.sdk.text_formats import FORMATS
 
-from .keywords import BodyValidator, compiled
+from .keywords import BodyValidator, compiled, following_once
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ROOT = "urn:json-schema-validation:body"
@@ -105,7 +105,8 @@ class BodySchema:
     def violations(self, value: Any, most: int) -> list[Violation]:
         """Return what is wrong with `value`, at most so many."""
         try:
-            return list(islice((_violation(error) for error in self._validator.iter_errors(value)), most))
+            with following_once():
+                return list(islice((_violation(error) for error in self._validator.iter_errors(value)), most))
         except RecursionError:
             return [Violation("", "is nested too deeply", None)]
         except Exception as error:

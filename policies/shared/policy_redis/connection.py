@@ -16,6 +16,8 @@ from policy_redis.circuit import Circuit
 _Answer = TypeVar("_Answer")
 logger = logging.getLogger("policy_redis")
 _REMINDER_S = 60.0
+_PATIENCE_S = 0.05
+"""A server that has not answered for so long is slow, whoever gave up waiting."""
 
 
 class StoreUnavailable(Exception):
@@ -45,19 +47,28 @@ class RedisLink:
         if not self._circuit.allows():
             self._outage.refused()
             raise StoreUnavailable("Redis failed just now and is not asked")
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await question()
+        except asyncio.CancelledError:
+            # By a timeout of the policy that is shorter than ours, or a client that left: neither waits for an answer.
+            if time.monotonic() - began >= min(_PATIENCE_S, self._timeout / 4):
+                self._failed("nobody waited for its answer any longer")
+            raise
         except (RedisError, OSError, TimeoutError) as error:
             kind = _kind(error)
-            self._circuit.failed()
-            self._outage.failed(kind)
-            self._dependency.failed(kind)
+            self._failed(kind)
             raise StoreUnavailable(f"Redis at {self._where} fails ({kind})") from None
         self._circuit.succeeded()
         self._outage.over()
         self._dependency.answered()
         return answer
+
+    def _failed(self, kind: str) -> None:
+        self._circuit.failed()
+        self._outage.failed(kind)
+        self._dependency.failed(kind)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from policy_engine.sdk import ParameterError
+from policy_engine.sdk.dependencies import dependency_states
 from policy_jwt.testing import Authority
 from policy_redis import Circuit, RedisLink, StoreUnavailable, redis_from
 from policy_redis.testing import free_port, redis_server
@@ -106,3 +107,30 @@ async def test_the_circuit_opens_after_three_failures_and_lets_one_try_in_each_p
     assert circuit.allows()
     assert circuit.succeeded()
     assert [circuit.allows() for _ in range(3)] == [True] * 3
+
+
+async def test_a_server_that_is_slower_than_the_policys_own_timeout_is_known_to_be_away(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    link = redis_from({"url": "redis://127.0.0.1:2", "timeout": "10s", "retry_after": "10s"})
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(link.ask(lambda: asyncio.sleep(60)), 0.1)
+    with pytest.raises(StoreUnavailable, match="not asked"):
+        await link.ask(lambda: asyncio.sleep(60))
+    assert "nobody waited for its answer any longer" in caplog.text
+    (state,) = [one for one in dependency_states() if one.name == "redis://127.0.0.1:2"]
+    assert (state.up, state.errors) == (False, 3)
+    await link.close()
+
+
+async def test_a_client_that_leaves_at_once_says_nothing_of_the_server() -> None:
+    link = redis_from({"url": "redis://127.0.0.1:3", "timeout": "10s"})
+    for _ in range(5):
+        asked = asyncio.ensure_future(link.ask(lambda: asyncio.sleep(60)))
+        await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+    assert await link.ask(lambda: asyncio.sleep(0, "answer")) == "answer"
+    await link.close()

@@ -13,8 +13,10 @@ from policy_engine.envoy.filter_config import RETRY_ON, duration
 from policy_engine.envoy.lint.modes import effective_modes
 from policy_engine.envoy.lint.proto_json import Node
 from policy_engine.kernel.origin import RESPONSE_DETAILS
-from policy_engine.kernel.route_key import SOURCE_ADDRESS
+from policy_engine.kernel.reply import ProcessingMode
+from policy_engine.kernel.route_key import ROUTE_METADATA, SOURCE_ADDRESS
 
+_HEADER_MODES = {number: name for name, number in ProcessingMode.HeaderSendMode.items()}
 _DEFAULT_TIMEOUT = 0.2
 _DEFAULT_BUFFER = 1 << 20
 
@@ -62,19 +64,36 @@ def lint_failure_mode(node: Node, route_keys: Iterable[str], demands: Demands) -
         yield node.warning(Rule.ENVOY_FAILURE_MODE, reason, allowed="false")
 
 
-def lint_buffers(listener: Node, manager: Node, demands: Demands) -> Iterator[Diagnostic]:
-    """Yield a finding for each limit of a listener below the engine's body limit (R-09)."""
+def lint_response_headers(http_filter: Node) -> Iterator[Diagnostic]:
+    """Yield a finding when the filter asks for the headers of every response."""
+    mode = http_filter.get("typed_config", "processing_mode", "response_header_mode")
+    if mode.enum(_HEADER_MODES, "DEFAULT") != "SKIP":
+        reason = (
+            "response headers are sent for every response: the client never gets what Envoy itself answers to a "
+            "request that it cannot read (400, 426, 431)"
+        )
+        yield mode.warning(Rule.ENVOY_LOCAL_REPLY, reason, allowed="SKIP here, SEND in the routes' ExtProcPerRoute")
+
+
+def lint_buffers(
+    listener: Node, manager: Node, demands: Demands, *, buffer: int = _DEFAULT_BUFFER, window: int | None = None
+) -> Iterator[Diagnostic]:
+    """Yield a finding for each limit of a listener below the largest body that is to pass (R-09).
+
+    `buffer` and `window` are in bytes what it has unless set; None for a window that bounds nothing then.
+    """
+    largest = min(demands.body_limit, demands.envoy_buffer_limit or demands.body_limit)
     buffering = [chain.route_key for chain in demands.chains.values() if chain.buffers]
     limit = listener.get("per_connection_buffer_limit_bytes")
-    window = manager.get("http2_protocol_options", "initial_stream_window_size")
+    stream = manager.get("http2_protocol_options", "initial_stream_window_size")
     for node, default, what in (
-        (limit, _DEFAULT_BUFFER, "Envoy's buffer limit (1 MiB unless set)"),
-        (window, demands.body_limit, "HTTP/2's window, which is what Envoy buffers of a stream,"),
+        (limit, buffer, f"Envoy's buffer limit ({buffer >> 10} KiB unless set)"),
+        (stream, largest if window is None else window, "HTTP/2's window, which is what Envoy buffers of a stream,"),
     ):
-        if node.integer(default) >= demands.body_limit:
+        if node.integer(default) >= largest:
             continue
-        reason = f"{what} is below the engine's body limit of {demands.body_limit} bytes: Envoy refuses larger bodies"
-        allowed = f"{demands.buffer_limit} or more"
+        reason = f"{what} is below the engine's body limit of {largest} bytes: Envoy refuses larger bodies, or waits"
+        allowed = f"{demands.buffer_limit} or more; or the setting envoy_buffer_limit with what it is"
         if buffering:
             reason += f"; route {buffering[0]!r} buffers bodies"
             yield node.error(Rule.ENVOY_BUFFER, reason, allowed=allowed)
@@ -132,8 +151,9 @@ def _retries(config: Node) -> Iterator[Diagnostic]:
 def _attributes(config: Node, demands: Demands) -> Iterator[Diagnostic]:
     node = config.get("request_attributes")
     sent = node.texts()
-    key = demands.route_key.attribute
-    if key not in sent:
+    for key in demands.route_key.attributes:
+        if key in sent or (key.startswith(ROUTE_METADATA) and ROUTE_METADATA in sent):
+            continue
         reason = f"request_attributes lacks {key}: the engine cannot tell routes apart"
         yield node.error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {key}")
     if SOURCE_ADDRESS not in sent:
@@ -155,7 +175,7 @@ def _sees_responses(chain: ChainDemand) -> bool:
 
 def _asked(config: Node, demands: Demands) -> Iterator[Diagnostic]:
     """Yield a finding for what policies or conditions read of Envoy, and Envoy is not asked to send."""
-    sent = {SOURCE_ADDRESS, demands.route_key.attribute, *config.get("request_attributes").texts()}
+    sent = {SOURCE_ADDRESS, *demands.route_key.attributes, *config.get("request_attributes").texts()}
     for name in sorted(demands.asked.attributes - sent):
         reason = f"request_attributes lacks {name}, {_readers(demands, name)}"
         yield config.get("request_attributes").error(Rule.ENVOY_ATTRIBUTE, reason, allowed=f"a list with {name}")

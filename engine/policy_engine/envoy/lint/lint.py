@@ -1,26 +1,32 @@
-"""Checks an operator's own Envoy bootstrap for what would break a promise of the engine (R-08, R-09, R-14).
+"""Checks what Envoy is configured with for what would break a promise of the engine (R-08, R-09, R-14).
 
-A separate module as the walk through the file: which listeners have the filter, and what belongs to each. The checks
-themselves are `filters`, `manager`, `routes`, `clusters` and `scalars`.
-
-What is discovered (RDS, CDS, LDS) cannot be seen here.
+A separate module as the walk through it: which listeners have the filter, and what belongs to each. The checks
+themselves are `filters`, `manager`, `routes`, `route_modes`, `clusters` and `scalars`; `resources` reads the forms of a
+configuration of Envoy, `kubernetes` those that control planes make one of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, ordered
-from policy_engine.documents.yaml_document import Document, read_document_file
+from policy_engine.documents.yaml_document import Document
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.clusters import lint_engine_cluster, lint_upstream_cluster
-from policy_engine.envoy.lint.filters import lint_buffers, lint_filter, lint_order
+from policy_engine.envoy.lint.files import read_documents
+from policy_engine.envoy.lint.filters import lint_buffers, lint_filter, lint_order, lint_response_headers
+from policy_engine.envoy.lint.kubernetes import kubernetes_resources, lint_resources
 from policy_engine.envoy.lint.manager import lint_manager
 from policy_engine.envoy.lint.proto_json import Node
-from policy_engine.envoy.lint.routes import RouteLint
+from policy_engine.envoy.lint.resources import Resources, resources_of
+from policy_engine.envoy.lint.routes import FilterUse, RouteLint
 from policy_engine.envoy.lint.scalars import lint_scalars
 from policy_engine.envoy.lint.silencing import not_silenced
+from policy_engine.kernel.route_key import ROUTE_METADATA, ROUTE_NAME
 
 
 def lint_file(path: Path, demands: Demands, ignored: Collection[str] = ()) -> tuple[Diagnostic, ...]:
@@ -28,72 +34,108 @@ def lint_file(path: Path, demands: Demands, ignored: Collection[str] = ()) -> tu
 
     `ignored` are rules whose warnings are left out, as are those that a comment in the file silences.
     """
-    document, found = read_document_file(path)
-    if document is None:
+    documents, found = read_documents(path)
+    if not documents:
         return tuple(found)
     text = path.read_text("utf-8-sig", "replace")
-    found = [*found, *lint_scalars(document, text), *lint_document(document, demands)]
+    for document in documents:
+        found += lint_scalars(document, text)
+    found += lint_documents(documents, demands)
     return ordered(not_silenced(found, text, ignored))
 
 
-def lint_document(document: Document, demands: Demands) -> list[Diagnostic]:
-    """Return everything in the bootstrap that would break a promise."""
-    root = Node(document, (), document.value)
-    resources = root.get("static_resources")
-    found: list[Diagnostic] = []
-    engines: dict[str, Node] = {}
-    upstreams: dict[str, Node] = {}
-    managers = list(managers_with_filter(resources))
-    if not managers:
-        return [_no_filter(root)]
-    routes = RouteLint(demands)
-    for listener, manager, http_filter in managers:
-        engine = http_filter.get("typed_config", "grpc_service", "envoy_grpc", "cluster_name")
-        found += lint_filter(http_filter, demands)
-        found += lint_order(manager, http_filter, demands)
-        found += lint_buffers(listener, manager, demands)
-        found += lint_manager(manager, http_filter, demands)
-        found += routes.lint(manager, http_filter)
-        if engine.text():
-            engines.setdefault(engine.text(), engine)
-    found += routes.lint_chains_without_route()
-    upstreams |= routes.clusters
-    clusters = {one.get("name").text(): one for one in resources.get("clusters").items()}
-    discovered = root.get("dynamic_resources", "cds_config").exists
+def lint_documents(documents: Sequence[Document], demands: Demands) -> list[Diagnostic]:
+    """Return everything in the file that would break a promise: of each Envoy, or of manifests of Kubernetes."""
+    manifests = kubernetes_resources(documents)
+    if manifests:
+        return lint_resources(manifests, demands)
+    envoys = [one for document in documents for one in resources_of(document)]
+    found = [one for envoy in envoys for one in _lint_envoy(envoy, demands)]
+    # What several listeners share is looked at for each of them, and named once.
+    return list(dict.fromkeys(found))
+
+
+def _lint_envoy(resources: Resources, demands: Demands) -> Iterator[Diagnostic]:
+    uses = list(_filters(resources, demands))
+    if not uses:
+        yield _no_filter(resources)
+        return
+    routes = RouteLint(demands, resources.routes)
+    for _, group in groupby(uses, key=lambda use: use.manager.path):
+        together = list(group)
+        yield from routes.lint(together[0].manager, together)
+        yield from lint_manager(together[0].manager, demands)
+    for use in uses:
+        served = _served(use, demands)
+        yield from lint_filter(use.http_filter, served)
+        yield from lint_response_headers(use.http_filter)
+        yield from lint_order(use.manager, use.http_filter, served)
+        yield from lint_buffers(use.listener, use.manager, served)
+    yield from routes.lint_chains_without_route()
+    yield from routes.lint_shared_keys()
+    yield from _clusters(resources, uses, routes, demands)
+
+
+def _served(use: FilterUse, demands: Demands) -> Demands:
+    """Return the demands of the chains that a filter serves; all of them where that cannot be seen."""
+    if not use.all_seen:
+        return demands
+    return replace(demands, chains={key: chain for key, chain in demands.chains.items() if key in use.serves})
+
+
+def _clusters(
+    resources: Resources, uses: Sequence[FilterUse], routes: RouteLint, demands: Demands
+) -> Iterator[Diagnostic]:
+    engines = {_engine(use).text(): _engine(use) for use in reversed(uses) if _engine(use).text()}
+    clusters = resources.clusters
     for name, reference in engines.items():
         if name in clusters:
-            found += lint_engine_cluster(clusters[name], demands)
-        elif discovered:
+            yield from lint_engine_cluster(clusters[name], demands)
+        elif "clusters" in resources.discovered:
             reason = "the engine's cluster is discovered over CDS, so that it cannot be checked here"
-            found.append(reference.warning(Rule.ENVOY_CLUSTER, reason))
+            yield reference.warning(Rule.ENVOY_CLUSTER, reason)
         else:
-            found.append(reference.error(Rule.ENVOY_CLUSTER, "no such cluster", allowed=", ".join(sorted(clusters))))
-    for name in sorted(upstreams.keys() & clusters.keys() - engines.keys()):
-        found += lint_upstream_cluster(clusters[name])
-    return found
+            yield reference.error(Rule.ENVOY_CLUSTER, "no such cluster", allowed=", ".join(sorted(clusters)))
+    for name in sorted(routes.clusters.keys() & clusters.keys() - engines.keys()):
+        yield from lint_upstream_cluster(clusters[name])
 
 
-def managers_with_filter(resources: Node) -> Iterator[tuple[Node, Node, Node]]:
-    """Yield listener, HTTP connection manager and ext_proc filter, for each filter of the file."""
-    for listener in resources.get("listeners").items():
-        for network_filter in _network_filters(listener):
-            manager = network_filter.get("typed_config")
-            if not manager.is_a("HttpConnectionManager"):
-                continue
-            for http_filter in manager.get("http_filters").items():
-                if http_filter.get("typed_config").is_a("ExternalProcessor"):
-                    yield listener, manager, http_filter
+def _filters(resources: Resources, demands: Demands) -> Iterator[FilterUse]:
+    """Yield each filter that asks the engine.
+
+    Others may ask other processors: those that do not send the route key, to a cluster that none that does sends to.
+    """
+    found = [
+        FilterUse(listener, manager, http_filter) for listener, manager, http_filter in resources.managers_with_filter()
+    ]
+    wanted = {*demands.route_key.attributes}
+    wanted |= {ROUTE_METADATA} if wanted != {ROUTE_NAME} else set()
+    sending = [use for use in found if wanted & set(use.http_filter.get("typed_config", "request_attributes").texts())]
+    ours = {_endpoints(resources, _engine(use).text()) for use in sending}
+    yield from (use for use in found if not sending or _endpoints(resources, _engine(use).text()) in ours)
 
 
-def _network_filters(listener: Node) -> Iterable[Node]:
-    for chain in (*listener.get("filter_chains").items(), listener.get("default_filter_chain")):
-        yield from chain.get("filters").items()
+def _engine(use: FilterUse) -> Node:
+    return use.http_filter.get("typed_config", "grpc_service", "envoy_grpc", "cluster_name")
 
 
-def _no_filter(root: Node) -> Diagnostic:
+def _endpoints(resources: Resources, cluster: str) -> str:
+    """Return where a cluster leads, as text to compare: its endpoints, or its name where they are discovered."""
+    endpoints = (
+        resources.clusters[cluster].get("load_assignment", "endpoints") if cluster in resources.clusters else None
+    )
+    places = [
+        json.dumps(one.get("endpoint", "address").value, sort_keys=True)
+        for locality in (endpoints.items() if endpoints is not None else ())
+        for one in locality.get("lb_endpoints").items()
+    ]
+    return "\n".join(sorted(places)) or cluster
+
+
+def _no_filter(resources: Resources) -> Diagnostic:
     reason = "no listener has the ext_proc filter in its http_filters: no request would reach the engine"
-    node = root.get("static_resources", "listeners")
-    if root.get("dynamic_resources", "lds_config").exists:
+    node = resources.root.get("static_resources", "listeners")
+    if "listeners" in resources.discovered:
         reason = "listeners are discovered over LDS, and no listener of this file has the ext_proc filter"
         return node.warning(Rule.ENVOY_FILTER, reason)
     return node.error(Rule.ENVOY_FILTER, reason, allowed="what `policy-engine envoy-config` writes")

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import yaml
 from envoy.config.bootstrap.v3 import bootstrap_pb2
+from envoy.extensions.access_loggers.stream.v3 import stream_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
 from envoy.extensions.filters.http.router.v3 import router_pb2
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.formatter.req_without_query.v3 import req_without_query_pb2
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.extensions.transport_sockets.tls.v3 import tls_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -28,15 +30,23 @@ from policy_engine.documents.yaml_document import read_document
 from policy_engine.envoy.bootstrap import Sample, bootstrap, render
 from policy_engine.envoy.demands import Demands, demands_of
 from policy_engine.envoy.filter_config import EngineTls, fragments
-from policy_engine.envoy.lint.lint import lint_document, lint_file
+from policy_engine.envoy.lint.lint import lint_documents, lint_file
 from policy_engine.sdk import Policy
 from policy_engine.settings.model import RouteKeySettings, RouteKeySource, Settings, TlsSettings, UnmappedRoutes
-from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
+from policy_engine.worker.chains.spec import ChainsSpec, Mode, PolicySpec, RouteSpec, Unmapped
 from policy_engine.worker.policies.registry import Registry
 from testsupport.chains import define, entry
 
 # Messages inside of Any can be read once their modules are there.
-_ = (ext_proc_pb2, router_pb2, previous_hosts_pb2, http_connection_manager_pb2, http_protocol_options_pb2)
+_ = (
+    stream_pb2,
+    req_without_query_pb2,
+    ext_proc_pb2,
+    router_pb2,
+    previous_hosts_pb2,
+    http_connection_manager_pb2,
+    http_protocol_options_pb2,
+)
 
 
 class Headers(Policy):
@@ -94,63 +104,12 @@ def lint(text: str, wanted: Demands = USUAL) -> list[Diagnostic]:
     document, found = read_document("envoy.yaml", text.encode())
     assert not found
     assert document is not None
-    return lint_document(document, wanted)
+    return lint_documents([document], wanted)
 
 
 def line_of(text: str, containing: str, after: str = "") -> int:
     start = text.index(after)
     return text.count("\n", 0, text.index(containing, start)) + 1
-
-
-IDENTITY = 'request.attributes["connection.uri_san_peer_certificate"] == "spiffe://a/b"'
-CLAIMS = 'request.envoy_metadata["envoy.filters.http.jwt_authn"].claims.sub == "ann"'
-ASKING = demands({"mtls": [entry(Headers, condition=IDENTITY)], "jwt": [entry(Headers, condition=CLAIMS)]})
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "names"),
-    [
-        (
-            "- connection.uri_san_peer_certificate",
-            "- connection.mtls",
-            ("connection.uri_san_peer_certificate", "'mtls'"),
-        ),
-        ("- envoy.filters.http.jwt_authn", "- envoy.filters.http.geoip", ("envoy.filters.http.jwt_authn", "'jwt'")),
-        ("forwarding_namespaces", "receiving_namespaces", ("envoy.filters.http.jwt_authn", "'jwt'")),
-        ("  metadata_options", "  x_options", ("envoy.filters.http.jwt_authn", "'jwt'")),
-    ],
-)
-def test_what_policies_and_conditions_read_has_to_be_asked_for(old: str, new: str, names: tuple[str, ...]) -> None:
-    text = render(bootstrap(ASKING, Sample()))
-    assert lint(text, ASKING) == []
-    assert text.count(old) == 1
-    (found,) = lint(text.replace(old, new), ASKING)
-    assert (found.rule, found.severity) == (Rule.ENVOY_ATTRIBUTE, Severity.ERROR)
-    assert all(name in found.reason for name in names), found.reason
-
-
-def test_a_filter_whose_metadata_is_read_stands_before_the_engine() -> None:
-    config = bootstrap(ASKING, Sample())
-    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    jwt_authn = {"name": "envoy.filters.http.jwt_authn"}
-    manager["http_filters"].insert(0, jwt_authn)
-    assert lint(json.dumps(config), ASKING) == []
-    manager["http_filters"].append(manager["http_filters"].pop(0))
-    (found,) = lint(json.dumps(config), ASKING)
-    assert found.rule is Rule.ENVOY_FILTER
-    assert "stands after the engine's filter" in found.reason
-
-
-def test_a_route_that_forwards_other_namespaces_is_reported() -> None:
-    config = bootstrap(ASKING, Sample())
-    manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-    routes = manager["route_config"]["virtual_hosts"][0]["routes"]
-    for route in routes[:2]:
-        (per_route,) = route["typed_per_filter_config"].values()
-        per_route["overrides"]["metadata_options"] = {"forwarding_namespaces": {"untyped": ["other"]}}
-    (found,) = lint(json.dumps(config), ASKING)
-    assert "lacks envoy.filters.http.jwt_authn" in found.reason
-    assert "route 'jwt'" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -517,7 +476,7 @@ def test_what_it_writes_passes_its_own_lint(chains: dict[str, list[Any]], settin
 def test_whatever_the_shape_it_does_not_fail(value: Any) -> None:
     document, _ = read_document("envoy.yaml", yaml.safe_dump(value).encode())
     if document is not None:
-        assert lint_document(document, USUAL) is not None
+        assert lint_documents([document], USUAL) is not None
 
 
 def test_every_field_is_one_that_envoy_has() -> None:
@@ -541,3 +500,33 @@ def test_fragments_are_the_parts_of_the_bootstrap() -> None:
     assert parts["clusters"][0] == whole["clusters"][0]
     for part, route in zip(parts["routes"], manager["route_config"]["virtual_hosts"][0]["routes"], strict=True):
         assert part.items() <= route.items()
+
+
+def test_keys_that_patterns_match_have_a_chain() -> None:
+    spec = ChainsSpec(
+        (
+            RouteSpec("shop/*", (entry(Headers),)),
+            RouteSpec("old/*", unmapped=Unmapped.DENY),
+            RouteSpec("unused/*", (entry(Headers),)),
+        )
+    )
+    wanted = demands_of(Settings(), spec, REGISTRY)
+    assert wanted.chains.keys() == {"shop/*", "unused/*"}, "the filter stays on where keys count as unmapped"
+    config = bootstrap(wanted, Sample())
+    (host,) = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"][
+        "route_config"
+    ]["virtual_hosts"]
+    routes = host["routes"][:1] * 3
+    host["routes"] = [{**one, "name": name} for one, name in zip(routes, ("shop/1", "old/1", "shpo/1"), strict=True)]
+    found = [one.message for one in lint(render(config), wanted) if one.rule is Rule.ENVOY_ROUTE]
+    assert any("did you mean 'shop/*'?" in one for one in found)
+    assert any("the chain 'unused/*' has no route here" in one for one in found)
+    assert len(found) == 2, found
+
+
+def test_a_shadow_asks_nothing_of_a_configuration() -> None:
+    shadow = entry(Whole, mode=Mode.SHADOW), entry(WholeResponse, mode=Mode.SHADOW)
+    wanted = demands({"r": list(shadow)})
+    assert not wanted.chains["r"].buffers
+    assert not wanted.chains["r"].fails_closed
+    assert lint(render(bootstrap(wanted, Sample())), wanted) == []

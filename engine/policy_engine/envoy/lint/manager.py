@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.proto_json import Node
-from policy_engine.kernel.reply import ProcessingMode
 
 _UNDERSCORES = {0: "ALLOW", 1: "REJECT_REQUEST", 2: "DROP_HEADER"}
 _SLASHES = {
@@ -20,21 +19,13 @@ _SLASHES = {
     3: "UNESCAPE_AND_REDIRECT",
     4: "UNESCAPE_AND_FORWARD",
 }
-_HEADER_MODES = {number: name for name, number in ProcessingMode.HeaderSendMode.items()}
 
 
-def lint_manager(manager: Node, http_filter: Node, demands: Demands) -> Iterator[Diagnostic]:
+def lint_manager(manager: Node, demands: Demands) -> Iterator[Diagnostic]:
     """Yield what is wrong with one connection manager that has the filter."""
     yield from _spellings(manager)
     yield from _ports(manager)
     yield from _upgrades(manager, demands)
-    mode = http_filter.get("typed_config", "processing_mode", "response_header_mode")
-    if mode.enum(_HEADER_MODES, "DEFAULT") != "SKIP":
-        reason = (
-            "response headers are sent for every response: the client never gets what Envoy itself answers to a "
-            "request that it cannot read (400, 426, 431)"
-        )
-        yield mode.warning(Rule.ENVOY_LOCAL_REPLY, reason, allowed="SKIP here, SEND in the routes' ExtProcPerRoute")
 
 
 def _spellings(manager: Node) -> Iterator[Diagnostic]:

@@ -14,12 +14,13 @@ import re2
 
 from policy_engine.documents.diagnostics import render_text
 from policy_engine.documents.yaml_document import read_document_file
-from policy_engine.envoy.lint.lint import managers_with_filter
 from policy_engine.envoy.lint.modes import effective_modes
+from policy_engine.envoy.lint.per_route import PerRoute
 from policy_engine.envoy.lint.proto_json import Node
-from policy_engine.envoy.lint.routes import PerRoute, key_of
+from policy_engine.envoy.lint.resources import resources_of
+from policy_engine.envoy.lint.routes import key_of
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.sdk import Request
-from policy_engine.settings.route_key import RouteKeyPlace
 
 _UNKNOWABLE = ("runtime_fraction", "tls_context", "dynamic_metadata", "filter_state", "grpc")
 
@@ -43,13 +44,12 @@ class MatchedRoute:
     notes: list[str] = field(default_factory=list)
 
 
-def find_route(path: Path, request: Request, place: RouteKeyPlace) -> MatchedRoute:
+def find_route(path: Path, request: Request, place: RouteKey) -> MatchedRoute:
     """Return the route of `request` in the Envoy configuration at `path`; raises NoRoute."""
     document, found = read_document_file(path)
     if document is None:
         raise NoRoute(render_text(found).rstrip())
-    root = Node(document, (), document.value)
-    managers = list(managers_with_filter(root.get("static_resources")))
+    managers = [found for one in resources_of(document) for found in one.managers_with_filter()]
     if not managers:
         raise NoRoute(f"{path}: no listener has the ext_proc filter; give the route's key with --route")
     notes: list[str] = []
@@ -70,15 +70,15 @@ def find_route(path: Path, request: Request, place: RouteKeyPlace) -> MatchedRou
 
 
 def _matched(
-    route: Node, levels: tuple[Node, ...], http_filter: Node, place: RouteKeyPlace, notes: list[str]
+    route: Node, levels: tuple[Node, ...], http_filter: Node, place: RouteKey, notes: list[str]
 ) -> MatchedRoute:
     per_route = PerRoute(http_filter, levels)
-    key = key_of(route, place)
+    key, _ = key_of(route, place)
     where = route.document.locate(route.path)
     line = f":{where.line}" if where else ""
     modes = dict(effective_modes(per_route.modes()))
     return MatchedRoute(
-        key.text(), f"{route.document.file}{line}", modes, per_route.may_override, per_route.off is not None, notes
+        key or "", f"{route.document.file}{line}", modes, per_route.may_override, per_route.off is not None, notes
     )
 
 

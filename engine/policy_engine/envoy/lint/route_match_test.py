@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from policy_engine.envoy.lint.route_match import NoRoute, find_route
+from policy_engine.kernel.route_key import RouteKey
 from policy_engine.sdk import Headers, Request
-from policy_engine.settings.route_key import RouteKeyPlace
 
-NAME = RouteKeyPlace("xds.route_name")
+NAME = RouteKey()
 TYPE = "type.googleapis.com/envoy"
 
 
@@ -162,5 +162,5 @@ def test_the_key_may_be_in_the_routes_metadata(tmp_path: Path) -> None:
     route = {"match": {"prefix": "/"}, "metadata": {"filter_metadata": {"ns": {"k": "shop"}}}}
     path = tmp_path / "envoy.yaml"
     path.write_text(json.dumps(config([{"domains": ["*"], "routes": [route]}])))
-    place = RouteKeyPlace("any", "ns", "k")
+    place = RouteKey(["metadata:ns:k"])
     assert find_route(path, Request(Headers.of({":path": "/", ":authority": "a"})), place).key == "shop"

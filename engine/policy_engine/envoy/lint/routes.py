@@ -1,57 +1,86 @@
-"""Checks the routes of a listener against the chains: each route has one, and Envoy sends what it needs.
+"""Checks the routes of a listener against the chains: each route has one, and it is the one that is meant for it.
 
 A separate module because it is the only check that needs to know both, route by route.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.documents.fields import did_you_mean
-from policy_engine.envoy.demands import ChainDemand, Demands
-from policy_engine.envoy.filter_config import duration
+from policy_engine.envoy.demands import Demands
 from policy_engine.envoy.lint.filters import lint_failure_mode, lint_namespaces
-from policy_engine.envoy.lint.modes import STREAMING, effective_modes
+from policy_engine.envoy.lint.per_route import PerRoute, per_route
 from policy_engine.envoy.lint.proto_json import Node
-from policy_engine.settings.route_key import RouteKeyPlace
+from policy_engine.envoy.lint.route_modes import idle_timeout, lint_modes
+from policy_engine.kernel.route_key import RouteKey
+from policy_engine.kernel.route_metadata import resource_of
+from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
 
 _LISTED = 10
-_DEFAULT_IDLE = 300.0
-"""Seconds; `stream_idle_timeout` unless set (http_connection_manager.proto)."""
+_ISTIO_NAMESPACE = 5
+"""Place of the namespace in `/apis/GROUP/VERSION/namespaces/NAMESPACE/KIND/NAME`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Whom a route belongs to, as far as its metadata says: the namespace of its resource, else its virtual host."""
+
+    namespace: str
+    host: str
+
+
+@dataclass(slots=True)
+class FilterUse:
+    """One filter of a connection manager, and the keys of the chains on whose routes it is on.
+
+    `all_seen` is false where it may serve routes that are not in the file.
+    """
+
+    listener: Node
+    manager: Node
+    http_filter: Node
+    serves: set[str] = field(default_factory=set)
+    all_seen: bool = True
 
 
 class RouteLint:
     """Checks one route configuration after the other and remembers which chains and clusters they use."""
 
-    def __init__(self, demands: Demands) -> None:
+    def __init__(self, demands: Demands, discovered: Mapping[str, Node]) -> None:
         self._demands = demands
+        self._discovered = discovered
+        self._known = {*demands.chains, *demands.unmapped}
+        self._patterns = RoutePatterns(filter(is_pattern, self._known))
         self._used: set[str] = set()
+        self._owners: dict[str, dict[_Owner, Node]] = {}
         self._all_seen = True
         self._last: Node | None = None
         self.clusters: dict[str, Node] = {}
 
-    def lint(self, manager: Node, http_filter: Node) -> Iterator[Diagnostic]:
-        """Yield what is wrong with the routes of one connection manager that has the filter."""
+    def lint(self, manager: Node, uses: Sequence[FilterUse]) -> Iterator[Diagnostic]:
+        """Yield what is wrong with the routes of one connection manager that has these filters."""
         configuration = manager.get("route_config")
         if not configuration.exists:
+            name = manager.get("rds", "route_config_name").text()
+            configuration = self._discovered.get(name, configuration)
+        if not configuration.exists or configuration.get("vhds").exists:
             self._all_seen = False
+            for use in uses:
+                use.all_seen = False
+        if not configuration.exists:
             reason = "routes are discovered (RDS), so that they cannot be checked against the chains here"
             yield manager.get("rds").warning(Rule.ENVOY_ROUTE, reason, show=False, key=True)
             return
-        if configuration.get("vhds").exists:
-            self._all_seen = False
         self._last = configuration
         for host in configuration.get("virtual_hosts").items():
             for route in host.get("routes").items():
                 self._note_clusters(route.get("route"))
-                levels = (route, host, configuration)
-                # A part of a route may have settings of its own, the most specific of all.
-                parts = list(route.get("route", "weighted_clusters", "clusters").items())
-                switches = [PerRoute(http_filter, (part, *levels)) for part in parts]
-                whole = PerRoute(http_filter, levels)
-                yield from self._route(manager, route, next((one for one in switches if one.off is not None), whole))
+                on_route = [per_route(use.http_filter, route, host, configuration) for use in uses]
+                yield from self._route(manager, host, route, list(zip(uses, on_route, strict=True)))
 
     def lint_chains_without_route(self) -> Iterator[Diagnostic]:
         """Yield a finding for each chain that no route of the file has, unless there may be routes elsewhere."""
@@ -65,168 +94,107 @@ class RouteLint:
             reason = f"{len(left) - _LISTED} more chains have no route here"
             yield self._last.get("virtual_hosts").warning(Rule.ENVOY_ROUTE, reason, show=False, key=True)
 
+    def lint_shared_keys(self) -> Iterator[Diagnostic]:
+        """Yield a finding for each key that routes of several owners have: they share a chain, meant or not."""
+        for key, owners in self._owners.items():
+            namespaces = sorted({one.namespace for one in owners if one.namespace})
+            hosts = sorted({one.host for one in owners})
+            *_, last = owners.values()
+            if len(namespaces) > 1:
+                reason = f"routes of the namespaces {', '.join(namespaces)} have one key, {key!r}, and so one chain"
+                allowed = "a key that has the namespace in it: route_key.source httproute, annotation or istio"
+                yield last.error(Rule.ENVOY_ROUTE, reason, allowed=allowed)
+            elif len(hosts) > 1 and not namespaces:
+                reason = f"routes of the virtual hosts {', '.join(hosts)} have one key, {key!r}, and so one chain"
+                yield last.warning(Rule.ENVOY_ROUTE, reason, allowed="a name of its own for each")
+
+    def _met(self, key: str | None) -> str | None:
+        """Return the route key of the chains that requests of a route with `key` meet, as in the engine."""
+        return key if not key or key in self._known else self._patterns.find(key)
+
     def _note_clusters(self, action: Node) -> None:
         names = [action.get("cluster")]
         names += [one.get("name") for one in action.get("weighted_clusters", "clusters").items()]
         self.clusters |= {one.text(): one for one in names if one.text()}
 
-    def _route(self, manager: Node, route: Node, per_route: PerRoute) -> Iterator[Diagnostic]:
-        key = key_of(route, self._demands.route_key)
-        chain = self._demands.chains.get(key.text())
+    def _route(
+        self, manager: Node, host: Node, route: Node, on_route: Sequence[tuple[FilterUse, PerRoute]]
+    ) -> Iterator[Diagnostic]:
+        key, node = key_of(route, self._demands.route_key)
+        if key is None:
+            return
+        met = self._met(key)
+        chain = self._demands.chains.get(met or "")
+        on = [(use, one) for use, one in on_route if one.off is None]
         if chain is not None:
             self._used.add(chain.route_key)
-        if per_route.off is not None:
-            if chain is not None and chain.runs:
+            if on:
+                self._owners.setdefault(key, {})[_owner(host, route)] = node if node.exists else route
+        if not on:
+            off = on_route[0][1].off
+            if chain is not None and chain.runs and off is not None:
                 reason = f"the filter is off on a route whose chain {chain.route_key!r} has policies: none of them runs"
-                yield per_route.off.error(Rule.ENVOY_ROUTE, reason)
+                yield off.error(Rule.ENVOY_ROUTE, reason)
             return
         if chain is None:
-            yield self._unknown(route, key)
+            if not met:
+                yield self._unknown(route, key, node)
             return
-        yield from lint_failure_mode(per_route.setting("failure_mode_allow"), (chain.route_key,), self._demands)
-        own = per_route.setting("metadata_options")
-        if own.exists:
-            yield from lint_namespaces(
-                own.get("forwarding_namespaces", "untyped"), chain.asked.namespaces, self._demands
+        if len(on) > 1:
+            names = ", ".join(use.http_filter.get("name").text() for use, _ in on)
+            reason = f"{len(on)} filters ask the engine on this route, so that the chain {key!r} runs as often: {names}"
+            yield (node if node.exists else route).error(
+                Rule.ENVOY_FILTER, reason, allowed="one of them, the others off"
             )
-        if chain.runs:
-            yield from _modes(route, per_route, chain, self._demands, _idle_timeout(manager, route))
+        for use, one in on:
+            use.serves.add(chain.route_key)
+            yield from lint_failure_mode(one.setting("failure_mode_allow"), (chain.route_key,), self._demands)
+            own = one.setting("metadata_options")
+            if own.exists:
+                forwarded = own.get("forwarding_namespaces", "untyped")
+                yield from lint_namespaces(forwarded, chain.asked.namespaces, self._demands)
+            if chain.runs:
+                yield from lint_modes(route, one, chain, self._demands, idle_timeout(manager, route))
 
-    def _unknown(self, route: Node, key: Node) -> Diagnostic:
+    def _unknown(self, route: Node, key: str, node: Node) -> Diagnostic:
         known = self._demands.chains
-        if not key.text():
-            what = (
-                f"filter metadata {'.'.join(map(str, key.path[-2:]))}" if self._demands.route_key.namespace else "name"
-            )
-            reason = f"the route has no {what}, by which the engine would find its chain"
+        if not key:
+            reason = f"the route has no {self._sought()}, by which the engine would find its chain"
         else:
-            reason = f"no chain has this route key{did_you_mean(key.text(), known)}"
+            # A key that stands in the file as it is, is shown there.
+            what = "this route key" if node.value == key else f"this route's key, {key!r}"
+            reason = f"no chain has {what}{did_you_mean(key, known)}"
         allowed = ", ".join(sorted(known)[:_LISTED]) + (", …" if len(known) > _LISTED else "")
-        node = key if key.exists else route
+        node = node if node.exists else route
         if self._demands.pass_unmapped:
             return node.warning(Rule.ENVOY_ROUTE, f"{reason}: its requests pass without policies", allowed=allowed)
         return node.error(Rule.ENVOY_ROUTE, f"{reason}: its requests are denied", allowed=allowed)
 
-
-def key_of(route: Node, place: RouteKeyPlace) -> Node:
-    """Return the route's key, by which the engine finds its chain."""
-    if not place.namespace:
-        return route.get("name")
-    return route.get("metadata", "filter_metadata").at(place.namespace).at(place.key)
-
-
-class PerRoute:
-    """What a route, its virtual host and its route configuration say about the filter, most specific first."""
-
-    def __init__(self, http_filter: Node, levels: tuple[Node, ...]) -> None:
-        name = http_filter.get("name").text()
-        written = [level.get("typed_per_filter_config").at(name) for level in levels]
-        self._filter = http_filter.get("typed_config")
-        self._configs = [one.get("config") if one.is_a("FilterConfig") else one for one in written if one.exists]
-        self.off = _switched_off(http_filter, [one for one in written if one.exists])
-
-    def setting(self, name: str) -> Node:
-        """Return the override `name` of the most specific level that has it; a node that is not there else."""
-        settings = [one.get("overrides", name) for one in self._configs]
-        return next((one for one in settings if one.exists), Node(self._filter.document))
-
-    @property
-    def may_override(self) -> bool:
-        """Whether the filter takes the modes that the engine asks for."""
-        return self._filter.get("allow_mode_override").is_true()
-
-    def modes(self) -> tuple[Node, Node]:
-        """Return the override of processing modes and the filter's own."""
-        return self.setting("processing_mode"), self._filter.get("processing_mode")
+    def _sought(self) -> str:
+        place = self._demands.route_key.metadata
+        if place is not None:
+            return f"filter metadata {'.'.join(place)}"
+        return "name" if self._demands.route_key.parts == ("route_name",) else ", ".join(self._demands.route_key.parts)
 
 
-def _switched_off(http_filter: Node, written: list[Node]) -> Node | None:
-    """Return what switches the filter off on a route, None when it is on; the most specific level decides."""
-    for one in written:
-        config = one.get("config") if one.is_a("FilterConfig") else one
-        for node in (one.get("disabled"), config.get("disabled")):
-            if node.is_true():
-                return node
-        if config.exists:
-            return None
-    disabled = http_filter.get("disabled")
-    return disabled if disabled.is_true() else None
+def key_of(route: Node, route_key: RouteKey) -> tuple[str | None, Node]:
+    """Return the route's key, None where the file cannot tell it, and the place to speak of."""
+    metadata = route.get("metadata", "filter_metadata")
+    place = route_key.metadata
+    node = route.get("name") if place is None else metadata.at(place[0]).at(place[1])
+    return route_key.of_route(route.get("name").text(), _plain(metadata)), node
 
 
-def _modes(route: Node, per_route: PerRoute, chain: ChainDemand, demands: Demands, idle: float) -> Iterator[Diagnostic]:
-    nodes = per_route.modes()
-    set_here = next((one for one in nodes if one.exists), route)
-    modes = effective_modes(nodes)
-    if modes["request_header_mode"] == "SKIP":
-        reason = f"request headers are not sent: no policy of the chain {chain.route_key!r} runs"
-        yield set_here.get("request_header_mode").error(Rule.ENVOY_MODE, reason, allowed="SEND")
-    if (
-        chain.modes["response_header_mode"] == "SEND"
-        and modes["response_header_mode"] == "SKIP"
-        and not per_route.may_override
-    ):
-        reason = (
-            f"the chain {chain.route_key!r} has policies of the response, whose headers are not sent here, and "
-            "allow_mode_override, by which the engine could ask for them, is not true"
-        )
-        yield set_here.get("response_header_mode").error(Rule.ENVOY_MODE, reason, allowed="SEND")
-    for side in ("request", "response"):
-        body, trailers = f"{side}_body_mode", f"{side}_trailer_mode"
-        if chain.modes[body] in STREAMING and modes[body] not in STREAMING:
-            own = per_route.setting("processing_mode")
-            node = own.get(body) if own.exists else route
-            reason = (
-                f"every policy of the chain {chain.route_key!r} can stream the {side} body, but it is buffered: "
-                "streaming can be switched on only here, in the route's ExtProcPerRoute"
-            )
-            yield node.error(Rule.ENVOY_MODE, reason, allowed=f"{body}: {chain.modes[body]}, {trailers}: SEND")
-        if chain.modes[body] == "BUFFERED" and modes[body] != "BUFFERED":
-            own = per_route.setting("processing_mode")
-            node = own.get(body) if own.exists else route
-            yield from _not_whole(node, side, modes[body], chain, may_override=per_route.may_override)
-            if side == "request" and modes[body] == "NONE" and idle > demands.longest_idle:
-                yield _may_hang(node, chain, idle, demands)
-        if chain.modes[body] == "BUFFERED" and modes[trailers] != "SEND" and not per_route.may_override:
-            reason = (
-                f"the chain {chain.route_key!r} reads the {side} body: without {trailers} SEND a {side} of headers and "
-                "trailers alone passes by it, and allow_mode_override, by which the engine could ask, is not true"
-            )
-            yield set_here.get(trailers).error(Rule.ENVOY_MODE, reason, allowed="SEND")
-        if modes[body] == "FULL_DUPLEX_STREAMED" and modes[trailers] != "SEND":
-            reason = f"{body} FULL_DUPLEX_STREAMED needs {trailers} SEND"
-            yield set_here.get(trailers).error(Rule.ENVOY_MODE, reason, allowed="SEND")
+def _plain(metadata: Node) -> Mapping[str, Any]:
+    found = metadata.value if isinstance(metadata.value, dict) else {}
+    return {name: values for name, values in found.items() if isinstance(values, dict)}
 
 
-def _not_whole(node: Node, side: str, mode: str, chain: ChainDemand, *, may_override: bool) -> Iterator[Diagnostic]:
-    """Yield a finding for a body that a chain needs whole and that only an override makes Envoy send so (R-08)."""
-    allowed = f"{side}_body_mode: BUFFERED in the route's ExtProcPerRoute"
-    needs = f"the chain {chain.route_key!r} needs the whole {side} body, the mode here is {mode}"
-    if not may_override:
-        reason = f"{needs}, and allow_mode_override, by which the engine could ask for it, is not true"
-        yield node.error(Rule.ENVOY_MODE, reason, allowed=allowed)
-    elif side == "response" and mode == "NONE":
-        reason = (
-            f"{needs} until the engine asks for it: whether Envoy grants that, the engine learns only when a first "
-            "body has come; until then a client that breaks off makes it deny responses for a moment"
-        )
-        yield node.warning(Rule.ENVOY_MODE, reason, allowed=allowed)
-
-
-def _idle_timeout(manager: Node, route: Node) -> float:
-    """Return the seconds after which Envoy ends a request of which nothing more comes; infinite for never."""
-    limits = (
-        manager.get("request_timeout").seconds(0),
-        route.get("route", "idle_timeout").seconds(manager.get("stream_idle_timeout").seconds(_DEFAULT_IDLE)),
-    )
-    return min((limit for limit in limits if limit), default=math.inf)
-
-
-def _may_hang(node: Node, chain: ChainDemand, idle: float, demands: Demands) -> Diagnostic:
-    """Return the finding about a trap of Envoy 1.36 (shown by `runtime_limits_test`)."""
-    until = "for ever" if math.isinf(idle) else f"until the idle timeout of {duration(idle)}"
-    reason = (
-        f"a request for the chain {chain.route_key!r} that has no content-length and sends more than Envoy's buffer "
-        f"holds before the engine has answered its headers hangs {until}, as the mode is not set here"
-    )
-    bounds = f"idle_timeout of the route, or request_timeout, of at most {duration(demands.longest_idle)}"
-    return node.warning(Rule.ENVOY_IDLE, reason, allowed=f"request_body_mode: BUFFERED in ExtProcPerRoute; or {bounds}")
+def _owner(host: Node, route: Node) -> _Owner:
+    metadata = _plain(route.get("metadata", "filter_metadata"))
+    namespace = resource_of(metadata).namespace
+    config = metadata.get("istio", {}).get("config")
+    if not namespace and isinstance(config, str):
+        parts = config.split("/")
+        namespace = parts[_ISTIO_NAMESPACE] if len(parts) > _ISTIO_NAMESPACE else ""
+    return _Owner(namespace, host.get("name").text())

@@ -27,6 +27,10 @@ MAX_EXACT_INTEGER: Final = 2**53
 _FAILURE_MODES: Final = {"closed": 1, "open": 2}
 _FAILURE_MODE_NAMES: Final = {0: "closed", 1: "closed", 2: "open"}
 
+_FIELDS: Final = frozenset({"name", "version", "enabled", "condition", "failure_mode", "timeout", "parameters"})
+"""Keys of an entry that have fields of their own."""
+_CHAIN_FIELDS: Final = frozenset({"route_key", "policies", "errors"})
+
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
@@ -66,6 +70,7 @@ def file_descriptor() -> descriptor_pb2.FileDescriptorProto:
     _add(instance, "failure_mode", 5, _Field.TYPE_ENUM, f".{PACKAGE}.FailureMode")
     _add(instance, "timeout", 6, _Field.TYPE_MESSAGE, ".google.protobuf.Duration")
     _add(instance, "parameters", 7, _Field.TYPE_MESSAGE, ".google.protobuf.Struct")
+    _add(instance, "entry", 8, _Field.TYPE_MESSAGE, ".google.protobuf.Struct")
     template = file.message_type.add(name="ErrorTemplate")
     _add(template, "status", 1, _Field.TYPE_STRING)
     _add(template, "content_type", 2, _Field.TYPE_STRING)
@@ -79,6 +84,7 @@ def file_descriptor() -> descriptor_pb2.FileDescriptorProto:
     policies = _add(chain, "policies", 2, _Field.TYPE_MESSAGE, f".{PACKAGE}.PolicyInstance")
     policies.label = _Field.LABEL_REPEATED
     _add(chain, "errors", 3, _Field.TYPE_MESSAGE, f".{PACKAGE}.ErrorAnswers")
+    _add(chain, "settings", 4, _Field.TYPE_MESSAGE, ".google.protobuf.Struct")
     return file
 
 
@@ -113,27 +119,43 @@ def encode(document: Mapping[str, Any]) -> bytes:
 
     The document must be valid (`worker` validates chains); raises ChainError for what the wire cannot carry: integers
     beyond 2^53, numbers that are not finite, values that are not JSON.
+
+    An entry with keys that have no field of their own goes as a whole into `entry`, and without a name: an engine that
+    does not know that field refuses the chain, where leaving something out might run it otherwise than it is meant. So
+    do all entries of a chain with settings.
     """
     chain = PolicyChain(name=document["route_key"])
+    settings = {name: value for name, value in document.items() if name not in _CHAIN_FIELDS}
+    if settings:
+        _check_carried(settings, "")
+        chain.settings.update(settings)
     for index, policy in enumerate(document.get("policies") or ()):
         path = f"/policies/{index}"
-        instance = chain.policies.add(name=policy["name"], version=policy["version"])
-        if "enabled" in policy:
-            instance.enabled = policy["enabled"]
-        if policy.get("condition"):
-            instance.condition = policy["condition"]
-        if "failure_mode" in policy:
-            instance.failure_mode = _FAILURE_MODES[policy["failure_mode"]]
-        if "timeout" in policy:
-            instance.timeout.FromNanoseconds(_nanoseconds(policy["timeout"], f"{path}/timeout"))
-        parameters = policy.get("parameters")
-        if parameters:
-            _check_carried(parameters, f"{path}/parameters")
-            instance.parameters.update(parameters)
+        if settings or not _FIELDS.issuperset(policy):
+            _check_carried(policy, path)
+            chain.policies.add().entry.update(policy)
+        else:
+            _encode_policy(policy, chain.policies.add(), path)
     if "errors" in document:
         _encode_errors(chain.errors, document["errors"])
     wire: bytes = chain.SerializeToString(deterministic=True)
     return wire
+
+
+def _encode_policy(policy: Mapping[str, Any], instance: Any, path: str) -> None:
+    instance.name, instance.version = policy["name"], policy["version"]
+    if "enabled" in policy:
+        instance.enabled = policy["enabled"]
+    if policy.get("condition"):
+        instance.condition = policy["condition"]
+    if "failure_mode" in policy:
+        instance.failure_mode = _FAILURE_MODES[policy["failure_mode"]]
+    if "timeout" in policy:
+        instance.timeout.FromNanoseconds(_nanoseconds(policy["timeout"], f"{path}/timeout"))
+    parameters = policy.get("parameters")
+    if parameters:
+        _check_carried(parameters, f"{path}/parameters")
+        instance.parameters.update(parameters)
 
 
 def decode(wire: bytes) -> dict[str, Any]:
@@ -151,11 +173,16 @@ def decode(wire: bytes) -> dict[str, Any]:
         raise ChainError("the chain has no name; it must be the route's key", "/name")
     try:
         policies = [_decode_policy(policy, f"/policies/{index}") for index, policy in enumerate(chain.policies)]
+        settings = _plain(chain.settings, "/settings")
     except ChainError as error:
         error.route_key = chain.name
         raise
-    document = {"route_key": chain.name, "policies": policies}
-    return {**document, "errors": _decode_errors(chain.errors)} if chain.HasField("errors") else document
+    for name in _CHAIN_FIELDS & settings.keys():
+        raise ChainError(f"{name!r} has a field of its own", f"/settings/{name}", chain.name)
+    # A route whose keys count as unmapped has no list of policies, not even an empty one.
+    listed = {} if "unmapped" in settings and not policies else {"policies": policies}
+    errors = {"errors": _decode_errors(chain.errors)} if chain.HasField("errors") else {}
+    return {"route_key": chain.name, **listed, **errors, **settings}
 
 
 def _encode_errors(message: Any, errors: Mapping[str, Any]) -> None:
@@ -175,6 +202,11 @@ def _decode_errors(message: Any) -> dict[str, Any]:
 
 
 def _decode_policy(instance: Any, path: str) -> dict[str, Any]:
+    if instance.HasField("entry"):
+        if instance.name or instance.version:
+            raise ChainError("an instance with `entry` has no other field", f"{path}/entry")
+        entry: dict[str, Any] = _plain(instance.entry, path)
+        return entry
     document: dict[str, Any] = {"name": instance.name, "version": instance.version}
     if instance.HasField("enabled"):
         document["enabled"] = instance.enabled

@@ -139,3 +139,50 @@ def test_what_json_cannot_hold_is_refused_with_its_path_and_chain(change: Callab
 def test_a_chain_without_a_name_is_refused() -> None:
     with pytest.raises(xds_chain.ChainError, match="no name"):
         xds_chain.decode(xds_chain.PolicyChain().SerializeToString())
+
+
+WHOLE_ENTRIES = [
+    {"name": "p", "version": "v1", "mode": "shadow", "parameters": {"a": 1, "b": 0.5}, "timeout": "90us"},
+    {"any_of": [{"name": "p", "version": "v1"}, {"name": "q", "version": "v1"}], "condition": "true"},
+    {"name": "p", "versions": {"v1": "95%", "v2": {"share": "5%", "parameters": {}}}, "share": {"by": "request.path"}},
+]
+
+
+@pytest.mark.parametrize("entry", WHOLE_ENTRIES)
+def test_an_entry_of_any_form_comes_back_whole_and_is_nothing_to_an_engine_that_does_not_know_it(entry: Any) -> None:
+    wire = xds_chain.encode({"route_key": "r", "policies": [entry]})
+    assert xds_chain.decode(wire) == {"route_key": "r", "policies": [entry]}
+    (sent,) = xds_chain.PolicyChain.FromString(wire).policies
+    assert (sent.name, sent.version) == ("", "")
+
+
+def test_settings_of_a_chain_come_back_and_none_of_it_runs_without_them() -> None:
+    chain = {"route_key": "r", "policies": [{"name": "p", "version": "v1"}], "body_limit": 1000}
+    wire = xds_chain.encode(chain)
+    assert xds_chain.decode(wire) == chain
+    assert [one.name for one in xds_chain.PolicyChain.FromString(wire).policies] == [""]
+    unmapped = {"route_key": "r/*", "unmapped": "deny"}
+    assert xds_chain.decode(xds_chain.encode(unmapped)) == unmapped
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda chain: chain.settings.update({"policies": []}), "/settings/policies"),
+        (lambda chain: chain.settings.fields["x"].SetInParent(), "/settings/x"),
+        (lambda chain: chain.policies.add(name="p").entry.update({"name": "p"}), "/policies/0/entry"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(change: Callable[[Any], object], path: str) -> None:
+    chain = xds_chain.PolicyChain(name="r")
+    change(chain)
+    with pytest.raises(xds_chain.ChainError) as caught:
+        xds_chain.decode(chain.SerializeToString())
+    assert (caught.value.path, caught.value.route_key) == (path, "r")
+
+
+def test_what_the_wire_cannot_carry_in_a_whole_entry_is_refused_with_its_path() -> None:
+    entry = {"name": "p", "version": "v1", "mode": "shadow", "parameters": {"limit": 2**53 + 1}}
+    with pytest.raises(xds_chain.ChainError) as caught:
+        xds_chain.encode({"route_key": "r", "policies": [entry]})
+    assert caught.value.path == "/policies/0/parameters/limit"

@@ -14,6 +14,7 @@ from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.mark import mark_of
 from policy_engine.worker.chains.needs import Needs
+from policy_engine.worker.chains.spec import Unmapped
 from policy_engine.worker.chains.statistics import PolicyStatistics
 
 
@@ -32,6 +33,14 @@ class Condition(Protocol):
 
     def evaluate(self, request: Request, response: Response | None) -> bool:
         """Return whether the policy runs; raises ConditionError when the expression cannot be evaluated."""
+        ...
+
+
+class Way(Protocol):
+    """One of several ways to be let in, of which one is enough."""
+
+    def refuse(self, request: Request, answer: ImmediateResponse) -> None:
+        """Note that this way is closed for the request, and what would have been answered."""
         ...
 
 
@@ -64,7 +73,8 @@ class Step:
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
     last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
     and not per request. `on_failure` is told of every failure, with the request, and may raise to keep the failure mode
-    from deciding. `decisions` hears of what ends a request.
+    from deciding. `decisions` hears of what ends a request. What a step in `shadow` wants is only noted. `way` is where
+    a refusal goes that others may make up for.
     """
 
     policy: str
@@ -80,13 +90,15 @@ class Step:
     statistics: PolicyStatistics
     on_failure: Callable[[Step, BaseException, Request], None] | None = None
     decisions: Decisions | None = None
+    shadow: bool = False
+    way: Way | None = None
     checked: Any = None
     edit: HeaderEdit = NO_EDIT
 
     @property
     def label(self) -> str:
         """Name and version as people write them, for logs and errors."""
-        return f"{self.policy} {self.version}"
+        return f"{self.policy} {self.version}".rstrip()
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +114,8 @@ class CompiledChain:
     """The steps of one route by phase; response steps are already in reverse order (R-02).
 
     `mark` is the route key as the executor notes it for whoever asks what a process was doing. `errors` is how denials
-    are written, None where the chain says nothing of it. `secrets` are texts of parameters that must never be shown.
+    are written, None where the chain says nothing of it. `body_limit` (bytes) and `unmapped` are those of `RouteSpec`.
+    `secrets` are texts of parameters that must never be shown.
     """
 
     route_key: str
@@ -119,6 +132,8 @@ class CompiledChain:
     response_chunks: tuple[Step, ...] = ()
     response_trailers: tuple[Step, ...] = ()
     stream_end: tuple[Callable[[Request], None], ...] = ()
+    body_limit: int | None = None
+    unmapped: Unmapped | None = None
     errors: ErrorAnswers | None = None
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
     usage: Usage = field(default_factory=Usage)

@@ -6,13 +6,14 @@ There is one compiler for every source of configuration (file, xDS), so that bot
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from policy_engine.limits import BLOCKING_THREADS, CONSTRUCTION_SECONDS, POLICY_TIMEOUT
+from policy_engine.limits import BLOCKING_THREADS, BODY_LIMIT, CONSTRUCTION_SECONDS, POLICY_TIMEOUT
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -38,11 +39,24 @@ from policy_engine.sdk.hooks import (
     chunk_hook,
     phases_of,
 )
+from policy_engine.worker.chains import any_of
 from policy_engine.worker.chains.action_check import WrongKind, check_action
-from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step
+from policy_engine.worker.chains.any_of import Alternative, Group, Verdict
+from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step, Way
 from policy_engine.worker.chains.error_answers import ErrorAnswers
-from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, asked_in, needs_of
-from policy_engine.worker.chains.spec import ChainsSpec, FailureMode, PolicySpec, RouteSpec
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, expressions_in, needs_of
+from policy_engine.worker.chains.route_patterns import is_pattern, ties
+from policy_engine.worker.chains.shadow import Apart, collecting
+from policy_engine.worker.chains.sharing import InShare
+from policy_engine.worker.chains.spec import (
+    AnyOf,
+    ChainsSpec,
+    FailureMode,
+    Mode,
+    PolicySpec,
+    RouteSpec,
+    Unmapped,
+)
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.chains.tracing import Tracing
 from policy_engine.worker.conditions.condition import compile_condition
@@ -64,7 +78,7 @@ class Entry:
     """One policy of a chain with its instance made and its condition compiled.
 
     `index` is its place in the chain, `phases` those in which it has work (`active_phases`), `timeout` in seconds.
-    `on_failure`: see `Step`; `asked`: see `Part`.
+    `on_failure`, `shadow` and `way`: see `Step`; `asked`: see `Part`.
     """
 
     index: int
@@ -78,13 +92,17 @@ class Entry:
     fails_open: bool = False
     on_failure: Callable[[Step, BaseException, Request], None] | None = None
     asked: Asked = NOTHING_ASKED
+    shadow: bool = False
+    way: Way | None = None
+    apart: Apart | None = None
 
 
 @dataclass(slots=True)
 class Compiler:
     """Builds chains from specs with the policies of one registry; keeps one thread pool per blocking policy version.
 
-    `statistics` outlives snapshots, so that counters do not start again when a chain is rebuilt.
+    `statistics` outlives snapshots, so that counters do not start again when a chain is rebuilt. `body_limit` (bytes)
+    is that of routes without one.
     """
 
     registry: Registry
@@ -94,6 +112,7 @@ class Compiler:
     decisions: Decisions | None = None
     statistics: dict[tuple[str, str, str], PolicyStatistics] = field(default_factory=dict)
     helpers: Helpers = field(default_factory=Helpers)
+    body_limit: int = BODY_LIMIT
     _pools: dict[tuple[str, str], BlockingPool] = field(default_factory=dict)
 
     def compile(self, spec: ChainsSpec, previous: Snapshot | None = None) -> Snapshot:
@@ -101,6 +120,10 @@ class Compiler:
 
         Raises CompileError (and closes what it had built) when one chain cannot be built; nothing active changes.
         """
+        for one, other in ties(route.route_key for route in spec.routes if is_pattern(route.route_key)):
+            raise CompileError(
+                f"the route keys {one!r} and {other!r} match the same keys and are equally specific; make one longer"
+            )
         chains: dict[str, CompiledChain] = {}
         built: list[CompiledChain] = []
         total = hashlib.sha256()
@@ -127,10 +150,20 @@ class Compiler:
             pool.close()
 
     def assemble(
-        self, route_key: str, content_hash: str, entries: Sequence[Entry], errors: ErrorAnswers | None = None
+        self,
+        route_key: str,
+        content_hash: str,
+        entries: Sequence[Entry],
+        errors: ErrorAnswers | None = None,
+        *,
+        body_limit: int | None = None,
+        unmapped: Unmapped | None = None,
     ) -> CompiledChain:
         """Return the chain of these entries: which hooks run in which phase, and what Envoy has to send for them."""
-        needs = needs_of([Part(type(one.instance), one.phases, one.timeout, one.asked) for one in entries])
+        limit = self.body_limit if body_limit is None else body_limit
+        # What the engine does itself takes no time that Envoy would have to wait for.
+        own = [one for one in entries if not isinstance(one.instance, Verdict)]
+        needs = needs_of([Part(type(one.instance), one.phases, one.timeout, one.asked, one.shadow) for one in own])
         backwards = entries[::-1]
         return CompiledChain(
             route_key=route_key,
@@ -140,36 +173,73 @@ class Compiler:
             needs=needs,
             request_headers=self._steps(entries, ON_REQUEST_HEADERS),
             request_body=self._whole_body_steps(entries, ON_REQUEST_BODY, _whole_request),
-            request_chunks=self._steps(entries, ON_REQUEST_CHUNK) if needs.request_body is BodyMode.STREAMED else (),
+            request_chunks=self._chunk_steps(entries, ON_REQUEST_BODY, needs.request_body, limit),
             request_trailers=self._steps(entries, ON_REQUEST_TRAILERS),
             response_headers=self._steps(backwards, ON_RESPONSE_HEADERS),
             response_body=self._whole_body_steps(backwards, ON_RESPONSE_BODY, _whole_response),
-            response_chunks=self._steps(backwards, ON_RESPONSE_CHUNK)
-            if needs.response_body is BodyMode.STREAMED
-            else (),
+            response_chunks=self._chunk_steps(backwards, ON_RESPONSE_BODY, needs.response_body, limit),
             response_trailers=self._steps(backwards, ON_RESPONSE_TRAILERS),
             stream_end=tuple(
                 entry.instance.on_stream_end
+                if entry.apart is None
+                else entry.apart.at_end(entry.instance.on_stream_end)
                 for entry in entries
                 if type(entry.instance).on_stream_end is not Policy.on_stream_end
             ),
+            body_limit=body_limit,
+            unmapped=unmapped,
             errors=errors,
         )
 
     def _chain(self, route: RouteSpec, digest: str) -> CompiledChain:
         entries: list[Entry] = []
         try:
-            for index, spec in enumerate(route.policies):
-                if spec.enabled:
-                    entries.append(self._entry(route, index, spec))
+            for group, specs in groupby(enumerate(route.policies), key=lambda one: one[1].any_of):
+                enabled = [(index, spec) for index, spec in specs if spec.enabled]
+                if group is not None and enabled:
+                    self._add_group(route, group, enabled, entries)
+                for index, spec in enabled if group is None else ():
+                    entries.append(self._entry(route, index, spec, len(entries)))
+            assembled = self.assemble(
+                route.route_key,
+                digest,
+                entries,
+                route.errors,
+                body_limit=route.body_limit,
+                unmapped=route.unmapped,
+            )
             secrets = frozenset[str]().union(*(spec.secret_texts() for spec in route.policies))
-            return replace(self.assemble(route.route_key, digest, entries, route.errors), secrets=secrets)
+            return replace(assembled, secrets=secrets)
         except Exception:
             for entry in entries:
                 give_up(entry.instance, route.route_key)
             raise
 
-    def _entry(self, route: RouteSpec, index: int, spec: PolicySpec) -> Entry:
+    def _add_group(
+        self, route: RouteSpec, spec: AnyOf, members: Sequence[tuple[int, PolicySpec]], entries: list[Entry]
+    ) -> None:
+        """Add the alternatives of a group, and after them the step that answers when none of them let a request in."""
+        condition = _compiled_condition(spec.condition, phase_has_response=False) if spec.condition else None
+        group = Group(condition if spec.share is None else InShare(spec.share, any_of.NAME, condition))
+        for index, member in members:
+            entry = self._entry(route, index, member, len(entries))
+            way = Alternative(group, entry.condition)
+            entries.append(replace(entry, condition=way, way=way))
+        entries.append(
+            Entry(
+                len(entries),
+                any_of.NAME,
+                "",
+                Verdict(group),
+                phases_of(Verdict),
+                self._statistics(route.route_key, any_of.NAME, ""),
+                group,
+                shadow=entries[-1].shadow,
+            )
+        )
+
+    def _entry(self, route: RouteSpec, index: int, spec: PolicySpec, place: int) -> Entry:
+        """Return the entry that `spec`, the one with `index` as written, makes at `place` of the compiled chain."""
         where = f"route {route.route_key!r}, policy {index} ({spec.name} {spec.version})"
         try:
             definition = self.registry.resolve(spec.name, spec.version)
@@ -179,6 +249,8 @@ class Compiler:
                 if spec.condition is not None
                 else None
             )
+            if spec.share is not None:
+                condition = InShare(spec.share, spec.name, condition)
             instance = construct(definition.policy_class, spec.parameters, self.construction_seconds)
             self._bind(instance, definition, spec)
         except Overrun as error:
@@ -186,21 +258,24 @@ class Compiler:
         except (Exception, SystemExit) as error:
             raise CompileError(f"{where}: {error}") from error
         name, version = definition.name, str(definition.version)
-        statistics = self.statistics.setdefault(
-            (route.route_key, name, version), PolicyStatistics(route.route_key, name, version)
-        )
+        shadow = spec.mode is Mode.SHADOW
         return Entry(
-            index,
+            place,
             name,
             version,
             instance,
             active_phases(instance, definition.phases),
-            statistics,
+            self._statistics(route.route_key, name, version),
             condition,
             spec.timeout,
-            spec.failure_mode is FailureMode.OPEN,
-            asked=asked_of(definition, spec.condition, spec.parameters),
+            spec.failure_mode is FailureMode.OPEN or shadow,
+            asked=asked_of(definition, (*spec.expressions, *expressions_in(spec.parameters))),
+            shadow=shadow,
+            apart=Apart() if shadow else None,
         )
+
+    def _statistics(self, route_key: str, name: str, version: str) -> PolicyStatistics:
+        return self.statistics.setdefault((route_key, name, version), PolicyStatistics(route_key, name, version))
 
     def _bind(self, instance: Policy, definition: PolicyDefinition, spec: PolicySpec) -> None:
         """Let the instance offload work; one whose class came from no directory cannot be made again elsewhere."""
@@ -215,6 +290,21 @@ class Compiler:
             for entry in entries
             if hook.phase in entry.phases and hook.overridden_by(type(entry.instance))
         )
+
+    def _chunk_steps(self, entries: Sequence[Entry], whole: Hook, mode: BodyMode, limit: int) -> tuple[Step, ...]:
+        """Return the steps for a body that comes in pieces; what is in shadow and needs it whole collects it."""
+        if mode in (BodyMode.NONE, BodyMode.BUFFERED):
+            return ()
+        hook, steps = chunk_hook(whole.phase), []
+        for entry in entries:
+            if hook.phase not in entry.phases:
+                continue
+            if hook.overridden_by(type(entry.instance)):
+                steps.append(self._step(entry, hook, hook, getattr(entry.instance, hook.name)))
+            else:
+                call = collecting(getattr(entry.instance, whole.name), limit)
+                steps.append(self._step(entry, whole, whole, call))
+        return tuple(steps)
 
     def _whole_body_steps(
         self, entries: Sequence[Entry], hook: Hook, of_chunks: Callable[[Policy], Callable[..., Any]]
@@ -237,6 +327,8 @@ class Compiler:
             call = self._pool(entry.name, entry.version).wrap(call)
         if self.tracing is not None:
             call = self.tracing.around(call, entry.name, entry.version, hook.name)
+        if entry.apart is not None:
+            call = entry.apart.hook(call)
         return Step(
             policy=entry.name,
             version=entry.version,
@@ -253,6 +345,8 @@ class Compiler:
             statistics=entry.statistics,
             on_failure=entry.on_failure,
             decisions=self.decisions,
+            shadow=entry.shadow,
+            way=entry.way,
         )
 
     def _explained(self, entry: Entry) -> Condition | None:
@@ -267,13 +361,9 @@ class Compiler:
         return self._pools[key]
 
 
-def asked_of(definition: PolicyDefinition, condition: str | None, parameters: Mapping[str, Any]) -> Asked:
-    """Return what Envoy has to tell for an entry: what its policy declares, and what its expressions look up.
-
-    These are its condition, and those among its parameters.
-    """
-    declared = Asked(definition.request_attributes, definition.forwarding_namespaces)
-    return declared | asked_by(condition) | asked_in(parameters)
+def asked_of(definition: PolicyDefinition, expressions: Iterable[str]) -> Asked:
+    """Return what Envoy has to tell for an entry: what its policy declares and what its CEL expressions look up."""
+    return Asked(definition.request_attributes, definition.forwarding_namespaces) | asked_by(expressions)
 
 
 def active_phases(instance: Policy, declared: Set[Phase]) -> frozenset[Phase]:

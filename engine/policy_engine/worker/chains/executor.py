@@ -28,8 +28,9 @@ from policy_engine.sdk import (
 from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
-from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step
+from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step, Way
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
+from policy_engine.worker.chains.shadow import note_failure, note_wanted
 from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
@@ -210,6 +211,8 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         if edit.whole:
             # What else an action holds may be changed after this look at it, and is looked at each time.
             step.checked, step.edit = action, edit
+    if (step.shadow or step.way is not None) and _set_aside(exchange, step, action):
+        return False
     if kind is ImmediateResponse:
         step.statistics.short_circuits += 1
         decisions = step.decisions
@@ -227,11 +230,27 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         outcome.restated |= action.status is not None
         if action.body is not None:
             exchange.response.body = action.body
-    elif kind is ChunkMutation:
-        args[-1] = Chunk(action.data, action.end or args[-1].end)
-    elif kind is TrailerMutation:
-        apply_edit(args[-1], edit)
+    else:
+        _pass_on(args, action, edit)
     return False
+
+
+def _pass_on(args: list[Any], action: Any, edit: HeaderEdit) -> None:
+    """Let the next hook of a phase of chunks or trailers have what this one made of them."""
+    if type(action) is ChunkMutation:
+        args[-1] = Chunk(action.data, action.end or args[-1].end)
+    elif type(action) is TrailerMutation:
+        apply_edit(args[-1], edit)
+
+
+def _set_aside(exchange: Exchange, step: Step, action: Any) -> bool:
+    """Take what an alternative or a shadow wants; returns whether it is not to be done."""
+    if step.way is not None and type(action) is ImmediateResponse:
+        _close_way(exchange, step, step.way, action)
+        return True
+    if step.shadow:
+        note_wanted(step, exchange.chain.route_key, exchange.request, action)
+    return step.shadow
 
 
 def _checked(request: Request, step: Step, action: Any) -> tuple[Any, HeaderEdit]:
@@ -251,16 +270,21 @@ def _checked(request: Request, step: Step, action: Any) -> tuple[Any, HeaderEdit
 def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome) -> bool:
     """Count and log a failure; returns True when it ends the chain (failure mode `closed`)."""
     kind = failure_kind(error)
-    step.statistics.failures[kind] += 1
     if step.on_failure is not None:
         step.on_failure(step, error, exchange.request)
+    if step.way is not None:
+        _close_way(exchange, step, step.way, step.failure_response)
+    if step.shadow:
+        note_failure(step, exchange.chain.route_key, exchange.request, error, kind.value)
+        return False
+    step.statistics.failures[kind] += 1
     repeated.log(
         logging.WARNING,
         (exchange.chain.route_key, step.label, kind),
         "policy %s failed (%s), %s: %s",
         step.label,
         kind.value,
-        "skipped" if step.fails_open else "request denied",
+        _consequence(step),
         said(error),
         extra={
             "event": "policy_failed",
@@ -275,13 +299,25 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
         exc_info=error if kind is FailureKind.EXCEPTION else None,
     )
     decisions, answer = step.decisions, step.failure_response
-    if step.fails_open:
+    if step.fails_open or step.way is not None:
         if decisions is not None:
             decisions.failed_open(step, error, exchange.request)
         return False
     outcome.immediate = answer if decisions is None else decisions.answered(step, answer, exchange.request, error)
     outcome.step = step
     return True
+
+
+def _consequence(step: Step) -> str:
+    if step.way is not None:
+        return "the alternatives decide"
+    return "skipped" if step.fails_open else "request denied"
+
+
+def _close_way(exchange: Exchange, step: Step, way: Way, answer: ImmediateResponse) -> None:
+    """Let the next alternative decide; the policy takes no part in the rest of the exchange."""
+    way.refuse(exchange.request, answer)
+    _remember(exchange, step, decision=False)
 
 
 def failure_kind(error: BaseException) -> FailureKind:

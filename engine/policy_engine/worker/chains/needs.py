@@ -6,7 +6,7 @@ definitions that the control plane reads. Definitions say at least as much as in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import reduce
@@ -19,11 +19,17 @@ from policy_engine.worker.conditions.source import ASKED_OF_ENVOY, read_source
 
 
 class BodyMode(Enum):
-    """How much of a body a direction of a chain needs (R-08)."""
+    """How much of a body a direction of a chain needs (R-08).
+
+    OBSERVED: only entries in shadow read it, and some of them whole. They must not have it refused, so that it comes as
+    far as Envoy's buffer holds. OBSERVED_IN_PIECES: all of them can take it as a stream.
+    """
 
     NONE = "none"
     BUFFERED = "buffered"
     STREAMED = "streamed"
+    OBSERVED = "observed"
+    OBSERVED_IN_PIECES = "observed in pieces"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,43 +48,42 @@ class Asked:
 NOTHING_ASKED = Asked()
 
 
-def asked_by(condition: str | None) -> Asked:
-    """Return what a condition looks up, so that Envoy has to be asked for it."""
-    if condition is None:
-        return NOTHING_ASKED
-    source = read_source(condition)
-    return Asked(source.looked_up("request.attributes"), source.looked_up("request.envoy_metadata"))
+def asked_by(expressions: Iterable[str]) -> Asked:
+    """Return what CEL expressions look up, so that Envoy has to be asked for it."""
+    sources = map(read_source, expressions)
+    each = (Asked(one.looked_up("request.attributes"), one.looked_up("request.envoy_metadata")) for one in sources)
+    return reduce(or_, each, NOTHING_ASKED)
 
 
-def asked_in(parameters: Any) -> Asked:
-    """Return what the expressions among the parameters of a policy look up.
+def expressions_in(parameters: Any) -> Iterator[str]:
+    """Yield the texts among the parameters of a policy that may be expressions which look up what Envoy tells.
 
-    Any text may be one, as only the policy knows: what is none looks nothing up, or asks for more than is needed.
+    Only the policy knows which texts are expressions: what is none looks nothing up, or asks for more than is needed.
     """
     if isinstance(parameters, str):
-        return asked_by(parameters) if any(name in parameters for name in ASKED_OF_ENVOY) else NOTHING_ASKED
+        if any(name in parameters for name in ASKED_OF_ENVOY):
+            yield parameters
+        return
     if isinstance(parameters, Mapping):
         parameters = parameters.values()
     elif not isinstance(parameters, list | tuple):
-        return NOTHING_ASKED
-    asked = NOTHING_ASKED
+        return
     for one in parameters:
-        if (found := asked_in(one)) is not NOTHING_ASKED:
-            asked |= found
-    return asked
+        yield from expressions_in(one)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One policy's part in a chain: the phases it has work in, its timeout in seconds, and what it looks up.
+    """One policy's part in a chain: the phases it has work in, its timeout in seconds, what it looks up, its mode.
 
-    `asked` holds what the policy declares and what its condition looks up.
+    `asked` holds what the policy declares and what its conditions look up; what is in `shadow` acts on nothing.
     """
 
     policy_class: type[Policy]
     phases: frozenset[Phase]
     timeout: float
     asked: Asked = NOTHING_ASKED
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,12 @@ _ANSWERED_TOGETHER = (
 
 
 def _body_mode(parts: Sequence[Part], phase: Phase) -> BodyMode:
-    readers = [part.policy_class for part in parts if phase in part.phases]
-    if not readers:
+    reading = [part for part in parts if phase in part.phases]
+    if not reading:
         return BodyMode.NONE
-    return BodyMode.STREAMED if all_stream(readers, phase) else BodyMode.BUFFERED
+    # How a body comes is for those to say that act on it; entries in shadow take it as it comes.
+    acting = [part.policy_class for part in reading if not part.shadow]
+    in_pieces = all_stream(acting or [part.policy_class for part in reading], phase)
+    if not acting:
+        return BodyMode.OBSERVED_IN_PIECES if in_pieces else BodyMode.OBSERVED
+    return BodyMode.STREAMED if in_pieces else BodyMode.BUFFERED

@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from policy_engine.kernel.routes import STREAMING_ALLOWED, processing_mode
+from policy_engine.kernel.routes import configured_mode
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, phases_of
-from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_in, needs_of, slowest_answer
+from policy_engine.worker.chains.needs import (
+    NOTHING_ASKED,
+    Asked,
+    BodyMode,
+    Part,
+    asked_by,
+    expressions_in,
+    needs_of,
+    slowest_answer,
+)
 from testsupport.chains import engine, entry
 
 _NAMES = [hook.name for hook in HOOKS]
@@ -61,7 +70,7 @@ def test_definitions_ask_for_what_the_compiled_chain_needs_or_more(chain: list[A
 def test_a_hook_runs_only_in_phases_that_envoy_is_asked_for(chain: list[Any]) -> None:
     classes = [made(number, hooks, idle) for number, (hooks, idle, _) in enumerate(chain)]
     compiled = engine(*classes).kernel.snapshot.chains["r"]  # type: ignore[union-attr] # active
-    mode = processing_mode(compiled.needs, STREAMING_ALLOWED)
+    mode = configured_mode(compiled.needs)
     for side in ("request", "response"):
         body = getattr(mode, f"{side}_body_mode")
         assert bool(getattr(compiled, f"{side}_body")) == (body != mode.NONE)
@@ -95,7 +104,8 @@ def test_the_slowest_answer(timeouts: list[tuple[set[Phase], float]], seconds: f
 def test_expressions_among_parameters_ask_wherever_they_stand() -> None:
     mtls, geo = 'request.attributes["connection.mtls"]', 'request.envoy_metadata["geo"].country == "CH"'
     parameters = {"rules": [{"when": mtls}, {"when": "request.path"}, {"deep": [[{"x": geo}]], "n": 1}], "other": None}
-    assert asked_in(parameters) == Asked(frozenset({"connection.mtls"}), frozenset({"geo"}))
+    asked = Asked(frozenset({"connection.mtls"}), frozenset({"geo"}))
+    assert asked_by(expressions_in(parameters)) == asked
     for text in ("", "request.attributes", "see request.attributes[", "x" * 10_000):
-        assert asked_in([text]) == NOTHING_ASKED
-    assert asked_in({"keys": [{"client": "a"}] * 1000}) is NOTHING_ASKED
+        assert asked_by(expressions_in([text])) == NOTHING_ASKED
+    assert list(expressions_in({"keys": [{"client": "a"}] * 1000})) == []

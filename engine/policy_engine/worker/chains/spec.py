@@ -29,6 +29,59 @@ class FailureMode(StrEnum):
     OPEN = "open"
 
 
+class Mode(StrEnum):
+    """Whether what an entry wants is done, or only counted and logged."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+
+class Unmapped(StrEnum):
+    """What becomes of requests whose route key has no chain (R-07)."""
+
+    DENY = "deny"
+    PASS = "pass"  # noqa: S105 - a word of the chain file, not a password
+
+
+WHOLE = 1_000_000
+"""All requests, in the unit of shares: millionths, so that `0.0001%` is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The requests that an entry runs for: those that fall from `low` up to, not including, `high` (millionths).
+
+    Where a request falls follows from a hash of the value of `by`, a CEL expression; empty for the request's id.
+    Versions of one policy that share a route have ranges that touch, so that exactly one of them runs.
+    """
+
+    low: int
+    high: int
+    by: str = ""
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the share as plain data, in percent."""
+        percent = 100 / WHOLE
+        return {"from": self.low * percent, "to": self.high * percent, "by": self.by or "request.id"}
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """The group of alternatives that an entry belongs to: the entries of a chain with the same `number`.
+
+    `condition` and `share` are those of the group as a whole.
+    """
+
+    number: int
+    condition: str | None = None
+    share: Share | None = None
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the group as plain data."""
+        share = self.share.as_document() if self.share is not None else None
+        return {"number": self.number, "condition": self.condition, "share": share}
+
+
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
     """One entry of a chain.
@@ -49,11 +102,22 @@ class PolicySpec:
     parameters: Mapping[str, Any] = field(default_factory=dict, repr=False)
     secrets: frozenset[str] = frozenset()
     requested_version: str = ""
+    mode: Mode = Mode.ENFORCE
+    share: Share | None = None
+    any_of: AnyOf | None = None
 
     @property
     def written_version(self) -> str:
         """The version as the operator wrote it."""
         return self.requested_version or self.version
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """Every CEL expression that decides whether the entry runs, those of its group among them."""
+        group = self.any_of
+        conditions = (self.condition, None if group is None else group.condition)
+        shares = (self.share, None if group is None else group.share)
+        return tuple(text for text in (*conditions, *(share.by for share in shares if share is not None)) if text)
 
     def redacted_parameters(self) -> dict[str, Any]:
         """Return a copy of the parameters fit for logs and admin pages: every secret is `***`."""
@@ -73,6 +137,9 @@ class PolicySpec:
             "condition": self.condition,
             "failure_mode": self.failure_mode.value,
             "timeout": self.timeout,
+            "mode": self.mode.value,
+            "share": self.share.as_document() if self.share is not None else None,
+            "any_of": self.any_of.as_document() if self.any_of is not None else None,
             "parameters": self.redacted_parameters(),
         }
 
@@ -81,12 +148,16 @@ class PolicySpec:
 class RouteSpec:
     """The chain of one route; an empty `policies` passes requests unchanged (R-07).
 
-    `errors` is how its denials are written, None where neither the route nor its file says (R-19).
+    `route_key` may hold stars, see `route_patterns`. `errors` is how its denials are written, None where neither the
+    route nor its file says (R-19). `body_limit` is in bytes, None for that of the settings. With `unmapped` the keys
+    that it stands for have no chain.
     """
 
     route_key: str
     policies: tuple[PolicySpec, ...] = ()
     errors: ErrorAnswers | None = None
+    body_limit: int | None = None
+    unmapped: Unmapped | None = None
 
     def content_hash(self) -> str:
         """Return a hash of the whole content, independent of the order of keys; equal hash means same chain.
@@ -100,6 +171,8 @@ class RouteSpec:
             [
                 self.route_key,
                 [_hashable(policy) for policy in self.policies],
+                self.body_limit,
+                self.unmapped,
                 *([] if self.errors is None else [self.errors.as_document()]),
             ],
             sort_keys=True,
@@ -111,7 +184,12 @@ class RouteSpec:
 
     def as_document(self) -> dict[str, Any]:
         """Return the route as plain JSON-able data without secrets, for admin pages."""
-        document = {"route_key": self.route_key, "policies": [policy.as_document() for policy in self.policies]}
+        document = {
+            "route_key": self.route_key,
+            "body_limit": self.body_limit,
+            "unmapped": self.unmapped.value if self.unmapped is not None else None,
+            "policies": [policy.as_document() for policy in self.policies],
+        }
         return document if self.errors is None else {**document, "errors": self.errors.as_document()}
 
 

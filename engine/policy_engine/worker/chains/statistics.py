@@ -35,6 +35,14 @@ class FailureKind(Enum):
     OVERLOADED = "overloaded"
 
 
+class Wanted(Enum):
+    """What an entry in shadow would have done; one label value each in `policy_shadow_total`."""
+
+    ANSWER = "answer"
+    CHANGE = "change"
+    FAILURE = "failure"
+
+
 @dataclass(slots=True)
 class PolicyStatistics:
     """Counters of one policy version on one route; seconds are wall time."""
@@ -47,6 +55,7 @@ class PolicyStatistics:
     short_circuits: int = 0
     failures: dict[FailureKind, int] = field(default_factory=lambda: dict.fromkeys(FailureKind, 0))
     seconds: float = 0.0
+    wanted: dict[Wanted, int] | None = None
     buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
 
     def observe(self, seconds: float) -> None:
@@ -55,3 +64,9 @@ class PolicyStatistics:
         self.seconds += seconds
         # Most hooks take less than the first bound; looking that up would cost as much as all the rest.
         self.buckets[0 if seconds <= _FIRST_BUCKET else bisect_left(DURATION_BUCKETS, seconds)] += 1
+
+    def want(self, wanted: Wanted) -> None:
+        """Count what an entry in shadow would have done."""
+        if self.wanted is None:
+            self.wanted = dict.fromkeys(Wanted, 0)
+        self.wanted[wanted] += 1

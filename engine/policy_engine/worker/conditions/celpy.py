@@ -20,6 +20,7 @@ from policy_engine.worker.conditions.source import (
     VARIABLES,
     ConditionRefused,
     EvaluationFailed,
+    Gives,
     Problem,
     Source,
     plain_value,
@@ -48,6 +49,8 @@ _SCALARS: dict[type, Any] = {
     float: celtypes.DoubleType,
 }
 
+_TEXTS = (celtypes.StringType, celtypes.IntType)
+
 
 class _Bounded:
     """A parsed expression whose macros may go through so many elements and no more."""
@@ -75,7 +78,7 @@ class _Bounded:
 
 
 class Program(_Bounded):
-    """A compiled condition."""
+    """A compiled condition, or expression for a text."""
 
     __slots__ = ()
 
@@ -85,6 +88,13 @@ class Program(_Bounded):
         if isinstance(value, celtypes.BoolType):
             return bool(value)
         raise EvaluationFailed(f"the result is not true or false but of type {_type_name(value)}")
+
+    def text(self, variables: dict[str, Any]) -> str:
+        """Return the result of an expression that is a text, or a whole number as text; raises EvaluationFailed."""
+        value = self._value(variables)
+        if isinstance(value, _TEXTS):
+            return str(value)
+        raise EvaluationFailed(f"the result is not a text but of type {_type_name(value)}")
 
 
 class ValueProgram(_Bounded):
@@ -103,10 +113,13 @@ def compile_value(source: Source) -> ValueProgram:
     return ValueProgram(source, _runner(source))
 
 
-def compile_source(source: Source) -> Program:
-    """Parse and check as far as possible without a type checker; raises ConditionRefused with every problem."""
+def compile_source(source: Source, *, text: bool = False) -> Program:
+    """Parse and check a condition, or with `text` an expression for one, as far as possible without a type checker.
+
+    Raises ConditionRefused with every problem.
+    """
     runner = _runner(source)
-    _try(source, runner)
+    _try(source, runner, text=text)
     return Program(source, runner)
 
 
@@ -126,7 +139,7 @@ def _runner(source: Source) -> celpy.Runner:
         raise ConditionRefused([source.problem("not a CEL expression", 0)]) from None
 
 
-def check_types(source: Source, *, boolean: bool) -> None:
+def check_types(source: Source, *, gives: Gives = "truth") -> None:
     """Check nothing: there is no type checker; the trial evaluation has attributes of the right types."""
 
 
@@ -152,7 +165,7 @@ def _unknown_names(source: Source) -> list[Problem]:
     return problems
 
 
-def _try(source: Source, runner: celpy.Runner) -> None:
+def _try(source: Source, runner: celpy.Runner, *, text: bool) -> None:
     """Evaluate with empty values: a type error or a result that is no bool will not get better with real ones."""
     context = {name: _to_cel(_SAMPLES[VARIABLES[name]], [0]) for name in source.variables}
     if attributes := source.looked_up("request.attributes"):
@@ -172,8 +185,9 @@ def _try(source: Source, runner: celpy.Runner) -> None:
         return
     except Exception:
         return
-    if not isinstance(value, celtypes.BoolType):
-        message = f"the condition must be true or false, but it is of type {_type_name(value)}"
+    if not isinstance(value, _TEXTS if text else celtypes.BoolType):
+        what = "the expression must be a text" if text else "the condition must be true or false"
+        message = f"{what}, but it is of type {_type_name(value)}"
         raise ConditionRefused([source.problem(message, 0)])
 
 

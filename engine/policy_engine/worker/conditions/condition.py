@@ -10,10 +10,11 @@ from typing import Any, Protocol
 
 from policy_engine.sdk import ExpressionFailed, Request, Response
 from policy_engine.worker.conditions.cost import Cost, cost_of
-from policy_engine.worker.conditions.direct import Evaluate, compile_direct
+from policy_engine.worker.conditions.direct import Evaluate, compile_direct, compile_direct_text
 from policy_engine.worker.conditions.source import (
     ConditionRefused,
     EvaluationFailed,
+    Gives,
     Problem,
     Source,
     read_source,
@@ -25,8 +26,11 @@ __all__ = [
     "ConditionError",
     "ConditionRefused",
     "Problem",
+    "TextExpression",
     "check_condition",
+    "check_text",
     "compile_condition",
+    "compile_text",
     "ENGINE",
 ]
 
@@ -36,6 +40,9 @@ class Program(Protocol):
 
     def evaluate(self, variables: dict[str, Any]) -> bool:
         """Return the result; raises EvaluationFailed."""
+
+    def text(self, variables: dict[str, Any]) -> str:
+        """Return the result of an expression for a text; raises EvaluationFailed."""
 
 
 class ValueProgram(Protocol):
@@ -53,10 +60,10 @@ class Engine(Protocol):
     def compile_value(self, source: Source) -> ValueProgram:
         """Compile an expression of any type; raises ConditionRefused."""
 
-    def compile_source(self, source: Source) -> Program:
-        """Compile; raises ConditionRefused."""
+    def compile_source(self, source: Source, *, text: bool = False) -> Program:
+        """Compile a condition, or with `text` an expression for one; raises ConditionRefused."""
 
-    def check_types(self, source: Source, *, boolean: bool) -> None:
+    def check_types(self, source: Source, *, gives: Gives = "truth") -> None:
         """Hold the attributes that a compiled expression looks up against their types; raises ConditionRefused."""
 
 
@@ -139,7 +146,7 @@ def compile_condition(
     """
     source = checked_source(text, phase_has_response=phase_has_response)
     program = engine.compile_source(source)
-    engine.check_types(source, boolean=True)
+    engine.check_types(source)
     check_patterns(source, engine)
     return Condition(source, program, compile_direct(source) if direct else None)
 
@@ -152,6 +159,48 @@ def checked_source(text: str, *, phase_has_response: bool) -> Source:
     if source.problems:
         raise ConditionRefused(source.problems)
     return source
+
+
+class TextExpression:
+    """A compiled expression for a text, such as the key by which requests are shared out; immutable."""
+
+    __slots__ = ("_direct", "_program", "_variables", "text")
+
+    def __init__(self, source: Source, program: Program, *, direct: bool) -> None:
+        self.text = source.text
+        self._program = program
+        self._variables = Variables(source)
+        self._direct = compile_direct_text(source) if direct else None
+
+    def evaluate(self, request: Request) -> str | None:
+        """Return the text, None where the request does not have what the expression asks for."""
+        try:
+            if self._direct is not None:
+                return self._direct(request, None)
+            return self._program.text(self._variables.of(request, None))
+        except EvaluationFailed:
+            return None
+
+
+def compile_text(text: str, *, engine: Engine = ENGINE, direct: bool = True) -> TextExpression:
+    """Compile and type-check an expression of `request.*` and `metadata` whose value is a text or a whole number.
+
+    Raises ConditionRefused with every problem found.
+    """
+    source = checked_source(text, phase_has_response=False)
+    program = engine.compile_source(source, text=True)
+    engine.check_types(source, gives="text")
+    check_patterns(source, engine)
+    return TextExpression(source, program, direct=direct)
+
+
+def check_text(text: str, *, engine: Engine = ENGINE) -> list[Problem]:
+    """Return what is wrong with an expression for a text, an empty list when it can be used."""
+    try:
+        compile_text(text, engine=engine)
+    except ConditionRefused as refused:
+        return refused.problems
+    return []
 
 
 def check_condition(text: str, *, phase_has_response: bool, engine: Engine = ENGINE) -> list[Problem]:

@@ -45,6 +45,16 @@ def compile_direct(source: Source) -> Evaluate | None:
     return found if parser.position == len(source.tokens) else None
 
 
+def compile_direct_text(source: Source) -> Callable[[Request, Response | None], str] | None:
+    """Return a function with the text that the expression is, or None when it is more than one variable."""
+    parser = _Parser(source)
+    try:
+        value, kind = parser.variable()
+    except _NotDirect:
+        return None
+    return value if kind == "string" and parser.position == len(source.tokens) else None
+
+
 class _NotDirect(Exception):
     """The expression is left to the CEL engine."""
 
@@ -86,7 +96,7 @@ class _Parser:
         if literal is not None:
             self.position += 1
             return self._membership(literal)
-        value, kind = self._variable()
+        value, kind = self.variable()
         if kind == "int":
             return self._comparison(value, {**_EQUALITY, **_ORDER}, self._number)
         if self._take("in"):
@@ -105,7 +115,8 @@ class _Parser:
             return lambda request, response: literal in request.headers
         return lambda request, response: literal in present(response).headers
 
-    def _variable(self) -> tuple[_Value, str]:
+    def variable(self) -> tuple[_Value, str]:
+        """A variable, or one header; with its kind."""
         name = self._name()
         kind = VARIABLES[name]
         if kind in {"string", "int"}:

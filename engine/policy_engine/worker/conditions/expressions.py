@@ -44,7 +44,7 @@ def compile_value(text: str, *, with_response: bool, engine: Engine = ENGINE) ->
     """Compile and type-check an expression of any type; raises ConditionRefused with every problem found."""
     source = checked_source(text, phase_has_response=with_response)
     program = engine.compile_value(source)
-    engine.check_types(source, boolean=False)
+    engine.check_types(source, gives="value")
     check_patterns(source, engine)
     return ValueExpression(source, program)
 

@@ -17,6 +17,9 @@ from typing import Any, Literal
 from policy_engine.sdk.attributes import ATTRIBUTES, why_not
 from policy_engine.sdk.expressions import ExpressionRefused
 
+Gives = Literal["truth", "text", "value"]
+"""What an expression is for: a condition, a text such as a key, or any value."""
+
 Kind = Literal["string", "int", "string map", "dyn map"]
 
 VARIABLES: dict[str, Kind] = {

@@ -6,7 +6,6 @@ other. A registry comes from the `registry.json` that the builder wrote, or from
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 import traceback
@@ -20,6 +19,7 @@ from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, names_of
 from policy_engine.sdk.metrics import Metric, metrics_of
 from policy_engine.worker.policies.importing import PolicyImportError, import_policy_module
+from policy_engine.worker.policies.integrity import Verification, directory_digest, verify
 from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, read_manifest
 from policy_engine.worker.policies.registry import (
     DuplicatePolicy,
@@ -36,13 +36,12 @@ SHARED = "shared"
 """Directory of a development tree that holds libraries several policies share."""
 
 _VERSION_DIRECTORY = re.compile(r"v(0|[1-9]\d{0,8})_(0|[1-9]\d{0,8})_(0|[1-9]\d{0,8})", re.ASCII)
-_UNHASHED = frozenset({"__pycache__", ".pytest_cache", ".hypothesis", ".mypy_cache", ".ruff_cache"})
 
 
 def load_policy(directory: Path, digest: str | None = None) -> tuple[PolicyDefinition | None, list[Diagnostic]]:
     """Load the policy in `directory` with everything wrong with it; None when something is.
 
-    `digest` is what the builder computed of its files; without it, it is computed here.
+    `digest` is for those who need none; without it, it is that of the files.
     """
     manifest, diagnostics = read_manifest(directory / MANIFEST_FILE)
     if manifest is None:
@@ -141,16 +140,6 @@ def _phase_findings(policy_class: type[Policy], manifest: PolicyManifest) -> Ite
             )
 
 
-def directory_digest(directory: Path) -> str:
-    """Return `sha256:…` over the names and contents of every file in `directory`, caches excepted."""
-    total = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and _UNHASHED.isdisjoint(path.parts) and path.suffix not in (".pyc", ".pyo"):
-            name = path.relative_to(directory).as_posix()
-            total.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode(errors="surrogateescape"))
-    return f"sha256:{total.hexdigest()}"
-
-
 def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
     """Load every policy that the builder's `registry.json` lists; its directories are relative to the file."""
     # JSON is read as YAML, which it is a part of, to have the line of each entry.
@@ -170,7 +159,7 @@ def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, .
         if not fields.ok:
             continue
         directory = path.parent / str(wanted["directory"])
-        definition, found = load_policy(directory, wanted["digest"])
+        definition, found = load_policy(directory)
         diagnostics += found
         if definition is None:
             continue
@@ -256,14 +245,23 @@ class PoliciesUnusable(ValueError):
         super().__init__(render_text(diagnostics).rstrip())
 
 
-def load_policies(path: Path | None) -> Registry:
+def refuse_unlike(verification: Verification) -> None:
+    """Raise PoliciesUnusable unless everything that was compared is what was reviewed, and something was."""
+    if unlike := verification.diagnostics():
+        raise PoliciesUnusable(ordered(unlike))
+
+
+def load_policies(path: Path | None, *, strict: bool = False, engine: bool = True) -> Registry:
     """Load the policies of a `registry.json` (a file) or of a development tree (a directory); none without a path.
 
-    Of a tree, those that cannot be loaded matter to chains that name them alone. Raises PoliciesUnusable with every
-    finding at once.
+    Of a tree, those that cannot be loaded matter to chains that name them alone. With `strict` nothing is imported
+    unless all of it, and with `engine` the engine itself, is what the builder wrote the digests of. Raises
+    PoliciesUnusable with every finding at once.
     """
     if path is None:
         return Registry()
+    if strict:
+        refuse_unlike(verify(path, engine=engine))
     registry, diagnostics = load_policy_tree(path, only_named=True) if path.is_dir() else load_registry_file(path)
     if registry is None:
         raise PoliciesUnusable(diagnostics)

@@ -36,8 +36,10 @@ LONGEST_NAMESPACE = 255
 LONGEST_NAME = 63
 """Characters of a policy's name."""
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
-_ENTRYPOINT = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)", re.ASCII)
+NAME_PATTERN = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
+ENTRYPOINT_PATTERN = r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)"
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
+_ENTRYPOINT = re.compile(ENTRYPOINT_PATTERN, re.ASCII)
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
 
 

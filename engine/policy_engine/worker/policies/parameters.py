@@ -38,7 +38,7 @@ _MAX_DEFAULT_DEPTH = 16
 _REMEMBERED = 10_000
 _REMEMBERED_LENGTH = 4096  # characters of JSON: larger parameters are few, and would fill memory
 _ROOT = "urn:policy-engine:parameters"
-_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "dependentSchemas")
 _LISTS_OF_SCHEMAS = ("allOf", "anyOf", "oneOf", "prefixItems")
@@ -136,7 +136,7 @@ class ParameterSchema:
             self._validator.is_valid({})
         except RecursionError:
             raise SchemaError((Violation((), "its references go round in a circle"),)) from None
-        for _, part in _subschemas(self._schema, ()):
+        for _, part in subschemas(self._schema, ()):
             # A validator that meets `$schema` turns into jsonschema's own of that dialect, without our keywords.
             part.pop("$schema", None)
         self._link_references()
@@ -177,7 +177,7 @@ class ParameterSchema:
         `jsonschema` resolves a reference again for every value, which took half the time of a check. It needs them as
         they are for the `unevaluated…` keywords, so schemas with those stay unlinked.
         """
-        parts = [schema for _, schema in _subschemas(self._schema, ())]
+        parts = [schema for _, schema in subschemas(self._schema, ())]
         if any(not UNEVALUATED.isdisjoint(schema) for schema in parts):
             return
         for schema in parts:
@@ -192,12 +192,12 @@ class ParameterSchema:
 
     def _content_violations(self) -> Iterator[Violation]:
         """Check what the metaschema cannot: dialect, references, regular expressions, defaults."""
-        dialect = self._schema.get("$schema", _DIALECT)
-        if str(dialect).rstrip("#") != _DIALECT:
-            yield Violation(("$schema",), "is not the supported dialect", allowed=_DIALECT, value=dialect)
+        dialect = self._schema.get("$schema", DIALECT)
+        if str(dialect).rstrip("#") != DIALECT:
+            yield Violation(("$schema",), "is not the supported dialect", allowed=DIALECT, value=dialect)
         if self._schema.get("type", "object") != "object":
             yield Violation(("type",), "parameters are an object", allowed="object", value=self._schema["type"])
-        parts = list(_subschemas(self._schema, ()))
+        parts = list(subschemas(self._schema, ()))
         known = {id(schema) for _, schema in parts}
         keywords: dict[str, Path] = {}
         broken = False
@@ -235,7 +235,7 @@ class ParameterSchema:
         return not reference.startswith("#") or isinstance(target, bool) or id(target) in known
 
     def _default_violations(self) -> Iterator[Violation]:
-        for path, schema in _subschemas(self._schema, ()):
+        for path, schema in subschemas(self._schema, ()):
             if "default" not in schema:
                 continue
             value, violations = bounded_copy(schema["default"])
@@ -323,19 +323,19 @@ def _metaschema() -> Any:
     return SchemaValidator(Draft202012Validator.META_SCHEMA, registry=METASCHEMAS)
 
 
-def _subschemas(schema: Any, path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def subschemas(schema: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield `schema` and every schema inside it, each with its path; `schema` satisfies the metaschema."""
     if not isinstance(schema, dict):
         return
     yield path, schema
     for keyword in _MAPS_OF_SCHEMAS:
         for name, part in schema.get(keyword, {}).items():
-            yield from _subschemas(part, (*path, keyword, name))
+            yield from subschemas(part, (*path, keyword, name))
     for keyword in _LISTS_OF_SCHEMAS:
         for index, part in enumerate(schema.get(keyword, ())):
-            yield from _subschemas(part, (*path, keyword, index))
+            yield from subschemas(part, (*path, keyword, index))
     for keyword in _SCHEMAS:
-        yield from _subschemas(schema.get(keyword), (*path, keyword))
+        yield from subschemas(schema.get(keyword), (*path, keyword))
 
 
 def _pattern_violations(path: Path, schema: Mapping[str, Any]) -> Iterator[Violation]:

@@ -106,7 +106,7 @@ def _body(script: Script, body: bytes | None) -> bytes | None:
     if script.get("upper"):
         return (body or b"").upper()
     if "grow" in script:
-        return (body or b"x") * script["grow"]
+        return (body or b"x") * int(script["grow"])
     return script["body"].encode() if "body" in script else None
 
 

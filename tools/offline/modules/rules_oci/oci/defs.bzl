@@ -11,14 +11,18 @@ def _oci_image_impl(ctx):
         for name in ("os", "architecture", "user", "workdir", "entrypoint", "cmd", "exposed_ports")
     }))
     args = ctx.actions.args()
-    args.add_all(["build", out.path, config])
+    args.add("build")
     args.add_all(ctx.files.labels, before_each = "--labels")
+    args.add_all(ctx.files.annotations, before_each = "--annotations")
     args.add_all(ctx.files.env, before_each = "--env")
+
+    # After the options: not every argparse takes a list of arguments that options cut in two.
+    args.add_all([out.path, config])
     args.add_all(ctx.files.tars)
     ctx.actions.run(
         executable = ctx.executable._tool,
         arguments = [args],
-        inputs = [config] + ctx.files.tars + ctx.files.labels + ctx.files.env,
+        inputs = [config] + ctx.files.tars + ctx.files.labels + ctx.files.annotations + ctx.files.env,
         outputs = [out],
         mnemonic = "OCIImage",
     )
@@ -27,6 +31,7 @@ def _oci_image_impl(ctx):
 _oci_image = rule(
     implementation = _oci_image_impl,
     attrs = {
+        "annotations": attr.label(allow_files = True),
         "architecture": attr.string(mandatory = True),
         "cmd": attr.string_list(),
         "entrypoint": attr.string_list(),
@@ -55,9 +60,9 @@ def oci_image(name, **kwargs):
 
     Args:
       name: of the layout.
-      **kwargs: as in rules_oci; `env` and `labels` are a file of `key=value` lines or a dict.
+      **kwargs: as in rules_oci; `annotations`, `env` and `labels` are a file of `key=value` lines or a dict.
     """
-    for pairs in ("env", "labels"):
+    for pairs in ("annotations", "env", "labels"):
         if type(kwargs.get(pairs)) == type({}):
             _key_values(name = "_%s_%s" % (name, pairs), values = kwargs[pairs])
             kwargs[pairs] = "_%s_%s" % (name, pairs)

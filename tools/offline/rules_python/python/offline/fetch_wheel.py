@@ -23,9 +23,7 @@ from pathlib import Path
 
 from pip._vendor.packaging.requirements import Requirement
 
-# This file lies in the checkout whose builder judges wheels, and needs nothing but the standard library for it.
-sys.path.insert(0, str(Path(__file__).resolve().parents[5] / "builder"))
-
+# `bazelw` lays this module of the builder beside: what it may not unpack is judged in one place.
 from policy_builder.discover.wheel_archive import WheelError, unpack_wheel
 
 ATTEMPTS = 5

@@ -1,0 +1,1 @@
+"""The engine behind the control planes that people run: what is written for them, and the controllers themselves."""
