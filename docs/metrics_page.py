@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from policy_engine.telemetry.metrics import DURATION, METRICS
+from policy_engine.telemetry.metrics import METRICS
 
 PAGE = Path(__file__).resolve().parent / "metrics.md"
 
@@ -26,7 +26,6 @@ def page() -> str:
     """Return the whole page."""
     named = [(f"{name}_total" if kind == "counter" else name, kind, text) for name, (kind, text) in METRICS.items()]
     rows = [f"| `{name}` | {kind} | {text} |" for name, kind, text in named]
-    rows.append(f"| `{DURATION}` | histogram | Wall time of a policy's hooks. |")
     return _HEAD + "\n".join(rows) + "\n"
 
 

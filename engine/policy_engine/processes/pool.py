@@ -130,6 +130,11 @@ class WorkerPool:
         return sum(1 for number in self._configured if not self._children[number].quiet)
 
     @property
+    def processes(self) -> dict[str, int]:
+        """Process ids by names: `worker-0`."""
+        return {f"worker-{number}": child.process.pid for number, child in sorted(self._children.items())}
+
+    @property
     def complete(self) -> bool:
         """Whether every worker process serves (R-50)."""
         return self.serving == len(self._options)

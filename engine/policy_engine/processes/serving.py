@@ -40,6 +40,7 @@ from policy_engine.sdk.dependencies import dependency_states
 from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.telemetry.decision_output import decision_logger
 from policy_engine.telemetry.logs import configure_logging, set_level
+from policy_engine.telemetry.loop_delay import LoopDelay
 from policy_engine.telemetry.metrics import worker_samples
 from policy_engine.transport import listen
 from policy_engine.transport.certificate_watch import CertificateWatch
@@ -211,6 +212,7 @@ class WorkerProcess:
         self._sending: asyncio.Task[None] | None = None
         self._health = Health()
         self._watch = LoopWatch()
+        self._delay = LoopDelay()
         self._server: Transport | None = None
         self._certificates: CertificateWatch | None = None
         self._prepared: Snapshot | None = None
@@ -220,6 +222,7 @@ class WorkerProcess:
         self._watch.start()
         await self._channel.send({"ready": os.getpid()})
         self._signs = asyncio.ensure_future(self._give_signs_of_life())
+        self._measuring = asyncio.ensure_future(self._delay.run())
         while (message := await self._channel.receive()) is not None:
             if "prepare" in message:
                 # Beside the other messages: chains may take long to build.
@@ -365,7 +368,7 @@ class WorkerProcess:
 
     def _samples(self) -> Any:
         counters = self._server.counters if self._server is not None else _IDLE
-        return worker_samples(self._kernel, self._compiler, counters)
+        return worker_samples(self._kernel, self._compiler, counters) | self._delay.samples()
 
 
 def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | None:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -35,9 +36,11 @@ from policy_engine.sources.source import LoadReport
 from policy_engine.sources.validate import chain_reader, unusable_policies
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.build_info import build_info
+from policy_engine.telemetry.certificates import certificate_samples
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.logs import set_level
 from policy_engine.telemetry.metrics import Samples, families_of, xds_samples
+from policy_engine.telemetry.processes import process_samples
 from policy_engine.telemetry.readiness import Check, dependency_check, verification_check
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
@@ -285,7 +288,12 @@ class Supervisor:
     async def _samples(self) -> Samples:
         samples = await self._pool.samples()
         history = self._history
+        samples |= process_samples({"supervisor": os.getpid()} | self._pool.processes)
+        samples |= certificate_samples(_certificate_files(self._settings))
+        build = {"version": self._info["engine"], "python": self._info["python"]}
+        samples["policy_engine_build_info"] = [(build, 1)]
         samples["policy_engine_workers"] = [({}, self._pool.serving)]
+        samples["policy_engine_workers_wanted"] = [({}, self._count)]
         samples["policy_engine_worker_restarts"] = [({}, self._pool.restarts)]
         samples["policy_engine_worker_hangs"] = [({}, self._pool.hangs)]
         samples["policy_engine_not_reviewed"] = [
@@ -383,6 +391,18 @@ def _check_certificates(settings: Settings) -> None:
     tls = settings.tls
     if tls.cert is not None and tls.key is not None:
         server_context(TlsOptions(tls.cert, tls.key, tls.client_ca))
+
+
+def _certificate_files(settings: Settings) -> dict[str, Path]:
+    """Return the files that hold certificates, by the settings that name them."""
+    xds = settings.xds.tls
+    named = {
+        "tls.cert": settings.tls.cert,
+        "tls.client_ca": settings.tls.client_ca,
+        "xds.tls.cert": xds.cert,
+        "xds.tls.ca": xds.ca,
+    }
+    return {name: file for name, file in named.items() if file is not None}
 
 
 def _check_decision_log(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from policy_engine.telemetry.metrics import DURATION, METRICS, Samples, label_key
+from policy_engine.telemetry.metrics import METRICS, Samples, label_key
 
 Families = Mapping[str, tuple[str, str]]
 """Kind and description of a metric by its name."""
@@ -33,10 +33,7 @@ class _Collector:
         self._of_policies = of_policies
 
     def collect(self) -> Iterable[Metric]:
-        for name, (kind, text) in METRICS.items():
-            yield self._values(name, kind, text)
-        yield self._histogram(DURATION, "Wall time of a policy's hooks.")
-        for name, (kind, text) in self._of_policies.items():
+        for name, (kind, text) in (*METRICS.items(), *self._of_policies.items()):
             yield self._histogram(name, text) if kind == "histogram" else self._values(name, kind, text)
 
     def _values(self, name: str, kind: str, text: str) -> Metric:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:  # workers import this module, and have no use for a gRPC clie
 Samples = dict[str, list[tuple[dict[str, str], float]]]
 """Metric name to its label sets and values; JSON-able, so that it can cross the channel."""
 
+DURATION = "policy_engine_policy_duration_seconds"
+
 METRICS: Mapping[str, tuple[str, str]] = {
+    "policy_engine_build_info": ("gauge", "1, with the version of the engine and of the Python that runs it."),
     "policy_engine_streams": ("counter", "ext_proc streams opened, one per HTTP request."),
     "policy_engine_streams_active": ("gauge", "ext_proc streams in flight."),
     "policy_engine_requests": ("counter", "Requests by route key."),
@@ -86,6 +89,14 @@ METRICS: Mapping[str, tuple[str, str]] = {
         "1 for each policy, library and the engine whose code is not what the builder wrote the digest of, else 0.",
     ),
     "policy_engine_workers": ("gauge", "Worker processes that listen, with chains active and signs of life."),
+    "policy_engine_workers_wanted": ("gauge", "Worker processes that there should be, by the setting `workers`."),
+    "policy_engine_process_cpu_seconds": ("counter", "CPU time of the supervisor and of each worker process."),
+    "policy_engine_process_resident_memory_bytes": ("gauge", "Memory of each process, pages that they share included."),
+    "policy_engine_process_open_fds": ("gauge", "Open files and connections of each process."),
+    "policy_engine_certificate_expiration_timestamp_seconds": (
+        "gauge",
+        "When the first certificate of a file expires, seconds since the epoch, by the setting that names the file.",
+    ),
     "policy_engine_configuration_rejections": ("counter", "Configurations refused."),
     "policy_engine_configuration_info": ("gauge", "1, with the version of the active configuration."),
     "policy_engine_configuration_active_since_seconds": ("gauge", "When it became active, seconds since the epoch."),
@@ -93,8 +104,12 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_xds_disconnections": ("counter", "Connections to the management server that ended."),
     "policy_engine_xds_responses": ("counter", "Responses of the management server, by the engine's answer."),
     "policy_engine_xds_resources": ("gauge", "Chains in use from the management server."),
+    "policy_engine_event_loop_delay_seconds": (
+        "histogram",
+        "How late worker processes ran what was due, ten times a second: what held one, held its requests.",
+    ),
+    DURATION: ("histogram", "Wall time of a policy's hooks."),
 }
-DURATION = "policy_engine_policy_duration_seconds"
 
 _MERGED: Mapping[str, Callable[[float, float], float]] = {
     "policy_engine_dependency_up": min,
