@@ -16,6 +16,7 @@ from typing import Any
 from policy_engine.explain.masking import Masking, clean
 from policy_engine.explain.record import Decision, ExchangeRecord, Verdict
 from policy_engine.explain.recorder import Ended, Wanted
+from policy_engine.kernel.denial_counts import is_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
@@ -26,7 +27,6 @@ from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
 
 _LONGEST = 200
-_OF_A_FAILURE = ("policy_failed:", "policy_engine:internal_error", "policy_engine:not_ready")
 
 
 class DecisionLog:
@@ -58,7 +58,7 @@ class DecisionLog:
 
     def refused(self, answer: ImmediateResponse, route: str, headers: Headers) -> ImmediateResponse:
         """See `Decisions`."""
-        decision = Decision.FAILED if answer.details.startswith(_OF_A_FAILURE) else Decision.DENIED
+        decision = Decision.FAILED if is_failure(answer) else Decision.DENIED
         decided = {"decision": decision.value, "status": answer.status, "reason": answer.details}
         self._told(decided, Request(headers, route=route), None)
         return _published(answer, decided)

@@ -16,7 +16,7 @@ from policy_engine.processes.channel import Message
 from policy_engine.processes.trace_hub import MOST_LISTENERS, MOST_WAITING, TraceHub
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.history import ConfigurationHistory
-from policy_engine.telemetry.metrics import Samples
+from policy_engine.telemetry.samples import Samples
 
 
 @dataclass
