@@ -1,7 +1,8 @@
-"""Alert rules name metrics that there are, and each alert has its section of the runbook."""
+"""Alert rules and dashboards name metrics that there are, and each alert has its section of the runbook."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.grafana.dashboards import DASHBOARDS, text
 from policy_engine.telemetry.metrics import METRICS
 
 HERE = Path(__file__).parent
 RULES = HERE / "prometheus" / "rules.yaml"
+GRAFANA = HERE / "grafana"
 RUNBOOK = HERE.parent / "docs" / "runbook.md"
 ALERTS: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
@@ -53,3 +56,29 @@ def test_the_runbook_has_no_other_sections() -> None:
 
 def test_the_chart_has_the_same_rules() -> None:
     assert (HERE / "helm" / "policy-engine" / "rules.yaml").read_bytes() == RULES.read_bytes()
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_a_dashboard_is_about_metrics_that_there_are(name: str) -> None:
+    shown = json.loads((GRAFANA / f"{name}.json").read_text())
+    queries = [target["expr"] for panel in shown["panels"] for target in panel["targets"]]
+    queries += [one["query"] for one in shown["templating"]["list"] if one["type"] == "query"]
+    assert all(map(_METRIC.search, queries))
+    assert {one for query in queries for one in _METRIC.findall(query)} <= set(exposed())
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_the_file_of_a_dashboard_is_fresh(name: str) -> None:
+    assert (GRAFANA / f"{name}.json").read_text() == text(name), "run `python -m deploy.grafana.dashboards`"
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_panels_have_ids_and_places_of_their_own(name: str) -> None:
+    panels = json.loads((GRAFANA / f"{name}.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(panels)
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in panels)
+
+
+def test_dashboards_have_ids_of_their_own() -> None:
+    assert {file.stem for file in GRAFANA.glob("*.json")} == set(DASHBOARDS)
