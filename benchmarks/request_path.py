@@ -49,11 +49,24 @@ _CONDITION = (
 _API_KEY = f"{{name: api-key-validation, version: v1.0.0, parameters: {{keys: [{{client: c, sha256: {_KEY_HASH}}}]}}}}"
 _SECURITY = "{name: security-headers, version: v1.0.0, parameters: {}}"
 _REQUEST_ID = "{name: request-id, version: v1.0.0, parameters: {accept_incoming: false}}"
+_AUTHORIZE = (
+    "{name: authorize, version: v1.0.0, parameters: {rules: ["
+    "{name: tier, action: allow, when: 'metadata.api_key.client == \"d\"'}, "
+    "{name: posts, action: deny, when: 'request.method == \"POST\"'}, "
+    "{name: api, action: allow, when: 'request.path.startsWith(\"/api\")'}]}}"
+)
 _FIVE = (_SET_HEADER, _API_KEY, _CONDITION, _SECURITY, _REQUEST_ID)
 CHAINS: dict[str, Sequence[str]] = {
     "none": (),
     "one": (_SET_HEADER,),
     "five": _FIVE,
+    "authorize": (_API_KEY, _AUTHORIZE),
+    "redirect": ("{name: redirect, version: v1.0.0, parameters: {scheme: https}}",),
+    "csrf": ("{name: csrf, version: v1.0.0}",),
+    "keys": (_API_KEY.replace("v1.0.0", "v2.0.0"),),
+    "set-cel": ("{name: set-header, version: v1.1.0, parameters: {request: {set: {x-a: {cel: request.path}}}}}",),
+    "concurrency": ("{name: concurrency-limit, version: v1.0.0, parameters: {limit: 100, key: request.host}}",),
+    "mtls": ("{name: mtls-identity, version: v1.0.0}",),
     "ten": (*_FIVE, *_FIVE[:1], *_FIVE[2:], _SET_HEADER),
 }
 

@@ -12,7 +12,7 @@ import pytest
 from integration.harness import client
 from integration.harness.chain_file import ChainFile, chain, chains, policy
 from integration.harness.engine import EngineProcess
-from integration.harness.exchange import Answer, HeaderList
+from integration.harness.exchange import Answer, HeaderList, Received
 from integration.harness.generated_envoy import envoy_for
 from integration.harness.upstream import Upstream
 
@@ -61,3 +61,16 @@ def test_a_response_whose_body_needs_what_connection_lists_is_not_stored(site: S
     site.upstream.answer_with(Answer.of(b"one", headers=[*FRESH, ("connection", "content-type")]))
     found = [client.send(site.port, target="/r/untyped").header("x-cache") for _ in range(2)]
     assert found == ["miss", "miss"]
+
+
+def test_an_upstream_that_knows_zstd_is_not_asked_for_it(site: Site) -> None:
+    def packed(request: Received) -> Answer:
+        wanted = ",".join(request.values("accept-encoding"))
+        if "zstd" in wanted:
+            return Answer.of(b"\x28\xb5\x2f\xfd", headers=[*FRESH, ("content-encoding", "zstd")])
+        return Answer.of(wanted.encode(), headers=FRESH)
+
+    site.upstream.answer_with(packed)
+    browser = [("accept-encoding", "gzip, deflate, br, zstd")]
+    answer = client.send(site.port, target="/r/browser", headers=browser)
+    assert (answer.status, answer.body) == (200, b"gzip, deflate, br")

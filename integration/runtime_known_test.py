@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import ssl
 from collections.abc import Iterator
-from http.client import HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +13,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from integration.client_certificates import Clients, downstream_tls
 from integration.harness.chain_file import Document, policy
 from integration.harness.tokens import Issuer
 from integration.runtime_stack import Runtime, connection_manager, generated
-from testsupport.certificates import LOCAL, Authority
 
 WORKLOAD = "spiffe://example.test/shop"
 JWT_AUTHN = "envoy.filters.http.jwt_authn"
@@ -41,33 +39,9 @@ CHAINS: dict[str, list[Document]] = {
 }
 
 
-class Clients:
-    """Clients with and without a certificate."""
-
-    def __init__(self, directory: Path) -> None:
-        self.authority = Authority()
-        self.directory = directory
-        self.certificate, key = self.authority.sign(x509.UniformResourceIdentifier(WORKLOAD), x509.DNSName("shop.test"))
-        (directory / "client.pem").write_bytes(self.certificate + key)
-
-    def send(self, runtime: Runtime, target: str, token: str = "", *, shows: bool = True) -> HTTPResponse:
-        """Send a request over TLS; `shows` its certificate."""
-        context = ssl.create_default_context(cadata=self.authority.certificate_pem.decode())
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # as the authority of tests has no key identifiers
-        if shows:
-            context.load_cert_chain(self.directory / "client.pem")
-        headers = {"authorization": f"Bearer {token}"} if token else {}
-        connection = HTTPSConnection("127.0.0.1", runtime.envoy.port, context=context, timeout=15)
-        connection.request("GET", target, headers=headers)
-        answer = connection.getresponse()
-        answer.read()
-        connection.close()
-        return answer
-
-
 @pytest.fixture(scope="module")
 def clients(tmp_path_factory: pytest.TempPathFactory) -> Clients:
-    return Clients(tmp_path_factory.mktemp("clients"))
+    return Clients(tmp_path_factory.mktemp("clients"), WORKLOAD)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +53,7 @@ def issuer() -> Issuer:
 def runtime(clients: Clients, issuer: Issuer) -> Iterator[Runtime]:
     def change(config: Any) -> None:
         (chain,) = config["static_resources"]["listeners"][0]["filter_chains"]
-        chain["transport_socket"] = _tls(clients)
+        chain["transport_socket"] = downstream_tls(clients)
         connection_manager(config)["http_filters"].insert(0, _jwt_authn(issuer))
 
     with generated(CHAINS, change=change) as started:
@@ -149,21 +123,6 @@ def test_conditions_decide_by_the_claims_and_fail_closed_without_them(
     assert runtime.upstream.last().header("x-told") is None
     assert clients.send(runtime, "/admin/", issuer.token()).status == 500
     assert clients.send(runtime, "/admin/").status == 500
-
-
-def _tls(clients: Clients) -> Any:
-    certificate, key = clients.authority.sign(*LOCAL)
-    common = {
-        "tls_certificates": [
-            {
-                "certificate_chain": {"inline_string": certificate.decode()},
-                "private_key": {"inline_string": key.decode()},
-            }
-        ],
-        "validation_context": {"trusted_ca": {"inline_string": clients.authority.certificate_pem.decode()}},
-    }
-    context = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
-    return {"name": "tls", "typed_config": {"@type": context, "common_tls_context": common}}
 
 
 def _jwt_authn(issuer: Issuer) -> Any:

@@ -114,6 +114,14 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "llm-token-limit": {
         "": {"max_prompt_tokens": 1_000_000, "max_completion_tokens": 1_000_000, "max_stream_tokens": 1_000_000}
     },
+    # The header is one that every message of these tests has, so that the body is hashed, with every secret.
+    "webhook-signature": {
+        "": {
+            "format": "hmac",
+            "secrets": [f"a secret, number {number}" for number in range(10)],
+            "hmac": {"header": "cache-control", "prefix": "max-age=", "algorithm": "sha512"},
+        }
+    },
 }
 """Parameters by policy and by a name for each of its rows."""
 

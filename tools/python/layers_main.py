@@ -22,7 +22,7 @@ ENGINE: Mapping[str, str] = {
     "sdk": "",
     "limits": "",
     "documents": "sdk",
-    "worker.policies": "sdk limits documents",
+    "worker.policies": "sdk limits documents worker.conditions",
     "worker.conditions": "sdk documents",
     "worker.offload": "sdk limits worker.policies",
     "worker.chains": "sdk limits documents worker.policies worker.conditions worker.offload",

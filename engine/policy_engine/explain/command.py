@@ -32,6 +32,7 @@ from policy_engine.kernel.reply import ProcessingMode
 from policy_engine.sdk import Headers, Request
 from policy_engine.settings.loading import Settings
 from policy_engine.settings.route_key import route_key_of
+from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
 from policy_engine.worker.chains.spec import ChainsSpec
 from policy_engine.worker.policies.registry import Registry
 
@@ -129,6 +130,9 @@ def _place(settings: Settings, chains: ChainsSpec, request: HttpRequest, options
 
 
 def _unknown(key: str, keys: list[str]) -> str:
+    pattern = RoutePatterns(one for one in keys if is_pattern(one)).find(key)
+    if key in keys or pattern is not None:
+        return f"the route {key if key in keys else pattern!r} is written as unmapped: {key!r} has no chain"
     return f"no chain is written for the route key {key!r}{did_you_mean(key, keys)}"
 
 

@@ -184,6 +184,22 @@ def test_a_response_from_a_file(where: list[str], tmp_path: Path, capsys: pytest
     assert "assumed" not in text
 
 
+@pytest.mark.parametrize(
+    ("key", "note"),
+    [
+        ("old/x", "the route 'old/*' is written as unmapped: 'old/x' has no chain"),
+        ("old", "the route 'old' is written as unmapped"),
+        ("ald", "no chain is written for the route key 'ald'; did you mean 'old'?"),
+    ],
+)
+def test_why_a_route_has_no_chain(where: list[str], key: str, note: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(where[1]).write_text(
+        "version: v1\nroutes: [{route_key: old/*, unmapped: deny}, {route_key: old, unmapped: deny}]\n"
+    )
+    assert main(["explain", "/x", "--route", key, *where]) == 1
+    assert note in capsys.readouterr().out
+
+
 def record_of(route: str, path: str, **request: Any) -> str:
     headers = [[":method", "GET"], [":path", path], [":authority", "h"], [":scheme", "https"]]
     return json.dumps({"route": route, "request": {"headers": [*headers, *request.pop("headers", [])], **request}})

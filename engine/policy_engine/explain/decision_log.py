@@ -16,7 +16,7 @@ from typing import Any
 from policy_engine.explain.masking import Masking, clean
 from policy_engine.explain.record import Decision, ExchangeRecord, Verdict
 from policy_engine.explain.recorder import Ended, Wanted
-from policy_engine.kernel.denial_counts import is_failure
+from policy_engine.kernel.denial_counts import tells_of_a_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
@@ -58,7 +58,7 @@ class DecisionLog:
 
     def refused(self, answer: ImmediateResponse, route: str, headers: Headers) -> ImmediateResponse:
         """See `Decisions`."""
-        decision = Decision.FAILED if is_failure(answer) else Decision.DENIED
+        decision = Decision.FAILED if tells_of_a_failure(answer.details) else Decision.DENIED
         decided = {"decision": decision.value, "status": answer.status, "reason": answer.details}
         self._told(decided, Request(headers, route=route), None)
         return _published(answer, decided)
@@ -84,7 +84,7 @@ class DecisionLog:
             "hook": record.hook or None,
             "milliseconds": record.milliseconds,
             "policies": [
-                {"policy": f"{one.policy} {one.version}", "hook": one.hook, "decision": one.decision.value}
+                {"policy": f"{one.policy} {one.version}".rstrip(), "hook": one.hook, "decision": one.decision.value}
                 | ({} if one.milliseconds is None else {"milliseconds": one.milliseconds})
                 for one in record.hooks
             ],
@@ -104,7 +104,7 @@ class DecisionLog:
             "method": clean(request.method[:_LONGEST]),
             "path": self._masking.text(request.path[:_LONGEST]),
             "client_address": request.client_address or None,
-            "condition": None if step is None or step.condition is None else step.condition.text,
+            "condition": None if step is None or step.condition is None else step.condition.text or None,
             **decided,
         }
         facts["reason"] = self._masking.text(facts["reason"]) if facts.get("reason") else None
@@ -133,7 +133,7 @@ def _decided(
 def _in_words(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     """Return the message of a line and its values."""
     policy, reason = facts.get("policy"), facts.get("reason") or facts.get("failure")
-    by = f" by {policy} {facts['policy_version']}" if policy else " by the engine"
+    by = f" by {policy} {facts['policy_version'] or ''}".rstrip() if policy else " by the engine"
     return (
         "request %s%s%s%s",
         facts["decision"],
@@ -144,7 +144,7 @@ def _in_words(facts: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 
 
 def _without_nothing(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in facts.items() if value is not None}
+    return {name: value for name, value in facts.items() if value is not None and value != ""}
 
 
 def _published(answer: ImmediateResponse, decided: dict[str, Any]) -> ImmediateResponse:

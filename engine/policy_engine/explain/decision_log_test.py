@@ -18,7 +18,8 @@ from policy_engine.explain.recorder import Recorder
 from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.stream import Peer, StreamHandler
 from policy_engine.sdk import ImmediateResponse, Policy, Request, RequestMutation
-from policy_engine.sdk.repeated_lines import BURST
+from policy_engine.sdk.repeated_lines import BURST, RepeatedLines
+from policy_engine.telemetry import decision_output
 from policy_engine.telemetry.decision_output import decision_logger
 from policy_engine.telemetry.logs import facts_of
 from policy_engine.worker.chains.compiler import Compiler
@@ -231,6 +232,29 @@ def test_a_file_that_cannot_be_written_is_said_and_breaks_nothing(
     logger.info("one")
     close()
     assert "decisions.jsonl" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["not/there/decisions.jsonl", ".", "/dev/full"])
+def test_what_cannot_be_written_from_the_start_stops_no_worker(
+    tmp_path: Path, path: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision_output, "_repeated", RepeatedLines(logging.getLogger("test.repeated")))
+    logger, close = decision_logger(str(tmp_path / path), "", "s", 0)
+    logger.info("one")
+    close()
+    said = ("No such file or directory", "Is a directory", "No space left on device")
+    assert any(reason in caplog.text for reason in said)
+
+
+def test_a_directory_that_comes_later_is_written_to(tmp_path: Path) -> None:
+    file = tmp_path / "d" / "decisions.jsonl"
+    logger, close = decision_logger(str(file), "", "s", 0)
+    logger.info("lost")
+    file.parent.mkdir()
+    logger.info("one\n{}")
+    logger.info("two")
+    close()
+    assert [json.loads(line)["message"] for line in file.read_text().split("\n")[:-1]] == ["one\n{}", "two"]
 
 
 def test_a_collector_gets_log_records() -> None:

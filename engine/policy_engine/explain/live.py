@@ -10,12 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 from policy_engine.explain.recorder import Ended, Wanted
 from policy_engine.sdk import Request, Response
+from policy_engine.worker.chains.route_patterns import RoutePattern
 from policy_engine.worker.conditions.condition import Condition, ConditionError, compile_condition
 
 MOST_WAITING = 256
@@ -44,7 +44,7 @@ class _Listener:
     condition: Condition | None
 
     def may_want(self, request: Request) -> bool:
-        if self.filter.route and not fnmatchcase(request.route, self.filter.route):
+        if self.filter.route and not RoutePattern.of(self.filter.route).matches(request.route):
             return False
         return self.condition is None or self._decided_late or self.holds(request, None)
 

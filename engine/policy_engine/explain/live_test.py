@@ -51,6 +51,20 @@ def test_only_what_somebody_may_want_is_recorded() -> None:
     assert wanted.body_limit == 5
 
 
+@pytest.mark.parametrize(
+    ("wanted", "route", "holds"),
+    [
+        ("a", "a", True), ("a", "ab", False), ("a*", "ab", True), ("*", "", True), ("a*c", "abc", True),
+        ("shop/[x]", "shop/[x]", True), ("shop/[x]*", "shop/[x]/y", True), ("a?", "ab", False), ("a?", "a?", True),
+        ("[ab]", "a", False),
+    ],
+)  # fmt: skip
+def test_routes_are_chosen_as_chain_files_write_them(wanted: str, route: str, *, holds: bool) -> None:
+    live = LiveTrace(0, lambda: None)
+    live.listen(1, Filter(route=wanted))
+    assert (live.wants(request(route=route)) is not None) == holds
+
+
 def test_a_condition_that_cannot_be_answered_does_not_hold() -> None:
     live = LiveTrace(0, lambda: None)
     live.listen(1, Filter(where='request.headers["none"] == "x"'))

@@ -5,10 +5,12 @@ A separate module because every record passes through it, wherever it goes.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from policy_engine.documents.redaction import REDACTED
 from policy_engine.worker.chains.compiled import CompiledChain
@@ -29,7 +31,7 @@ _WORDS = frozenset(
 _LAST_WORDS = frozenset({"key", "keys", "apikey", "code", "cert", "hash"})
 """So does one that ends with one of these: `x-api-key`, `code` of OAuth; `key-count` does not."""
 
-_ENDINGS = ("apikey", "credential", "password", "secret", "signature", "token")
+_ENDINGS = ("apikey", "credential", "password", "secret", "sessid", "sessionid", "signature", "token")
 """And one of which a word ends so: `idtoken`, `clientsecret`."""
 
 _PLAIN_NAMES = frozenset({"sec-websocket-key", "idempotency-key", "www-authenticate", "status-code", "surrogate-key"})
@@ -42,10 +44,25 @@ _MOST_ENTRIES = 100
 _SCHEMES = frozenset({"apikey", "aws4-hmac-sha256", "basic", "bearer", "digest", "dpop", "negotiate", "token"})
 _WITH_SCHEME = frozenset({"authorization", "proxy-authorization"})
 _COOKIES = frozenset({"cookie", "set-cookie"})
-_USER = re.compile(r"(?<=://)[^/@\s]*@")
-_SEPARATOR = re.compile(r"([?&;#\s])")
-_FORM = re.compile(r"(^|[&])([^&=\s]{1,200})=([^&\s]*)")
-_JSON_MEMBER = re.compile(r'"([^"\\\n]{1,200})"(\s*:\s*)("(?:[^"\\]|\\.)*"?|-?[0-9][^,}\]\s]*)')
+_USER = re.compile(r"(?<=//)[^/@\s]*@")
+_PAIR = re.compile(r"(?i)(?:^|[?&;#,/\s\"'({]|%(?:25)*(?:3f|26|3b|23))([^=?&;#,/\s\"'({]{1,200}?)(?:=|%(?:25)*3d)")
+"""A name with a value, in a query, a fragment, a form or among parameters; also within a value, then encoded."""
+
+_END_OF_PAIR = re.compile(r"[&#\s]")
+_END_IN_TEXT = re.compile(r"[&\n]")
+_END_IN_JSON = re.compile(r"[&\s\"\\]")
+_MEMBER = re.compile(r'"((?:[^"\\\n]|\\.){1,200})"\s*:\s*(?=([\[{])|"|-?[0-9])')
+_SCALAR = re.compile(r'"(?:[^"\\]|\\.)*"?|[^,}\]\s]*')
+_CODE_OF_AN_ERROR = re.compile(r'-[0-9]+\b|"[a-z]+(?:_[a-z]+)+"')
+"""`code` of OAuth is a credential; that of an error, a negative number of JSON-RPC's or words, is none."""
+
+_STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]')
+_ARGUMENT = re.compile(
+    r"""(?<![\w.-])(?<!(?<!\\)")([\w.-]{1,200})(\\?['"]?\s*:\s*(\\?["']))(?:(?!\3)[^\n])*"""
+    r"""|(?m:^)([ \t-]*)([\w.-]{1,200})(:[ \t]+)[^\s"'{\[][^\n]*"""
+)
+"""What a body that is no JSON has as `name: "value"` (GraphQL, also within JSON) or as a line `name: value` (YAML)."""
+
 _TOKEN = re.compile(
     r"\beyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,4}|(?i:(?<=\bbearer )|(?<=\bbasic ))[A-Za-z0-9._~+/=-]{8,}"
 )
@@ -74,7 +91,8 @@ class Masking:
 
     def __init__(self, names: Iterable[str] = (), secrets: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower() for name in names)
-        self._secrets = tuple(sorted((one for one in secrets if len(one) >= _SHORTEST_SECRET), key=len, reverse=True))
+        written = {form for one in secrets if len(one) >= _SHORTEST_SECRET for form in _written(one)}
+        self._secrets = tuple(sorted(written, key=len, reverse=True))
 
     @classmethod
     def of(cls, chain: CompiledChain) -> Masking:
@@ -106,8 +124,7 @@ class Masking:
         if cut and self._secrets:
             value = value[: -len(self._secrets[0])]  # where the beginning of one may stand
         value = _TOKEN.sub(REDACTED, _USER.sub(f"{REDACTED}@", value))
-        if "=" in value:
-            value = self._without_parameters(value)
+        value = self._without_pairs(value, _END_OF_PAIR)
         return shortened(value, LONGEST_TEXT)
 
     def query(self, value: str) -> str:
@@ -120,10 +137,11 @@ class Masking:
         for secret in self._secrets:
             text = text.replace(secret, REDACTED)
         text = _TOKEN.sub(REDACTED, text)
-        if '"' in text:
-            text = _JSON_MEMBER.sub(self._member, _PART.sub(self._part, text))
-        elif "=" in text and "\n" not in text:
-            text = _FORM.sub(self._field, text)
+        if text.lstrip()[:1] in ("{", "[", '"'):
+            text = self._without_pairs(self._without_members(text), _END_IN_JSON)
+        else:
+            text = self._without_pairs(_PART.sub(self._part, self._without_members(text)), _END_IN_TEXT)
+        text = _ARGUMENT.sub(self._argument, text)
         if "</" in text:
             text = _ELEMENT.sub(self._element, text)
         return shortened(text, most)
@@ -148,20 +166,42 @@ class Masking:
             return value
         return f"({type(value).__name__})"
 
-    def _without_parameters(self, text: str) -> str:
-        """Return `text` without the values of query parameters that hold credentials."""
-        pieces = _SEPARATOR.split(text)
-        hiding = False
-        for at in range(2, len(pieces), 2):
-            separator = pieces[at - 1]
-            if hiding and separator == "?":  # which a value may hold
-                pieces[at - 1] = pieces[at] = ""
+    def _without_pairs(self, text: str, end: re.Pattern[str]) -> str:
+        """Return `text` without the values of parameters and fields that hold credentials; `end` ends a value."""
+        kept: list[str] = []
+        at = 0
+        for match in _PAIR.finditer(text):
+            begin = match.end()
+            if begin < at or begin == len(text) or not self.is_credential(_decoded(match[1])):
                 continue
-            name, equals, value = pieces[at].partition("=")
-            hiding = bool(equals and value and separator in "?&;" and self.is_credential(_decoded(name)))
-            if hiding:
-                pieces[at] = f"{name}={REDACTED}"
-        return "".join(pieces)
+            mark = text[begin] if text[begin] in "\"'" else ""
+            found = text.find(mark, begin + 1) if mark else -1
+            ended = None if found >= 0 else end.search(text, begin)
+            stop = found + 1 if found >= 0 else ended.start() if ended is not None else len(text)
+            if stop > begin:
+                kept += text[at:begin], REDACTED
+                at = stop
+        return "".join(kept) + text[at:]
+
+    def _without_members(self, text: str) -> str:
+        """Return `text` without the values of members of JSON objects that hold credentials, however deep."""
+        kept: list[str] = []
+        at = 0
+        for match in _MEMBER.finditer(text):
+            begin = match.end()
+            if begin < at or not self.is_credential(_unescaped(match[1])):
+                continue
+            if match[1] == "code" and _CODE_OF_AN_ERROR.match(text, begin):
+                continue
+            scalar = None if match[2] else _SCALAR.match(text, begin)
+            kept += text[at:begin], f'"{REDACTED}"'
+            at = scalar.end() if scalar is not None else _end_of_structure(text, begin)
+        return "".join(kept) + text[at:]
+
+    def _argument(self, match: re.Match[str]) -> str:
+        if match[1] is not None:
+            return f"{match[1]}{match[2]}{REDACTED}" if self.is_credential(match[1]) else match[0]
+        return f"{match[4]}{match[5]}{match[6]}{REDACTED}" if self.is_credential(match[5]) else match[0]
 
     def _part(self, match: re.Match[str]) -> str:
         return f"{match[1]}{REDACTED}" if self.is_credential(match[2]) else match[0]
@@ -169,12 +209,6 @@ class Masking:
     def _element(self, match: re.Match[str]) -> str:
         name = match[1].rpartition(":")[2]
         return f"<{match[1]}{match[2]}>{REDACTED}" if self.is_credential(name) else match[0]
-
-    def _field(self, match: re.Match[str]) -> str:
-        return f"{match[1]}{match[2]}={REDACTED}" if self.is_credential(_decoded(match[2])) else match[0]
-
-    def _member(self, match: re.Match[str]) -> str:
-        return f'"{match[1]}"{match[2]}"{REDACTED}"' if self.is_credential(match[1]) else match[0]
 
 
 def clean(text: str) -> str:
@@ -206,3 +240,26 @@ def _cookie(text: str) -> str:
 
 def _decoded(name: str) -> str:
     return _PERCENT.sub(lambda match: chr(int(match[1], 16)), name)
+
+
+def _unescaped(name: str) -> str:
+    try:
+        return str(json.loads(f'"{name}"'))
+    except ValueError:
+        return name
+
+
+def _written(secret: str) -> tuple[str, ...]:
+    """Return a secret as it stands in a text, a query (RFC 3986, 2.1), a form, and a string of JSON."""
+    return secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]
+
+
+def _end_of_structure(text: str, begin: int) -> int:
+    """Return where the array or object ends that begins there; the end of the text where it is cut off."""
+    depth = 0
+    for match in _STRUCTURE.finditer(text, begin):
+        one = match[0]
+        depth += (one in "[{") - (one in "]}")
+        if depth == 0:
+            return match.end()
+    return len(text)

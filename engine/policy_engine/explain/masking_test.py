@@ -43,6 +43,60 @@ def test_a_value_under_the_name_of_a_credential_is_never_shown(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", CREDENTIAL_NAMES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://app/callback#NAME=VALUE&state=1", "NAME=VALUE", "a; NAME=VALUE; b", "/p;NAME=VALUE/x", "?NAME=a;VALUE",
+        "?NAME=a?VALUE", "/cb?next=%2Fx%3FNAME%3DVALUE", "/cb?next=%252Fx%253Fa%253D1%2526NAME%253DVALUE",
+        "?NAME=a%26VALUE", '?NAME="VALUE"', "wrong (NAME=VALUE)", "Digest a=1, NAME=VALUE",
+    ],
+)  # fmt: skip
+def test_pairs_are_masked_wherever_they_stand_in_a_text(name: str, text: str) -> None:
+    shown = Masking().text(text.replace("NAME", name).replace("VALUE", SECRET))
+    assert SECRET not in shown
+    assert "***" in shown
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
+@pytest.mark.parametrize(
+    "body",
+    [
+        'user=u&NAME=a"VALUE', "user=u&NAME=VALUE\n", "NAME=a VALUE&user=u", '{"NAME": ["VALUE", 1], "user": "u"}',
+        '{"NAME": {"x": ["]", "VALUE"]}, "user": "u"}', '{"user": "u", "NAME": ["cut", "VALUE', "user: u\nNAME: VALUE",
+        "{'NAME': 'VALUE', 'user': 'u'}", '{"query": "{ login(user: \\"u\\", NAME: \\"VALUE\\") }"}',
+        'login(user: "u", NAME: "VALUE")', '<login user="u" NAME="VALUE"/>', '{"url": "/user?NAME=VALUE"}',
+        '{"\\u0078-NAME": "VALUE", "user": "u"}', r'{"user": "{\"NAME\": \"VALUE\"}"}',
+    ],
+)  # fmt: skip
+def test_values_of_bodies_are_masked_whatever_holds_them(name: str, body: str) -> None:
+    shown = Masking().body(body.replace("NAME", name).replace("VALUE", SECRET).encode(), 500)
+    assert SECRET not in shown
+    assert "***" in shown
+    assert "user" in shown or not body.startswith("{")
+
+
+@pytest.mark.parametrize("body", [b'{"a": ["b", {"c": "d=e"}], "f": 1}', b"a=b c&d=e", b"a: b\nc: d", b'f(a: "b")'])
+def test_bodies_without_credentials_are_shown_as_they_are(body: bytes) -> None:
+    assert Masking().body(body, 500) == body.decode()
+
+
+@pytest.mark.parametrize("code", ["-32603", '"invalid_api_key"', '"rate_limit_exceeded"'])
+def test_the_code_of_an_error_is_shown_and_one_of_a_login_is_not(code: str) -> None:
+    body = f'{{"error": {{"code": {code}, "message": "m"}}}}'
+    assert Masking().body(body.encode(), 200) == body
+    for secret in ("123456", f'"{SECRET}"', '"4f0a9b"', "0", '"invalid"'):
+        assert secret not in Masking().body(body.replace(code, secret).encode(), 200)
+
+
+def test_a_secret_is_masked_as_queries_forms_and_json_write_it() -> None:
+    secret = 'ab+/ "c=='
+    masking = Masking(secrets=(secret,))
+    for text in (secret, "ab%2B%2F%20%22c%3D%3D", "ab%2B%2F+%22c%3D%3D", 'ab+/ \\"c=='):
+        assert masking.text(f"/p?q={text}&x=1") == "/p?q=***&x=1"
+        assert "c" not in masking.body(f'["{text}"]'.encode(), 100)
+
+
+@pytest.mark.parametrize("name", CREDENTIAL_NAMES)
 def test_forms_in_parts_and_xml_hold_credentials_too(name: str) -> None:
     part = f'--b\r\ncontent-disposition: form-data; name="{name}"\r\ncontent-type: text/plain\r\n\r\n{SECRET}\r\n--b--'
     assert SECRET not in Masking().body(part.encode(), 500)
@@ -115,8 +169,12 @@ def test_who_a_key_belongs_to_is_shown_but_not_the_key() -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["<a", "a=", '"a":', 'name="a"', "eyJ.", "?a=&", "basic ", "a\n", '"', "<a>", "Bearer "]
-)
+    "piece",
+    [
+        "<a", "a=", '"a":', 'name="a"', "eyJ.", "?a=&", "basic ", "a\n", '"', "<a>", "Bearer ", '"key":[', 'key="', "key=",
+        "?key='", "a:'", "a: ", "%25", "key", '"key":"', "a-",
+    ],
+)  # fmt: skip
 def test_masking_grows_no_faster_than_a_body(piece: str) -> None:
     masking, times = Masking(secrets=(SECRET,)), []
     for count in (1, 2, 4):

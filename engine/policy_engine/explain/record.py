@@ -25,13 +25,17 @@ class Verdict(StrEnum):
 
 
 class Decision(StrEnum):
-    """What one policy did in one hook. `failed` ended the request, `failed_open` did not."""
+    """What one policy did in one hook. `failed` ended the request, `failed_open` did not.
+
+    `refused`: one of several alternatives did not let the request in, or failed, so that the next was asked.
+    """
 
     PASSED = "passed"
     CHANGED = "changed"
     SKIPPED = "skipped"
     ANSWERED = "answered"
     DENIED = "denied"
+    REFUSED = "refused"
     FAILED = "failed"
     FAILED_OPEN = "failed_open"
     UNFINISHED = "unfinished"
@@ -71,7 +75,8 @@ class HookRecord:
     """One hook of one policy. `entry` is its place in the chain, from 0; `milliseconds` are wall time.
 
     `mode` is `shadow` for an entry whose wishes are counted but not applied. `status` and `reason` are of an answer,
-    `failure` and `error` of a failure.
+    `failure` and `error` of a failure; of a skipped hook, `reason` is what beside its condition kept it from running.
+    `version` is empty for the verdict of a group.
     """
 
     policy: str

@@ -14,6 +14,7 @@ from policy_engine.explain.playing import answering, play
 from policy_engine.explain.record import Decision, ExchangeRecord, HookRecord, Verdict
 from policy_engine.explain.recorder import MOST_STREAMS, Ended, Recorder, Wanted
 from policy_engine.explain.recording import MOST_HOOKS
+from policy_engine.explain.text import render, render_line
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.sdk import (
     Chunk,
@@ -25,9 +26,9 @@ from policy_engine.sdk import (
     Response,
     ResponseMutation,
 )
-from policy_engine.worker.chains.spec import PolicySpec
+from policy_engine.worker.chains.spec import WHOLE, AnyOf, PolicySpec, Share
 from testsupport.chains import Engine, chains, engine, entry, settle
-from testsupport.envoy_messages import body, request_headers
+from testsupport.envoy_messages import body, request_headers, response_headers
 
 ROUTE = "r"
 
@@ -385,3 +386,99 @@ def test_a_record_is_json_and_says_only_what_there_is() -> None:
     found = played(engine(Idle)).as_document()
     assert "reason" not in found
     assert found["hooks"][0]["decision"] == "passed"
+
+
+class Door(Policy):
+    """Lets in who shows its header; fails for `raise`."""
+
+    def __init__(self, parameters: Any) -> None:
+        self._header = parameters["header"]
+
+    def on_request_headers(self, request: Request) -> ImmediateResponse | None:
+        shown = request.headers.get(self._header)
+        if shown == "raise":
+            raise RuntimeError("no store")
+        return None if shown else ImmediateResponse(401, details=f"{self._header}_missing")
+
+
+def doors(**first: Any) -> Engine:
+    group = AnyOf(0)
+    return engine(
+        entry(Door, parameters={"header": "x-first"}, any_of=group, **first),
+        entry(Door, parameters={"header": "x-second"}, any_of=group),
+        entry(Door, parameters={"header": "x-third"}, any_of=group, condition='request.method == "GET"'),
+        classes=[Door],
+    )
+
+
+def shown_at(made: Engine, *names: str) -> ExchangeRecord:
+    return played(made, HttpRequest("POST", "/", headers=tuple((name, "1") for name in names), route=ROUTE))
+
+
+def test_alternatives_refuse_and_the_group_denies() -> None:
+    record = shown_at(doors())
+    assert [(one.policy, one.decision) for one in record.hooks] == [
+        ("door", Decision.REFUSED),
+        ("door", Decision.REFUSED),
+        ("door", Decision.SKIPPED),
+        ("any_of", Decision.DENIED),
+    ]
+    assert record.hooks[2].condition is not None
+    assert (record.verdict, record.policy, record.version) == (Verdict.DENIED, "any_of", "")
+    text = render(record.as_document())
+    assert "any_of  on_request_headers: denied with 401" in text
+    assert "DENIED with 401 by any_of (on_request_headers): any_of:x-first_missing+x-second_missing" in text
+    assert "when" not in text.partition("3. door")[0]
+    assert "by any_of (on_request_headers)" in render_line(record.as_document())
+
+
+def test_an_alternative_that_lets_in_is_told_and_those_after_it() -> None:
+    record = shown_at(doors(), "x-first")
+    assert record.verdict is Verdict.PASSED
+    assert [one.decision for one in record.hooks] == [
+        Decision.PASSED, Decision.SKIPPED, Decision.SKIPPED, Decision.PASSED,
+    ]  # fmt: skip
+    for one in record.hooks[1:3]:
+        assert (one.reason, one.condition) == ("an alternative before it let the request in", None)
+    assert "2. door v1.0.0  on_request_headers: skipped, an alternative before it let" in render(record.as_document())
+
+
+def test_an_alternative_that_fails_has_not_ended_the_request() -> None:
+    given = HttpRequest("POST", "/", headers=(("x-first", "raise"), ("x-second", "1")), route=ROUTE)
+    record = played(doors(), given)
+    assert record.verdict is Verdict.PASSED
+    assert (record.hooks[0].decision, record.hooks[0].failure) == (Decision.REFUSED, "exception")
+
+
+def test_a_request_outside_a_share_is_told_so_and_not_that_a_condition_is_false() -> None:
+    made = engine(entry(Changing, share=Share(0, 0), condition='request.method == "POST"'), classes=[Changing])
+    (hook,) = played(made).hooks
+    assert (hook.decision, hook.reason, hook.condition) == (Decision.SKIPPED, "the request is not in its share", None)
+    made = engine(entry(Changing, share=Share(0, WHOLE), condition='request.method == "GET"'), classes=[Changing])
+    (hook,) = played(made).hooks
+    assert hook.condition is not None
+    assert hook.reason == ""
+
+
+@pytest.mark.parametrize("policy", [Changing, Denying])
+def test_conditions_of_who_watches_may_ask_where_the_response_came_from(policy: type[Policy]) -> None:
+    seen: list[str] = []
+
+    @dataclass
+    class Watching:
+        watching: bool = True
+
+        def wants(self, request: Request) -> Wanted:
+            return Wanted(lambda ended: seen.append("" if ended.response is None else ended.response.origin))
+
+        def dropped(self) -> None:
+            raise AssertionError
+
+    recorder = Recorder(engine(policy).kernel, (Watching(),))
+    recorder.refresh()
+    handler = recorder.handler(Peer())
+    settle(handler.receive(request_headers(ROUTE)))
+    if policy is Changing:
+        settle(handler.receive(response_headers(200, end=True)))
+    handler.close()
+    assert seen == ["upstream" if policy is Changing else "policy"]

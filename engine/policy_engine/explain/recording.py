@@ -23,9 +23,10 @@ from policy_engine.explain.record import (
     Verdict,
 )
 from policy_engine.explain.traffic import Traffic
+from policy_engine.kernel.denial_counts import tells_of_a_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import ImmediateResponse, Request, Response
-from policy_engine.worker.chains.compiled import Condition, Step
+from policy_engine.worker.chains.compiled import Condition, Narrowed, Step
 from policy_engine.worker.chains.executor import failure_kind
 from policy_engine.worker.chains.statistics import FailureKind
 from policy_engine.worker.chains.tracing import trace_id
@@ -35,17 +36,20 @@ MOST_HOOKS = 200
 """Hook calls in one record: a streamed body has one for each policy and chunk."""
 
 _ENDED_BY_POLICY = (Decision.ANSWERED, Decision.DENIED, Decision.FAILED)
-_OF_A_FAILURE = ("policy_failed:", "policy_engine:internal_error", "policy_engine:not_ready")
 
 
 @dataclass(slots=True)
 class _Note:
-    """A hook that was called, until its result is there. `metadata` is that of the request before the call."""
+    """A hook that was called, until its result is there. `metadata` is that of the request before the call.
+
+    `way` is whether it is one of several ways in.
+    """
 
     record: HookRecord
     arguments: tuple[Any, ...]
     began: float
     metadata: Mapping[str, Any]
+    way: bool
 
 
 @dataclass(slots=True)
@@ -100,7 +104,7 @@ class Recording:
         spent: dict[str, float] = {}
         for hook in self.record.hooks:
             if hook.milliseconds is not None:
-                label = f"{hook.policy} {hook.version}"
+                label = f"{hook.policy} {hook.version}".rstrip()
                 spent[label] = round(spent.get(label, 0.0) + hook.milliseconds, 3)
         reply = ext_proc.ProcessingResponse()
         reply.dynamic_metadata.get_or_create_struct(DECISION_NAMESPACE).update({"policies": spent})
@@ -120,7 +124,8 @@ class Recording:
     def condition(self, step: Step, condition: Condition, request: Request, response: Response | None) -> bool:
         """See `Notes`."""
         known = ConditionRecord(condition.text)
-        self._entry(step).condition = known
+        if condition.text:
+            self._entry(step).condition = known
         for part in part_values(condition.text, request, response):
             known.parts.append(
                 ConditionPart(part.text, part.depth, self._shown(part.value, part.variables), part.error)
@@ -133,12 +138,14 @@ class Recording:
         if not known.result:
             record = self._hook(step)
             record.decision, record.condition = Decision.SKIPPED, known
+            if isinstance(condition, Narrowed) and (why := condition.why_not(request, response)):
+                record.reason, record.condition = why, None
         return known.result
 
     def begins(self, step: Step, arguments: tuple[Any, ...]) -> _Note:
         """See `Notes`."""
         entry = self._entry(step)
-        note = _Note(self._hook(step), arguments, perf_counter(), dict(arguments[0].metadata))
+        note = _Note(self._hook(step), arguments, perf_counter(), dict(arguments[0].metadata), step.way is not None)
         note.record.condition, entry.condition = entry.condition, None
         entry.open.append(note)
         return note
@@ -157,6 +164,8 @@ class Recording:
             return
         if isinstance(action, ImmediateResponse):
             record.decision = Decision.DENIED if action.status >= 400 else Decision.ANSWERED
+            if note.way:
+                record.decision = Decision.REFUSED
             record.status, record.reason = action.status, self._masking.text(action.details)
         elif record.changes:
             record.decision = Decision.CHANGED
@@ -173,6 +182,8 @@ class Recording:
             record = self._hook(step)
             record.condition, entry.condition = entry.condition, None
         record.decision = Decision.FAILED_OPEN if step.fails_open else Decision.FAILED
+        if step.way is not None:
+            record.decision = Decision.REFUSED
         kind = failure_kind(error)
         record.failure = kind.value
         record.error = self._masking.text(error_text(error) if kind is FailureKind.EXCEPTION else said(error))
@@ -206,7 +217,7 @@ class Recording:
         record = self.record
         record.status, record.reason = status, self._masking.text(details)
         ended = next((one for one in reversed(record.hooks) if _ends(one)), None)
-        failed = details.startswith(_OF_A_FAILURE)
+        failed = tells_of_a_failure(details)
         if ended is not None and not details.startswith("policy_engine:"):
             record.policy, record.version, record.hook = ended.policy, ended.version, ended.hook
             record.verdict = Verdict(ended.decision.value)

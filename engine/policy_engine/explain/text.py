@@ -14,6 +14,7 @@ _DECISIONS = {
     "skipped": "skipped, its condition is false",
     "answered": "answered",
     "denied": "denied",
+    "refused": "refused",
     "failed": "failed, request denied",
     "failed_open": "failed, skipped (failure mode open)",
     "unfinished": "did not end",
@@ -76,22 +77,30 @@ def _hooks(record: Document) -> Iterator[str]:
 
 def _hook(hook: Document) -> Iterator[str]:
     decision = str(_DECISIONS.get(hook["decision"], hook["decision"]))
-    if hook.get("status") is not None and hook["decision"] in ("denied", "answered", "failed"):
+    if hook.get("status") is not None and hook["decision"] in ("denied", "answered", "refused", "failed"):
         decision += f" with {hook['status']}"
+    skipped = hook["decision"] == "skipped" and hook.get("reason")
+    if skipped:
+        decision = f"skipped, {hook['reason']}"
     would = ""
     if hook.get("mode") == "shadow":
         would = " (in shadow)" if hook["decision"] in ("passed", "skipped") else " (in shadow: not applied)"
     took = f", {hook['milliseconds']:g} ms" if hook.get("milliseconds") is not None else ""
-    yield f"  {hook['entry'] + 1}. {hook['policy']} {hook['version']}  {hook['hook']}: {decision}{would}{took}"
+    yield f"  {hook['entry'] + 1}. {_policy(hook)}  {hook['hook']}: {decision}{would}{took}"
     condition = hook.get("condition")
     if condition:
         yield from _condition(condition)
     if hook.get("error"):
         yield f"       {hook.get('failure')}: {hook['error']}"
-    if hook.get("reason"):
+    if hook.get("reason") and not skipped:
         yield f"       reason: {hook['reason']}"
     for change in hook.get("changes") or ():
         yield f"       {_change(change)}"
+
+
+def _policy(of: Document) -> str:
+    """Return the policy of a hook or a record, with its version unless it is a group, which has none."""
+    return f"{of['policy']} {of.get('version', '')}".rstrip()
 
 
 def _condition(condition: Document) -> Iterator[str]:
@@ -131,7 +140,7 @@ def _verdict(record: Document) -> str:
     verdict, status = record["verdict"], record.get("status")
     if verdict == "passed":
         return "PASSED" if status is None else f"PASSED, status {status}"
-    by = f"{record['policy']} {record['version']} ({record['hook']})" if record.get("policy") else "the engine itself"
+    by = f"{_policy(record)} ({record['hook']})" if record.get("policy") else "the engine itself"
     reason = f": {record['reason']}" if record.get("reason") else ""
     return f"{verdict.upper()}{'' if status is None else f' with {status}'} by {by}{reason}"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from policy_engine.explain.masking import Masking, clean
 from policy_engine.explain.record import MessageRecord
 from policy_engine.kernel.header_lines import HeaderLines, Part
-from policy_engine.sdk import Response
+from policy_engine.kernel.origin import origin_of
+from policy_engine.sdk import Response, ResponseOrigin
 from policy_engine.sdk.headers import decode_value
 
 _SIDES = ("request", "response")
@@ -36,7 +38,7 @@ class _Body:
 class _Message:
     """One message on its way: `came` is fixed, the rest changes with the replies."""
 
-    __slots__ = ("body", "came", "headers", "out", "replaced", "trailers")
+    __slots__ = ("body", "came", "headers", "origin", "out", "trailers")
 
     def __init__(self, came: MessageRecord, headers: HeaderLines) -> None:
         self.came = came
@@ -45,7 +47,7 @@ class _Message:
         self.out: _Body | None = None
         """What goes on of the body, once that is another than what came."""
         self.trailers: HeaderLines | None = None
-        self.replaced = False
+        self.origin: ResponseOrigin | Callable[[], ResponseOrigin] = "upstream"
 
 
 class Traffic:
@@ -72,9 +74,9 @@ class Traffic:
     def response(self) -> Response | None:
         """Return what goes to the client, None when it was not seen."""
         if self.immediate is not None:
-            return Response(self._answer_lines().view())
+            return Response(self._answer_lines().view(), origin="policy")
         message = self._messages.get("response")
-        return None if message is None else Response(message.headers.view())
+        return None if message is None else Response(message.headers.view(), origin=message.origin)
 
     def came(self, message: Any) -> None:
         """Take a `ProcessingRequest`."""
@@ -87,6 +89,7 @@ class Traffic:
                 Part[part.upper()], [(one.key, one.raw_value or one.value.encode()) for one in content.headers.headers]
             )
             self._messages[side] = _Message(MessageRecord(self._shown(lines)), lines)
+            self._messages[side].origin = origin_of(message)
         elif side in self._messages and kind == "body":
             self._messages[side].body.add(content.body, self._kept)
         elif side in self._messages and kind == "trailers":

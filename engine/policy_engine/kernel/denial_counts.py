@@ -14,9 +14,9 @@ _MOST_REASONS = 20
 _OTHER = "other"
 
 
-def is_failure(response: ImmediateResponse) -> bool:
-    """Return whether the engine answers because something failed, not because somebody decided so."""
-    return response.details.startswith(_OF_A_FAILURE)
+def tells_of_a_failure(details: str) -> bool:
+    """Return whether an answer with these details stands for a failure, of a policy or of the engine, not a denial."""
+    return details.startswith(_OF_A_FAILURE)
 
 
 class DenialCounts:
@@ -38,7 +38,7 @@ class DenialCounts:
             return
         policy, version = ("", "") if step is None else (step.policy, step.version)
         reason = self._reason((route, policy, version), response.details)
-        self.counts[route, policy, version, reason, "failed" if is_failure(response) else "denied"] += 1
+        self.counts[route, policy, version, reason, "failed" if tells_of_a_failure(response.details) else "denied"] += 1
 
     def _reason(self, of: tuple[str, str, str], reason: str) -> str:
         known = self._reasons.setdefault(of, set())

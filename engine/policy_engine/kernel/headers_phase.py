@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from policy_engine.kernel.accepted_codings import narrow
 from policy_engine.kernel.coding_threads import encoded
 from policy_engine.kernel.collecting import Collection
 from policy_engine.kernel.content_coding import CODINGS, codings_of
@@ -44,9 +45,13 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
         refusal = _never_sent(phases, side)
         if refusal is not None:
             return refusal
+    outcome = Outcome()
+    if phases.modes.response.whole and not phases.modes.response.observed:
+        narrow(request.headers, outcome)
     if bodiless:
-        return _headers(phases, side, request, [request], comes=False, empty=bool(side.on_body))
-    return _headers(phases, side, request, [request], comes=bool(side.body_mode) and side.reads, empty=False)
+        return _headers(phases, side, request, [request], outcome, comes=False, empty=bool(side.on_body))
+    comes = bool(side.body_mode) and side.reads
+    return _headers(phases, side, request, [request], outcome, comes=comes, empty=False)
 
 
 def response_headers(phases: Phases, message: Any, origin: ResponseOrigin | Callable[[], ResponseOrigin]) -> Result:
@@ -79,15 +84,23 @@ def response_headers(phases: Phases, message: Any, origin: ResponseOrigin | Call
             name_unsent_response_body(phases.route, modes)
             phases.kernel.statistics.doubted_responses += 1
             return phases.deny(modes.guard.failure_response, by=modes.guard)
-    return _headers(phases, side, response, [request, response], comes=comes, empty=empty)
+    return _headers(phases, side, response, [request, response], Outcome(), comes=comes, empty=empty)
 
 
-def _headers(
-    phases: Phases, side: Side, view: Request | Response, arguments: list[Any], *, comes: bool, empty: bool
+def _headers(  # what every step of this phase is given
+    phases: Phases,
+    side: Side,
+    view: Request | Response,
+    arguments: list[Any],
+    begun: Outcome,
+    *,
+    comes: bool,
+    empty: bool,
 ) -> Result:
     """Run the headers of `side`. Its body `comes` in messages of its own, or is `empty` and policies still read it.
 
-    Envoy sends no body message for a message without one; a policy that reads bodies must not be skipped.
+    Envoy sends no body message for a message without one; a policy that reads bodies must not be skipped. `begun` has
+    what the engine itself changes, before all policies.
     """
     if comes:
         phases.awaited += (side,)
@@ -95,12 +108,12 @@ def _headers(
             return _too_large(phases, side, view, arguments)
     if empty:
         view.body = b""
-    elif not side.on_headers:
+    elif not side.on_headers and not begun.actions:
         if not (comes and side.collects):
             return side.pass_reply
-        phases.collection = Collection(phases.kernel, Outcome())
+        phases.collection = Collection(phases.kernel, begun)
         return None
-    outcome = run(phases.exchange, side.on_headers, arguments, Outcome())
+    outcome = run(phases.exchange, side.on_headers, arguments, begun)
     if isinstance(outcome, Outcome):
         return _headers_done(phases, side, view, outcome, arguments, empty=empty)
 

@@ -123,12 +123,15 @@ def _without_bodies(chain: CompiledChain, *, request: bool, response: bool) -> C
 
 
 def _given_modes(chain: CompiledChain, static: StaticModes) -> Modes:
-    """Return the modes where Envoy's own hold for every phase; shadows see no body that they would hold up."""
+    """Return the modes where Envoy's own hold for every phase; shadows see no body that they would hold up.
+
+    Those that take it in pieces hold up nothing.
+    """
     needs = chain.needs
     chain = _without_bodies(
         chain,
-        request=needs.request_body in OBSERVED and static[0] not in GATHERED,
-        response=needs.response_body in OBSERVED and static[1] not in GATHERED,
+        request=needs.request_body is BodyMode.OBSERVED and static[0] not in GATHERED,
+        response=needs.response_body is BodyMode.OBSERVED and static[1] not in GATHERED,
     )
     modes = _given(chain, static)
     whole = [side for side in (modes.request, modes.response) if side.whole]

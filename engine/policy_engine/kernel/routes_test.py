@@ -9,7 +9,9 @@ import pytest
 from policy_engine.kernel import routes as module
 from policy_engine.kernel.kernel import KernelOptions
 from policy_engine.sdk import ImmediateResponse, Policy, Request, RequestMutation
+from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.worker.chains.compiler import CompileError
+from policy_engine.worker.chains.error_answers import ErrorAnswers, ErrorTemplate
 from policy_engine.worker.chains.spec import ChainsSpec, RouteSpec, Unmapped
 from testsupport.chains import Engine, entry
 from testsupport.envoy_messages import body, header_changes, parse, request_headers
@@ -108,6 +110,18 @@ def test_a_pattern_may_say_what_becomes_of_keys_without_a_chain(*, pass_unmapped
     assert parse(engine.session().receive(request_headers("static/x"))).WhichOneof("response") == "request_headers"
     assert met(engine, "new") == "* new"
     assert engine.kernel.statistics.unmapped == 2
+
+
+def test_keys_written_as_unmapped_are_denied_as_their_route_says() -> None:
+    errors = ErrorAnswers(ErrorFormat.TEXT, (ErrorTemplate("gone from {{route}}", status="500"),))
+    engine = engine_of(
+        RouteSpec("old/*", unmapped=Unmapped.DENY, errors=errors),
+        RouteSpec("older/*", unmapped=Unmapped.DENY),
+        options=KernelOptions(errors=ErrorAnswers(ErrorFormat.OPENAI)),
+    )
+    assert met(engine, "old/x") == "gone from old/*"
+    assert '"server_error"' in met(engine, "older/x")
+    assert '"server_error"' in met(engine, "none")
 
 
 def test_a_request_without_a_route_stays_one_beside_a_pattern_for_all() -> None:

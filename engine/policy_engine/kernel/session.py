@@ -142,7 +142,8 @@ class Session:
             if route.chain.unmapped is not None:
                 passes = route.chain.unmapped is Unmapped.PASS
                 self._trace_unmapped(key, message, passes=passes)
-                return self._unmapped(routes, key, headers_of(message.request_headers.headers), passes=passes)
+                headers = headers_of(message.request_headers.headers)
+                return self._unmapped(routes, key, headers, passes=passes, route=route)
             return modes.request.pass_reply
         headers = message.request_headers
         header_map = headers.headers
@@ -166,11 +167,28 @@ class Session:
             tracing.answered(span, _UNMAPPED)
             tracing.end(span)
 
-    def _unmapped(self, routes: Routes, key: str, headers: Headers, *, passes: bool) -> Result:
+    def _unmapped(
+        self, routes: Routes, key: str, headers: Headers, *, passes: bool, route: Route | None = None
+    ) -> Result:
+        """Let a request without a chain pass, or deny it; `route` is the one that says so of its keys."""
         kernel = self._kernel
         kernel.statistics.unmapped += 1
         if passes:
             return _PASS_REQUEST_HEADERS
+        if route is not None:
+            repeated.log(
+                logging.WARNING,
+                route.chain.route_key,
+                "route key %.200r is denied: the route %r is written as unmapped",
+                key,
+                route.chain.route_key,
+                extra={
+                    "event": "unmapped_route",
+                    "route": key[:_LOGGED_KEY],
+                    "request_id": headers.get("x-request-id") or "",
+                },
+            )
+            return self._deny(_UNMAPPED, headers, route)
         # Finding near names costs more than the rest of the denial.
         if repeated.due(key):
             repeated.say(

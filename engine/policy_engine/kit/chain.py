@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from policy_engine.kit.held_time import Stopwatch
-from policy_engine.kit.loading import definition_of
+from policy_engine.kit.loading import definition_of, parameters_of
 from policy_engine.kit.outcome import Step
 from policy_engine.sdk import ImmediateResponse, Policy, Request
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase, names_of, phases_of
@@ -18,7 +18,7 @@ from policy_engine.worker.chains.action_check import InvalidAction, WrongKind
 from policy_engine.worker.chains.compiled import CompiledChain
 from policy_engine.worker.chains.compiled import Step as CompiledStep
 from policy_engine.worker.chains.compiler import Compiler, Entry, active_phases, asked_of
-from policy_engine.worker.chains.needs import Asked, asked_by
+from policy_engine.worker.chains.needs import Asked, asked_by, expressions_in
 from policy_engine.worker.chains.spec import FailureMode
 from policy_engine.worker.chains.statistics import PolicyStatistics
 from policy_engine.worker.conditions.condition import compile_condition
@@ -151,6 +151,9 @@ def _entry(index: int, policy: Policy | ChainEntry, seconds: float, given: Asked
     phases = active_phases(one.policy, phases_of(policy_class))
     definition = definition_of(policy_class)
     condition, expressions = None, () if one.condition is None else (one.condition,)
+    asked = given | asked_by(expressions)
+    if definition is not None:
+        asked = asked_of(definition, (*expressions, *expressions_in(parameters_of(one.policy))))
     if one.condition is not None:
         condition = compile_condition(one.condition, phase_has_response=not phases_of(policy_class) & REQUEST_PHASES)
     return Entry(
@@ -164,7 +167,7 @@ def _entry(index: int, policy: Policy | ChainEntry, seconds: float, given: Asked
         seconds,
         one.failure_mode == FailureMode.OPEN,
         _raise if one.failure_mode is None else None,
-        given | asked_by(expressions) if definition is None else asked_of(definition, expressions),
+        asked,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
+from weakref import finalize
 
 from policy_engine.sdk import Parameters, Policy
 from policy_engine.worker.policies import loader
@@ -13,6 +14,8 @@ from policy_engine.worker.policies.parameters import ParametersInvalid
 from policy_engine.worker.policies.registry import PolicyDefinition
 
 _DEFINITIONS: dict[type[Policy], PolicyDefinition] = {}
+_PARAMETERS: dict[int, Parameters] = {}
+"""By identity of the policy: one of an author need not be hashable."""
 
 
 def load_policy(where: str | PathLike[str], parameters: Parameters | None = None) -> Policy:
@@ -26,7 +29,10 @@ def load_policy(where: str | PathLike[str], parameters: Parameters | None = None
     checked = definition.parameters.check(dict(parameters or {}))
     if checked.violations:
         raise ParametersInvalid(str(definition), checked.violations)
-    return definition.policy_class(checked.parameters)
+    policy = definition.policy_class(checked.parameters)
+    _PARAMETERS[id(policy)] = checked.parameters
+    finalize(policy, _PARAMETERS.pop, id(policy))
+    return policy
 
 
 def policy_class(where: str | PathLike[str]) -> type[Policy]:
@@ -40,6 +46,11 @@ def policy_class(where: str | PathLike[str]) -> type[Policy]:
 def definition_of(policy_class: type[Policy]) -> PolicyDefinition | None:
     """Return what `policy.yaml` says of a class that was loaded here, None for one that was not."""
     return _DEFINITIONS.get(policy_class)
+
+
+def parameters_of(policy: Policy) -> Parameters:
+    """Return the parameters of a policy that was created here; none for another one."""
+    return _PARAMETERS.get(id(policy), {})
 
 
 def _definition(where: str | PathLike[str]) -> PolicyDefinition:

@@ -14,6 +14,8 @@ from policy_engine.processes.channel import Message
 MOST_LISTENERS = 16
 MOST_WAITING = 1000
 """Records that wait for one listener; more are dropped, and counted."""
+MOST_CHARACTERS = 8 << 20
+"""Nor do records wait with more than so many characters of bodies, for one listener."""
 
 
 Tell = Callable[[str, Message], Awaitable[None]]
@@ -30,13 +32,16 @@ class Listener:
         self.number = number
         self._waiting: deque[dict[str, Any]] = deque()
         self._dropped = 0
+        self._characters = 0
         self._came = asyncio.Event()
 
     def add(self, record: dict[str, Any]) -> None:
         """A record has come."""
-        if len(self._waiting) >= MOST_WAITING:
+        characters = _of_bodies(record)
+        if len(self._waiting) >= MOST_WAITING or self._characters + characters > MOST_CHARACTERS:
             self.drop(1)
             return
+        self._characters += characters
         self._waiting.append(record)
         self._came.set()
 
@@ -55,7 +60,7 @@ class Listener:
         self._came.clear()
         records, dropped = list(self._waiting), self._dropped
         self._waiting.clear()
-        self._dropped = 0
+        self._dropped = self._characters = 0
         return records, dropped
 
 
@@ -97,6 +102,13 @@ class TraceHub:
         if message["dropped"]:
             for listener in self._listeners.values():
                 listener.drop(message["dropped"])
+
+
+def _of_bodies(record: dict[str, Any]) -> int:
+    return sum(len((record.get(side) or {}).get("body") or "") for side in _MESSAGES)
+
+
+_MESSAGES = ("request", "sent", "response", "answer")
 
 
 def _key(listener: Listener) -> str:

@@ -16,6 +16,7 @@ from policy_engine.sdk.actions import (
 from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata, NotAskedFor
 from policy_engine.sdk.dependencies import Dependency, dependency
 from policy_engine.sdk.exchange import Request, Response, ResponseOrigin
+from policy_engine.sdk.expressions import Expression, ExpressionFailed
 from policy_engine.sdk.header_fields import (
     MediaType,
     UnreadableHeader,
@@ -72,6 +73,8 @@ __all__ = [
     "ChunkMutation",
     "TrailerMutation",
     "DynamicMetadata",
+    "Expression",
+    "ExpressionFailed",
     "Dependency",
     "dependency",
     "Json",

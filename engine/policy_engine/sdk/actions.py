@@ -13,6 +13,7 @@ from typing import Any
 
 from policy_engine.sdk.headers import HeaderValue
 from policy_engine.sdk.query_edits import QueryValue, edited_target
+from policy_engine.sdk.quick_init import quickly_made
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -26,6 +27,7 @@ Json = None | bool | int | float | str | Sequence[Any] | Mapping[str, Any]
 DynamicMetadata = Mapping[str, Mapping[str, Json]]
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestMutation:
     """Changes to the request (R-06). Within one mutation headers are removed first, then set, then appended.
@@ -79,6 +81,7 @@ class RequestMutation:
         return {name: value for name, value in named.items() if value is not None}
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseMutation:
     """Changes to the response (R-06); fields mean the same as in `RequestMutation`, `status` is the HTTP status."""

@@ -8,12 +8,14 @@ from typing import Any, ClassVar, TypeVar, overload
 from policy_engine.sdk.actions import (
     Chunk,
     ChunkMutation,
+    Json,
     RequestAction,
     RequestChunkAction,
     ResponseAction,
     TrailerMutation,
 )
 from policy_engine.sdk.exchange import Request, Response
+from policy_engine.sdk.expressions import Expression, ExpressionRefused, compiled
 from policy_engine.sdk.headers import Headers
 from policy_engine.sdk.metrics import own_metrics
 
@@ -133,6 +135,21 @@ class Policy:
         away = self._away(function, arguments)
         return away if then is None else _followed(away, then)
 
+    def condition(self, text: str, path: str = "", *, with_response: bool = False) -> Expression[bool]:
+        """Compile the CEL expression `text`, which must be true or false, as the `condition` of a chain entry is.
+
+        For the constructor: names, functions and types are checked, and a text that cannot be used raises
+        ParameterError with the JSON Pointer `path`. `with_response` allows `response.*`, for what only response hooks
+        evaluate.
+        """
+        expression: Expression[bool] = _compiled(text, path, boolean=True, with_response=with_response)
+        return expression
+
+    def expression(self, text: str, path: str = "", *, with_response: bool = False) -> Expression[Json]:
+        """Compile the CEL expression `text`, which gives any value, as JSON data; see `condition`."""
+        expression: Expression[Json] = _compiled(text, path, boolean=False, with_response=with_response)
+        return expression
+
     @overload
     def state(self, request: Request) -> dict[str, Any]: ...
 
@@ -190,6 +207,13 @@ class Policy:
 
     def close(self) -> Awaitable[None] | None:
         """Release what the instance holds; called once, after its last request."""
+
+
+def _compiled(text: str, path: str, *, boolean: bool, with_response: bool) -> Expression[Any]:
+    try:
+        return compiled(text, boolean=boolean, with_response=with_response)
+    except ExpressionRefused as refused:
+        raise ParameterError(str(refused), path) from None
 
 
 async def _followed(found: Awaitable[Any], then: Callable[[Any], Any]) -> Any:

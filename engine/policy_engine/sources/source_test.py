@@ -55,7 +55,7 @@ def test_in_file_mode_a_refusal_tells_no_secret_either(tmp_path: Path, monkeypat
     source = FileSource(file, ChainReader(Registry([])), refuse, reports.append)
     read = source._read
     monkeypatch.setattr(
-        FileSource, "_read", lambda self, files, reader: _with(read(files, reader), chains({"key": "hunter2"}, "/key"))
+        FileSource, "_read", lambda self, *given: _with(read(*given), chains({"key": "hunter2"}, "/key"))
     )
     asyncio.run(source.load())
     (report,) = reports

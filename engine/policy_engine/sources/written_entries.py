@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policy_engine.sources.chain_reader import ANY_OF
+from policy_engine.worker.chains.needs import expressions_in
 from policy_engine.worker.chains.spec import Mode
 
 
@@ -17,7 +18,8 @@ from policy_engine.worker.chains.spec import Mode
 class WrittenPolicy:
     """A policy that an entry of a valid chain may run; `timeout` is as written, None when it is not.
 
-    `expressions` are those of CEL that decide whether it runs: conditions, and keys of shares.
+    `expressions` are those of CEL that decide whether it runs (conditions, keys of shares), and those among its
+    parameters that look up what Envoy tells.
     """
 
     name: str
@@ -42,4 +44,5 @@ def running(
             yield from running(entry[ANY_OF], shadow=apart, expressions=deciding)
         else:
             for version in entry.get("versions") or (entry["version"],):
-                yield WrittenPolicy(entry["name"], version, entry.get("timeout"), apart, deciding)
+                looking = (*deciding, *expressions_in(entry.get("parameters")))
+                yield WrittenPolicy(entry["name"], version, entry.get("timeout"), apart, looking)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from logging.handlers import WatchedFileHandler
 
@@ -39,10 +40,24 @@ def decision_logger(
 
 
 class _File(WatchedFileHandler):
-    """A file whose disk may be full: that is said in the log, and the request goes on."""
+    """A file that cannot be written, or whose disk is full: that is said in the log, and requests go on.
+
+    So do worker processes that start then; the file is tried anew with each line.
+    """
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        try:
+            self.stream = self._open()
+        except OSError as error:
+            self._say(error)
+
+    def close(self) -> None:
+        """Close the file; lines that still do not fit on the disk are lost."""
+        try:
+            super().close()
+        except OSError as error:
+            self._say(error)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -53,7 +68,8 @@ class _File(WatchedFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Say that a line could not be written."""
-        self._say(None)
+        error = sys.exception()
+        self._say(error if isinstance(error, OSError) else None)
 
     def _say(self, error: OSError | None) -> None:
         reason = "its line could not be written" if error is None else error.strerror or str(error)

@@ -30,7 +30,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from policy_engine import __version__
 from policy_engine.sdk import Headers, ImmediateResponse, Request, Response
-from policy_engine.worker.chains.compiled import Condition
+from policy_engine.worker.chains.compiled import Condition, Narrowed
 
 _FLUSH_SECONDS = 5
 _PATH = "/v1/traces"
@@ -146,6 +146,9 @@ class _ExplainedCondition:
     @property
     def uses_response(self) -> bool:
         return self.condition.uses_response
+
+    def why_not(self, request: Request, response: Response | None) -> str:
+        return self.condition.why_not(request, response) if isinstance(self.condition, Narrowed) else ""
 
     def evaluate(self, request: Request, response: Response | None) -> bool:
         try:

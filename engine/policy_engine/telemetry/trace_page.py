@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -21,6 +22,8 @@ from policy_engine.worker.conditions.condition import ConditionRefused
 KEEP_ALIVE_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 """So often it is looked whether the listener is still there."""
+STALLED_SECONDS = 10.0
+"""A listener that has taken nothing for so long is taken for gone."""
 MOST_RECORDS = 1_000_000
 MOST_SECONDS = 24 * 3600.0
 
@@ -67,10 +70,13 @@ class TracePage:
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
         self._closing = False
+        self._writing: set[asyncio.Transport] = set()
 
     async def close(self, _: web.Application) -> None:
-        """The server closes."""
+        """The server closes; listeners that do not read what they were sent are cut off, as nobody can tell them."""
         self._closing = True
+        for connection in self._writing:
+            connection.abort()
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         """Answer `/trace?route=KEY&where=CEL&limit=N&seconds=S&bodies=CHARACTERS`, all of them optional."""
@@ -93,10 +99,11 @@ class TracePage:
         response = web.StreamResponse(headers=headers)
         try:
             await response.prepare(request)
-            await response.write(b": the engine records from now on\n\n")
-            reason = await self._send_records(request, response, listener, limit, seconds)
+            send = partial(self._write, request, response)
+            await send(b": the engine records from now on\n\n")
+            reason = await self._send_records(request, send, listener, limit, seconds)
             if reason:
-                await _send(response, "end", {"reason": reason})
+                await send(_event("end", {"reason": reason}))
             await response.write_eof()
         except ConnectionError:
             pass  # the listener is gone
@@ -104,10 +111,25 @@ class TracePage:
             await asyncio.shield(self._traces.leave(listener))
         return response
 
+    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        """Send `data`; raises ConnectionError for a listener that does not take it."""
+        connection = request.transport
+        if connection is None:
+            raise ConnectionResetError("the listener is gone")
+        self._writing.add(connection)
+        try:
+            async with asyncio.timeout(STALLED_SECONDS):
+                await response.write(data)
+        except TimeoutError:
+            connection.abort()
+            raise ConnectionResetError("the listener takes nothing") from None
+        finally:
+            self._writing.discard(connection)
+
     async def _send_records(
         self,
         request: web.Request,
-        response: web.StreamResponse,
+        send: Callable[[bytes], Awaitable[None]],
         listener: Listener,
         limit: float | None,
         seconds: float | None,
@@ -124,22 +146,22 @@ class TracePage:
             if now >= ends:
                 return "seconds"
             if now - spoken > KEEP_ALIVE_SECONDS:
-                await response.write(b":\n\n")
+                await send(b":\n\n")
                 spoken = now
             records, dropped = await listener.take(min(LOOK_SECONDS, ends - now))
             for record in records:
-                await _send(response, "record", record)
+                await send(_event("record", record))
                 spoken, left = loop.time(), left - 1
                 if left <= 0:
                     return "limit"
             if dropped:
-                await _send(response, "dropped", {"dropped": dropped})
+                await send(_event("dropped", {"dropped": dropped}))
         return ""
 
 
-async def _send(response: web.StreamResponse, event: str, data: dict[str, Any]) -> None:
+def _event(event: str, data: dict[str, Any]) -> bytes:
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    await response.write(f"event: {event}\ndata: {text}\n\n".encode(errors="replace"))
+    return f"event: {event}\ndata: {text}\n\n".encode(errors="replace")
 
 
 def _number(request: web.Request, name: str, most: float) -> float | None:

@@ -13,7 +13,8 @@ import aiohttp
 import pytest
 
 from policy_engine.processes.channel import Message
-from policy_engine.processes.trace_hub import MOST_LISTENERS, MOST_WAITING, TraceHub
+from policy_engine.processes.trace_hub import MOST_CHARACTERS, MOST_LISTENERS, MOST_WAITING, Listener, TraceHub
+from policy_engine.telemetry import trace_page
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.samples import Samples
@@ -178,6 +179,53 @@ def test_what_cannot_be_asked_is_refused_with_the_reason(query: str, said: str) 
         assert running.told.messages == []
 
     with_pages(test)
+
+
+@asynccontextmanager
+async def not_reading(running: Running, query: str = "") -> AsyncIterator[None]:
+    """Listen, and take nothing more than fits into the buffers between."""
+    host, _, port = running.address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), limit=1000)
+    writer.write(f"GET /trace{query} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+    await until(lambda: len(running.told.messages) == 1)
+    for _ in range(100):
+        running.hub.heard({"traced": [([1], {"text": "x" * 100_000})] * 10, "dropped": 0})
+        await asyncio.sleep(0.005)
+    try:
+        yield
+    finally:
+        writer.close()
+
+
+def test_a_listener_that_never_reads_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_page, "STALLED_SECONDS", 0.5)
+
+    async def test(running: Running) -> None:
+        async with not_reading(running):
+            await until(lambda: running.told.messages[-1][1] == {"untrace": 1})
+
+    with_pages(test)
+
+
+def test_the_server_ends_while_a_listener_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace_page, "STALLED_SECONDS", 60.0)
+
+    async def test(running: Running) -> None:
+        async with not_reading(running):
+            await asyncio.wait_for(running.server.close(), 10)
+        assert running.told.messages[-1][1] == {"untrace": 1}
+
+    with_pages(test)
+
+
+def test_bodies_that_wait_for_a_listener_are_bounded() -> None:
+    listener = Listener(1)
+    for _ in range(20):
+        listener.add({"request": {"body": "x" * (MOST_CHARACTERS // 4)}, "answer": None})
+    records, dropped = asyncio.run(listener.take(1))
+    assert (len(records), dropped) == (4, 16)
+    listener.add({"request": {"body": "x" * (MOST_CHARACTERS // 4)}})
+    assert len(asyncio.run(listener.take(1))[0]) == 1
 
 
 def test_the_server_ends_without_waiting_for_listeners() -> None:

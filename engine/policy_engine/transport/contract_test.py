@@ -189,8 +189,9 @@ def test_nothing_is_told_by_reflection(server_class: type[Server], version: str)
     async def test() -> None:
         async with serving(server_class, Recorder(scripted)) as (_, channel):
             path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
-            ask = channel.stream_stream(path, request_serializer=None, response_deserializer=None)
-            call = ask(request_iterator=iter([b"\x3a\x00"]))  # list_services
+            # In one piece, as grpc.aio calls it an internal error of its own when an answer overtakes its next message.
+            ask = channel.unary_stream(path, request_serializer=None, response_deserializer=None)
+            call = ask(b"\x3a\x00")  # list_services
             assert await call.code() is grpc.StatusCode.UNIMPLEMENTED
             assert (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())).status
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from policy_engine.sdk import ParameterError, authority_of
+from policy_engine.sdk import ParameterError
+from policy_origins import LABEL, parse_origin
 
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
-_ORIGIN = re.compile(
-    rf"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<any>\*\.)?(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?P<port>:[0-9]{{1,5}})?"
-)
 _LONGEST = 512
 
 
@@ -25,18 +22,14 @@ class Origins:
             if origin in ("*", "null"):
                 self._exact.add(origin)
                 continue
-            found = _ORIGIN.fullmatch(origin)
-            if found is None or (found["any"] and found["host"].startswith("[")):
-                raise ParameterError(
-                    f"{origin!r} is no origin; write it as browsers do: https://app.example.com, lower case, no path",
-                    f"/allow_origins/{index}",
-                )
-            # Browsers leave the scheme's own port out, so an entry with it would never be met.
-            host = authority_of(f"{found['host']}{found['port'] or ''}", found["scheme"])
-            if found["any"]:
-                self._subdomains.append((f"{found['scheme']}://", f".{host}"))
+            try:
+                found = parse_origin(origin)
+            except ValueError as error:
+                raise ParameterError(str(error), f"/allow_origins/{index}") from None
+            if found.subdomains:
+                self._subdomains.append((f"{found.scheme}://", f".{found.authority}"))
             else:
-                self._exact.add(f"{found['scheme']}://{host}")
+                self._exact.add(str(found))
 
     def __contains__(self, origin: str) -> bool:
         if self.any or origin in self._exact:
@@ -47,4 +40,4 @@ class Origins:
 def _is_subdomain(origin: str, scheme: str, domain: str) -> bool:
     if len(origin) > _LONGEST or not (origin.startswith(scheme) and origin.endswith(domain)):
         return False
-    return re.fullmatch(rf"{_LABEL}(?:\.{_LABEL})*", origin[len(scheme) : -len(domain)]) is not None
+    return re.fullmatch(rf"{LABEL}(?:\.{LABEL})*", origin[len(scheme) : -len(domain)]) is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from policy_engine.sdk import MISSING, ParameterError, Parameters, find, header_name, header_value
+from policy_engine.sdk import MISSING, ParameterError, Parameters, find, header_name
+from policy_expressions import header_text
 
 from .paths import claim_path
 
@@ -22,7 +22,7 @@ class ClaimHeader:
     def value(self, claims: Mapping[str, Any]) -> str | None:
         """Return the header value, None for a claim that is missing or null; raises ValueError if it cannot be sent."""
         found = find(claims, self.path)
-        return None if found is MISSING or found is None else header_value(_text(found))
+        return None if found is MISSING or found is None else header_text(found)
 
 
 def claims_to_headers(parameters: Parameters) -> tuple[ClaimHeader, ...]:
@@ -36,13 +36,3 @@ def claims_to_headers(parameters: Parameters) -> tuple[ClaimHeader, ...]:
             raise ParameterError(str(error), f"{where}/header") from None
         rules.append(ClaimHeader(claim_path(entry["claim"], f"{where}/claim"), name))
     return tuple(rules)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        if any("," in one for one in value):
-            raise ValueError("an item with a comma would look like two")
-        return ",".join(value)
-    return json.dumps(value, separators=(",", ":"))

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic
-from policy_engine.documents.yaml_document import Document, read_document, read_document_file
+from policy_engine.documents.plain_file import read_plain_file
+from policy_engine.documents.yaml_document import MAX_BYTES, Document, read_document, read_document_file
 
 _SEPARATOR = re.compile(r"^---(?:\s.*)?$", re.MULTILINE)
 
@@ -20,7 +21,7 @@ def read_documents(path: Path) -> tuple[list[Document], list[Diagnostic]]:
     if whole is not None:
         return [whole], found
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_plain_file(path, MAX_BYTES).decode("utf-8-sig")
     except (OSError, ValueError):
         return [], found
     starts = [match.end() for match in _SEPARATOR.finditer(text)]

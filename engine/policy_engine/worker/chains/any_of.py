@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from policy_engine.sdk import ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import HeaderValue, decode_value
-from policy_engine.worker.chains.compiled import Condition
+from policy_engine.worker.chains.compiled import Condition, Narrowed
 
 NAME = "any_of"
 """How the group as a whole is called in metrics and logs."""
@@ -39,7 +39,7 @@ class Group:
     uses_response = False
 
     def __init__(self, condition: Condition | None) -> None:
-        self.text = "true" if condition is None else condition.text
+        self.text = "" if condition is None else condition.text
         self._condition = condition
 
     def asked(self, request: Request) -> _Asked:
@@ -53,6 +53,10 @@ class Group:
             asked.runs = self._condition is None or self._condition.evaluate(request, response)
         return asked.runs
 
+    def why_not(self, request: Request, response: Response | None) -> str:
+        """See `Narrowed`."""
+        return _why_not(self._condition, request, response)
+
 
 class Alternative:
     """One of the ways of a group: at once the condition of its step, and where the step's refusal goes."""
@@ -62,7 +66,7 @@ class Alternative:
     uses_response = False
 
     def __init__(self, group: Group, condition: Condition | None) -> None:
-        self.text = "true" if condition is None else condition.text
+        self.text = "" if condition is None else condition.text
         self._group = group
         self._condition = condition
 
@@ -75,6 +79,15 @@ class Alternative:
             return False
         asked.let_in = True
         return True
+
+    def why_not(self, request: Request, response: Response | None) -> str:
+        """See `Narrowed`."""
+        asked = self._group.asked(request)
+        if not asked.runs:
+            return "its group does not run for this request"
+        if asked.let_in:
+            return "an alternative before it let the request in"
+        return _why_not(self._condition, request, response)
 
     def refuse(self, request: Request, answer: ImmediateResponse) -> None:
         """See `Way`."""
@@ -121,6 +134,10 @@ def one_denial(refusals: Sequence[ImmediateResponse]) -> ImmediateResponse:
 
 
 _LONGEST_DETAILS = 512
+
+
+def _why_not(condition: Condition | None, request: Request, response: Response | None) -> str:
+    return condition.why_not(request, response) if isinstance(condition, Narrowed) else ""
 
 
 def _challenges(refusal: ImmediateResponse) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from policy_engine.sdk import Headers, ImmediateResponse, Policy, Request, Response
 from policy_engine.sdk.headers import NO_EDIT, HeaderEdit
@@ -33,6 +33,15 @@ class Condition(Protocol):
 
     def evaluate(self, request: Request, response: Response | None) -> bool:
         """Return whether the policy runs; raises ConditionError when the expression cannot be evaluated."""
+        ...
+
+
+@runtime_checkable
+class Narrowed(Protocol):
+    """A condition that needs more to hold than its text says; the text is empty where nothing is written."""
+
+    def why_not(self, request: Request, response: Response | None) -> str:
+        """Return, once it did not hold, what beside its text kept it from holding; empty when its text did."""
         ...
 
 

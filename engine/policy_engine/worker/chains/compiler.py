@@ -44,7 +44,7 @@ from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.any_of import Alternative, Group, Verdict
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step, Way
 from policy_engine.worker.chains.error_answers import ErrorAnswers
-from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, needs_of
+from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, expressions_in, needs_of
 from policy_engine.worker.chains.route_patterns import is_pattern, ties
 from policy_engine.worker.chains.shadow import Apart, collecting
 from policy_engine.worker.chains.sharing import InShare
@@ -269,7 +269,7 @@ class Compiler:
             condition,
             spec.timeout,
             spec.failure_mode is FailureMode.OPEN or shadow,
-            asked=asked_of(definition, spec.expressions),
+            asked=asked_of(definition, (*spec.expressions, *expressions_in(spec.parameters))),
             shadow=shadow,
             apart=Apart() if shadow else None,
         )

@@ -6,15 +6,16 @@ definitions that the control plane reads. Definitions say at least as much as in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import reduce
 from operator import or_
+from typing import Any
 
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import REQUEST_PHASES, Phase, all_stream
-from policy_engine.worker.conditions.source import read_source
+from policy_engine.worker.conditions.source import ASKED_OF_ENVOY, read_source
 
 
 class BodyMode(Enum):
@@ -52,6 +53,23 @@ def asked_by(expressions: Iterable[str]) -> Asked:
     sources = map(read_source, expressions)
     each = (Asked(one.looked_up("request.attributes"), one.looked_up("request.envoy_metadata")) for one in sources)
     return reduce(or_, each, NOTHING_ASKED)
+
+
+def expressions_in(parameters: Any) -> Iterator[str]:
+    """Yield the texts among the parameters of a policy that may be expressions which look up what Envoy tells.
+
+    Only the policy knows which texts are expressions: what is none looks nothing up, or asks for more than is needed.
+    """
+    if isinstance(parameters, str):
+        if any(name in parameters for name in ASKED_OF_ENVOY):
+            yield parameters
+        return
+    if isinstance(parameters, Mapping):
+        parameters = parameters.values()
+    elif not isinstance(parameters, list | tuple):
+        return
+    for one in parameters:
+        yield from expressions_in(one)
 
 
 @dataclass(frozen=True, slots=True)

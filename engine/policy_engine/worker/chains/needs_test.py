@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from policy_engine.kernel.routes import configured_mode
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, phases_of
-from policy_engine.worker.chains.needs import BodyMode, Part, needs_of, slowest_answer
+from policy_engine.worker.chains.needs import (
+    NOTHING_ASKED,
+    Asked,
+    BodyMode,
+    Part,
+    asked_by,
+    expressions_in,
+    needs_of,
+    slowest_answer,
+)
 from testsupport.chains import engine, entry
 
 _NAMES = [hook.name for hook in HOOKS]
@@ -90,3 +99,13 @@ def test_a_hook_runs_only_in_phases_that_envoy_is_asked_for(chain: list[Any]) ->
 )
 def test_the_slowest_answer(timeouts: list[tuple[set[Phase], float]], seconds: float) -> None:
     assert slowest_answer((frozenset(phases), timeout) for phases, timeout in timeouts) == seconds
+
+
+def test_expressions_among_parameters_ask_wherever_they_stand() -> None:
+    mtls, geo = 'request.attributes["connection.mtls"]', 'request.envoy_metadata["geo"].country == "CH"'
+    parameters = {"rules": [{"when": mtls}, {"when": "request.path"}, {"deep": [[{"x": geo}]], "n": 1}], "other": None}
+    asked = Asked(frozenset({"connection.mtls"}), frozenset({"geo"}))
+    assert asked_by(expressions_in(parameters)) == asked
+    for text in ("", "request.attributes", "see request.attributes[", "x" * 10_000):
+        assert asked_by(expressions_in([text])) == NOTHING_ASKED
+    assert list(expressions_in({"keys": [{"client": "a"}] * 1000})) == []

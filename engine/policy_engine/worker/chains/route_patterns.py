@@ -21,7 +21,7 @@ MAX_STARS = 16
 
 @dataclass(frozen=True, slots=True)
 class RoutePattern:
-    """A route key with at least one star; `parts` are the literal texts before, between and after its stars."""
+    """A route key with stars; `parts` are the literal texts before, between and after them. Without one: itself."""
 
     text: str
     parts: tuple[str, ...]
@@ -48,6 +48,8 @@ class RoutePattern:
 
     def matches(self, key: str) -> bool:
         """Return whether `key` is one that it stands for."""
+        if len(self.parts) == 1:
+            return key == self.text
         first, last = self.parts[0], self.parts[-1]
         at, end = len(first), len(key) - len(last)
         if at > end or not key.startswith(first) or not key.endswith(last):

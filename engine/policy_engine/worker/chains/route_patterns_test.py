@@ -96,9 +96,9 @@ def test_a_tie_is_found_exactly_where_a_key_is_matched_by_both(patterns: set[str
 def seconds(work: object, *arguments: object) -> float:
     best = float("inf")
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.process_time()
         work(*arguments)  # type: ignore[operator]
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.process_time() - began)
     return best
 
 

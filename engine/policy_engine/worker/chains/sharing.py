@@ -58,7 +58,7 @@ class InShare:
         self._high = share.high
         self._draw = Draw(salt, share.by)
         self._condition = condition
-        self.text = "true" if condition is None else condition.text
+        self.text = "" if condition is None else condition.text
         self.uses_response = condition is not None and condition.uses_response
 
     def evaluate(self, request: Request, response: Response | None) -> bool:
@@ -66,6 +66,11 @@ class InShare:
         if self._condition is not None and not self._condition.evaluate(request, response):
             return False
         return self._low <= self._draw.of(request) < self._high
+
+    def why_not(self, request: Request, response: Response | None) -> str:
+        """See `Narrowed`."""
+        holds = self._condition is None or self._condition.evaluate(request, response)
+        return "the request is not in its share" if holds else ""
 
 
 @lru_cache(maxsize=4096)

@@ -14,6 +14,7 @@ from policy_engine.worker.conditions.source import (
     VARIABLES,
     ConditionRefused,
     EvaluationFailed,
+    Gives,
     Kind,
     Problem,
     Source,
@@ -96,7 +97,7 @@ class Program:
 
 
 class ValueProgram:
-    """A compiled expression of any type, for those who show what it gives."""
+    """A compiled expression of any type."""
 
     __slots__ = ("_evaluate",)
 
@@ -124,23 +125,20 @@ def _unwrapped(value: Any) -> Any:
     return _unwrapped(value.value()) if isinstance(value, cel.Value) else value
 
 
-def compile_value(source: Source) -> ValueProgram | None:
-    """Parse and type-check an expression of any type; None when it is not one by itself."""
-    try:
-        return ValueProgram(_ENVIRONMENT.compile(source.text))
-    except Exception:
-        return None
+def compile_value(source: Source) -> ValueProgram:
+    """Parse and type-check an expression of any type; raises ConditionRefused with every problem."""
+    return ValueProgram(_compiled(_ENVIRONMENT, source, source.text, "value"))
 
 
 def compile_source(source: Source, *, text: bool = False) -> Program:
     """Parse and type-check a condition, or with `text` an expression for one; raises ConditionRefused."""
-    return Program(_compiled(_ENVIRONMENT, source, source.text, gives_text=text))
+    return Program(_compiled(_ENVIRONMENT, source, source.text, "text" if text else "truth"))
 
 
-def check_types(source: Source, *, text: bool = False) -> None:
+def check_types(source: Source, *, gives: Gives = "truth") -> None:
     """Check how attributes are used, which the map of all of them cannot tell; raises ConditionRefused.
 
-    `source` must have compiled, with `text` as an expression for one.
+    `source` must have compiled as an expression that `gives` this.
     """
     written = source.text
     for start, end, name in attribute_lookups(source):
@@ -148,18 +146,18 @@ def check_types(source: Source, *, text: bool = False) -> None:
         rest = re.sub(r"[^\n]", " ", written[start + 3 : end])
         written = written[:start] + _OF_KIND[ATTRIBUTES[name]] + rest + written[end:]
     if written != source.text:
-        _compiled(_TYPED_ENVIRONMENT, source, written, gives_text=text)
+        _compiled(_TYPED_ENVIRONMENT, source, written, gives)
 
 
-def _compiled(environment: Any, source: Source, text: str, *, gives_text: bool) -> Any:
+def _compiled(environment: Any, source: Source, text: str, gives: Gives) -> Any:
     try:
         expression = environment.compile(text)
     except Exception as error:
         raise ConditionRefused(_problems(source, str(error))) from None
     kind = expression.return_type()
-    wanted = (cel.Type.STRING, cel.Type.INT) if gives_text else (cel.Type.BOOL,)
-    if kind not in (*wanted, cel.Type.DYN):
-        what = "the expression must be a text" if gives_text else "the condition must be true or false"
+    wanted = (cel.Type.STRING, cel.Type.INT) if gives == "text" else (cel.Type.BOOL,)
+    if gives != "value" and kind not in (*wanted, cel.Type.DYN):
+        what = "the expression must be a text" if gives == "text" else "the condition must be true or false"
         message = f"{what}, but it is of type {kind.name().lower()}"
         raise ConditionRefused([source.problem(message, 0)])
     return expression

@@ -20,6 +20,7 @@ from policy_engine.worker.conditions.source import (
     VARIABLES,
     ConditionRefused,
     EvaluationFailed,
+    Gives,
     Problem,
     Source,
     plain_value,
@@ -51,8 +52,8 @@ _SCALARS: dict[type, Any] = {
 _TEXTS = (celtypes.StringType, celtypes.IntType)
 
 
-class Program:
-    """A compiled condition."""
+class _Bounded:
+    """A parsed expression whose macros may go through so many elements and no more."""
 
     __slots__ = ("_literals", "_macro_nesting", "_runner")
 
@@ -61,21 +62,7 @@ class Program:
         self._macro_nesting = source.macro_nesting
         self._literals = sum(token.text == "," for token in source.tokens) + 1
 
-    def evaluate(self, variables: dict[str, Any]) -> bool:
-        """Return the result for `variables`; raises EvaluationFailed."""
-        value = self._result(variables)
-        if isinstance(value, celtypes.BoolType):
-            return bool(value)
-        raise EvaluationFailed(f"the result is not true or false but of type {_type_name(value)}")
-
-    def text(self, variables: dict[str, Any]) -> str:
-        """Return the result of an expression that is a text, or a whole number as text; raises EvaluationFailed."""
-        value = self._result(variables)
-        if isinstance(value, _TEXTS):
-            return str(value)
-        raise EvaluationFailed(f"the result is not a text but of type {_type_name(value)}")
-
-    def _result(self, variables: dict[str, Any]) -> Any:
+    def _value(self, variables: dict[str, Any]) -> Any:
         context = {}
         count = [self._literals]
         for name, value in variables.items():
@@ -90,33 +77,40 @@ class Program:
             raise EvaluationFailed("the expression could not be evaluated") from None
 
 
-class ValueProgram:
-    """A compiled expression of any type, for those who show what it gives."""
+class Program(_Bounded):
+    """A compiled condition, or expression for a text."""
 
-    __slots__ = ("_runner",)
+    __slots__ = ()
 
-    def __init__(self, runner: celpy.Runner) -> None:
-        self._runner = runner
+    def evaluate(self, variables: dict[str, Any]) -> bool:
+        """Return the result for `variables`; raises EvaluationFailed."""
+        value = self._value(variables)
+        if isinstance(value, celtypes.BoolType):
+            return bool(value)
+        raise EvaluationFailed(f"the result is not true or false but of type {_type_name(value)}")
+
+    def text(self, variables: dict[str, Any]) -> str:
+        """Return the result of an expression that is a text, or a whole number as text; raises EvaluationFailed."""
+        value = self._value(variables)
+        if isinstance(value, _TEXTS):
+            return str(value)
+        raise EvaluationFailed(f"the result is not a text but of type {_type_name(value)}")
+
+
+class ValueProgram(_Bounded):
+    """A compiled expression of any type."""
+
+    __slots__ = ()
 
     def evaluate(self, variables: dict[str, Any]) -> Any:
         """Return the value as plain data; raises EvaluationFailed."""
-        try:
-            value = self._runner.evaluate({name: _to_cel(one, [0]) for name, one in variables.items()})
-        except CELEvalError as error:
-            raise EvaluationFailed(_reason(error)) from None
-        except Exception:
-            raise EvaluationFailed("the expression could not be evaluated") from None
+        value = self._value(variables)
         return plain_value(bool(value) if isinstance(value, celtypes.BoolType) else value)
 
 
-def compile_value(source: Source) -> ValueProgram | None:
-    """Parse an expression of any type; None when it is not one by itself."""
-    if _unknown_names(source):
-        return None
-    try:
-        return ValueProgram(_ENVIRONMENT.program(_ENVIRONMENT.compile(source.text)))
-    except Exception:
-        return None
+def compile_value(source: Source) -> ValueProgram:
+    """Parse an expression of any type; raises ConditionRefused with every problem."""
+    return ValueProgram(source, _runner(source))
 
 
 def compile_source(source: Source, *, text: bool = False) -> Program:
@@ -124,11 +118,17 @@ def compile_source(source: Source, *, text: bool = False) -> Program:
 
     Raises ConditionRefused with every problem.
     """
+    runner = _runner(source)
+    _try(source, runner, text=text)
+    return Program(source, runner)
+
+
+def _runner(source: Source) -> celpy.Runner:
     problems = _unknown_names(source)
     if problems:
         raise ConditionRefused(problems)
     try:
-        runner = _ENVIRONMENT.program(_ENVIRONMENT.compile(source.text))
+        return _ENVIRONMENT.program(_ENVIRONMENT.compile(source.text))
     except CELParseError as error:
         at_end = not error.line or error.line < 0 or not error.column
         offset = len(source.text) if at_end else source.offset(error.line or 1, error.column or 1)
@@ -137,11 +137,9 @@ def compile_source(source: Source, *, text: bool = False) -> Program:
         raise ConditionRefused([source.problem("the expression is nested too deep", 0)]) from None
     except Exception:
         raise ConditionRefused([source.problem("not a CEL expression", 0)]) from None
-    _try(source, runner, text=text)
-    return Program(source, runner)
 
 
-def check_types(source: Source, *, text: bool = False) -> None:
+def check_types(source: Source, *, gives: Gives = "truth") -> None:
     """Check nothing: there is no type checker; the trial evaluation has attributes of the right types."""
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from policy_engine.sdk import Request, Response
+from policy_engine.sdk import ExpressionFailed, Request, Response
 from policy_engine.worker.conditions.cost import Cost, cost_of
 from policy_engine.worker.conditions.direct import Evaluate, compile_direct, compile_direct_text
 from policy_engine.worker.conditions.source import (
     ConditionRefused,
     EvaluationFailed,
+    Gives,
     Problem,
     Source,
     read_source,
@@ -32,8 +33,6 @@ __all__ = [
     "compile_text",
     "ENGINE",
 ]
-
-_SHOWN_LENGTH = 200
 
 
 class Program(Protocol):
@@ -58,14 +57,14 @@ class Engine(Protocol):
 
     NAME: str
 
-    def compile_value(self, source: Source) -> ValueProgram | None:
-        """Compile an expression of any type; None when it is not one by itself."""
+    def compile_value(self, source: Source) -> ValueProgram:
+        """Compile an expression of any type; raises ConditionRefused."""
 
     def compile_source(self, source: Source, *, text: bool = False) -> Program:
         """Compile a condition, or with `text` an expression for one; raises ConditionRefused."""
 
-    def check_types(self, source: Source, *, text: bool = False) -> None:
-        """Hold the attributes that a compiled condition looks up against their types; raises ConditionRefused."""
+    def check_types(self, source: Source, *, gives: Gives = "truth") -> None:
+        """Hold the attributes that a compiled expression looks up against their types; raises ConditionRefused."""
 
 
 def _choose_engine() -> Engine:
@@ -82,49 +81,51 @@ ENGINE: Engine = _choose_engine()
 """The engine in use; `ENGINE.NAME` belongs into the build info."""
 
 
-class ConditionError(Exception):
-    """Raised when a condition could not be evaluated: counts as a failure of the policy (R-10, R-11).
-
-    `reason` and `expression` hold nothing of the request.
-    """
+class ConditionError(ExpressionFailed):
+    """Raised when a condition could not be evaluated: counts as a failure of the policy (R-10, R-11)."""
 
     def __init__(self, reason: str, expression: str) -> None:
-        shown = expression if len(expression) <= _SHOWN_LENGTH else expression[:_SHOWN_LENGTH] + "…"
-        super().__init__(f"condition failed: {reason}; condition: {shown}")
-        self.reason = reason
-        self.expression = expression
+        super().__init__(reason, expression, "condition")
+
+
+class Variables:
+    """What an expression reads of a request: its variables, as far as it may cost so much."""
+
+    __slots__ = ("_cost", "_readers")
+
+    def __init__(self, source: Source) -> None:
+        self._readers: tuple[tuple[str, Reader], ...] = tuple(
+            (name, reader(name, keys)) for name, keys in source.variables.items()
+        )
+        self._cost: Cost | None = cost_of(source)
+
+    def of(self, request: Request, response: Response | None) -> dict[str, Any]:
+        """Return the values by name; raises EvaluationFailed."""
+        variables = {name: read(request, response) for name, read in self._readers}
+        if self._cost is not None and not self._cost.within_limit(variables):
+            raise EvaluationFailed("it would cost too much with headers or a query of this size")
+        return variables
 
 
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_cost", "_direct", "_program", "_readers", "text", "uses_metadata", "uses_response")
+    __slots__ = ("_direct", "_program", "_variables", "text", "uses_metadata", "uses_response")
 
-    def __init__(
-        self,
-        text: str,
-        program: Program,
-        readers: dict[str, Reader],
-        direct: Evaluate | None = None,
-        cost: Cost | None = None,
-    ) -> None:
-        self.text = text
-        self._cost = cost
-        self.uses_response = any(name.startswith("response.") for name in readers)
-        self.uses_metadata = "metadata" in readers
+    def __init__(self, source: Source, program: Program, direct: Evaluate | None = None) -> None:
+        self.text = source.text
+        self.uses_response = any(name.startswith("response.") for name in source.variables)
+        self.uses_metadata = "metadata" in source.variables
         self._direct = direct
         self._program = program
-        self._readers = tuple(readers.items())
+        self._variables = Variables(source)
 
     def evaluate(self, request: Request, response: Response | None = None) -> bool:
         """Tell whether the policy runs; raises ConditionError for a run-time error or a result that is not a bool."""
         try:
             if self._direct is not None:
                 return self._direct(request, response)
-            variables = {name: read(request, response) for name, read in self._readers}
-            if self._cost is not None and not self._cost.within_limit(variables):
-                raise EvaluationFailed("it would cost too much with headers or a query of this size")
-            return self._program.evaluate(variables)
+            return self._program.evaluate(self._variables.of(request, response))
         except EvaluationFailed as error:
             raise ConditionError(str(error), self.text) from None
 
@@ -143,39 +144,40 @@ def compile_condition(
 
     Raises ConditionRefused with every problem found.
     """
+    source = checked_source(text, phase_has_response=phase_has_response)
+    program = engine.compile_source(source)
+    engine.check_types(source)
+    check_patterns(source, engine)
+    return Condition(source, program, compile_direct(source) if direct else None)
+
+
+def checked_source(text: str, *, phase_has_response: bool) -> Source:
+    """Return the text taken apart; raises ConditionRefused with all that is wrong before an engine sees it."""
     source = read_source(text)
     if not phase_has_response:
         _refuse_response(source)
     if source.problems:
         raise ConditionRefused(source.problems)
-    program = engine.compile_source(source)
-    engine.check_types(source)
-    _check_patterns(source, engine)
-    readers = {name: reader(name, keys) for name, keys in source.variables.items()}
-    return Condition(text, program, readers, compile_direct(source) if direct else None, cost_of(source))
+    return source
 
 
 class TextExpression:
     """A compiled expression for a text, such as the key by which requests are shared out; immutable."""
 
-    __slots__ = ("_cost", "_direct", "_program", "_readers", "text")
+    __slots__ = ("_direct", "_program", "_variables", "text")
 
     def __init__(self, source: Source, program: Program, *, direct: bool) -> None:
         self.text = source.text
         self._program = program
-        self._readers = tuple((name, reader(name, keys)) for name, keys in source.variables.items())
+        self._variables = Variables(source)
         self._direct = compile_direct_text(source) if direct else None
-        self._cost = cost_of(source)
 
     def evaluate(self, request: Request) -> str | None:
         """Return the text, None where the request does not have what the expression asks for."""
         try:
             if self._direct is not None:
                 return self._direct(request, None)
-            variables = {name: read(request, None) for name, read in self._readers}
-            if self._cost is not None and not self._cost.within_limit(variables):
-                return None
-            return self._program.text(variables)
+            return self._program.text(self._variables.of(request, None))
         except EvaluationFailed:
             return None
 
@@ -185,13 +187,10 @@ def compile_text(text: str, *, engine: Engine = ENGINE, direct: bool = True) -> 
 
     Raises ConditionRefused with every problem found.
     """
-    source = read_source(text)
-    _refuse_response(source)
-    if source.problems:
-        raise ConditionRefused(source.problems)
+    source = checked_source(text, phase_has_response=False)
     program = engine.compile_source(source, text=True)
-    engine.check_types(source, text=True)
-    _check_patterns(source, engine)
+    engine.check_types(source, gives="text")
+    check_patterns(source, engine)
     return TextExpression(source, program, direct=direct)
 
 
@@ -223,7 +222,8 @@ def _refuse_response(source: Source) -> None:
             )
 
 
-def _check_patterns(source: Source, engine: Engine) -> None:
+def check_patterns(source: Source, engine: Engine) -> None:
+    """Hold the literal regular expressions against RE2; raises ConditionRefused."""
     for pattern in source.patterns:
         try:
             engine.compile_source(read_source(f'"".matches({pattern.text})')).evaluate({})

@@ -244,8 +244,12 @@ def test_every_variable_the_engine_needs_is_bound(text: str) -> None:
         condition = compiled(text)
     except ConditionRefused:
         return
-    data = {name: read(sample_request(), sample_response()) for name, read in condition._readers if name != "metadata"}
-    data |= {"metadata": {}} if any(name == "metadata" for name, _ in condition._readers) else {}
+    data = {
+        name: read(sample_request(), sample_response())
+        for name, read in condition._variables._readers
+        if name != "metadata"
+    }
+    data |= {"metadata": {}} if any(name == "metadata" for name, _ in condition._variables._readers) else {}
     result = celcpp._ENVIRONMENT.compile(text).eval(None, data)
     assert "in Activation" not in str(result.value())
 

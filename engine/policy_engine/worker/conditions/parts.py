@@ -13,10 +13,8 @@ from time import thread_time
 from typing import Any
 
 from policy_engine.sdk import Request, Response
-from policy_engine.worker.conditions.condition import ENGINE, ValueProgram
-from policy_engine.worker.conditions.cost import Cost, cost_of
+from policy_engine.worker.conditions.condition import ENGINE, ConditionRefused, ValueProgram, Variables
 from policy_engine.worker.conditions.source import VARIABLES, EvaluationFailed, Source, Token, read_source
-from policy_engine.worker.conditions.values import Reader, reader
 
 MOST_PARTS = 40
 MOST_SECONDS = 0.005
@@ -55,16 +53,12 @@ class _Part:
     source: Source
     depth: int
     program: ValueProgram
-    readers: tuple[tuple[str, Reader], ...]
-    cost: Cost | None
+    variables: Variables
 
     def evaluate(self, request: Request, response: Response | None) -> PartValue:
         value, error = None, ""
         try:
-            variables = {name: read(request, response) for name, read in self.readers}
-            if self.cost is not None and not self.cost.within_limit(variables):
-                raise EvaluationFailed("it would cost too much with headers or a query of this size")
-            value = self.program.evaluate(variables)
+            value = self.program.evaluate(self.variables.of(request, response))
         except EvaluationFailed as failed:
             error = str(failed)
         return PartValue(self.source.text, self.depth, value, error, self.source.variables)
@@ -105,11 +99,11 @@ def _compiled(text: str, depth: int) -> _Part | None:
     source = read_source(text)
     if source.problems or VARIABLES.get(text, "").endswith("map"):
         return None
-    program = ENGINE.compile_value(source)
-    if program is None:
+    try:
+        program = ENGINE.compile_value(source)
+    except ConditionRefused:
         return None
-    readers = tuple((name, reader(name, keys)) for name, keys in source.variables.items())
-    return _Part(source, depth, program, readers, cost_of(source))
+    return _Part(source, depth, program, Variables(source))
 
 
 def _cut(tokens: Sequence[Token], depth: int) -> Iterator[tuple[Sequence[Token], int]]:

@@ -15,6 +15,10 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from policy_engine.sdk.attributes import ATTRIBUTES, why_not
+from policy_engine.sdk.expressions import ExpressionRefused
+
+Gives = Literal["truth", "text", "value"]
+"""What an expression is for: a condition, a text such as a key, or any value."""
 
 Kind = Literal["string", "int", "string map", "dyn map"]
 
@@ -56,7 +60,7 @@ MAX_NESTING = 12
 MAX_MACRO_NESTING = 2
 """Macros within macros: the cost is the product of the collections' sizes, which the client may choose."""
 
-_ASKED_OF_ENVOY = {
+ASKED_OF_ENVOY = {
     "request.attributes": 'an attribute (["connection.mtls"])',
     "request.envoy_metadata": 'a namespace (["envoy.filters.http.jwt_authn"])',
 }
@@ -103,7 +107,7 @@ class Problem:
         return f"line {self.line}, column {self.column}: {self.message}\n  {shown}\n  {caret}"
 
 
-class ConditionRefused(ValueError):
+class ConditionRefused(ExpressionRefused):
     """Raised when a condition cannot be used; `problems` holds all that is wrong with it."""
 
     def __init__(self, problems: list[Problem]) -> None:
@@ -166,7 +170,7 @@ def read_source(text: str) -> Source:
         source.text = ""
         source.refuse(f"a condition is a text, not a {type(text).__name__}; put it in quotes", 0)
     elif not text.strip():
-        source.refuse("the condition is empty; leave it out to run the policy always", 0)
+        source.refuse("the condition is empty; leave it out where it is always to hold", 0)
     elif len(text) > MAX_LENGTH:
         source.refuse(f"the condition has {len(text)} characters; at most {MAX_LENGTH} are allowed", MAX_LENGTH)
     elif unusable := _UNUSABLE.search(text):
@@ -301,8 +305,8 @@ def _find_variables(source: Source) -> None:
             source.refuse(f"`{name}` is always there; has() asks for an entry of a map", token.offset)
         key = _constant_key(source, index, last) if VARIABLES[name].endswith("map") else None
         known = keys.setdefault(name, set())
-        if key is None and name in _ASKED_OF_ENVOY:
-            what = _ASKED_OF_ENVOY[name]
+        if key is None and name in ASKED_OF_ENVOY:
+            what = ASKED_OF_ENVOY[name]
             source.refuse(f"look up {what} in `{name}` by its name: it is what Envoy is asked for", token.offset)
         if key is None or known is None:
             keys[name] = None
@@ -364,7 +368,7 @@ def _check_calls(source: Source) -> None:
         if token.kind != "name" or token.text == "in":
             continue
         if _at(source, index + 1) == "{":
-            source.refuse("a condition cannot build messages", token.offset)
+            source.refuse("an expression cannot build messages", token.offset)
         elif _at(source, index + 1) != "(":
             continue
         elif token.text not in FUNCTIONS:

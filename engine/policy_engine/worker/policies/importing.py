@@ -13,6 +13,19 @@ from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from policy_engine.sdk.expressions import Expression, compile_with
+
+
+def _compiled(text: str, *, boolean: bool, with_response: bool) -> Expression[Any]:
+    # A process whose policies have no expressions has no use for CEL.
+    from policy_engine.worker.conditions.expressions import compile_expression  # noqa: PLC0415
+
+    return compile_expression(text, boolean=boolean, with_response=with_response)
+
+
+compile_with(_compiled)
 
 
 class PolicyImportError(Exception):
