@@ -105,7 +105,10 @@ def test_closed_denies_without_a_word_about_why(runtime: Runtime, how: str) -> N
     route = f"request-{how}-closed"
     reply = runtime.send(f"/{route}/")
     assert (reply.status, reply.told, runtime.upstream.received) == (500, b"", [])
-    assert runtime.value("policy_engine_policy_failures_total", route=route, kind=KINDS[how]) == 1
+    mode = {"failure_mode": "closed"}
+    assert runtime.value("policy_engine_policy_failures_total", route=route, kind=KINDS[how], **mode) == 1
+    reason = "policy_failed:misbehaving_v1.0.0"
+    assert runtime.value("policy_engine_denials_total", route=route, reason=reason, decision="failed") == 1
     assert runtime.log_lines(f"/{route}/", 1)[0]["details"] == "policy_failed:misbehaving_v1.0.0"
 
 
@@ -115,7 +118,9 @@ def test_open_goes_on_with_the_next_policy(runtime: Runtime, how: str) -> None:
     assert runtime.send(f"/{route}/").status == 200
     last = runtime.upstream.last()
     assert (last.header("x-after"), last.header("x-injected"), last.header("x-bad")) == ("1", None, None)
-    assert runtime.value("policy_engine_policy_failures_total", route=route, kind=KINDS[how]) == 1
+    assert runtime.value("policy_engine_denials_total", route=route) == 0
+    mode = {"failure_mode": "open"}
+    assert runtime.value("policy_engine_policy_failures_total", route=route, kind=KINDS[how], **mode) == 1
 
 
 @pytest.mark.parametrize("how", ON_RESPONSE)

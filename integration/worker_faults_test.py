@@ -144,7 +144,7 @@ def test_a_pattern_that_hangs_is_broken_off_at_its_timeout(transport: str) -> No
         print(f"pattern: {load.summary(began)}")
         assert len(load.failed) <= MOST_FAILED, load.summary(began)
         assert running.workers() == workers
-        labels = {"kind": "timeout", "policy": "holding", "route": "h", "version": "v1.0.0"}
+        labels = {"failure_mode": "closed", "kind": "timeout", "policy": "holding", "route": "h", "version": "v1.0.0"}
         failures = running.engine.admin.samples("policy_engine_policy_failures_total")
         assert failures[tuple(sorted(labels.items()))] == 4
 

@@ -62,5 +62,8 @@ OFFLOAD_PROCESSES: Final = 2
 OFFLOAD_WAITING: Final = 64
 """Calls that may wait for a helper process of one worker process."""
 
+TOP_ROUTES: Final = 100
+"""Routes that metrics name: with three policies each they are some 5,000 lines."""
+
 FILE_SETTLE_SECONDS: Final = 2.0
 """How long a configuration file that did not come whole has to be left alone before it is believed to be complete."""

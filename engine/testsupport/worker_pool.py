@@ -78,6 +78,7 @@ async def pool_of(
     worker_timeout: float = 5.0,
     listen: str = "",
     told: Callable[[Message], None] = lambda message: None,
+    metrics: tuple[str, int] = ("policy", 50),
 ) -> AsyncIterator[WorkerPool]:
     policy = directory / "policies" / "tag" / "v1_0_0"
     policy.mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,8 @@ async def pool_of(
         tracing_endpoint=tracing,
         construction_seconds=2.0,
         worker_timeout=worker_timeout,
+        metrics_detail=metrics[0],
+        metrics_top_routes=metrics[1],
     )
     pool = WorkerPool(count, options, changed, told)
     await pool.start()

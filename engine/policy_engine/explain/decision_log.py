@@ -14,8 +14,9 @@ from time import perf_counter
 from typing import Any
 
 from policy_engine.explain.masking import Masking, clean
-from policy_engine.explain.record import Decision, ExchangeRecord, Verdict, tells_of_a_failure
+from policy_engine.explain.record import Decision, ExchangeRecord, Verdict
 from policy_engine.explain.recorder import Ended, Wanted
+from policy_engine.kernel.denial_counts import tells_of_a_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines

@@ -41,11 +41,6 @@ class Decision(StrEnum):
     UNFINISHED = "unfinished"
 
 
-def tells_of_a_failure(details: str) -> bool:
-    """Return whether an answer with these details stands for a failure, of a policy or of the engine, not a denial."""
-    return details.startswith(("policy_failed:", "policy_engine:internal_error", "policy_engine:not_ready"))
-
-
 @dataclass(slots=True)
 class ConditionPart:
     """A part of a condition and what it gave; `depth` is how deep it stands in the whole."""

@@ -21,9 +21,9 @@ from policy_engine.explain.record import (
     ExchangeRecord,
     HookRecord,
     Verdict,
-    tells_of_a_failure,
 )
 from policy_engine.explain.traffic import Traffic
+from policy_engine.kernel.denial_counts import tells_of_a_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.kernel.route_key import ATTRIBUTES
 from policy_engine.sdk import ImmediateResponse, Request, Response

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+from policy_engine.kernel.denial_counts import DenialCounts
 from policy_engine.kernel.route_key import RouteKey
 from policy_engine.kernel.routes import RequestCounter, Routes
 from policy_engine.limits import BODY_LIMIT, HEADER_COUNT, HEADER_SIZE
@@ -71,6 +72,7 @@ class KernelStatistics:
     doubted_responses: int = 0
     collected_bytes: int = 0
     swaps: int = 0
+    denials: DenialCounts = field(default_factory=DenialCounts)
 
 
 class Kernel:

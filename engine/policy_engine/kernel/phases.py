@@ -123,9 +123,9 @@ class Phases:
         self.kernel.statistics.immediate += 1
         step = outcome.step
         # Of a policy that failed, the executor has logged why.
-        return self._end(
-            outcome.immediate or _INTERNAL_ERROR, outcome.actions, before=0 if unseen or step is None else step.entry
-        )
+        response = outcome.immediate or _INTERNAL_ERROR
+        self.kernel.statistics.denials.count(self.route.chain.route_key, step, response)
+        return self._end(response, outcome.actions, before=0 if unseen or step is None else step.entry)
 
     def deny(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
         """End the exchange with a refusal of the engine's own, and say so with the id that the client gets.
@@ -149,6 +149,7 @@ class Phases:
     def refuse(self, response: ImmediateResponse, *, by: Step | None = None, unseen: bool = False) -> Result:
         """Do what `deny` does for what has been logged already."""
         decisions = self.kernel.decisions
+        self.kernel.statistics.denials.count(self.route.chain.route_key, by, response)
         if decisions is not None:
             response = decisions.refused(response, self.route.chain.route_key, self.request.headers)
         before = 0 if unseen else _ALL if by is None else by.entry

@@ -229,6 +229,8 @@ class Session:
         errors = kernel.options.errors
         if route is not None:
             errors, key = route.chain.errors or errors, route.chain.route_key
+        # A key without a chain comes from outside: there may be any number of them.
+        kernel.statistics.denials.count(key if route is not None else "", None, response)
         if kernel.decisions is not None:
             response = kernel.decisions.refused(response, key, headers)
         answer = answer_to(headers, response, errors, route=key if route is not None else "")

@@ -18,7 +18,7 @@ from policy_engine.processes.flight_record import STACK_SIGNAL, FlightRecord, La
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import stray_signals_wait
 from policy_engine.sdk.dependencies import DependencyState
-from policy_engine.telemetry.metrics import Samples
+from policy_engine.telemetry.samples import Samples
 
 START_SECONDS = 60.0
 PREPARE_SECONDS = 60.0
@@ -60,6 +60,8 @@ class Child:
         self.hung = False
         """Whether it was killed for its silence."""
         self.samples: Samples = {}
+        self.requests: dict[str, int] = {}
+        """How many requests each route had, all routes apart."""
         self.dependencies: list[DependencyState] = []
         """The servers that its policies ask, as of its last sign of life."""
         self.taken: Message | None = None
@@ -134,14 +136,27 @@ class Child:
         self._asked += 1
         await self._ask("listening", self._asked, {"listen": self._asked}, LISTEN_SECONDS)
 
-    async def fetch_samples(self) -> None:
-        """Bring `samples` up to date; a worker process that does not answer keeps its last ones."""
+    async def fetch_samples(self, named: frozenset[str] | None) -> None:
+        """Bring `samples` up to date, with the routes `named` apart, None for all of them.
+
+        A worker process that does not answer keeps its last ones.
+        """
         if self.quiet:
             return
         with contextlib.suppress(WorkerFailed):
             self._asked += 1
-            answer = await self._ask("samples", self._asked, {"samples": self._asked}, SAMPLES_SECONDS)
+            question = {"samples": self._asked, "named": None if named is None else sorted(named)}
+            answer = await self._ask("samples", self._asked, question, SAMPLES_SECONDS)
             self._take(answer["values"])
+
+    async def fetch_requests(self) -> None:
+        """Bring `requests` up to date."""
+        if self.quiet:
+            return
+        with contextlib.suppress(WorkerFailed):
+            self._asked += 1
+            answer = await self._ask("requests", self._asked, {"requests": self._asked}, SAMPLES_SECONDS)
+            self.requests = answer["values"]
 
     def _take(self, values: Message) -> None:
         self.samples = {name: [(labels, value) for labels, value in rows] for name, rows in values.items()}

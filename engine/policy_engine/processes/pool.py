@@ -11,6 +11,7 @@ import logging
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 
@@ -20,7 +21,9 @@ from policy_engine.processes.liveness import Liveness
 from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
 from policy_engine.sdk.dependencies import DependencyState, worst_states
 from policy_engine.settings.forms import WORKER_PLACE
-from policy_engine.telemetry.metrics import Samples, add_samples
+from policy_engine.telemetry.metrics import add_samples
+from policy_engine.telemetry.route_sums import only_named, requests_of, top_routes
+from policy_engine.telemetry.samples import Samples
 from policy_engine.transport.listen import bind, parse_unix
 from policy_engine.worker.chains.spec import ChainsSpec
 
@@ -68,6 +71,7 @@ class WorkerPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._departed: Samples = {}
+        self._named: frozenset[str] | None = None
         self._delays: dict[int, float] = {}
         self._changed = changed
         self._leaving: set[Child] = set()
@@ -237,7 +241,7 @@ class WorkerPool:
 
     async def _see_off(self, child: Child) -> None:
         """Have a process that was replaced finish its streams and end."""
-        await child.fetch_samples()
+        await child.fetch_samples(self._named)
         await child.drain()
         waiting: dict[asyncio.Future[int], Child] = {asyncio.ensure_future(child.process.wait()): child}
         if await _still_running(waiting, self._given.drain_seconds + DRAIN_GRACE_SECONDS):
@@ -357,12 +361,23 @@ class WorkerPool:
 
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""
-        await asyncio.gather(*(child.fetch_samples() for child in self._children.values()))
+        children = tuple(self._children.values())
+        if self._given.metrics_detail != "total":
+            await asyncio.gather(*(child.fetch_requests() for child in children))
+            self._named = self._top_routes()
+        await asyncio.gather(*(child.fetch_samples(self._named) for child in children))
         total: Samples = {}
         add_samples(total, self._departed)
         for child in (*self._children.values(), *self._leaving):
             add_samples(total, child.samples)
-        return total
+        return only_named(total, self._named)
+
+    def _top_routes(self) -> frozenset[str] | None:
+        """Return the routes that metrics name: those with the most requests, over all worker processes."""
+        requests = Counter(requests_of(self._departed))
+        for child in (*self._children.values(), *self._leaving):
+            requests.update(child.requests)
+        return top_routes(requests, self._given.metrics_top_routes)
 
     async def drain(self, seconds: float) -> None:
         """Drain all worker processes within `seconds`; those that hang are killed by then, others after a grace."""

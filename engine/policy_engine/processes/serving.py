@@ -31,6 +31,7 @@ from policy_engine.limits import (
     HEADER_SIZE,
     OFFLOAD_PROCESSES,
     OFFLOAD_WAITING,
+    TOP_ROUTES,
     WORKER_SECONDS,
 )
 from policy_engine.processes.channel import Channel, Message, spec_from_message
@@ -41,7 +42,8 @@ from policy_engine.sdk.error_formats import ErrorFormat
 from policy_engine.telemetry.decision_output import decision_logger
 from policy_engine.telemetry.logs import configure_logging, set_level
 from policy_engine.telemetry.loop_delay import LoopDelay
-from policy_engine.telemetry.metrics import worker_samples
+from policy_engine.telemetry.metrics import count_policies, worker_samples
+from policy_engine.telemetry.route_sums import RouteSums
 from policy_engine.transport import listen
 from policy_engine.transport.certificate_watch import CertificateWatch
 from policy_engine.transport.counters import CountersSnapshot
@@ -154,6 +156,8 @@ class WorkerOptions:
     decision_condition: str = ""
     offload_processes: int = OFFLOAD_PROCESSES
     offload_waiting: int = OFFLOAD_WAITING
+    metrics_detail: str = "policy"
+    metrics_top_routes: int = TOP_ROUTES
 
     @classmethod
     def from_message(cls, message: Message) -> WorkerOptions:
@@ -213,6 +217,7 @@ class WorkerProcess:
         self._health = Health()
         self._watch = LoopWatch()
         self._delay = LoopDelay()
+        self._sums = RouteSums(options.metrics_detail)
         self._server: Transport | None = None
         self._certificates: CertificateWatch | None = None
         self._prepared: Snapshot | None = None
@@ -236,8 +241,12 @@ class WorkerProcess:
                 problem = await self._listen()
                 answer: Message = {"listening": message["listen"]}
                 await self._channel.send(answer | ({"problem": problem} if problem else {}))
+            elif "requests" in message:
+                requests = self._kernel.requests_by_route()
+                await self._channel.send({"requests": message["requests"], "values": requests})
             elif "samples" in message:
-                await self._channel.send({"samples": message["samples"], "values": self._samples()})
+                self._sums.named = None if message["named"] is None else frozenset(message["named"])
+                await self._channel.send({"samples": message["samples"], "values": await self._samples()})
             elif "trace" in message:
                 self._listen_to(**message["trace"])
             elif "untrace" in message:
@@ -253,7 +262,7 @@ class WorkerProcess:
         await self.drain()
         with contextlib.suppress(ConnectionError):
             # What was counted since somebody asked would be lost.
-            await self._channel.send({"samples_at_end": self._samples()})
+            await self._channel.send({"samples_at_end": await self._samples()})
 
     async def _give_signs_of_life(self) -> None:
         """Tell the supervisor again and again that this loop runs, and how the servers do that policies ask.
@@ -366,9 +375,10 @@ class WorkerProcess:
             kept = set(map(id, active.chains.values())) if active is not None else set()
             close_chains(chain for chain in snapshot.chains.values() if id(chain) not in kept)
 
-    def _samples(self) -> Any:
+    async def _samples(self) -> Any:
+        await count_policies(self._compiler, self._sums)
         counters = self._server.counters if self._server is not None else _IDLE
-        return worker_samples(self._kernel, self._compiler, counters) | self._delay.samples()
+        return worker_samples(self._kernel, self._compiler, counters, self._sums) | self._delay.samples()
 
 
 def _tracing(options: WorkerOptions) -> OpenTelemetryTracing | None:

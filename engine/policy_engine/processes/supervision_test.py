@@ -15,7 +15,8 @@ from policy_engine.processes import child as worker_child
 from policy_engine.processes.channel import Message
 from policy_engine.processes.child import WorkerFailed
 from policy_engine.telemetry.exposition import exposition
-from policy_engine.telemetry.metrics import Samples, add_samples
+from policy_engine.telemetry.metrics import add_samples
+from policy_engine.telemetry.samples import Samples
 from testsupport.collector import Collector, collector_running
 from testsupport.envoy_messages import request_headers, response_headers
 from testsupport.worker_pool import ask, pool_of, spec, stream_to, tag_of, until
@@ -161,6 +162,21 @@ def children() -> list[str]:
     """Return the processes that this one started and that have not ended."""
     listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return [one for one in listed if "State:\tZ" not in Path(f"/proc/{one}/status").read_text()]
+
+
+@pytest.mark.parametrize(("detail", "expected"), [("policy", {"__other__"}), ("route", {"__other__"}), ("total", {""})])
+def test_metrics_name_no_more_routes_than_they_are_to(tmp_path: Path, detail: str, expected: set[str]) -> None:
+    async def run() -> None:
+        async with pool_of(tmp_path, 2, metrics=(detail, 0)) as pool:
+            await pool.apply(spec("one"))
+            for turn in (1, 2):
+                for worker in (0, 1):
+                    await ask(tmp_path, worker)
+                samples = await pool.samples()
+                named = {labels.get("route", "") for labels, _ in samples["policy_engine_requests"]}
+                assert (named, total(samples)) == (expected, 2 * turn)
+
+    asyncio.run(run())
 
 
 def total(samples: Samples) -> float:

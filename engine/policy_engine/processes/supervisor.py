@@ -39,9 +39,10 @@ from policy_engine.telemetry.build_info import build_info
 from policy_engine.telemetry.certificates import certificate_samples
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.logs import set_level
-from policy_engine.telemetry.metrics import Samples, families_of, xds_samples
+from policy_engine.telemetry.metrics import families_of, xds_samples
 from policy_engine.telemetry.processes import process_samples
 from policy_engine.telemetry.readiness import Check, dependency_check, verification_check
+from policy_engine.telemetry.samples import Samples
 from policy_engine.transport.native.tls import server_context
 from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
@@ -465,6 +466,8 @@ def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
         decision_condition=settings.decision_log.condition or "",
         offload_processes=settings.limits.offload_processes,
         offload_waiting=settings.limits.offload_waiting,
+        metrics_detail=settings.metrics.detail.value,
+        metrics_top_routes=settings.metrics.top_routes,
         limits={
             "max_concurrent_streams": settings.limits.streams,
             "max_connections": settings.limits.connections,

@@ -14,6 +14,7 @@ from policy_engine.sdk.metrics import MOST_SERIES, metrics_of
 from policy_engine.sdk.testing import request, run
 from policy_engine.telemetry.exposition import exposition
 from policy_engine.telemetry.metrics import add_samples, families_of, worker_samples
+from policy_engine.telemetry.route_sums import RouteSums
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.worker.policies.loader import load_policy_tree
 from testsupport import envoy_messages
@@ -151,8 +152,8 @@ def test_they_are_shown_with_policy_and_version_and_added_up_over_processes() ->
     made = engine(Shown)
     session = made.session()
     session.receive(envoy_messages.request_headers("r", path="/abc"))
-    samples = worker_samples(made.kernel, made.compiler, NO_TRANSPORT)
-    add_samples(samples, worker_samples(made.kernel, made.compiler, NO_TRANSPORT))
+    samples = worker_samples(made.kernel, made.compiler, NO_TRANSPORT, RouteSums())
+    add_samples(samples, worker_samples(made.kernel, made.compiler, NO_TRANSPORT, RouteSums()))
     text = exposition(samples, families_of(made.compiler.registry)).decode()
     shown = {
         (sample.name, *sorted(sample.labels.items())): sample.value

@@ -28,6 +28,7 @@ from policy_engine.limits import (
     OFFLOAD_WAITING,
     POLICY_TIMEOUT,
     STREAMS,
+    TOP_ROUTES,
     WORKER_SECONDS,
 )
 from policy_engine.sdk.error_formats import ErrorFormat
@@ -98,6 +99,14 @@ class Verify(StrEnum):
 
     REPORT = "report"
     STRICT = "strict"
+
+
+class MetricsDetail(StrEnum):
+    """What metrics tell apart."""
+
+    POLICY = "policy"
+    ROUTE = "route"
+    TOTAL = "total"
 
 
 class LogFormat(StrEnum):
@@ -236,6 +245,20 @@ class HealthSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """How much metrics tell apart (R-58)."""
+
+    detail: MetricsDetail = setting(
+        choice(MetricsDetail),
+        MetricsDetail.POLICY,
+        "what has counters of its own: each policy on each route, each route, or nothing but the whole",
+    )
+    top_routes: int = setting(
+        whole_number(0, 100_000), TOP_ROUTES, "routes that are named, those with the most requests; others count as one"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Log lines (R-52)."""
 
@@ -353,6 +376,7 @@ class Settings:
     secrets: SecretSettings = field(default_factory=SecretSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
     decision_log: DecisionLogSettings = field(default_factory=DecisionLogSettings)

@@ -18,8 +18,8 @@ from aiohttp import web
 from policy_engine.telemetry.exposition import Families, exposition
 from policy_engine.telemetry.history import ConfigurationEvent, ConfigurationHistory
 from policy_engine.telemetry.logs import LEVELS, level
-from policy_engine.telemetry.metrics import Samples
 from policy_engine.telemetry.readiness import Check, short_text, verbose_text
+from policy_engine.telemetry.samples import Samples
 from policy_engine.telemetry.trace_page import TracePage, Traces, refuse_other_origins
 from policy_engine.transport.listen import bind, bound_address
 

@@ -13,8 +13,8 @@ from policy_engine.processes.trace_hub import TraceHub
 from policy_engine.sdk.dependencies import DependencyState
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.history import ConfigurationHistory
-from policy_engine.telemetry.metrics import Samples
 from policy_engine.telemetry.readiness import Check, dependency_check
+from policy_engine.telemetry.samples import Samples
 from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
 
 Get = Callable[[str, dict[str, str]], Awaitable[tuple[int, str]]]

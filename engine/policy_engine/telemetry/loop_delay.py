@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 
-from policy_engine.telemetry.metrics import Samples
+from policy_engine.telemetry.samples import Samples
 
 INTERVAL_SECONDS = 0.1
 BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)

@@ -6,6 +6,7 @@ samples when it is scraped and keeps those of workers that died, so that no coun
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from operator import add
 from typing import TYPE_CHECKING
@@ -14,17 +15,17 @@ from policy_engine.kernel.kernel import Kernel
 from policy_engine.sdk.dependencies import DependencyState, dependency_states
 from policy_engine.sdk.metrics import metrics_of
 from policy_engine.sdk.repeated_lines import SUPPRESSED
+from policy_engine.telemetry.route_sums import RouteSums
+from policy_engine.telemetry.samples import Samples, label_key
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.worker.chains.compiler import Compiler
-from policy_engine.worker.chains.statistics import DURATION_BUCKETS
+from policy_engine.worker.chains.statistics import DURATION_BUCKETS, FailureKind, PolicyStatistics, Wanted
 from policy_engine.worker.offload.helpers import Helpers
 from policy_engine.worker.policies.registry import PolicyDefinition, Registry, exported_name
 
 if TYPE_CHECKING:  # workers import this module, and have no use for a gRPC client
     from policy_engine.sources.xds.source import XdsStatus
 
-Samples = dict[str, list[tuple[dict[str, str], float]]]
-"""Metric name to its label sets and values; JSON-able, so that it can cross the channel."""
 
 DURATION = "policy_engine_policy_duration_seconds"
 
@@ -33,6 +34,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "policy_engine_streams": ("counter", "ext_proc streams opened, one per HTTP request."),
     "policy_engine_streams_active": ("gauge", "ext_proc streams in flight."),
     "policy_engine_requests": ("counter", "Requests by route key."),
+    "policy_engine_denials": (
+        "counter",
+        "Requests the engine denied (`decision` denied) or answered for a failure (failed), by route, policy, reason.",
+    ),
     "policy_engine_phases": ("counter", "Messages from Envoy by phase."),
     "policy_engine_immediate_responses": ("counter", "Requests answered by the engine instead of the upstream."),
     "policy_engine_unmapped_requests": ("counter", "Requests whose route key has no chain."),
@@ -51,7 +56,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
         "counter",
         "What policies in shadow would have done: answer, change, failure.",
     ),
-    "policy_engine_policy_failures": ("counter", "Failures by policy and kind."),
+    "policy_engine_policy_failures": ("counter", "Failures by policy, kind and failure mode."),
     "policy_engine_configuration_swaps": ("counter", "Configurations made active."),
     "policy_engine_transport_connections_active": ("gauge", "Connections from Envoy."),
     "policy_engine_transport_connections_refused": (
@@ -118,13 +123,27 @@ _MERGED: Mapping[str, Callable[[float, float], float]] = {
 """How values of several worker processes become one, where that is not their sum."""
 
 
-def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapshot) -> Samples:
-    """Return everything one worker counted."""
+_OF_A_DENIAL = ("route", "policy", "version", "reason", "decision")
+_BOUNDS = (*(f"{bound:g}" for bound in DURATION_BUCKETS), "+Inf")
+_AT_A_TIME = 250
+_NOTHING_WANTED = dict.fromkeys(Wanted, 0)
+
+
+async def count_policies(compiler: Compiler, sums: RouteSums) -> None:
+    """Take what policies counted into `sums`, some at a time: with many routes it would hold the event loop."""
+    for index, one in enumerate(tuple(compiler.statistics.values())):
+        labels = (("route", one.route), ("policy", one.policy), ("version", one.version))
+        sums.count("policies", labels, _values(one))
+        if index % _AT_A_TIME == _AT_A_TIME - 1:
+            await asyncio.sleep(0)
+
+
+def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapshot, sums: RouteSums) -> Samples:
+    """Return everything one worker counted; `sums` is kept from one call to the next, and has its policies by now."""
     total = kernel.statistics
     samples: Samples = {
         "policy_engine_streams": [({}, total.streams)],
         "policy_engine_streams_active": [({}, total.active)],
-        "policy_engine_requests": [({"route": route}, count) for route, count in kernel.requests_by_route().items()],
         "policy_engine_phases": [({"phase": phase}, count) for phase, count in total.phases.items()],
         "policy_engine_immediate_responses": [({}, total.immediate)],
         "policy_engine_unmapped_requests": [({}, total.unmapped)],
@@ -161,7 +180,8 @@ def worker_samples(kernel: Kernel, compiler: Compiler, transport: CountersSnapsh
         ],
         "policy_engine_handler_errors": [({}, transport.handler_errors)],
     }
-    _add_policies(samples, compiler)
+    _add_requests(samples, kernel, sums)
+    _add_policies(samples, sums)
     _add_metrics_of_policies(samples, compiler)
     return samples | _offload_samples(compiler.helpers) | dependency_samples(dependency_states())
 
@@ -177,21 +197,42 @@ def _offload_samples(helpers: Helpers) -> Samples:
     }
 
 
-def _add_policies(samples: Samples, compiler: Compiler) -> None:
-    bounds = (*(f"{bound:g}" for bound in DURATION_BUCKETS), "+Inf")
-    for one in compiler.statistics.values():
-        labels = {"route": one.route, "policy": one.policy, "version": one.version}
-        samples.setdefault("policy_engine_policy_short_circuits", []).append((labels, one.short_circuits))
-        samples.setdefault("policy_engine_policy_skipped", []).append((labels, one.skipped))
-        failures = samples.setdefault("policy_engine_policy_failures", [])
-        failures.extend((labels | {"kind": kind.value}, count) for kind, count in one.failures.items() if count)
-        wanted = samples.setdefault("policy_engine_policy_shadow", [])
-        wanted.extend((labels | {"wanted": kind.value}, count) for kind, count in (one.wanted or {}).items())
-        seen = 0
-        for bound, count in zip(bounds, one.buckets, strict=True):
-            seen += count
-            samples.setdefault(DURATION + "_bucket", []).append((labels | {"le": bound}, seen))
-        samples.setdefault(DURATION + "_sum", []).append((labels, one.seconds))
+def _add_requests(samples: Samples, kernel: Kernel, sums: RouteSums) -> None:
+    for route, count in kernel.requests_by_route().items():
+        sums.count("requests", (("route", route),), (count,))
+    for key, count in kernel.statistics.denials.counts.items():
+        sums.count("denials", tuple(zip(_OF_A_DENIAL, key, strict=True)), (count,))
+    for kind in ("requests", "denials"):
+        samples[f"policy_engine_{kind}"] = [(labels, count) for labels, (count,) in sums.sums(kind)]
+
+
+def _add_policies(samples: Samples, sums: RouteSums) -> None:
+    for shown, values in sums.sums("policies"):
+        _add_policy(samples, shown, values)
+
+
+def _values(one: PolicyStatistics) -> tuple[float, ...]:
+    """Return the counters of one policy in the order in which `_add_policy` takes them."""
+    opened, wanted = one.failed_open, one.wanted or _NOTHING_WANTED
+    closed = (count - opened[kind] for kind, count in one.failures.items())
+    return (one.short_circuits, one.skipped, one.seconds, *closed, *opened.values(), *wanted.values(), *one.buckets)
+
+
+def _add_policy(samples: Samples, labels: dict[str, str], values: Sequence[float]) -> None:
+    left = iter(values)
+    samples.setdefault("policy_engine_policy_short_circuits", []).append((labels, next(left)))
+    samples.setdefault("policy_engine_policy_skipped", []).append((labels, next(left)))
+    samples.setdefault(DURATION + "_sum", []).append((labels, next(left)))
+    failures = samples.setdefault("policy_engine_policy_failures", [])
+    for mode in ("closed", "open"):
+        counts = [(labels | {"kind": kind.value, "failure_mode": mode}, next(left)) for kind in FailureKind]
+        failures += [row for row in counts if row[1]]
+    wanted = [(labels | {"wanted": kind.value}, next(left)) for kind in Wanted]
+    samples.setdefault("policy_engine_policy_shadow", []).extend(row for row in wanted if row[1])
+    buckets, seen = samples.setdefault(DURATION + "_bucket", []), 0.0
+    for bound, count in zip(_BOUNDS, left, strict=True):
+        seen += count
+        buckets.append((labels | {"le": bound}, seen))
 
 
 def _add_metrics_of_policies(samples: Samples, compiler: Compiler) -> None:
@@ -248,13 +289,9 @@ def add_samples(total: Samples, more: Samples, *, keep_gauges: bool = True) -> N
         merge: Callable[[float, float], float] = _MERGED.get(name, add)
         sums = {label_key(labels): index for index, (labels, _) in enumerate(total.setdefault(name, []))}
         for labels, value in rows:
-            index = sums.get(label_key(labels))
+            key = label_key(labels)
+            index = sums.get(key)
             if index is None:
                 total[name].append((labels, value))
             else:
                 total[name][index] = (labels, merge(total[name][index][1], value))
-
-
-def label_key(labels: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the label set as a key that does not depend on the order of its labels."""
-    return tuple(sorted(labels.items()))

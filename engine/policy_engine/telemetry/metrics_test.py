@@ -9,6 +9,7 @@ from policy_engine.sdk import dependency
 from policy_engine.sdk.dependencies import DependencyState
 from policy_engine.telemetry.exposition import exposition
 from policy_engine.telemetry.metrics import DURATION, METRICS, add_samples, dependency_samples, worker_samples
+from policy_engine.telemetry.route_sums import RouteSums
 from policy_engine.transport.counters import CountersSnapshot
 from policy_engine.worker.chains.compiler import Compiler
 from policy_engine.worker.offload.helpers import Ending, Outcome
@@ -35,7 +36,7 @@ def test_all_that_a_worker_process_counts_is_described_and_written() -> None:
     kept.failed("TimeoutError")
     zero = dict.fromkeys((one.name for one in dataclasses.fields(CountersSnapshot)), 0)
     transport = CountersSnapshot(**zero | {"protocol_errors": {}, "connections_refused": {}})  # type: ignore[arg-type] # every field but two is an int
-    samples = worker_samples(Kernel(KernelOptions()), compiler, transport)
+    samples = worker_samples(Kernel(KernelOptions()), compiler, transport, RouteSums())
     assert {name for name in samples if not name.startswith(DURATION)} <= set(METRICS)
     page = exposition(samples).decode()
     for line in (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from policy_engine.telemetry.metrics import Samples
+from policy_engine.telemetry.samples import Samples
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")

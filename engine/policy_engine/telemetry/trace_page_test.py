@@ -17,7 +17,7 @@ from policy_engine.processes.trace_hub import MOST_CHARACTERS, MOST_LISTENERS, M
 from policy_engine.telemetry import trace_page
 from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.history import ConfigurationHistory
-from policy_engine.telemetry.metrics import Samples
+from policy_engine.telemetry.samples import Samples
 
 
 @dataclass

@@ -278,6 +278,8 @@ def _fail(exchange: Exchange, step: Step, error: BaseException, outcome: Outcome
         note_failure(step, exchange.chain.route_key, exchange.request, error, kind.value)
         return False
     step.statistics.failures[kind] += 1
+    if step.fails_open and step.way is None:
+        step.statistics.failed_open[kind] += 1
     repeated.log(
         logging.WARNING,
         (exchange.chain.route_key, step.label, kind),

@@ -54,6 +54,8 @@ class PolicyStatistics:
     skipped: int = 0
     short_circuits: int = 0
     failures: dict[FailureKind, int] = field(default_factory=lambda: dict.fromkeys(FailureKind, 0))
+    failed_open: dict[FailureKind, int] = field(default_factory=lambda: dict.fromkeys(FailureKind, 0))
+    """Those of `failures` after which the request went on without the policy."""
     seconds: float = 0.0
     wanted: dict[Wanted, int] | None = None
     buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
