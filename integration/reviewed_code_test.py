@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +33,17 @@ def directory() -> Iterator[Path]:
         entry = {"name": "holding", "version": "v1.0.0", "directory": "holding/v1.0.0"}
         entry |= {"entrypoint": "policy:Holding", "digest": directory_digest(place)}
         (root / "policies/registry.json").write_text(json.dumps([entry]))
-        engine = {"digest": directory_digest(Path(policy_engine.__file__).parent, "policy_engine/")}
+        # A copy: what lies beside it where it was built (tests, bytecode of other runs) was never reviewed.
+        code = Path(policy_engine.__file__).parent
+        shutil.copytree(code, root / "code/policy_engine", ignore=shutil.ignore_patterns("__pycache__"))
+        engine = {"digest": directory_digest(root / "code/policy_engine", "policy_engine/")}
         (root / "policies/build-info.json").write_text(json.dumps({"engine": engine, "libraries": []}))
         yield root
 
 
 def engine_in(directory: Path, **env: Any) -> EngineProcess:
     variables = {f"POLICY_ENGINE_{name}": value for name, value in env.items()}
+    variables["PYTHONPATH"] = os.pathsep.join([str(directory / "code"), *filter(None, sys.path)])
     registry = directory / "policies/registry.json"
     return EngineProcess(directory, chains=directory / "chains.yaml", policies=registry, env=variables)
 

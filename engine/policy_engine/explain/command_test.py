@@ -238,6 +238,39 @@ def test_diff_says_that_credentials_are_masked_and_takes_real_ones(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("condition", "differs"),
+    [
+        ('request.attributes["connection.mtls"]', True),
+        ('request.attributes["connection.requested_server_name"] == "shop.example"', True),
+        ('request.attributes["source.port"] == 4711', True),
+        ('request.attributes["source.port"] == 1', False),
+        ('request.envoy_metadata["envoy.filters.http.jwt_authn"].payload.sub == "me"', True),
+        ('request.envoy_metadata["envoy.filters.http.jwt_authn"].payload.sub == "you"', False),
+    ],
+)
+def test_diff_knows_what_envoy_told_of_recorded_requests(
+    where: list[str], tmp_path: Path, condition: str, *, differs: bool
+) -> None:
+    facts = {
+        "attributes": {
+            "connection.mtls": True,
+            "connection.requested_server_name": "shop.example",
+            "source.port": "4711",
+        },
+        "envoy_metadata": {"envoy.filters.http.jwt_authn": {"payload": {"sub": "me"}}},
+    }
+    recording = tmp_path / "recorded.jsonl"
+    recording.write_text(json.dumps(json.loads(record_of("r", "/deny")) | facts))
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    old.write_text(chain_file("r", {"deny": "/other"}))
+    document = json.loads(chain_file("r", {}))
+    document["routes"][0]["policies"][0]["condition"] = condition
+    document["routes"][0]["policies"].append({"name": "tested", "version": "v1", "parameters": {"deny": "/other"}})
+    new.write_text(json.dumps(document))
+    assert main(["diff", str(old), str(new), "--requests", str(recording), *where[2:]]) == int(differs)
+
+
 @pytest.mark.parametrize("line", ["{}", "[]", "no json", '{"route": "r", "request": {"headers": [[1]]}}', "null"])
 def test_diff_names_the_line_that_is_no_record(
     where: list[str], tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]

@@ -123,8 +123,11 @@ def _recorded(document: dict[str, Any]) -> Recorded:
         body=_body(came),
         client_address=document.get("client_address") or "192.0.2.1",
         route=document["route"],
+        attributes=dict(document.get("attributes") or {}),
+        envoy_metadata=dict(document.get("envoy_metadata") or {}),
     )
-    masked = any(REDACTED in value for _, value in headers)
+    facts = json.dumps([request.attributes, request.envoy_metadata])
+    masked = REDACTED in facts or any(REDACTED in value for _, value in headers)
     return Recorded(request, _response(document.get("response")), masked)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from policy_engine.sdk.attributes import AttributeValue, EnvoyMetadata
 
 MOST_BYTES = 64 << 20
 _SEPARATOR = re.compile(rb"^###.*$", re.MULTILINE)
@@ -23,7 +25,10 @@ class BadText(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request as a client sends it; `target` is the path with its query string."""
+    """A request as a client sends it; `target` is the path with its query string.
+
+    `attributes` and `envoy_metadata` are what Envoy tells of it, by name and by namespace.
+    """
 
     method: str = "GET"
     target: str = "/"
@@ -33,6 +38,8 @@ class HttpRequest:
     body: bytes | None = None
     client_address: str = "192.0.2.1"
     route: str = field(default="", compare=False)
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict, compare=False)
+    envoy_metadata: EnvoyMetadata = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

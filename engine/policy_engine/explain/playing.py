@@ -69,9 +69,13 @@ async def play(
     recorder = Recorder(kernel, (watcher,))
     recorder.refresh()
     session = recorder.handler(Peer())
-    attributes = {ROUTE_NAME: request.route, SOURCE_ADDRESS: _source(request.client_address)}
+    attributes = {
+        **request.attributes,
+        ROUTE_NAME: request.route,
+        SOURCE_ADDRESS: _source(request.client_address),
+    }
     configured = _configured(kernel, request.route) if mode is None else mode
-    stream = EnvoyStream(session, configured, attributes, overrides=overrides)
+    stream = EnvoyStream(session, configured, attributes, request.envoy_metadata, overrides=overrides)
     message = HttpMessage("request", HeaderLines(Part.REQUEST_HEADERS, _lines(request)), request.body)
     given: HttpResponse | None = None
     try:

@@ -114,6 +114,7 @@ class ExchangeRecord:
     - `policy`, `version`, `hook`, `reason`, `status`: of what ended the request, when something did; `policy` is empty
       for the engine itself.
     - `metadata`: dynamic metadata given to Envoy, by namespace.
+    - `attributes`, `envoy_metadata`: what Envoy sent beside the request, all of it, asked for by the chain or not.
     """
 
     time: str
@@ -137,6 +138,8 @@ class ExchangeRecord:
     response: MessageRecord | None = None
     answer: MessageRecord | None = None
     metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+    envoy_metadata: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def as_document(self) -> Document:

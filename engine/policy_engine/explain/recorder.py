@@ -19,7 +19,8 @@ from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.session import Session
 from policy_engine.kernel.stream import Peer, Replies, StreamError, StreamHandler
 from policy_engine.sdk import Request, Response
-from policy_engine.worker.chains.needs import NOTHING_ASKED
+from policy_engine.sdk.attributes import ATTRIBUTES
+from policy_engine.worker.chains.needs import Asked
 
 MOST_STREAMS = 1000
 """Streams that are recorded at once; others are counted as dropped."""
@@ -124,6 +125,11 @@ class Recorder:
         return known
 
 
+def _all_sent(first: Any) -> Asked:
+    """Return what whoever watches may ask of Envoy: all that it sent, whether the chain has asked for it or not."""
+    return Asked(frozenset(ATTRIBUTES), frozenset(first.metadata_context.filter_metadata))
+
+
 class RecordingSession:
     """One stream that is recorded when somebody wants it; else the session alone."""
 
@@ -179,15 +185,11 @@ class RecordingSession:
             return Session(self._kernel, self._peer)
         key = self._kernel.options.route_key.find(first)
         headers = headers_of(first.request_headers.headers)
-        found = self._recorder.begin(Request(headers, route=key, facts=lambda: self._facts(key, first)))
+        found = self._recorder.begin(Request(headers, route=key, facts=lambda: EnvoyFacts(first, _all_sent(first))))
         if found is None:
             return Session(self._kernel, self._peer)
         self._recording, kernel, self._wanted = found
         return Session(kernel, self._peer)
-
-    def _facts(self, key: str, first: Any) -> EnvoyFacts:
-        route = None if self._kernel.routes is None else self._kernel.routes.get(key)
-        return EnvoyFacts(first, NOTHING_ASKED if route is None else route.chain.needs.asked)
 
     def _went(self, recording: Recording, replies: Replies) -> Replies:
         recording.went(replies)

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from policy_engine.explain.http_text import HttpRequest, HttpResponse
+from policy_engine.explain.live import Filter, LiveTrace
 from policy_engine.explain.playing import answering, play
 from policy_engine.explain.record import Decision, ExchangeRecord, HookRecord, Verdict
 from policy_engine.explain.recorder import MOST_STREAMS, Ended, Recorder, Wanted
 from policy_engine.explain.recording import MOST_HOOKS
 from policy_engine.explain.text import render, render_line
 from policy_engine.kernel.stream import Peer, StreamError
+from policy_engine.kit import messages
 from policy_engine.sdk import (
     Chunk,
     ChunkMutation,
@@ -482,3 +484,27 @@ def test_conditions_of_who_watches_may_ask_where_the_response_came_from(policy: 
         settle(handler.receive(response_headers(200, end=True)))
     handler.close()
     assert seen == ["upstream" if policy is Changing else "policy"]
+
+
+def test_what_envoy_sent_is_recorded_and_conditions_of_who_watches_may_ask_for_it() -> None:
+    live = LiveTrace(0, lambda: None)
+    live.listen(1, Filter(where='request.attributes["connection.mtls"]'))
+    live.listen(2, Filter(where='request.envoy_metadata["geo"].country == "CH"'))
+    live.listen(3, Filter(where='request.attributes["source.port"] == 1'))
+    recorder = Recorder(engine(Changing).kernel, (live,))
+    recorder.refresh()
+    handler = recorder.handler(Peer())
+    message = messages.request_headers(
+        [(":method", "GET"), (":path", "/"), (":authority", "h")],
+        end=True,
+        attributes={"xds.route_name": ROUTE, "connection.mtls": True, "request.path": "/x?token=private"},
+        metadata={"geo": {"country": "CH", "token": "private"}},
+        body_modes=(0, 0),
+    )
+    settle(handler.receive(message))
+    handler.close()
+    (((numbers, record),), _) = live.take(5)
+    assert numbers == [1, 2]
+    assert record["attributes"]["connection.mtls"] is True
+    assert record["envoy_metadata"] == {"geo": {"country": "CH", "token": "***"}}
+    assert "private" not in str(record["attributes"])

@@ -25,6 +25,7 @@ from policy_engine.explain.record import (
 from policy_engine.explain.traffic import Traffic
 from policy_engine.kernel.denial_counts import tells_of_a_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
+from policy_engine.kernel.route_key import ATTRIBUTES
 from policy_engine.sdk import ImmediateResponse, Request, Response
 from policy_engine.worker.chains.compiled import Condition, Narrowed, Step
 from policy_engine.worker.chains.executor import failure_kind
@@ -87,6 +88,13 @@ class Recording:
     def came(self, message: Any) -> None:
         """Envoy sent this `ProcessingRequest`."""
         self._traffic.came(message)
+        if message.WhichOneof("request") == "request_headers":
+            sent = MessageToDict(message.attributes[ATTRIBUTES]) if ATTRIBUTES in message.attributes else {}
+            self.record.attributes = self._masking.value("", sent)
+            self.record.envoy_metadata = {
+                namespace: self._masking.value("", MessageToDict(values))
+                for namespace, values in message.metadata_context.filter_metadata.items()
+            }
 
     def went(self, replies: bytes | tuple[bytes, ...] | None) -> None:
         """The engine replies with these messages."""
