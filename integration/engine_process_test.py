@@ -126,6 +126,17 @@ def test_links_of_kubernetes_are_ignored_and_a_typo_is_not(directory: Path) -> N
         engine.ready()
 
 
+def test_metrics_tell_of_every_process(directory: Path) -> None:
+    with engine_in(directory, WORKERS="2") as engine:
+        engine.ready()
+        page = engine.admin.metrics()
+        assert engine.admin.samples("policy_engine_workers_wanted", page) == {(): 2}
+        assert set(engine.admin.samples("policy_engine_process_open_fds", page)) == {
+            (("process", name),) for name in ("supervisor", "worker-0", "worker-1")
+        }
+        assert len(engine.admin.samples("policy_engine_build_info", page)) == 1
+
+
 def test_sighup_names_policies_whose_code_is_not_what_runs(directory: Path) -> None:
     policies = directory / "policies"
     shutil.copytree(TEST_POLICIES, policies)

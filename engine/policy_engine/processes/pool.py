@@ -134,11 +134,6 @@ class WorkerPool:
         return sum(1 for number in self._configured if not self._children[number].quiet)
 
     @property
-    def processes(self) -> dict[str, int]:
-        """Process ids by names: `worker-0`."""
-        return {f"worker-{number}": child.process.pid for number, child in sorted(self._children.items())}
-
-    @property
     def complete(self) -> bool:
         """Whether every worker process serves (R-50)."""
         return self.serving == len(self._options)
@@ -361,19 +356,17 @@ class WorkerPool:
 
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""
-        children = tuple(self._children.values())
         if self._given.metrics_detail != "total":
-            await asyncio.gather(*(child.fetch_requests() for child in children))
+            await asyncio.gather(*(child.fetch_requests() for child in self._children.values()))
             self._named = self._top_routes()
-        await asyncio.gather(*(child.fetch_samples(self._named) for child in children))
+        await asyncio.gather(*(child.fetch_samples(self._named) for child in self._children.values()))
         total: Samples = {}
-        add_samples(total, self._departed)
-        for child in (*self._children.values(), *self._leaving):
-            add_samples(total, child.samples)
+        for counted in (self._departed, *(one.samples for one in (*self._children.values(), *self._leaving))):
+            add_samples(total, counted)
         return only_named(total, self._named)
 
     def _top_routes(self) -> frozenset[str] | None:
-        """Return the routes that metrics name: those with the most requests, over all worker processes."""
+        """Return the routes that metrics name, by requests of all worker processes."""
         requests = Counter(requests_of(self._departed))
         for child in (*self._children.values(), *self._leaving):
             requests.update(child.requests)

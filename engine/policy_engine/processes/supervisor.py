@@ -289,7 +289,8 @@ class Supervisor:
     async def _samples(self) -> Samples:
         samples = await self._pool.samples()
         history = self._history
-        samples |= process_samples({"supervisor": os.getpid()} | self._pool.processes)
+        pids = {f"worker-{one['number']}": one["pid"] for one in self._pool.as_documents() if one.get("pid")}
+        samples |= process_samples({"supervisor": os.getpid()} | pids)
         samples |= certificate_samples(_certificate_files(self._settings))
         build = {"version": self._info["engine"], "python": self._info["python"]}
         samples["policy_engine_build_info"] = [(build, 1)]

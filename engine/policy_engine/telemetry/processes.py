@@ -15,7 +15,7 @@ _USER, _SYSTEM = 11, 12
 """Fields of `/proc/PID/stat` behind the name of the program (proc_pid_stat(5) counts from there with 3)."""
 
 
-def process_samples(processes: Mapping[str, int], proc: Path = _PROC) -> Samples:
+def process_samples(processes: Mapping[str, object], proc: Path = _PROC) -> Samples:
     """Return CPU time, memory and open files of processes by their names; those that have ended are left out."""
     samples: Samples = {}
     for name, pid in processes.items():
