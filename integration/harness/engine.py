@@ -39,9 +39,11 @@ _SEALED = (
     "--mount",
     "sh",
     "-c",
-    # A mount keeps what is locked in it (mount_namespaces(7)), so that its flags have to be named again.
+    # A mount keeps what is locked in it (mount_namespaces(7)), so that its flags have to be named again. One that
+    # another was mounted over cannot be reached, by nobody.
     "while read -r _ place _ options _; do flags=$(echo $options | tr , '\\n' | grep -xE 'no(suid|dev|exec)|.*atime'); "
-    'case $place in /proc*|/sys*|/dev) ;; *) mount -o remount,bind,ro$(printf ,%s $flags) "$place" || exit 1 ;; esac; '
+    'case $place in /proc*|/sys*|/dev) continue ;; esac; mountpoint -q "$place" || continue; '
+    'mount -o remount,bind,ro$(printf ,%s $flags) "$place" || exit 1; '
     "done < /proc/self/mounts; "
     'exec unshare --user --map-user=65532 --map-group=65532 env -u HOME -u TMPDIR -u USER "$@"',
     "sealed",
