@@ -130,7 +130,7 @@ def test_the_engine_and_libraries_are_compared_as_the_builder_described_them(
     policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry = policy.parents[1] / "registry.json"
-    assert verify(registry).state == "verified"
+    # Not the engine's own directory: bytecode of other runs may lie there. `reviewed_code_test` verifies a copy of it.
     site = tmp_path / "site"
     for name in ("policy_engine", "shared"):
         (site / name).mkdir(parents=True)
