@@ -6,7 +6,7 @@ nothing of a single route or chain is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -42,7 +42,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.google.protobuf import Any
-from google.protobuf import json_format
+from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message as ProtoMessage
 
 from policy_control_plane.model import ListenerModel
@@ -60,6 +60,7 @@ from policy_engine.kernel.route_key import ROUTE_NAME
 from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked
 
 _SHORTEST_TIMEOUT: Final = 2.0
+_POOL: Final = descriptor_pool.Default()
 _PACKED: Final = (stream_pb2.StdoutAccessLog, req_without_query_pb2.ReqWithoutQuery)
 """Messages that the access log has packed: their modules have to be imported to be written."""
 
@@ -160,8 +161,25 @@ def _another_engine() -> RetryPolicy:
 
 
 def _wire(values: Mapping[str, object], message: ProtoMessage) -> bytes:
-    """Return data in the words of Envoy's YAML, as one of its messages on the wire."""
-    return json_format.ParseDict(dict(values), message).SerializeToString()
+    """Return data in the words of Envoy's YAML, as one of its messages on the wire: the same bytes in every replica."""
+    filled = json_format.ParseDict(dict(values), message)
+    _pack_again(filled)
+    return filled.SerializeToString(deterministic=True)
+
+
+def _pack_again(message: ProtoMessage) -> None:
+    """Write what is packed in `message` with its maps in order: `json_format` leaves that to chance."""
+    for field, value in message.ListFields():
+        if field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        for one in value if isinstance(value, Sequence) else (value,):
+            if not isinstance(one, any_pb2.Any):
+                _pack_again(one)
+                continue
+            packed = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(one.TypeName()))()
+            one.Unpack(packed)
+            _pack_again(packed)
+            one.value = packed.SerializeToString(deterministic=True)
 
 
 def _http_filter(name: str, message: Message) -> HttpFilter:
