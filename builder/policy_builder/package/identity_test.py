@@ -51,11 +51,12 @@ class Checkout:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     root = tmp_path_factory.mktemp("checkout")
-    for part in ("engine", "policies", "tools/image", "LICENSE", "requirements_lock.txt"):
+    for part in ("engine", "policies", "tools/image", "requirements_lock.txt"):
         source = RUNFILES / part
         (root / part).parent.mkdir(parents=True, exist_ok=True)
         # Runfiles are links; a policy's files may not be.
         (shutil.copytree if source.is_dir() else shutil.copyfile)(source, root / part)
+    shutil.copyfile(RUNFILES / "LICENSE", root / "engine/LICENSE")
     for debris in (
         "added_test.py",
         "conftest.py",
