@@ -363,10 +363,10 @@ def _registry(settings: Settings) -> Registry:
 
 def _run(options: argparse.Namespace) -> int:
     # Only this command needs servers; the others should start fast.
-    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415
-    from policy_engine.processes.supervisor import Supervisor  # noqa: PLC0415
-    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415
-    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
+    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415 - see _run
+    from policy_engine.processes.supervisor import Supervisor  # noqa: PLC0415 - see _run
+    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415 - see _run
+    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415 - see _run
 
     settings = _settings(options)
     if options.reload:
@@ -389,8 +389,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _dev(options: argparse.Namespace) -> int:
     from policy_engine.dev.command import DevOptions, run_dev  # noqa: PLC0415 - see _run
-    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415
-    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415
+    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415 - see _run
+    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415 - see _run
 
     settings = _settings(options)
     _read_sources_anew()
