@@ -155,10 +155,10 @@ def _published(answer: ImmediateResponse, decided: dict[str, Any]) -> ImmediateR
 class PassedRequests:
     """Wants a share of all requests, for the lines of those that pass; `condition` None for any."""
 
-    def __init__(self, log: DecisionLog, share: float, condition: Condition | None, *, late: bool) -> None:
+    def __init__(self, log: DecisionLog, share: float, condition: Condition | None) -> None:
         self._share = share
         self._condition = condition
-        self._late = late
+        self._late = condition is not None and condition.decided_late
         self._log = log
         self._wanted = Wanted(self._ended, publish=True)
 

@@ -404,8 +404,7 @@ def _passed_requests(options: WorkerOptions, log: DecisionLog | None) -> list[Pa
     if log is None or options.decisions != "all":
         return []
     wanted = Filter(where=options.decision_condition).condition()
-    late = wanted is not None and (wanted.uses_response or wanted.uses_metadata)
-    return [PassedRequests(log, options.decision_sample_ratio, wanted, late=late)]
+    return [PassedRequests(log, options.decision_sample_ratio, wanted)]
 
 
 async def _main(sock: socket.socket) -> int:

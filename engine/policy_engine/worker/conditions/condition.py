@@ -110,12 +110,13 @@ class Variables:
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_direct", "_program", "_variables", "text", "uses_metadata", "uses_response")
+    __slots__ = ("_direct", "_program", "_variables", "decided_late", "text", "uses_response")
 
     def __init__(self, source: Source, program: Program, direct: Evaluate | None = None) -> None:
         self.text = source.text
         self.uses_response = any(name.startswith("response.") for name in source.variables)
-        self.uses_metadata = "metadata" in source.variables
+        # Of a whole exchange: when its request begins, neither the answer nor what policies add to it is known.
+        self.decided_late = self.uses_response or "metadata" in source.variables
         self._direct = direct
         self._program = program
         self._variables = Variables(source)
