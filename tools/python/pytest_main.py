@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
 FEW_EXAMPLES = 20
 """Of each property test that does not set a number itself, where the whole has to be quick (`tools/check`)."""
+SETTINGS = Path(__file__).parents[2] / "pyproject.toml"
+"""Of this repository, not of the one that is tested: it may be another, with settings of its own or none."""
 
 
 def main(files: list[str]) -> int:
     """Run pytest; returns its exit status, so that a target without a single test fails."""
-    arguments = ["-p", "no:cacheprovider", "-c", "pyproject.toml", "--rootdir=.", "--import-mode=importlib"]
+    arguments = ["-p", "no:cacheprovider", "-c", str(SETTINGS), "--rootdir=.", "--import-mode=importlib"]
     if importlib.util.find_spec("hypothesis"):
         arguments.append(f"--hypothesis-profile={examples()}")
     if report := os.environ.get("XML_OUTPUT_FILE"):
