@@ -21,6 +21,8 @@ from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFF
 from policy_engine.processes.channel import Message
 from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.code_reload import CodeReload
+from policy_engine.processes.fork_server import worker_process
+from policy_engine.processes.forked import ForkServer
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
@@ -124,6 +126,13 @@ class Supervisor:
     def registry(self) -> Registry:
         """The policies that run."""
         return self._registry
+
+    def fork_from_here(self) -> None:
+        """Have worker processes share what this process has imported by now.
+
+        To be called while it has one thread and no event loop; without it, they import for themselves.
+        """
+        self._pool.fork_servers.use(ForkServer.forked(worker_process(self._registry)))
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
