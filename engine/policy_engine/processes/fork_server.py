@@ -25,6 +25,7 @@ from policy_engine.processes import serving
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.worker.offload.parent import adopt_orphans, signal_at_its_end
+from policy_engine.worker.policies.integrity import verify
 from policy_engine.worker.policies.loader import load_policies
 from policy_engine.worker.policies.registry import Registry
 
@@ -161,8 +162,9 @@ def _nothing(_number: int, _frame: FrameType | None) -> None:
 def main(control: int, policies: str, strict: bool, level: str, form: str) -> int:
     """Run a server that has loaded the policies itself, whose socket is this inherited descriptor."""
     configure_logging(level, form)
+    path = Path(policies) if policies else None
     # Its own code runs by now, and the supervisor has looked at that.
-    registry = load_policies(Path(policies) if policies else None, strict=strict, engine=False)
+    registry = load_policies(path, strict=strict, engine=False, on_demand=verify(path, engine=False))
     gc.collect()
     gc.freeze()
     return serve(socket.socket(fileno=control), worker_process(registry))

@@ -33,7 +33,7 @@ class AdminSources:
     ready: Callable[[], tuple[bool, str]]
     samples: Callable[[], Awaitable[Samples]]
     history: ConfigurationHistory
-    build_info: dict[str, Any]
+    build_info: Callable[[], dict[str, Any]]
     workers: Callable[[], dict[str, Any]]
     settings: Callable[[], list[dict[str, Any]]]
     traces: Traces
@@ -146,7 +146,7 @@ class AdminServer:
         )
 
     async def _build_info(self, _: web.Request) -> web.Response:
-        return _json(self._sources.build_info)
+        return _json(self._sources.build_info())
 
     async def _workers(self, _: web.Request) -> web.Response:
         return _json(self._sources.workers())
@@ -178,7 +178,7 @@ class AdminServer:
 
     async def _page(self, _: web.Request) -> web.Response:
         ready, reason = self._sources.ready()
-        history, build = self._sources.history, self._sources.build_info
+        history, build = self._sources.history, self._sources.build_info()
         last = history.last_rejection
         chains = [
             (route["route_key"], " → ".join(map(_policy, route["policies"])) or "(pass)")
