@@ -379,7 +379,9 @@ def _run(options: argparse.Namespace) -> int:
     except ValueError as error:
         return _complain(str(error), 1)
     try:
-        return asyncio.run(Supervisor(settings, reload=options.reload).run())
+        supervisor = Supervisor(settings, reload=options.reload)
+        supervisor.fork_from_here()
+        return asyncio.run(supervisor.run())
     except PoliciesUnusable:
         raise
     except (OSError, ValueError, WorkerFailed) as error:

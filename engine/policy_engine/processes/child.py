@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from policy_engine.processes.channel import Channel, Message
 from policy_engine.processes.flight_record import STACK_SIGNAL, FlightRecord, LastSeen, is_stopped
+from policy_engine.processes.forked import ForkServer
 from policy_engine.processes.serving import WorkerOptions
-from policy_engine.processes.stray_signals import stray_signals_wait
 from policy_engine.sdk.dependencies import DependencyState
 from policy_engine.telemetry.samples import Samples
 
@@ -72,24 +70,12 @@ class Child:
         self._ended = False
         self._record = FlightRecord()
 
-    async def start(self) -> None:
-        """Return when it is ready to be given chains; raises WorkerFailed."""
+    async def start(self, server: ForkServer) -> None:
+        """Have `server` fork it, and return when it is ready to be given chains; raises WorkerFailed or OSError."""
         mine, theirs = socket.socketpair()
-        passed = (theirs.fileno(), self._record.descriptor)
-        try:
-            # It begins with signals held back, so that none ends it before it ignores them.
-            with stray_signals_wait():
-                self.process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",  # the working directory adds no code
-                    "-m",
-                    "policy_engine.processes.serving",
-                    *map(str, passed),
-                    pass_fds=(*passed, *self.options.inherited),
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-                )
-        finally:
-            theirs.close()
+        with theirs:
+            passed = (theirs.fileno(), self._record.descriptor, *self.options.inherited)
+            self.process = await server.fork(passed)
         self._channel = await Channel.over(mine)
         ready = self._expect("ready", self.process.pid)
         self._reader = asyncio.ensure_future(self._read())
@@ -248,3 +234,11 @@ class Child:
             if not future.done():
                 future.set_exception(WorkerGone(f"worker process {self.options.number} {reason}"))
         self._channel.close()
+
+
+async def still_running(waiting: Mapping[asyncio.Future[int], Child], seconds: float) -> list[Child]:
+    """Wait for processes to end, for at most `seconds`; returns those that have not."""
+    if not waiting:
+        return []
+    _, late = await asyncio.wait(waiting, timeout=seconds)
+    return [waiting[one] for one in late]

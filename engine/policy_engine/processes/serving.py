@@ -12,9 +12,8 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,7 +58,7 @@ from policy_engine.worker.conditions.condition import ConditionRefused
 from policy_engine.worker.offload.helpers import Helpers
 from policy_engine.worker.offload.parent import signal_at_its_end
 from policy_engine.worker.policies.construction import off_loop
-from policy_engine.worker.policies.loader import load_policies
+from policy_engine.worker.policies.registry import Registry
 
 if TYPE_CHECKING:
     from policy_engine.telemetry.spans import OpenTelemetryTracing
@@ -177,7 +176,7 @@ class WorkerOptions:
 class WorkerProcess:
     """Answers the supervisor's messages until it is drained or the supervisor is gone."""
 
-    def __init__(self, channel: Channel, options: WorkerOptions) -> None:
+    def __init__(self, channel: Channel, options: WorkerOptions, registry: Registry) -> None:
         self._channel = channel
         self._options = options
         self._tracing = _tracing(options)
@@ -198,8 +197,7 @@ class WorkerProcess:
             self._decisions,
         )
         self._compiler = Compiler(
-            # Its own code runs by now, and the supervisor has looked at that.
-            load_policies(Path(options.policies) if options.policies else None, strict=options.strict, engine=False),
+            registry,
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
@@ -407,15 +405,16 @@ def _passed_requests(options: WorkerOptions, log: DecisionLog | None) -> list[Pa
     return [PassedRequests(log, options.decision_sample_ratio, wanted)]
 
 
-async def _main(sock: socket.socket) -> int:
+async def _main(sock: socket.socket, inherited: tuple[int, ...], registry: Registry) -> int:
     channel = await Channel.over(sock)
     first = await channel.receive()
     if first is None:
         return 1
-    options = WorkerOptions.from_message(first["start"])
+    # The numbers that the supervisor knows these sockets by are its own.
+    options = replace(WorkerOptions.from_message(first["start"]), inherited=inherited)
     configure_logging(options.log_level, options.log_format, worker=options.number)
     try:
-        worker = WorkerProcess(channel, options)
+        worker = WorkerProcess(channel, options, registry)
     except Exception as error:
         logger.exception("worker cannot start")
         await channel.send({"failed": str(error)})
@@ -424,17 +423,13 @@ async def _main(sock: socket.socket) -> int:
     return 0
 
 
-def main(channel: int, record: int) -> int:
-    """Run a worker process whose channel and flight record are these inherited files."""
+def main(channel: int, record: int, inherited: tuple[int, ...], registry: Registry) -> int:
+    """Run a worker process with these policies, whose channel, flight record and shared sockets are these files."""
     # The supervisor decides how worker processes end, and tells them over the channel.
     ignore_stray_signals()
     keep_record(record)
     end_unless_told_again(START_SECONDS)
-    # One that was stopped goes on when the supervisor has ended, and then sees that by itself.
+    # One that was stopped goes on when its parent has ended, as that does with the supervisor, and then sees that.
     signal_at_its_end(signal.SIGCONT)
     let_signals_in()
-    return asyncio.run(_main(socket.socket(fileno=channel)))
-
-
-if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    return asyncio.run(_main(socket.socket(fileno=channel), inherited, registry))

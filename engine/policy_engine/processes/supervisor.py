@@ -10,18 +10,23 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from policy_engine import __version__
 from policy_engine.explain.live import Filter
 from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFFER
 from policy_engine.processes.channel import Message
 from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.code_reload import CodeReload
+from policy_engine.processes.fork_server import worker_process
+from policy_engine.processes.forked import ForkServer
 from policy_engine.processes.pool import WorkerPool
+from policy_engine.processes.preloading import import_for
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.processes.stray_signals import ignore_stray_signals
 from policy_engine.processes.trace_hub import TraceHub
@@ -96,7 +101,9 @@ class Supervisor:
         self._verification = verify(self._policies) if registry is None else Verification()
         if settings.policies.verify is Verify.STRICT:
             refuse_unlike(self._verification)
-        self._registry = registry if registry is not None else load_policies(self._policies)
+        self._registry = (
+            registry if registry is not None else load_policies(self._policies, on_demand=self._verification)
+        )
         self._count = worker_count(settings.workers)
         options = replace(worker_options(settings, self._policies), development=development)
         self._pool = WorkerPool(self._count, options, self._pool_changed, self._worker_told, replaceable=reload)
@@ -105,7 +112,6 @@ class Supervisor:
         self._reloads = reload
         self._development = development
         self._reload: CodeReload | None = None
-        self._info: dict[str, Any] = {}
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
         self._starting = True
@@ -125,6 +131,16 @@ class Supervisor:
         """The policies that run."""
         return self._registry
 
+    def fork_from_here(self) -> None:
+        """Have worker processes share what this process has imported by now.
+
+        To be called while it has one thread and no event loop; without it, they import for themselves. What the chain
+        files name is imported before.
+        """
+        if self._settings.configuration is ConfigurationSource.FILE:
+            import_for(self._registry, self._settings.chains)
+        self._pool.fork_servers.use(ForkServer.forked(worker_process(self._registry)))
+
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
         stop = asyncio.Event()
@@ -137,11 +153,10 @@ class Supervisor:
             logger.warning("%s", warning)
         for finding in self._verification.findings:
             logger.warning("%s", finding, extra={"event": "not_reviewed"})
-        self._info = info = build_info(self._registry, self._policies, self._verification)
-        logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
+        logger.info("policy-engine %s with %d policies, %d worker(s)", __version__, len(self._registry), self._count)
         _check_certificates(self._settings)
         _check_decision_log(self._settings)
-        await self._open_pages(info)
+        await self._open_pages()
         waiting = loop.call_later(START_SECONDS, self._started)
         source = asyncio.ensure_future(self._start_and_follow())
         stopping = asyncio.ensure_future(stop.wait())
@@ -198,8 +213,6 @@ class Supervisor:
             return "\n".join(map(str, report.diagnostics))
         self._registry = registry
         self._code = CodeOnDisk(registry, self._policies)
-        self._info.clear()
-        self._info.update(build_info(registry, self._policies, self._verification))
         return ""
 
     async def _follow_management_server(self, reader: ChainReader) -> None:
@@ -292,7 +305,7 @@ class Supervisor:
         pids = {f"worker-{one['number']}": one["pid"] for one in self._pool.as_documents() if one.get("pid")}
         samples |= process_samples({"supervisor": os.getpid()} | pids)
         samples |= certificate_samples(_certificate_files(self._settings))
-        build = {"version": self._info["engine"], "python": self._info["python"]}
+        build = {"version": __version__, "python": platform.python_version()}
         samples["policy_engine_build_info"] = [(build, 1)]
         samples["policy_engine_workers"] = [({}, self._pool.serving)]
         samples["policy_engine_workers_wanted"] = [({}, self._count)]
@@ -331,7 +344,7 @@ class Supervisor:
             "processes": pool.as_documents(),
         }
 
-    async def _open_pages(self, info: dict[str, Any]) -> None:
+    async def _open_pages(self) -> None:
         def ready() -> tuple[bool, str]:
             now = self._readiness()
             return now.ready, str(now)
@@ -340,7 +353,7 @@ class Supervisor:
             ready=ready,
             samples=self._samples,
             history=self._history,
-            build_info=info,
+            build_info=lambda: build_info(self._registry, self._policies, self._verification),
             workers=self._workers,
             settings=lambda: json.loads(render_settings(self._settings, json=True)),
             traces=self._traces,
