@@ -103,6 +103,7 @@ def test_a_cache_stores_nothing_that_envoy_answered() -> None:
             response={"operations": [{"op": "remove", "path": "/id"}], "statuses": ["4xx"]},
             not_json="refuse",
         ),
+        policy("llm-budget", budgets=[{"name": "b", "amount": 1000, "window": "day"}], answer_reserve=1),
         policy("llm-prompt-guard", prompt={"deny_words": ["jailbreak"]}, answer={"deny_words": ["falcon"]}),
         policy("llm-token-limit", max_stream_tokens=1),
         policy("pii-masking", detect=["email"]),

@@ -105,6 +105,17 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
             "max_json_bytes": 64 << 20,
         },
     },
+    "llm-budget": {
+        "": {
+            "budgets": [
+                {"name": "held", "amount": 10**12, "window": "month", "key": "request.path", "per_model": True},
+                {"name": "money", "amount": 10**9, "window": "day", "unit": "money", "models": ["*a*b*", "*"]},
+            ],
+            "prices": [{"model": "*a*b*c*", "input": 1, "output": 1}, {"model": "*", "input": 1, "output": 2}],
+            "not_json": "pass",
+            "stream_reserve": 1,
+        }
+    },
     "llm-prompt-guard": {
         "": {
             "prompt": {"deny_words": ["forbidden word"], "deny_patterns": ["(a+)+z"], "allow_patterns": ["not bad"]},
