@@ -39,6 +39,12 @@ def budget(amount: int, redis: RedisServer | None = None, **more: Any) -> Docume
     return policy("llm-budget", "v1.0.0", parameters, timeout="20s", **more)
 
 
+TOOL_RULES = [
+    {"name": "writers", "action": "allow", "tools": ["put_*"], "when": 'request.headers["x-role"] == "writer"'},
+    {"name": "readers", "action": "allow", "tools": ["get_*"]},
+]
+
+
 @pytest.fixture(scope="module")
 def redis() -> Iterator[RedisServer]:
     with redis_server() as running:
@@ -51,6 +57,8 @@ def runtime(transport: str, redis: RedisServer) -> Iterator[Runtime]:
         "budget": [budget(40, redis)],
         "budget-here": [budget(40, of_budget={"name": "here"})],
         "budget-shadow": [budget(40, of_budget={"name": "shadow"}, mode="shadow")],
+        "tools": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s")],
+        "tools-shadow": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s", mode="shadow")],
     }
     overrides = {name: {"processing_mode": STREAMED} for name in chains}
     with started(chains, transport=transport, overrides=overrides, policies=POLICIES) as runtime:
@@ -152,3 +160,63 @@ def test_in_shadow_nothing_is_stopped_and_all_is_counted(runtime: Runtime) -> No
         assert runtime.send("/budget-shadow/", **ask("shadow", stream=True)).body == b"".join(chunks)
     wanted = runtime.value("policy_engine_policy_shadow_total", wanted="answer")
     assert wanted == 1, "the second would have been refused"
+
+
+# -- mcp-authorize -----------------------------------------------------------------------------------------------------
+
+
+def call(tool: str, number: object = 1) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": tool}}
+
+
+def post(runtime: Runtime, document: Any, role: str = "reader", chain: str = "tools") -> Any:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    pieces = [body[at : at + 40] for at in range(0, len(body), 40)]
+    return runtime.send(f"/{chain}/", method="POST", headers=[*JSON, ("x-role", role)], body=pieces)
+
+
+def tools(*names: str) -> bytes:
+    listed = [{"name": name, "description": "x" * 300} for name in names]
+    return json.dumps({"jsonrpc": "2.0", "id": "a", "result": {"tools": listed}}).encode()
+
+
+def test_calls_are_refused_and_nothing_of_them_reaches_the_server(runtime: Runtime) -> None:
+    assert post(runtime, call("get_a")).status == 200
+    assert post(runtime, call("put_a"), "writer").status == 200
+    assert len(runtime.upstream.received) == 2
+    for document in (
+        call("put_a"),
+        [call("get_a"), call("put_a", "b")],
+        b'{"jsonrpc":"2.0","method":"tools/call"}',
+        b"x",
+    ):
+        assert post(runtime, document).status in (400, 403)
+    twice = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_a","name":"put_a"}}'
+    assert post(runtime, twice).status == 400
+    assert len(runtime.upstream.received) == 2
+
+
+@pytest.mark.parametrize("kind", ["json", "events"])
+def test_lists_of_tools_have_what_may_be_called(runtime: Runtime, kind: str) -> None:
+    whole = tools("get_a", "put_a", "drop", "get_b")
+    data = whole if kind == "json" else b"event: message\ndata: " + whole + b"\n\n"
+    chunks = [data[at : at + 100] for at in range(0, len(data), 100)]
+    runtime.upstream.answer_with(Answer(headers=JSON if kind == "json" else EVENTS, chunks=chunks, chunk_delay_s=0.005))
+    asked = {"jsonrpc": "2.0", "id": "a", "method": "tools/list"}
+    for role, names in (("reader", ["get_a", "get_b"]), ("writer", ["get_a", "put_a", "get_b"])):
+        body = post(runtime, asked, role).body.removeprefix(b"event: message\ndata: ")
+        assert [one["name"] for one in json.loads(body)["result"]["tools"]] == names
+    seen = runtime.send("/tools/", headers=[("accept", "text/event-stream")]).body
+    assert b"put_a" not in seen, "a stream that the client opened for the server's messages"
+    assert post(runtime, asked, chain="tools-shadow").body == data
+
+
+def test_an_event_of_the_server_arrives_before_the_next_is_sent(runtime: Runtime) -> None:
+    first, second = (b"data: " + tools(name) + b"\n\n" for name in ("get_a", "get_b"))
+    runtime.upstream.answer_with(Answer(headers=EVENTS, chunks=[first, second], chunk_delay_s=1.5))
+    with socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) as client:
+        client.sendall(b"GET /tools/ HTTP/1.1\r\nhost: a\r\n\r\n")
+        received = b""
+        while b"get_a" not in received:
+            received += client.recv(65536)
+        assert b"get_b" not in received

@@ -122,6 +122,16 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
             "answer": {"deny_words": ["bad"], "action": "redact"},
         }
     },
+    "mcp-authorize": {
+        "": {
+            "rules": [
+                *({"name": f"r{number}", "action": "deny", "tools": [f"*{number}*x"]} for number in range(100)),
+                {"name": "all", "action": "allow"},
+            ],
+            "methods": ["*a*b*c", "*"],
+            "max_message_bytes": 16 << 20,
+        }
+    },
     "llm-token-limit": {
         "": {"max_prompt_tokens": 1_000_000, "max_completion_tokens": 1_000_000, "max_stream_tokens": 1_000_000}
     },
