@@ -14,11 +14,12 @@ import pytest
 
 from integration.controllers.attached import HERE, HOST, Attached, Manifest, attached, eventually, sent
 from integration.controllers.istio import GatewayProxy, Istiod, istiod
-from integration.controllers.kubernetes import Kubernetes, gateway_api_crds, istio_crds, kubernetes
+from integration.controllers.kubernetes import Kubernetes, kubernetes
 from integration.harness.client import Reply
 from integration.harness.exchange import Answer
 from integration.harness.processes import free_port
 from tools.on_demand.envoy_wheels import NEWEST, envoy
+from tools.on_demand.kubernetes_files import gateway_api_crds, istio_crds
 
 NAMESPACES = ("istio-system", "bank", "llm", "shop")
 LABELS = {"istio": "ingressgateway"}

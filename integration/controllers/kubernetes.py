@@ -15,14 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from integration.controllers.attached import Manifest, yaml_of
 from integration.harness.processes import Process, accepts, free_port
-from tools.on_demand.go_programs import (
-    ENVOY_GATEWAY,
-    GATEWAY_API,
-    ISTIO,
-    PROMETHEUS_OPERATOR,
-    go_program,
-    module_directory,
-)
+from tools.on_demand.go_programs import go_program
 
 _TOKEN = "only-for-this-test"
 _SECONDS = 120
@@ -91,34 +84,6 @@ def kubernetes(directory: Path) -> Iterator[Kubernetes]:
             found = Kubernetes(_kubeconfig(directory, port))
             server.wait_until(lambda: _is_ready(found), what="ready", timeout_s=_SECONDS)
             yield found
-
-
-def gateway_api_crds() -> list[Path]:
-    """Return the custom resource definitions of Gateway API, its experimental ones, in files."""
-    directory = module_directory("sigs.k8s.io/gateway-api", GATEWAY_API) / "config" / "crd" / "experimental"
-    return sorted(directory.glob("gateway.networking.k8s.io_*s.yaml"))
-
-
-def envoy_gateway_crds(directory: Path) -> list[Path]:
-    """Return those of Envoy Gateway in files, without the condition of its chart around each."""
-    chart = module_directory("github.com/envoyproxy/gateway", ENVOY_GATEWAY) / "charts" / "gateway-crds-helm"
-    directory.mkdir()
-    for file in sorted((chart / "templates" / "generated").glob("*.yaml")):
-        lines = [line for line in file.read_text("utf-8").splitlines() if not line.startswith("{{")]
-        (directory / file.name).write_text("\n".join(lines) + "\n", "utf-8")
-    return sorted(directory.glob("*.yaml"))
-
-
-def monitoring_crds() -> list[Path]:
-    """Return those of ServiceMonitor and PrometheusRule in files."""
-    module = module_directory("github.com/prometheus-operator/prometheus-operator", PROMETHEUS_OPERATOR)
-    directory = module / "example" / "prometheus-operator-crd"
-    return [directory / f"monitoring.coreos.com_{name}.yaml" for name in ("servicemonitors", "prometheusrules")]
-
-
-def istio_crds() -> Path:
-    """Return the file with those of Istio."""
-    return module_directory("istio.io/istio", ISTIO) / "manifests" / "charts" / "base" / "files" / "crd-all.gen.yaml"
 
 
 def _options(directory: Path, port: int, etcd: str) -> list[str]:

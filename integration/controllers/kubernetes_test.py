@@ -17,16 +17,9 @@ import pytest
 import yaml
 
 from integration.controllers.attached import HERE, Manifest
-from integration.controllers.kubernetes import (
-    Kubernetes,
-    Refused,
-    envoy_gateway_crds,
-    gateway_api_crds,
-    istio_crds,
-    kubernetes,
-    monitoring_crds,
-)
+from integration.controllers.kubernetes import Kubernetes, Refused, kubernetes
 from tools.on_demand.go_programs import KUBERNETES, go_program
+from tools.on_demand.kubernetes_files import envoy_gateway_crds, gateway_api_crds, istio_crds, monitoring_crds
 
 DEPLOY = HERE.parent.parent / "deploy"
 CHART = DEPLOY / "helm" / "policy-engine"

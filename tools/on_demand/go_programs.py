@@ -22,9 +22,6 @@ from tools.on_demand.cache import cache, home
 
 KUBERNETES: Final = "v1.37.2"
 ENVOY_GATEWAY: Final = "v1.9.1"
-GATEWAY_API: Final = "v1.6.1"
-"""What this Envoy Gateway is made with."""
-PROMETHEUS_OPERATOR: Final = "v0.85.0"
 ISTIO: Final = "v0.0.0-20260827124520-eed52ebb66ad"
 """Istio has no usable tags as a Go module: this is what the proxy calls its newest."""
 

@@ -26,6 +26,8 @@ SLOW = {
     "builder/policy_builder/commands": "what Bazel builds, whole images",
     "builder/policy_builder/package": "whole images",
     "demo": "real Envoy",
+    "deploy/helm_test.py": "Helm and kube-score, built from Go modules",
+    "deploy/kubeconform_test.py": "kubeconform and kubectl, built from Go modules",
     "engine/policy_engine/processes": "worker processes that hang, and are replaced after seconds",
     "integration": "real Envoy, containers",
     "policies/held_time_test.py": "the dearest bodies for every policy that reads them",
