@@ -20,11 +20,11 @@ from policy_engine.kernel.denial_counts import tells_of_a_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
-from policy_engine.worker.chains.compiled import Condition, Step
+from policy_engine.worker.chains.compiled import Step
 from policy_engine.worker.chains.executor import failure_kind
 from policy_engine.worker.chains.loop_watch import RUNNING
 from policy_engine.worker.chains.tracing import trace_id
-from policy_engine.worker.conditions.condition import ConditionError
+from policy_engine.worker.conditions.condition import Condition, ConditionError
 
 _LONGEST = 200
 
