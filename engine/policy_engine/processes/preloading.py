@@ -36,7 +36,8 @@ def import_for(registry: Registry, chains: Path) -> None:
 
 def _is_direct(written: str) -> bool:
     """Whether a condition, as it stands in a file, surely needs no CEL engine."""
-    with suppress(ValueError):
-        written = str(json.loads(written))
+    if written.startswith('"'):
+        with suppress(ValueError):
+            written, _ = json.JSONDecoder().raw_decode(written)
     source = read_source(written.strip("'"))
     return not source.problems and compile_direct(source) is not None
