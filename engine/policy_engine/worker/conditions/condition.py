@@ -121,12 +121,13 @@ class Variables:
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_evaluate", "_variables", "text", "uses_metadata", "uses_response")
+    __slots__ = ("_evaluate", "_variables", "decided_late", "text", "uses_response")
 
     def __init__(self, source: Source, evaluate: Evaluate | Program) -> None:
         self.text = source.text
         self.uses_response = any(name.startswith("response.") for name in source.variables)
-        self.uses_metadata = "metadata" in source.variables
+        # Of a whole exchange: when its request begins, neither the answer nor what policies add to it is known.
+        self.decided_late = self.uses_response or "metadata" in source.variables
         self._variables = variables = Variables(source)
         self._evaluate: Evaluate
         if callable(evaluate):
