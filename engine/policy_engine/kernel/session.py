@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
@@ -152,7 +153,8 @@ class Session:
             refused = refusal(kernel, route, part, header_map, size, view)
             if refused is not None:
                 return self._deny(refused, view, route)
-        request = Request(view, route=key, facts=lambda: EnvoyFacts(message, route.chain.needs.asked))
+        # Not a closure: that would make cells of what all of this method uses.
+        request = Request(view, route=key, facts=partial(EnvoyFacts, message, route.chain.needs.asked))
         self._phases = Phases(kernel, route, modes, request, self._peer)
         return request_headers(self._phases, bodiless=headers.end_of_stream)
 
@@ -162,7 +164,7 @@ class Session:
         if tracing is None or passes:
             return
         headers = headers_of(message.request_headers.headers)
-        span = tracing.begin(Request(headers, route=key, facts=lambda: EnvoyFacts(message, NOTHING_ASKED)))
+        span = tracing.begin(Request(headers, route=key, facts=partial(EnvoyFacts, message, NOTHING_ASKED)))
         if span is not None:
             tracing.answered(span, _UNMAPPED)
             tracing.end(span)
