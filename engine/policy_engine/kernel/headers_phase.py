@@ -21,7 +21,7 @@ from policy_engine.kernel.reply import ProcessingMode, duplex_replies, headers_r
 from policy_engine.kernel.sides import Side, first_closed
 from policy_engine.kernel.stream import Replies
 from policy_engine.sdk import Headers, Request, Response, ResponseOrigin
-from policy_engine.sdk.headers import HeaderEdit
+from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.worker.chains.executor import Outcome, run
 
 _BODY_NOT_TAKEN = (408, 413)
@@ -114,6 +114,10 @@ def _headers(  # what every step of this phase is given
             return side.pass_reply
         phases.collection = Collection(phases.kernel, begun)
         return None
+    elif side.constant is not None and not comes and not begun.edits:
+        for edit in side.constant.edits:
+            apply_edit(view.headers, edit)
+        return side.constant.answer()
     outcome = run(phases.exchange, side.on_headers, arguments, begun)
     if isinstance(outcome, Outcome):
         return _headers_done(phases, side, view, outcome, arguments, empty=empty)
