@@ -57,6 +57,7 @@ def runtime(transport: str, redis: RedisServer) -> Iterator[Runtime]:
         "budget": [budget(40, redis)],
         "budget-here": [budget(40, of_budget={"name": "here"})],
         "budget-shadow": [budget(40, of_budget={"name": "shadow"}, mode="shadow")],
+        "usage": [policy("llm-usage", "v1.0.0", timeout="20s")],
         "tools": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s")],
         "tools-shadow": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s", mode="shadow")],
     }
@@ -220,3 +221,24 @@ def test_an_event_of_the_server_arrives_before_the_next_is_sent(runtime: Runtime
         while b"get_a" not in received:
             received += client.recv(65536)
         assert b"get_b" not in received
+
+
+# -- llm-usage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_tokens_and_durations_are_counted_and_the_answer_is_the_upstreams(runtime: Runtime, streams: bool) -> None:
+    usage: dict[str, Any] = {"usage": {"prompt_tokens": 7, "completion_tokens": 25}}
+    chunks = [event("a"), event("b", "stop"), event("", **usage), DONE]
+    answer = Answer(headers=EVENTS, chunks=chunks, chunk_delay_s=0.02)
+    if not streams:
+        chunks = [json.dumps({"choices": [], **usage}).encode()]
+        answer = Answer.of(chunks[0], headers=JSON)
+    runtime.upstream.answer_with(answer)
+    prefix, model = "policy_llm_usage_gen_ai", f"m-{streams}"
+    assert runtime.send("/usage/", **ask("x", stream=streams, model=model)).body == b"".join(chunks)
+    named = {"gen_ai_request_model": model, "gen_ai_provider_name": "openai", "gen_ai_operation_name": "chat"}
+    for kind, count in (("input", 7), ("output", 25)):
+        assert runtime.value(f"{prefix}_client_token_usage_sum", **named, gen_ai_token_type=kind) == count
+    assert runtime.value(f"{prefix}_client_operation_duration_count", **named, error_type="none") == 1
+    assert runtime.value(f"{prefix}_server_time_to_first_token_count", **named) == streams
