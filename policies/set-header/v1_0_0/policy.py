@@ -49,10 +49,10 @@ class _Changes:
     append: tuple[tuple[str, str], ...]
 
     def for_request(self) -> RequestMutation:
-        return RequestMutation(remove_headers=self.remove, set_headers=dict(self.set), append_headers=self.append)
+        return RequestMutation(remove_headers=self.remove, set_headers=self.set, append_headers=self.append)
 
     def for_response(self) -> ResponseMutation:
-        return ResponseMutation(remove_headers=self.remove, set_headers=dict(self.set), append_headers=self.append)
+        return ResponseMutation(remove_headers=self.remove, set_headers=self.set, append_headers=self.append)
 
 
 def _changes(section: Mapping[str, Any], path: str) -> _Changes:
