@@ -96,9 +96,7 @@ def sent(port: int, method: str, target: str, **more: Any) -> Reply:
 
 def announced(port: int, target: str, length: int) -> int:
     """Announce a body of so many bytes, send none of it, and return the status of the answer."""
-    head = (
-        f"POST {target} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-    )
+    fields = f"host: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
     with socket.create_connection(("127.0.0.1", port), TAKEN_S) as connection:
         connection.sendall(f"POST {target} HTTP/1.1\r\n{fields}\r\n".encode())
         return int(connection.makefile("rb").readline().split()[1])
