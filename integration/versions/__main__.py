@@ -40,9 +40,8 @@ def main(argv: Sequence[str]) -> int:
     names = [file.name for file in test_files()]
     parser.add_argument("--tests", action="append", choices=names, metavar="FILE", help="may be repeated")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="so many versions at once (default 1)")
-    parser.add_argument(
-        "--reports", type=Path, metavar="DIRECTORY", help="keep a report for each version, and run none that has one"
-    )
+    kept = "keep a report for each version and file, and run none that has one"
+    parser.add_argument("--reports", type=Path, metavar="DIRECTORY", help=kept)
     parser.add_argument("--page", type=Path, help=f"write the table there, too; {_PAGE} for a full run")
     options = parser.parse_args(argv)
     files = [file for file in test_files() if not options.tests or file.name in options.tests]
@@ -50,8 +49,7 @@ def main(argv: Sequence[str]) -> int:
     expected = read_expected(_DIFFERENCES)
     try:
         with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
-            kept = options.reports or Path(name)
-            kept.mkdir(parents=True, exist_ok=True)
+            reports = options.reports or Path(name)
             ran = list(pool.map(lambda version: told(run(version, envoy(version), files, kept)), versions))
     except (SuiteError, WheelError) as error:
         print(error, file=sys.stderr)

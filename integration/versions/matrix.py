@@ -60,21 +60,30 @@ def test_files() -> list[Path]:
 
 
 def run(version: str, envoy: Path, files: Sequence[Path], kept: Path) -> Ran:
-    """Run the files with this Envoy, unless `kept` has its report from before; raises SuiteError without a report."""
-    report = kept / f"{version}.xml"
+    """Run the files with this Envoy, but for those whose report is in `kept`; raises SuiteError for one without."""
     begin = time.monotonic()
-    if not report.exists():
-        with tempfile.TemporaryDirectory(prefix="envoy-") as name:
-            new = Path(name) / "report.xml"
-            own = ("-q", "-W", "ignore", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--junitxml={new}")
-            command, environment = python_program("pytest", *own, *files)
-            chosen = {**environment, VARIABLE: str(envoy), VERSION_VARIABLE: version}
-            with Process("pytest", command, log_path=Path(name) / "log", env=chosen, cwd=ROOT) as tests:
-                tests.wait(_SECONDS)
-                if not new.exists():
-                    raise SuiteError(f"Envoy {version}: no report\n{tests.log()[-2000:]}")
-            report.write_bytes(new.read_bytes())
-    return Ran(version, tuple(cases(version, report.read_text("utf-8"))), time.monotonic() - begin)
+    directory = kept / version
+    directory.mkdir(parents=True, exist_ok=True)
+    found: list[Case] = []
+    for file in files:
+        report = directory / f"{file.stem}.xml"
+        if not report.exists():
+            _run_file(version, envoy, file, report)
+        found += cases(version, report.read_text("utf-8"))
+    return Ran(version, tuple(found), time.monotonic() - begin)
+
+
+def _run_file(version: str, envoy: Path, file: Path, report: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="envoy-") as name:
+        new = Path(name) / "report.xml"
+        own = ("-q", "-W", "ignore", "-p", "no:cacheprovider", f"--rootdir={ROOT}", f"--junitxml={new}")
+        command, environment = python_program("pytest", *own, file)
+        chosen = {**environment, VARIABLE: str(envoy), VERSION_VARIABLE: version}
+        with Process("pytest", command, log_path=Path(name) / "log", env=chosen, cwd=ROOT) as tests:
+            tests.wait(_SECONDS)
+            if not new.exists():
+                raise SuiteError(f"Envoy {version}: {file.name} made no report\n{tests.log()[-2000:]}")
+        report.write_bytes(new.read_bytes())
 
 
 def cases(version: str, report: str) -> Iterator[Case]:
