@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.jobs) as pool:
             reports = options.reports or Path(name)
-            ran = list(pool.map(lambda version: told(run(version, envoy(version), files, kept)), versions))
+            ran = list(pool.map(lambda version: told(run(version, envoy(version), files, reports)), versions))
     except (SuiteError, WheelError) as error:
         print(error, file=sys.stderr)
         return 2
