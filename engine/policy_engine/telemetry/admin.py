@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -54,19 +55,21 @@ class AdminServer:
     def __init__(
         self, address: str, sources: AdminSources, *, probes_only: bool = False, hosts: tuple[str, ...] = ()
     ) -> None:
-        self._address = address
+        self.wanted = address
+        self.sock: socket.socket | None = None
+        """What it listens on, once it does."""
         self._hosts = frozenset(one.lower() for one in hosts)
         self._sources = sources
-        self._probes_only = probes_only
+        self.probes_only = probes_only
         self._runner = web.AppRunner(self._application(), access_log=None)
         self.address = ""
 
-    async def start(self) -> None:
-        """Listen; raises OSError naming the address."""
-        sock = bind(self._address)
+    async def start(self, sock: socket.socket | None = None) -> None:
+        """Listen, on `sock` if it is given; raises OSError naming the address."""
+        sock = sock or bind(self.wanted)
         await self._runner.setup()
         await web.SockSite(self._runner, sock).start()
-        self.address = bound_address(sock)
+        self.sock, self.address = sock, bound_address(sock)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -74,7 +77,7 @@ class AdminServer:
 
     def _application(self) -> web.Application:
         application = web.Application(
-            middlewares=[] if self._probes_only else [self._refuse_other_hosts, refuse_other_origins]
+            middlewares=[] if self.probes_only else [self._refuse_other_hosts, refuse_other_origins]
         )
         application.add_routes(
             [
@@ -83,7 +86,7 @@ class AdminServer:
                 web.get("/metrics", self._metrics),
             ]
         )
-        if self._probes_only:
+        if self.probes_only:
             return application
         traces = TracePage(self._sources.traces)
         application.on_shutdown.append(traces.close)
@@ -107,7 +110,7 @@ class AdminServer:
     @web.middleware
     async def _refuse_other_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.headers.get("host", "")
-        if _is_loopback(host) or _host_name(host) in self._hosts or self._address.startswith("unix:"):
+        if _is_loopback(host) or _host_name(host) in self._hosts or self.wanted.startswith("unix:"):
             return await handler(request)
         text = (
             f"these pages are not for the host {host[:200]!r}; allowed: localhost, 127.0.0.1, [::1], and admin.hosts\n"
