@@ -15,6 +15,7 @@ from policy_builder.discover.policy_source import PolicySource, discover_directo
 from policy_builder.discover.wheels import WheelStore
 
 HERE = Path(__file__).parent
+EXAMPLE = Path("examples/own-repository")
 
 
 def test_the_image_has_all_with_what_they_need() -> None:
@@ -39,7 +40,7 @@ def test_policy_builder_finds_the_same_policies(tmp_path: Path) -> None:
     assert {"BUILD", "BUILD.bazel", "old.pyc", "old.pyo"} <= {file.name for file in elsewhere.rglob("*")}
     shutil.copyfile(HERE / "policy-manifest.yaml", elsewhere / "policy-manifest.yaml")
     (module,) = HERE.parents[2].glob("*/policies/add-team")
-    shutil.copytree(module, elsewhere / "module/policies/add-team")
+    shutil.copytree(module, tmp_path / EXAMPLE / "policies/add-team")
     shutil.copytree(HERE.parents[1] / "policies/set-header", tmp_path / "policies/set-header")
     (elsewhere / "dist").mkdir()
     runpy.run_path(str(elsewhere / "wheel/make_wheel.py"))["main"](elsewhere / "dist")

@@ -20,11 +20,11 @@ from policy_engine.kernel.denial_counts import tells_of_a_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
-from policy_engine.worker.chains.compiled import Condition, Step
+from policy_engine.worker.chains.compiled import Step
 from policy_engine.worker.chains.executor import failure_kind
 from policy_engine.worker.chains.loop_watch import RUNNING
 from policy_engine.worker.chains.tracing import trace_id
-from policy_engine.worker.conditions.condition import ConditionError
+from policy_engine.worker.conditions.condition import Condition, ConditionError
 
 _LONGEST = 200
 
@@ -155,10 +155,10 @@ def _published(answer: ImmediateResponse, decided: dict[str, Any]) -> ImmediateR
 class PassedRequests:
     """Wants a share of all requests, for the lines of those that pass; `condition` None for any."""
 
-    def __init__(self, log: DecisionLog, share: float, condition: Condition | None, *, late: bool) -> None:
+    def __init__(self, log: DecisionLog, share: float, condition: Condition | None) -> None:
         self._share = share
         self._condition = condition
-        self._late = late
+        self._late = condition is not None and condition.decided_late
         self._log = log
         self._wanted = Wanted(self._ended, publish=True)
 

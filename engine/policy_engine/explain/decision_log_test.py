@@ -159,7 +159,7 @@ def test_requests_that_pass_are_no_lines_unless_asked_for(lines: Lines, policy: 
     made, log = kernel(policy)
     sent(made)
     assert lines.records == []
-    recorder = Recorder(made, (PassedRequests(log, 1.0, None, late=False),))
+    recorder = Recorder(made, (PassedRequests(log, 1.0, None),))
     recorder.refresh()
     reply = ask(recorder.handler(Peer()))
     facts = facts_of(lines.records[0])
@@ -175,7 +175,7 @@ def test_a_share_and_a_condition_choose_what_passes(lines: Lines) -> None:
     made, log = kernel(Passing)
     condition = Filter(where='request.path == "/yes"').condition()
     for share in (0.0, 1.0):
-        recorder = Recorder(made, (PassedRequests(log, share, condition, late=False),))
+        recorder = Recorder(made, (PassedRequests(log, share, condition),))
         recorder.refresh()
         for path in ("/yes", "/no"):
             ask(recorder.handler(Peer()), path=path)
@@ -184,7 +184,7 @@ def test_a_share_and_a_condition_choose_what_passes(lines: Lines) -> None:
 
 def test_lines_of_a_sample_are_not_bounded(lines: Lines) -> None:
     made, log = kernel(Passing)
-    recorder = Recorder(made, (PassedRequests(log, 1.0, None, late=False),))
+    recorder = Recorder(made, (PassedRequests(log, 1.0, None),))
     recorder.refresh()
     for _ in range(3 * BURST):
         ask(recorder.handler(Peer()))
@@ -194,7 +194,7 @@ def test_lines_of_a_sample_are_not_bounded(lines: Lines) -> None:
 
 def test_a_denial_is_one_line_when_passes_are_recorded_too(lines: Lines) -> None:
     made, log = kernel(Denying)
-    recorder = Recorder(made, (PassedRequests(log, 1.0, None, late=False),))
+    recorder = Recorder(made, (PassedRequests(log, 1.0, None),))
     recorder.refresh()
     ask(recorder.handler(Peer()))
     assert len(lines.records) == 1

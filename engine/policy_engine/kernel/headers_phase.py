@@ -180,13 +180,13 @@ def _reply(phases: Phases, side: Side, view: Request | Response, outcome: Outcom
     if side.collects and side in phases.awaited:
         phases.collection = Collection(phases.kernel, outcome)
         return None
-    actions = outcome.actions
-    if not actions:
+    edits = outcome.edits
+    if not edits:
         return side.pass_reply
     cached = side.cached
-    if not cached.matches(actions):
-        # Serialised anew only when an action is another object than before.
-        cached.actions, cached.reply = actions, headers_reply(side.headers, outcome.edits, actions) + side.override
+    # Edits have no equality but their identity.
+    if cached.edits != edits:
+        cached.edits, cached.reply = edits, headers_reply(side.headers, edits, outcome.actions) + side.override
     return cached.reply
 
 

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 
 from policy_engine.processes.channel import Channel, Message
 from policy_engine.processes.flight_record import STACK_SIGNAL, FlightRecord, LastSeen, is_stopped
+from policy_engine.processes.forked import ForkServer
 from policy_engine.processes.listening import Listening
 from policy_engine.processes.passing import NotPassed, receive_descriptors
 from policy_engine.processes.serving import WorkerOptions
-from policy_engine.processes.stray_signals import stray_signals_wait
 from policy_engine.sdk.dependencies import DependencyState
 from policy_engine.telemetry.samples import Samples
 
@@ -79,27 +77,14 @@ class Child:
         self._passing: socket.socket | None = None
         """Where sockets come from; the channel has words alone."""
 
-    async def start(self) -> None:
-        """Return when it is ready to be given chains; raises WorkerFailed."""
+    async def start(self, server: ForkServer) -> None:
+        """Have `server` fork it, and return when it is ready to be given chains; raises WorkerFailed or OSError."""
         mine, theirs = socket.socketpair()
         self._passing, passing = socket.socketpair()
         self._passing.settimeout(PASSED_SECONDS)
-        passed = (theirs.fileno(), self._record.descriptor, passing.fileno())
-        try:
-            # It begins with signals held back, so that none ends it before it ignores them.
-            with stray_signals_wait():
-                self.process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-P",  # the working directory adds no code
-                    "-m",
-                    "policy_engine.processes.serving",
-                    *map(str, passed),
-                    pass_fds=(*passed, *self.options.inherited),
-                    env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-                )
-        finally:
-            theirs.close()
-            passing.close()
+        with theirs, passing:
+            passed = (theirs.fileno(), self._record.descriptor, passing.fileno(), *self.options.inherited)
+            self.process = await server.fork(passed)
         self._channel = await Channel.over(mine)
         ready = self._expect("ready", self.process.pid)
         self._reader = asyncio.ensure_future(self._read())
@@ -277,3 +262,11 @@ class Child:
             if not future.done():
                 future.set_exception(WorkerGone(f"worker process {self.options.number} {reason}"))
         self._channel.close()
+
+
+async def still_running(waiting: Mapping[asyncio.Future[int], Child], seconds: float) -> list[Child]:
+    """Wait for processes to end, for at most `seconds`; returns those that have not."""
+    if not waiting:
+        return []
+    _, late = await asyncio.wait(waiting, timeout=seconds)
+    return [waiting[one] for one in late]

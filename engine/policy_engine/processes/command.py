@@ -37,7 +37,10 @@ def run_engine(
         for variable in service_links(os.environ):
             logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
         check_tls(settings)
-        return asyncio.run(Supervisor(settings, reload=reload, take_over=other).run())
+        supervisor = Supervisor(settings, reload=reload, take_over=other)
+        # Nothing that comes from the engine that runs, or goes to the command, stays open in other processes.
+        supervisor.fork_from_here([*command.descriptors, *(other.descriptors if other is not None else ())])
+        return asyncio.run(supervisor.run())
     except Exception as error:
         command.tell({"failed": str(error)})
         raise

@@ -224,6 +224,11 @@ class TakeOver:
         self.done: Callable[[], object] = lambda: None
         self._output = output
 
+    @property
+    def descriptors(self) -> list[int]:
+        """All that came from the engine that runs, and the way to it."""
+        return [self._sock.fileno(), *self.given.descriptors, *self._output.values()]
+
     def adopt_output(self) -> None:
         """Write from now on where the engine that runs writes its log."""
         for number, descriptor in self._output.items():

@@ -32,6 +32,11 @@ class Given:
         self._left = list(found)
         self.taken: dict[str, str] = {}
 
+    @property
+    def descriptors(self) -> list[int]:
+        """Those that nobody took yet."""
+        return [one.sock.fileno() for one in self._left]
+
     def take(self, address: str) -> socket.socket | None:
         """Return the socket of `address`, with its mode and group as written there; None when there is none.
 
@@ -107,9 +112,9 @@ class PoolSockets:
     def options(self, number: int) -> WorkerOptions:
         """Return what worker process `number` is started with."""
         passed = self._to_pass.get(number, ())
-        taken = {one.address: one.sock.fileno() for one in passed}
-        shared = tuple(one.sock.fileno() for one in self._sockets)
-        return replace(self._options[number], inherited=(*shared, *taken.values()), taken=taken)
+        sockets = [one.sock.fileno() for one in (*self._sockets, *passed)]
+        taken = {one.address: len(self._sockets) + place for place, one in enumerate(passed)}
+        return replace(self._options[number], inherited=tuple(sockets), taken=taken)
 
     def passed(self, number: int) -> None:
         """Note that worker process `number` listens: what it was passed is its own from now on."""

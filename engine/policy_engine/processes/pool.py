@@ -16,7 +16,8 @@ from contextlib import ExitStack
 from functools import partial
 
 from policy_engine.processes.channel import Message, spec_to_message
-from policy_engine.processes.child import Child, WorkerFailed, WorkerGone
+from policy_engine.processes.child import Child, WorkerFailed, WorkerGone, still_running
+from policy_engine.processes.forked import ForkServer, ForkServers
 from policy_engine.processes.listening import FIRST_RETRY_SECONDS, Given, Listening, PoolSockets
 from policy_engine.processes.liveness import Liveness
 from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
@@ -75,6 +76,7 @@ class WorkerPool:
         self._told = told
         self._standing: dict[str, Message] = {}
         self._spares: dict[int, asyncio.Task[Child]] = {}
+        self.fork_servers = ForkServers(options.policies, options.strict, options.log_level, options.log_format)
         self._liveness = Liveness(options.worker_timeout, self._children.values, options.policies, self._quiet_or_not)
         self.restarts = 0
 
@@ -166,7 +168,8 @@ class WorkerPool:
         message = spec_to_message(spec)
         async with self._applying:
             self._turn += 1
-            made = await asyncio.gather(*map(self._new, range(self._count)), return_exceptions=True)
+            server = await self.fork_servers.another()
+            made = await asyncio.gather(*(self._new(one, server) for one in range(self._count)), return_exceptions=True)
             fresh = {number: child for number, child in enumerate(made) if isinstance(child, Child)}
             try:
                 for failed in made:
@@ -179,8 +182,10 @@ class WorkerPool:
                 for child in fresh.values():
                     child.kill()
                     child.close()
+                server.close()
                 raise
             self._spec = message
+            self.fork_servers.use(server)
             for number, child in fresh.items():
                 self._drop_spare(number)
                 old = self._children.get(number)
@@ -198,7 +203,7 @@ class WorkerPool:
         await child.fetch_samples(self._named)
         await child.drain()
         waiting: dict[asyncio.Future[int], Child] = {asyncio.ensure_future(child.process.wait()): child}
-        if await _still_running(waiting, self._given.drain_seconds + DRAIN_GRACE_SECONDS):
+        if await still_running(waiting, self._given.drain_seconds + DRAIN_GRACE_SECONDS):
             logger.error("worker process %d was replaced and did not end in time, killed", child.options.number)
             child.kill()
 
@@ -345,21 +350,22 @@ class WorkerPool:
         waiting: dict[asyncio.Future[int], Child] = {
             asyncio.ensure_future(child.process.wait()): child for child in children
         }
-        late = await _still_running(waiting, seconds)
+        late = await still_running(waiting, seconds)
         for child in late:
             if child.silence > 2 * sign_of_life_interval(self._given.worker_timeout):
                 logger.error(
                     "worker process %d hangs, killed", child.options.number, extra={"worker": child.options.number}
                 )
                 child.kill()
-        for child in await _still_running(waiting, DRAIN_GRACE_SECONDS if late else 0.0):
+        for child in await still_running(waiting, DRAIN_GRACE_SECONDS if late else 0.0):
             logger.error("worker process %d did not end in time, killed", child.options.number)
             child.kill()
-        await _still_running(waiting, 5.0 if late else 0.0)
+        await still_running(waiting, 5.0 if late else 0.0)
         for task in self._tasks:
             task.cancel()
         for number in tuple(self._spares):
             self._drop_spare(number)
+        self.fork_servers.close()
         self._sockets.release(kept or frozenset())
 
     async def _start_one(self, number: int) -> Child:
@@ -373,10 +379,10 @@ class WorkerPool:
         self._keep(self._watch(number, child))
         return child
 
-    async def _new(self, number: int) -> Child:
+    async def _new(self, number: int, server: ForkServer | None = None) -> Child:
         child = Child(self._sockets.options(number), self._told)
         try:
-            await child.start()
+            await child.start(server or await self.fork_servers.current())
         except BaseException:
             child.kill()
             child.close()
@@ -452,11 +458,3 @@ class WorkerPool:
                     return
                 await self._listen(number, child)
         self._changed()
-
-
-async def _still_running(waiting: Mapping[asyncio.Future[int], Child], seconds: float) -> list[Child]:
-    """Wait for processes to end, for at most `seconds`; returns those that have not."""
-    if not waiting:
-        return []
-    _, late = await asyncio.wait(waiting, timeout=seconds)
-    return [waiting[one] for one in late]

@@ -12,9 +12,8 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -60,7 +59,7 @@ from policy_engine.worker.conditions.condition import ConditionRefused
 from policy_engine.worker.offload.helpers import Helpers
 from policy_engine.worker.offload.parent import signal_at_its_end
 from policy_engine.worker.policies.construction import off_loop
-from policy_engine.worker.policies.loader import load_policies
+from policy_engine.worker.policies.registry import Registry
 
 if TYPE_CHECKING:
     from policy_engine.telemetry.spans import OpenTelemetryTracing
@@ -117,7 +116,7 @@ class WorkerOptions:
     """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
 
     `inherited` are file descriptors of listening sockets; `bind` are the worker's own addresses, all others are shared
-    by all workers. `taken` says which of its own it need not bind, as their descriptors are among the inherited.
+    by all workers. `taken` says which of its own it need not bind, and where among the inherited their sockets are.
     `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it. `development`: each
     request is told at the terminal, and a client is shown the traceback of a policy that fails. With `strict` it loads
     policies only if they still are what the registry says.
@@ -181,7 +180,7 @@ class WorkerOptions:
 class WorkerProcess:
     """Answers the supervisor's messages until it is drained or the supervisor is gone."""
 
-    def __init__(self, channel: Channel, options: WorkerOptions, passing: socket.socket) -> None:
+    def __init__(self, channel: Channel, options: WorkerOptions, registry: Registry, passing: socket.socket) -> None:
         self._channel = channel
         self._passing = passing
         self._own: dict[str, socket.socket] = {}
@@ -204,8 +203,7 @@ class WorkerProcess:
             self._decisions,
         )
         self._compiler = Compiler(
-            # Its own code runs by now, and the supervisor has looked at that.
-            load_policies(Path(options.policies) if options.policies else None, strict=options.strict, engine=False),
+            registry,
             options.blocking_threads,
             options.construction_seconds,
             self._tracing,
@@ -381,7 +379,7 @@ class WorkerProcess:
         taken = options.taken
         with contextlib.ExitStack() as undo:
             # Copies, so that all that was inherited is still there for the next attempt.
-            passed = {one: undo.enter_context(socket.socket(fileno=os.dup(one))) for one in options.inherited}
+            passed = dict(enumerate(undo.enter_context(socket.socket(fileno=os.dup(one))) for one in options.inherited))
             own = {
                 one: passed.pop(taken[one])
                 if one in taken
@@ -446,19 +444,19 @@ def _passed_requests(options: WorkerOptions, log: DecisionLog | None) -> list[Pa
     if log is None or options.decisions != "all":
         return []
     wanted = Filter(where=options.decision_condition).condition()
-    late = wanted is not None and (wanted.uses_response or wanted.uses_metadata)
-    return [PassedRequests(log, options.decision_sample_ratio, wanted, late=late)]
+    return [PassedRequests(log, options.decision_sample_ratio, wanted)]
 
 
-async def _main(sock: socket.socket, passing: socket.socket) -> int:
+async def _main(sock: socket.socket, passing: socket.socket, inherited: tuple[int, ...], registry: Registry) -> int:
     channel = await Channel.over(sock)
     first = await channel.receive()
     if first is None:
         return 1
-    options = WorkerOptions.from_message(first["start"])
+    # The numbers that the supervisor knows these sockets by are its own.
+    options = replace(WorkerOptions.from_message(first["start"]), inherited=inherited)
     configure_logging(options.log_level, options.log_format, worker=options.number)
     try:
-        worker = WorkerProcess(channel, options, passing)
+        worker = WorkerProcess(channel, options, registry, passing)
     except Exception as error:
         logger.exception("worker cannot start")
         await channel.send({"failed": str(error)})
@@ -467,17 +465,16 @@ async def _main(sock: socket.socket, passing: socket.socket) -> int:
     return 0
 
 
-def main(channel: int, record: int, passing: int) -> int:
-    """Run a worker process whose channel, flight record and way to pass sockets are these inherited files."""
+def main(channel: int, record: int, passing: int, inherited: tuple[int, ...], registry: Registry) -> int:
+    """Run a worker process with these policies.
+
+    Its channel, flight record, way to pass sockets and shared sockets are these files.
+    """
     # The supervisor decides how worker processes end, and tells them over the channel.
     ignore_stray_signals()
     keep_record(record)
     end_unless_told_again(START_SECONDS)
-    # One that was stopped goes on when the supervisor has ended, and then sees that by itself.
+    # One that was stopped goes on when its parent has ended, as that does with the supervisor, and then sees that.
     signal_at_its_end(signal.SIGCONT)
     let_signals_in()
-    return asyncio.run(_main(socket.socket(fileno=channel), socket.socket(fileno=passing)))
-
-
-if __name__ == "__main__":
-    sys.exit(main(*map(int, sys.argv[1:])))
+    return asyncio.run(_main(socket.socket(fileno=channel), socket.socket(fileno=passing), inherited, registry))

@@ -10,19 +10,24 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from policy_engine import __version__
 from policy_engine.processes.channel import Message
 from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.code_reload import CodeReload
+from policy_engine.processes.fork_server import worker_process
+from policy_engine.processes.forked import ForkServer
 from policy_engine.processes.handover import HandedOver, HandOver, HandOverFailed, TakeOver
 from policy_engine.processes.listening import Given, Listening
 from policy_engine.processes.pool import WorkerPool
+from policy_engine.processes.preloading import import_for
 from policy_engine.processes.service_manager import ServiceManager
 from policy_engine.processes.start_checks import check_decision_log, check_reload
 from policy_engine.processes.stray_signals import ignore_stray_signals
@@ -95,7 +100,9 @@ class Supervisor:
         self._verification = verify(self._policies) if registry is None else Verification()
         if settings.policies.verify is Verify.STRICT:
             refuse_unlike(self._verification)
-        self._registry = registry if registry is not None else load_policies(self._policies)
+        self._registry = (
+            registry if registry is not None else load_policies(self._policies, on_demand=self._verification)
+        )
         self._count = worker_count(settings.workers)
         options = replace(worker_options(settings, self._policies), development=development)
         self._own_manager = ServiceManager.of(os.environ)
@@ -111,7 +118,6 @@ class Supervisor:
         self._reloads = reload
         self._development = development
         self._reload: CodeReload | None = None
-        self._info: dict[str, Any] = {}
         self._history = ConfigurationHistory()
         self._told: _Readiness | None = None
         self._starting = True
@@ -134,6 +140,16 @@ class Supervisor:
         """The policies that run."""
         return self._registry
 
+    def fork_from_here(self, closing: Sequence[int] = ()) -> None:
+        """Have worker processes share what this process has imported by now.
+
+        To be called while it has one thread and no event loop; without it, they import for themselves. What the chain
+        files name is imported before. It keeps neither the descriptors `closing` open nor what another engine gave.
+        """
+        if self._settings.configuration is ConfigurationSource.FILE:
+            import_for(self._registry, self._settings.chains)
+        self._pool.fork_servers.use(ForkServer.forked(worker_process(self._registry), closing))
+
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
         stop = asyncio.Event()
@@ -146,12 +162,11 @@ class Supervisor:
             logger.warning("%s", warning)
         for finding in self._verification.findings:
             logger.warning("%s", finding, extra={"event": "not_reviewed"})
-        self._info = info = build_info(self._registry, self._policies, self._verification)
-        logger.info("policy-engine %s with %d policies, %d worker(s)", info["engine"], len(self._registry), self._count)
+        logger.info("policy-engine %s with %d policies, %d worker(s)", __version__, len(self._registry), self._count)
         check_tls(self._settings)
         check_decision_log(self._settings)
         self._ready = loop.create_future()
-        await self._open_pages(info)
+        await self._open_pages()
         if self._take_over is None:
             self._wait_for_successor(stop)
         waiting = loop.call_later(START_SECONDS, self._started)
@@ -259,8 +274,6 @@ class Supervisor:
             return "\n".join(map(str, report.diagnostics))
         self._registry = registry
         self._code = CodeOnDisk(registry, self._policies)
-        self._info.clear()
-        self._info.update(build_info(registry, self._policies, self._verification))
         return ""
 
     async def _follow_management_server(self, reader: ChainReader) -> None:
@@ -359,7 +372,7 @@ class Supervisor:
         pids = {f"worker-{one['number']}": one["pid"] for one in self._pool.as_documents() if one.get("pid")}
         samples |= process_samples({"supervisor": os.getpid()} | pids)
         samples |= certificate_samples(certificate_files(self._settings))
-        build = {"version": self._info["engine"], "python": self._info["python"]}
+        build = {"version": __version__, "python": platform.python_version()}
         samples["policy_engine_build_info"] = [(build, 1)]
         samples["policy_engine_workers"] = [({}, self._pool.serving)]
         samples["policy_engine_workers_wanted"] = [({}, self._count)]
@@ -398,7 +411,7 @@ class Supervisor:
             "processes": pool.as_documents(),
         }
 
-    async def _open_pages(self, info: dict[str, Any]) -> None:
+    async def _open_pages(self) -> None:
         def ready() -> tuple[bool, str]:
             now = self._readiness()
             return now.ready, str(now)
@@ -407,7 +420,7 @@ class Supervisor:
             ready=ready,
             samples=self._samples,
             history=self._history,
-            build_info=info,
+            build_info=lambda: build_info(self._registry, self._policies, self._verification),
             workers=self._workers,
             settings=lambda: json.loads(render_settings(self._settings, json=True)),
             traces=self._traces,

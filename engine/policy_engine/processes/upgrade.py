@@ -51,6 +51,11 @@ class Outcome:
         return self._sock is not None
 
     @property
+    def descriptors(self) -> list[int]:
+        """What is open for it."""
+        return [] if self._sock is None else [self._sock.fileno()]
+
+    @property
     def awaited(self) -> bool:
         """Whether the command still waits; so when there is none."""
         if self._sock is None:

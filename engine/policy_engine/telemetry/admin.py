@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from aiohttp import web
-
 from policy_engine.telemetry.exposition import Families, exposition
 from policy_engine.telemetry.history import ConfigurationEvent, ConfigurationHistory
 from policy_engine.telemetry.logs import LEVELS, level
 from policy_engine.telemetry.readiness import Check, short_text, verbose_text
 from policy_engine.telemetry.samples import Samples
 from policy_engine.telemetry.trace_page import TracePage, Traces, refuse_other_origins
+from policy_engine.telemetry.web import Handler, Request, Response, Server, Stream
 from policy_engine.transport.listen import bind, bound_address
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +31,7 @@ class AdminSources:
     ready: Callable[[], tuple[bool, str]]
     samples: Callable[[], Awaitable[Samples]]
     history: ConfigurationHistory
-    build_info: dict[str, Any]
+    build_info: Callable[[], dict[str, Any]]
     workers: Callable[[], dict[str, Any]]
     settings: Callable[[], list[dict[str, Any]]]
     traces: Traces
@@ -61,82 +58,71 @@ class AdminServer:
         self._hosts = frozenset(one.lower() for one in hosts)
         self._sources = sources
         self.probes_only = probes_only
-        self._runner = web.AppRunner(self._application(), access_log=None)
+        self._server = self._made()
         self.address = ""
 
     async def start(self, sock: socket.socket | None = None) -> None:
         """Listen, on `sock` if it is given; raises OSError naming the address."""
         sock = sock or bind(self.wanted)
-        await self._runner.setup()
-        await web.SockSite(self._runner, sock).start()
+        await self._server.start(sock)
         self.sock, self.address = sock, bound_address(sock)
 
     async def close(self) -> None:
         """Stop listening."""
-        await self._runner.cleanup()
+        await self._server.close()
 
-    def _application(self) -> web.Application:
-        application = web.Application(
-            middlewares=[] if self.probes_only else [self._refuse_other_hosts, refuse_other_origins]
-        )
-        application.add_routes(
-            [
-                web.get("/livez", self._livez),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-            ]
-        )
+    def _made(self) -> Server:
+        probes: dict[str, Handler] = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
         if self.probes_only:
-            return application
+            return Server({path: {"GET": page} for path, page in probes.items()})
         traces = TracePage(self._sources.traces)
-        application.on_shutdown.append(traces.close)
-        application.add_routes(
-            [
-                web.get("/", self._page),
-                web.get("/chains", self._chains),
-                web.get("/history", self._history),
-                web.get("/build-info", self._build_info),
-                web.get("/workers", self._workers),
-                web.get("/settings", self._settings),
-                web.get("/management-server", self._management_server),
-                web.get("/trace", traces.page),
-                web.get("/log-level", self._log_level),
-                web.put("/log-level", self._set_log_level),
-                web.post("/log-level", self._set_log_level),
-            ]
+        pages: dict[str, Handler] = {
+            **probes,
+            "/": self._page,
+            "/chains": self._chains,
+            "/history": self._history,
+            "/build-info": self._build_info,
+            "/workers": self._workers,
+            "/settings": self._settings,
+            "/management-server": self._management_server,
+            "/trace": traces.page,
+        }
+        level = {"GET": self._log_level, "PUT": self._set_log_level, "POST": self._set_log_level}
+        return Server(
+            {path: {"GET": page} for path, page in pages.items()} | {"/log-level": level},
+            around=(self._refuse_other_hosts, refuse_other_origins),
+            closing=traces.close,
         )
-        return application
 
-    @web.middleware
-    async def _refuse_other_hosts(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _refuse_other_hosts(self, request: Request, handler: Handler) -> Response | Stream:
         host = request.headers.get("host", "")
         if _is_loopback(host) or _host_name(host) in self._hosts or self.wanted.startswith("unix:"):
             return await handler(request)
         text = (
             f"these pages are not for the host {host[:200]!r}; allowed: localhost, 127.0.0.1, [::1], and admin.hosts\n"
         )
-        return web.Response(text=text, status=403)
+        return Response(text, status=403)
 
-    async def _livez(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def _livez(self, _: Request) -> Response:
+        return Response("ok\n")
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    async def _readyz(self, request: Request) -> Response:
         ready, reason = self._sources.ready()
         checks = self._sources.checks()
         verbose = "verbose" in request.query
         text = verbose_text(ready, reason, checks) if verbose else short_text(reason, checks)
-        return web.Response(text=text, status=200 if ready else 503)
+        return Response(text, status=200 if ready else 503)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(
-            body=exposition(await self._sources.samples(), self._sources.metrics_of_policies()),
-            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
+    async def _metrics(self, _: Request) -> Response:
+        return Response(
+            exposition(await self._sources.samples(), self._sources.metrics_of_policies()),
+            content_type="text/plain; version=0.0.4; charset=utf-8",
         )
 
-    async def _chains(self, _: web.Request) -> web.Response:
+    async def _chains(self, _: Request) -> Response:
         return _json(self._active())
 
-    async def _history(self, _: web.Request) -> web.Response:
+    async def _history(self, _: Request) -> Response:
         history = self._sources.history
         last = history.last_rejection
         return _json(
@@ -148,29 +134,29 @@ class AdminServer:
             }
         )
 
-    async def _build_info(self, _: web.Request) -> web.Response:
-        return _json(self._sources.build_info)
+    async def _build_info(self, _: Request) -> Response:
+        return _json(self._sources.build_info())
 
-    async def _workers(self, _: web.Request) -> web.Response:
+    async def _workers(self, _: Request) -> Response:
         return _json(self._sources.workers())
 
-    async def _settings(self, _: web.Request) -> web.Response:
+    async def _settings(self, _: Request) -> Response:
         return _json(self._sources.settings())
 
-    async def _management_server(self, _: web.Request) -> web.Response:
+    async def _management_server(self, _: Request) -> Response:
         status = self._sources.management_server()
         if status is None:
-            raise web.HTTPNotFound(text="this engine reads its chains from files\n")
+            return Response("this engine reads its chains from files\n", 404)
         return _json(status)
 
-    async def _log_level(self, _: web.Request) -> web.Response:
+    async def _log_level(self, _: Request) -> Response:
         return _json({"level": level()})
 
-    async def _set_log_level(self, request: web.Request) -> web.Response:
-        wanted = _level_in(await request.text()) or request.query.get("level", "")
+    async def _set_log_level(self, request: Request) -> Response:
+        wanted = _level_in(request.text) or request.query.get("level", "")
         if wanted not in LEVELS:
             text = f"log level {wanted[:40]!r}: expected one of {', '.join(LEVELS)}, as the body or as ?level=\n"
-            return web.Response(text=text, status=400)
+            return Response(text, status=400)
         await self._sources.set_log_level(wanted)
         return _json({"level": wanted})
 
@@ -179,9 +165,9 @@ class AdminServer:
         routes = history.active.routes if history.active is not None else ()
         return {"version": history.version, "routes": [route.as_document() for route in routes]}
 
-    async def _page(self, _: web.Request) -> web.Response:
+    async def _page(self, _: Request) -> Response:
         ready, reason = self._sources.ready()
-        history, build = self._sources.history, self._sources.build_info
+        history, build = self._sources.history, self._sources.build_info()
         last = history.last_rejection
         chains = [
             (route["route_key"], " → ".join(map(_policy, route["policies"])) or "(pass)")
@@ -228,7 +214,7 @@ class AdminServer:
             + "</p>",
         ]
         text = _PAGE.replace("{body}", "\n".join(parts))
-        return web.Response(text=text, content_type="text/html", headers={"content-security-policy": _CSP})
+        return Response(text, content_type="text/html; charset=utf-8", headers={"content-security-policy": _CSP})
 
 
 def _level_in(body: str) -> str:
@@ -303,5 +289,5 @@ def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> s
     return f"<h2>{html.escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
 
 
-def _json(document: Any) -> web.Response:
-    return web.Response(text=json.dumps(document, indent=1) + "\n", content_type="application/json")
+def _json(document: Any) -> Response:
+    return Response(json.dumps(document, indent=1) + "\n", content_type="application/json; charset=utf-8")

@@ -46,7 +46,7 @@ def ask(
             lambda: (True, "ready"),
             no_samples,
             history,
-            build,
+            lambda: build,
             dict,
             list,
             TraceHub(tell, tell),

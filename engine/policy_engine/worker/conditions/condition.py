@@ -6,7 +6,8 @@ instead of at load). See `docs/conditions.md` for what an operator may write.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from functools import cache
+from typing import Any, Protocol, cast
 
 from policy_engine.sdk import ExpressionFailed, Request, Response
 from policy_engine.worker.conditions.cost import Cost, cost_of
@@ -67,7 +68,9 @@ class Engine(Protocol):
         """Hold the attributes that a compiled expression looks up against their types; raises ConditionRefused."""
 
 
-def _choose_engine() -> Engine:
+@cache
+def cel_engine() -> Engine:
+    """Return the engine in use, which is imported when this is first called."""
     try:
         from policy_engine.worker.conditions import celcpp  # noqa: PLC0415 - importing is what may fail
     except ImportError:
@@ -77,8 +80,15 @@ def _choose_engine() -> Engine:
     return celcpp
 
 
-ENGINE: Engine = _choose_engine()
-"""The engine in use; `ENGINE.NAME` belongs into the build info."""
+class _FirstUse:
+    """Stands for the engine in use: a process that compiles no expression does without CEL's memory."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(cel_engine(), name)
+
+
+ENGINE: Engine = cast("Engine", _FirstUse())
+"""The engine in use, imported with the first expression; `ENGINE.NAME` belongs into the build info."""
 
 
 class ConditionError(ExpressionFailed):
@@ -110,12 +120,13 @@ class Variables:
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_direct", "_program", "_variables", "text", "uses_metadata", "uses_response")
+    __slots__ = ("_direct", "_program", "_variables", "decided_late", "text", "uses_response")
 
     def __init__(self, source: Source, program: Program, direct: Evaluate | None = None) -> None:
         self.text = source.text
         self.uses_response = any(name.startswith("response.") for name in source.variables)
-        self.uses_metadata = "metadata" in source.variables
+        # Of a whole exchange: when its request begins, neither the answer nor what policies add to it is known.
+        self.decided_late = self.uses_response or "metadata" in source.variables
         self._direct = direct
         self._program = program
         self._variables = Variables(source)

@@ -1,0 +1,222 @@
+"""Policies for language models and tools through Envoy: what is charged, stopped, filtered and rewritten on the wire."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.harness.chain_file import Document, policy
+from integration.harness.exchange import Answer
+from integration.runtime_stack import EVENTUALLY_S, Runtime, started
+from policy_redis.testing import RedisServer, redis_server
+
+POLICIES = Path(__file__).parent.parent / "policies"
+JSON = [("content-type", "application/json")]
+EVENTS = [("content-type", "text/event-stream")]
+DONE = b"data: [DONE]\n\n"
+EIGHT = 8
+STREAMED = {"request_header_mode": "SEND", "response_header_mode": "SEND", "response_body_mode": "STREAMED"}
+
+
+def budget(amount: int, redis: RedisServer | None = None, **more: Any) -> Document:
+    """Return an entry of llm-budget for clients by `x-client`: completion tokens, each character one."""
+    of_client = {"name": "c", "amount": amount, "window": "month", "unit": "completion_tokens"}
+    parameters = {
+        "budgets": [{**of_client, "key": 'request.headers["x-client"]', **more.pop("of_budget", {})}],
+        "characters_per_token": 1,
+        "stream_reserve": 10,
+        "answer_reserve": 50,
+    }
+    if redis is not None:
+        parameters["redis"] = {"url": redis.url, "timeout": "5s"}
+    return policy("llm-budget", "v1.0.0", parameters, timeout="20s", **more)
+
+
+TOOL_RULES = [
+    {"name": "writers", "action": "allow", "tools": ["put_*"], "when": 'request.headers["x-role"] == "writer"'},
+    {"name": "readers", "action": "allow", "tools": ["get_*"]},
+]
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def runtime(transport: str, redis: RedisServer) -> Iterator[Runtime]:
+    chains = {
+        "budget": [budget(40, redis)],
+        "budget-here": [budget(40, of_budget={"name": "here"})],
+        "budget-shadow": [budget(40, of_budget={"name": "shadow"}, mode="shadow")],
+        "tools": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s")],
+        "tools-shadow": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s", mode="shadow")],
+    }
+    overrides = {name: {"processing_mode": STREAMED} for name in chains}
+    with started(chains, transport=transport, overrides=overrides, policies=POLICIES) as runtime:
+        yield runtime
+        assert runtime.value("policy_engine_handler_errors_total") == 0
+        assert runtime.value("policy_engine_protocol_errors_total") == 0
+
+
+@pytest.fixture(autouse=True)
+def _quiet_upstream(runtime: Runtime) -> None:
+    runtime.upstream.reset()
+
+
+def event(text: str, finish: str | None = None, **more: Any) -> bytes:
+    document = {"id": "c", "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}], **more}
+    return b"data: " + json.dumps(document).encode() + b"\n\n"
+
+
+def ask(client: str, **members: Any) -> dict[str, Any]:
+    document = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **members}
+    return {"method": "POST", "headers": [*JSON, ("x-client", client)], "body": json.dumps(document).encode()}
+
+
+# -- llm-budget --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chain", ["budget", "budget-here"])
+def test_a_stream_is_stopped_where_the_budget_ends_and_the_next_request_is_refused(
+    runtime: Runtime, chain: str
+) -> None:
+    chunks = [event("a" * 15), event("b" * 15), event("c" * 15), event("never"), DONE]
+    runtime.upstream.answer_with(Answer(headers=EVENTS, chunks=chunks, chunk_delay_s=0.02))
+    body = runtime.send(f"/{chain}/", **ask("stops", stream=True)).body
+    assert body.startswith(chunks[0] + chunks[1])
+    last, done, rest = body.removeprefix(chunks[0] + chunks[1]).split(b"\n\n")
+    assert json.loads(last.removeprefix(b"data: "))["choices"][0]["finish_reason"] == "length"
+    assert (done, rest) == (b"data: [DONE]", b"")
+    got = runtime.upstream.last()
+    assert json.loads(bytes(got.body))["stream_options"] == {"include_usage": True}
+    assert got.values("accept-encoding") == ["identity"]
+    refused = runtime.send(f"/{chain}/", **ask("stops", stream=True))
+    assert (refused.status, json.loads(refused.body)["error"]["code"]) == (429, "budget_exceeded")
+    assert int(refused.header("retry-after") or 0) > 0
+    assert runtime.send(f"/{chain}/", **ask("another", stream=True)).status == 200
+
+
+def test_a_whole_answer_is_charged_by_its_usage(runtime: Runtime) -> None:
+    body = json.dumps({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 30}}).encode()
+    runtime.upstream.answer_with(Answer.of(body, headers=JSON))
+    statuses = [runtime.send("/budget/", **ask("whole", max_tokens=40)).status for _ in range(2)]
+    assert statuses == [200, 429]
+    assert runtime.send("/budget/", **ask("whole", max_tokens=10)).status == 200
+
+
+def test_streams_at_the_same_time_share_what_there_is(runtime: Runtime) -> None:
+    chunks = [event("aaaaa") for _ in range(6)]
+    runtime.upstream.answer_with(Answer(headers=EVENTS, chunks=chunks, chunk_delay_s=0.02))
+    bodies: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: bodies.append(runtime.send("/budget/", **ask("many", stream=True)).body))
+        for _ in range(EIGHT)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert 35 <= 5 * sum(one.count(b"aaaaa") for one in bodies) <= 40
+
+
+def test_a_client_that_leaves_is_charged_for_what_was_written(runtime: Runtime) -> None:
+    slow = Answer(headers=EVENTS, chunks=[event("a" * 12)] * 50, chunk_delay_s=0.5)
+    runtime.upstream.answer_with(slow)
+    asked = ask("leaves", stream=True)
+    head = f"POST /budget/ HTTP/1.1\r\nhost: a\r\nx-client: leaves\r\ncontent-length: {len(asked['body'])}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) as client:
+        client.sendall(head.encode() + asked["body"])
+        received = b""
+        while b"aaaa" not in received:
+            received += client.recv(65536)
+    body = json.dumps({"choices": [], "usage": {"completion_tokens": 0}}).encode()
+    runtime.upstream.answer_with(Answer.of(body, headers=JSON))
+    until = time.monotonic() + EVENTUALLY_S
+    # 12 or 24 of 40 are gone, and no more once the stream is over: what is left can be asked for.
+    while runtime.send("/budget/", **ask("leaves", max_tokens=16)).status != 200:
+        assert time.monotonic() < until, "what the stream held was not given back"
+        time.sleep(0.05)
+    assert runtime.send("/budget/", **ask("leaves", max_tokens=29)).status == 429
+
+
+def test_an_upstream_that_fails_costs_nothing(runtime: Runtime) -> None:
+    runtime.upstream.answer_with(Answer.of(b'{"error":{"message":"overloaded"}}', status=503, headers=JSON))
+    assert [runtime.send("/budget/", **ask("fails", max_tokens=30)).status for _ in range(3)] == [503] * 3
+
+
+def test_in_shadow_nothing_is_stopped_and_all_is_counted(runtime: Runtime) -> None:
+    chunks = [event("a" * 30), event("b" * 30), event("", "stop"), DONE]
+    runtime.upstream.answer_with(Answer(headers=EVENTS, chunks=chunks, chunk_delay_s=0.02))
+    for _ in range(2):
+        assert runtime.send("/budget-shadow/", **ask("shadow", stream=True)).body == b"".join(chunks)
+    wanted = runtime.value("policy_engine_policy_shadow_total", wanted="answer")
+    assert wanted == 1, "the second would have been refused"
+
+
+# -- mcp-authorize -----------------------------------------------------------------------------------------------------
+
+
+def call(tool: str, number: object = 1) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": tool}}
+
+
+def post(runtime: Runtime, document: Any, role: str = "reader", chain: str = "tools") -> Any:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    pieces = [body[at : at + 40] for at in range(0, len(body), 40)]
+    return runtime.send(f"/{chain}/", method="POST", headers=[*JSON, ("x-role", role)], body=pieces)
+
+
+def tools(*names: str) -> bytes:
+    listed = [{"name": name, "description": "x" * 300} for name in names]
+    return json.dumps({"jsonrpc": "2.0", "id": "a", "result": {"tools": listed}}).encode()
+
+
+def test_calls_are_refused_and_nothing_of_them_reaches_the_server(runtime: Runtime) -> None:
+    assert post(runtime, call("get_a")).status == 200
+    assert post(runtime, call("put_a"), "writer").status == 200
+    assert len(runtime.upstream.received) == 2
+    for document in (
+        call("put_a"),
+        [call("get_a"), call("put_a", "b")],
+        b'{"jsonrpc":"2.0","method":"tools/call"}',
+        b"x",
+    ):
+        assert post(runtime, document).status in (400, 403)
+    twice = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"get_a","name":"put_a"}}'
+    assert post(runtime, twice).status == 400
+    assert len(runtime.upstream.received) == 2
+
+
+@pytest.mark.parametrize("kind", ["json", "events"])
+def test_lists_of_tools_have_what_may_be_called(runtime: Runtime, kind: str) -> None:
+    whole = tools("get_a", "put_a", "drop", "get_b")
+    data = whole if kind == "json" else b"event: message\ndata: " + whole + b"\n\n"
+    chunks = [data[at : at + 100] for at in range(0, len(data), 100)]
+    runtime.upstream.answer_with(Answer(headers=JSON if kind == "json" else EVENTS, chunks=chunks, chunk_delay_s=0.005))
+    asked = {"jsonrpc": "2.0", "id": "a", "method": "tools/list"}
+    for role, names in (("reader", ["get_a", "get_b"]), ("writer", ["get_a", "put_a", "get_b"])):
+        body = post(runtime, asked, role).body.removeprefix(b"event: message\ndata: ")
+        assert [one["name"] for one in json.loads(body)["result"]["tools"]] == names
+    seen = runtime.send("/tools/", headers=[("accept", "text/event-stream")]).body
+    assert b"put_a" not in seen, "a stream that the client opened for the server's messages"
+    assert post(runtime, asked, chain="tools-shadow").body == data
+
+
+def test_an_event_of_the_server_arrives_before_the_next_is_sent(runtime: Runtime) -> None:
+    first, second = (b"data: " + tools(name) + b"\n\n" for name in ("get_a", "get_b"))
+    runtime.upstream.answer_with(Answer(headers=EVENTS, chunks=[first, second], chunk_delay_s=1.5))
+    with socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) as client:
+        client.sendall(b"GET /tools/ HTTP/1.1\r\nhost: a\r\n\r\n")
+        received = b""
+        while b"get_a" not in received:
+            received += client.recv(65536)
+        assert b"get_b" not in received
