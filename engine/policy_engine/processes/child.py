@@ -169,6 +169,15 @@ class Child:
             answer = await self._ask("requests", self._asked, {"requests": self._asked}, SAMPLES_SECONDS)
             self.requests = answer["values"]
 
+    async def denials(self) -> list[Message]:
+        """Return the last requests that it denied or failed, nothing when it does not answer."""
+        if not self.quiet:
+            with contextlib.suppress(WorkerFailed):
+                self._asked += 1
+                answer = await self._ask("denials", self._asked, {"denials": self._asked}, SAMPLES_SECONDS)
+                return list(answer["values"])
+        return []
+
     def _take(self, values: Message) -> None:
         self.samples = {name: [(labels, value) for labels, value in rows] for name, rows in values.items()}
 

@@ -34,6 +34,7 @@ STABLE_SECONDS = 30.0
 DEATHS_OVER_CHAINS = 3
 """So often every worker process may die while it takes a configuration, before that is what they die of."""
 DRAIN_GRACE_SECONDS = 2.0
+MOST_DENIALS = 50
 
 
 class WorkerPool:
@@ -318,6 +319,11 @@ class WorkerPool:
             else:
                 answering.append(child.tell(message))
         await asyncio.gather(*answering)
+
+    async def denials(self) -> list[Message]:
+        """Return the last requests that were denied or failed in those that live, the newest first."""
+        found = await asyncio.gather(*(child.denials() for child in self._children.values()))
+        return sorted((one for some in found for one in some), key=lambda one: -one["time"])[:MOST_DENIALS]
 
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""

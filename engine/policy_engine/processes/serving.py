@@ -70,7 +70,7 @@ _BATCH = 32
 _BATCH_SECONDS = 0.02
 """Records of the live trace go to the supervisor together, so many at a time at most."""
 
-_QUESTIONS = frozenset({"requests", "samples", "pass"})
+_QUESTIONS = frozenset({"requests", "samples", "denials", "pass"})
 _IDLE = CountersSnapshot(
     **dict.fromkeys(CountersSnapshot.__slots__, 0)  # type: ignore[arg-type] # every field but two is an int
     | {"protocol_errors": {}, "connections_refused": {}}
@@ -186,7 +186,8 @@ class WorkerProcess:
         self._own: dict[str, socket.socket] = {}
         self._options = options
         self._tracing = _tracing(options)
-        log, self._close_decisions = _decision_log(options)
+        self._log, self._close_decisions = _decision_log(options)
+        log = self._log
         self._decisions: Decisions | None = ShownFailures(log) if options.development else log
         self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
@@ -273,6 +274,9 @@ class WorkerProcess:
         elif "samples" in message:
             self._sums.named = None if message["named"] is None else frozenset(message["named"])
             await self._channel.send({"samples": message["samples"], "values": await self._samples()})
+        elif "denials" in message:
+            recent = [] if self._log is None else list(self._log.recent)
+            await self._channel.send({"denials": message["denials"], "values": recent})
         else:
             await self._pass_sockets(message["pass"])
 

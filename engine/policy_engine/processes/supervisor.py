@@ -428,6 +428,7 @@ class Supervisor:
             management_server=lambda: self._xds.as_document() if self._xds is not None else None,
             metrics_of_policies=lambda: families_of(self._registry),
             checks=self._checks,
+            denials=self._pool.denials,
         )
         settings = self._settings
         for name, address in (("admin.listen", settings.admin.listen), ("health.listen", settings.health.listen)):
