@@ -29,8 +29,8 @@ from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step, Way
-from policy_engine.worker.chains.constant_hooks import Constant
 from policy_engine.worker.chains.constant_actions import is_constant
+from policy_engine.worker.chains.constant_hooks import Constant
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.shadow import note_failure, note_wanted
 from policy_engine.worker.chains.statistics import SHORTEST, FailureKind
