@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from integration.harness.envoy_binary import ENVOY_VERSION
+from integration.harness.envoy_binary import envoy_version
 from policy_engine.settings.usable_cores import usable_cores
 
 _SHORT = 12
@@ -27,7 +27,7 @@ def facts() -> Mapping[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", "?"),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "Envoy": f"{ENVOY_VERSION}, one worker thread",
+        "Envoy": f"{envoy_version()}, one worker thread",
     }
 
 
