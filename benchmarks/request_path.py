@@ -67,6 +67,8 @@ CHAINS: dict[str, Sequence[str]] = {
     "set-cel": ("{name: set-header, version: v1.1.0, parameters: {request: {set: {x-a: {cel: request.path}}}}}",),
     "concurrency": ("{name: concurrency-limit, version: v1.0.0, parameters: {limit: 100, key: request.host}}",),
     "llm-budget": ("{name: llm-budget, version: v1.0.0, parameters: {budgets: [{name: a, amount: 1, window: day}]}}",),
+    "llm-router": ("{name: llm-router, version: v1.0.0, parameters: {routes: [{model: a, targets: [{backend: b}]}]}}",),
+    "llm-usage": ("{name: llm-usage, version: v1.0.0}",),
     "mcp": ("{name: mcp-authorize, version: v1.0.0, parameters: {rules: [{name: a, action: allow, tools: [get_*]}]}}",),
     "mtls": ("{name: mtls-identity, version: v1.0.0}",),
     "ten": (*_FIVE, *_FIVE[:1], *_FIVE[2:], _SET_HEADER),

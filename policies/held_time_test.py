@@ -122,6 +122,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
             "answer": {"deny_words": ["bad"], "action": "redact"},
         }
     },
+    "llm-router": {"": {"routes": [{"model": "*", "targets": [{"backend": "a", "model": "b"}]}]}},
+    "llm-usage": {"": {"models": ["*a*b*c", "*"]}},
     "mcp-authorize": {
         "": {
             "rules": [

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import NoReturn
 
 from policy_engine.processes import serving
+from policy_engine.processes.free_memory import trim
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.worker.offload.parent import adopt_orphans, signal_at_its_end
@@ -68,6 +69,7 @@ def fork_here(run: Run, closing: Sequence[int] = ()) -> tuple[socket.socket, int
     # A collection that looked at what both share would copy it.
     gc.collect()
     gc.freeze()
+    trim()
     pid = os.fork()
     if pid == 0:
         ours.close()

@@ -35,6 +35,7 @@ from policy_engine.limits import (
 )
 from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import end_unless_told_again, keep_record
+from policy_engine.processes.free_memory import Leftovers
 from policy_engine.processes.passing import send_descriptors
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.sdk.dependencies import dependency_states
@@ -222,6 +223,7 @@ class WorkerProcess:
         self._health = Health()
         self._watch = LoopWatch()
         self._delay = LoopDelay()
+        self._leftovers = Leftovers()
         self._sums = RouteSums(options.metrics_detail)
         self._server: Transport | None = None
         self._certificates: CertificateWatch | None = None
@@ -292,6 +294,8 @@ class WorkerProcess:
                 end_unless_told_again(last)
                 states = [asdict(one) for one in dependency_states()]
                 await self._channel.send({"alive": True, "dependencies": states})
+                if self._server is not None:
+                    self._leftovers.look(self._server.counters.streams_total)
                 await asyncio.sleep(interval)
         # The supervisor is gone; what is in flight ends here, unless something hangs before.
         while True:

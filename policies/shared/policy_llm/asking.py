@@ -29,11 +29,13 @@ class Unclear(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked for. `most` are the tokens that all choices of the answer may have, None when nothing is said."""
+    """What is asked for. `most` are the tokens that all choices of the answer may have, None when nothing is said;
+    `operation` is in the words of OpenTelemetry's `gen_ai.operation.name`, empty where it cannot be told."""
 
     model: str = ""
     streams: bool = False
     most: int | None = None
+    operation: str = ""
 
 
 def asked(document: Mapping[str, Any], path: str) -> Asked:
@@ -56,6 +58,7 @@ def asked(document: Mapping[str, Any], path: str) -> Asked:
         model=model or named,
         streams=bool(streams) or path.endswith(":streamGenerateContent"),
         most=_most(document),
+        operation=_operation(document, path),
     )
 
 
@@ -78,6 +81,16 @@ def model_in_path(path: str) -> str:
     """Return the model that a path names, empty when it names none."""
     found = _IN_PATH.search(path)
     return unquote(found[1]) if found else ""
+
+
+def _operation(document: Mapping[str, Any], path: str) -> str:
+    if path.endswith(("/embeddings", ":embedContent", ":batchEmbedContents")):
+        return "embeddings"
+    if "contents" in document:
+        return "generate_content"
+    if "messages" in document or "input" in document:
+        return "chat"
+    return "text_completion" if "prompt" in document else ""
 
 
 def _most(document: Mapping[str, Any]) -> int | None:
