@@ -40,7 +40,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A convention. `read` raises Unsigned; `headers` hold signatures; `algorithm` is one of hashlib; `timed` has a time."""
+    """A convention. `read` raises Unsigned; `headers` hold signatures; `algorithm` as in hashlib; is a time signed?"""
 
     read: Callable[[Headers], Claim]
     headers: tuple[str, ...]
