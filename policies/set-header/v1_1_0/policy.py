@@ -40,6 +40,8 @@ class SetHeader(Policy):
         }
         self._for_request: RequestMutation | None = _fixed(self._request, RequestMutation)
         self._for_response: ResponseMutation | None = _fixed(self._response, ResponseMutation)
+        fixed = {"request_headers": self._for_request, "response_headers": self._for_response}
+        self.constant_actions = {phase: action for phase, action in fixed.items() if action is not None}
 
     def on_request_headers(self, request: Request) -> RequestMutation | None:
         """Change the request."""

@@ -33,11 +33,13 @@ class Unclear(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked for. `most` are the tokens that all choices of the answer may have, None when nothing is said."""
+    """What is asked for. `most` are the tokens that all choices of the answer may have, None when nothing is said;
+    `operation` is in the words of OpenTelemetry's `gen_ai.operation.name`, empty where it cannot be told."""
 
     model: str = ""
     streams: bool = False
     most: int | None = None
+    operation: str = ""
 
 
 def asked(document: Mapping[str, Any], path: str) -> Asked:
@@ -60,6 +62,7 @@ def asked(document: Mapping[str, Any], path: str) -> Asked:
         model=model or named,
         streams=bool(streams) or _decoded(path).lower().endswith(_STREAMS),
         most=_most(document),
+        operation=_operation(document, path),
     )
 
 
@@ -90,6 +93,16 @@ def _decoded(path: str) -> str:
         unquote(one.replace("%3A", _COLON).replace("%3a", _COLON)).replace("/", _SLASH) for one in path.split("/")
     )
     return _METHOD.sub(r":\1", "/".join(segments))
+
+
+def _operation(document: Mapping[str, Any], path: str) -> str:
+    if path.endswith(("/embeddings", ":embedContent", ":batchEmbedContents")):
+        return "embeddings"
+    if "contents" in document:
+        return "generate_content"
+    if "messages" in document or "input" in document:
+        return "chat"
+    return "text_completion" if "prompt" in document else ""
 
 
 def _most(document: Mapping[str, Any]) -> int | None:

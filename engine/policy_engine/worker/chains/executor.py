@@ -30,6 +30,7 @@ from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step, Way
 from policy_engine.worker.chains.constant_actions import is_constant
+from policy_engine.worker.chains.constant_hooks import Constant
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.shadow import note_failure, note_wanted
 from policy_engine.worker.chains.statistics import SHORTEST, FailureKind
@@ -86,7 +87,7 @@ class Outcome:
         self.restated = False
 
 
-def run(
+def run(  # noqa: PLR0912 # a call for what a branch does would cost more than that
     exchange: Exchange, steps: tuple[Step, ...], args: list[Any], outcome: Outcome, start: int = 0
 ) -> Outcome | Coroutine[Any, Any, Outcome]:
     """Run `steps` from `start` with `args` (the hook's arguments; the chunk in them is replaced as it changes).
@@ -104,10 +105,17 @@ def run(
                 return outcome
             continue
         statistics = step.statistics
+        hook = step.hook
+        if type(hook) is Constant:
+            statistics.buckets[0] += 1
+            outcome.actions.append(hook.action)
+            outcome.edits.append(hook.edit)
+            apply_edit(args[-1].headers, hook.edit)
+            continue
         began = running.since = perf_counter()
         try:
             running.step = step
-            result = step.hook(*args)
+            result = hook(*args)
             running.step = None
         except BaseException as error:  # `sys.exit()` in a policy fails that policy, it does not end the worker
             running.step = None
