@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 _IN_PATH = re.compile(r"/(?:models|deployments)/+([^/]+?)(?::(\w+))?(?:/|\Z)", re.IGNORECASE)
 """Gemini's `/models/NAME:generateContent`, Azure's `/deployments/NAME/chat/completions`."""
@@ -87,10 +87,23 @@ def model_in_path(path: str) -> str:
     return found[1].replace(_SLASH, "/").replace(_COLON, ":") if found else ""
 
 
+def with_model_in_path(path: str, model: str) -> str:
+    """Return the path with this model in the place of the one that `model_in_path` finds; as it is when there is none."""
+    decoded = _decoded(path)
+    found = _IN_PATH.search(decoded)
+    if found is None:
+        return path
+    segments = path.split("/")
+    method = f":{found[2]}" if found[2] else ""
+    segments[decoded.count("/", 0, found.start(1))] = quote(model, safe="") + method
+    return "/".join(segments)
+
+
 def _decoded(path: str) -> str:
-    """Return the path with each segment decoded, as an upstream reads it."""
+    """Return the path with each segment decoded, as an upstream reads it; always Unicode, whatever bytes it has."""
+    plain = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     segments = (
-        unquote(one.replace("%3A", _COLON).replace("%3a", _COLON)).replace("/", _SLASH) for one in path.split("/")
+        unquote(one.replace("%3A", _COLON).replace("%3a", _COLON)).replace("/", _SLASH) for one in plain.split("/")
     )
     return _METHOD.sub(r":\1", "/".join(segments))
 
