@@ -10,12 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
 from integration.harness.chain_file import Document, policy
 from integration.harness.exchange import Answer, HeaderList
 from integration.runtime_stack import EVENTUALLY_S, Runtime, started
+from policy_http.testing import Asked, Reply, ScriptedServer, scripted
 
 POLICIES = Path(__file__).parent.parent / "policies"
 
@@ -45,6 +48,22 @@ RULES = [
     {"name": "internal", "action": "deny", "when": 'request.path.startsWith("/ruled/internal")'},
     {"name": "readers", "action": "allow", "when": 'request.method == "GET"'},
 ]
+
+
+def introspection(url: str, **entry: Any) -> Document:
+    """Return an entry that asks there."""
+    told = [{"claim": "sub", "header": "x-user"}]
+    parameters = {"endpoint": {"url": url, "timeout": "20s"}, "required_scopes": ["read"], "claims_to_headers": told}
+    return policy("token-introspection", "v1.0.0", parameters, **{"timeout": "30s", **entry})
+
+
+def answered(asked: Asked) -> Reply:
+    """Answer what policies ask."""
+    token = parse_qs(asked.body.decode()).get("token", [""])[0]
+    claims = {"active": token.startswith("good"), "sub": "alice", "scope": token.rpartition("-")[2]}
+    return Reply(body=json.dumps(claims).encode())
+
+
 CHAINS: dict[str, list[Document]] = {
     "ruled": [
         policy("api-key-validation", "v1.0.0", {"keys": [key("root-key", "admin"), key("user-key", "user")]}),
@@ -73,6 +92,9 @@ CHAINS: dict[str, list[Document]] = {
         )
     ],
     "hooked": [policy("webhook-signature", "v1.0.0", {"format": "stripe", "secrets": HOOK_SECRETS}, timeout="20s")],
+    "asked": [introspection("SERVER")],
+    "asked-shadow": [introspection("http://127.0.0.1:9/", mode="shadow")],
+    "gone": [introspection("http://127.0.0.1:9/")],
     "own": [policy("csrf", "v1.0.0", {"trusted_origins": ["https://admin.example.com"]})],
 }
 
@@ -83,11 +105,18 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runtime(transport: str, keys_file: Path) -> Iterator[Runtime]:
+def server() -> Iterator[ScriptedServer]:
+    with scripted(answered) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def runtime(transport: str, keys_file: Path, server: ScriptedServer) -> Iterator[Runtime]:
     many = {"keys_file": str(keys_file), "headers": {"client": "x-client", "tier": "x-tier"}}
     gold = {"name": "gold", "action": "allow", "when": 'metadata.api_key.tier == "gold"'}
     keyed = [policy("api-key-validation", "v2.0.0", many), policy("authorize", "v1.0.0", {"rules": [gold]})]
-    with started({**CHAINS, "keyed": keyed}, transport=transport, policies=POLICIES) as runtime:
+    chains = json.loads(json.dumps(CHAINS).replace("SERVER", server.url))
+    with started({**chains, "keyed": keyed}, transport=transport, policies=POLICIES) as runtime:
         yield runtime
         assert runtime.value("policy_engine_handler_errors_total") == 0
         assert runtime.value("policy_engine_protocol_errors_total") == 0
@@ -128,6 +157,29 @@ def test_a_client_does_not_choose_where_it_is_sent(runtime: Runtime) -> None:
     reply = runtime.send("/moved//evil.example/x", headers=[("x-forwarded-host", "evil.example")])
     assert (reply.status, reply.values("location")) == (302, ["https://shop.example.com//evil.example/x"])
     assert runtime.send("/secure/a", headers=[("host", "a@evil.example")]).status == 400
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [("good-read", 200), ("bad-read", 401), ("good-write", 403), ("good-read,Bearer good-read", 400)],
+)
+def test_a_token_is_worth_what_its_server_says(
+    runtime: Runtime, server: ScriptedServer, token: str, status: int
+) -> None:
+    server.asked.clear()
+    headers: HeaderList = [("authorization", f"Bearer {token}"), ("x-user", "root")]
+    assert [runtime.send("/asked/a", headers=headers).status for _ in range(3)] == [status] * 3
+    assert len(runtime.upstream.received) == (3 if status == 200 else 0)
+    assert len(server.asked) <= runtime.value("policy_engine_workers")
+    assert status != 200 or runtime.upstream.last().values("x-user") == ["alice"]
+
+
+def test_a_server_that_is_gone_lets_nobody_in_and_a_shadow_everybody(runtime: Runtime) -> None:
+    headers: HeaderList = [("authorization", "Bearer good-read")]
+    reply = runtime.send("/gone/a", headers=headers)
+    assert (reply.status, reply.values("retry-after")) == (503, ["5"])
+    assert runtime.upstream.received == []
+    assert runtime.send("/asked-shadow/a", headers=headers).status == 200
 
 
 @pytest.mark.parametrize(

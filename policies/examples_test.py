@@ -23,7 +23,7 @@ KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", 
 OPTIONAL = ("authenticates", "request_attributes", "forwarding_namespaces")
 AUTHENTICATE = (
     *("api-key-validation", "authorize", "basic-auth", "csrf", "ip-allow", "jwt-validation"),
-    *("mcp-authorize", "mtls-identity", "webhook-signature"),
+    *("mcp-authorize", "mtls-identity", "token-introspection", "webhook-signature"),
 )
 
 
