@@ -72,6 +72,9 @@ CHAINS: dict[str, Sequence[str]] = {
     "llm-budget": ("{name: llm-budget, version: v1.0.0, parameters: {budgets: [{name: a, amount: 1, window: day}]}}",),
     "mcp": ("{name: mcp-authorize, version: v1.0.0, parameters: {rules: [{name: a, action: allow, tools: [get_*]}]}}",),
     "mtls": ("{name: mtls-identity, version: v1.0.0}",),
+    "ext-auth": (
+        "{name: ext-auth, version: v1.0.0, parameters: {server: {url: SERVER}, cache: {key: request.path, ttl: 1h}}}",
+    ),
     "introspection": (
         "{name: token-introspection, version: v1.0.0, parameters: {endpoint: {url: SERVER}, cache_ttl: 1h, "
         "token: {header: x-api-key, prefix: ''}}}",
@@ -182,11 +185,13 @@ def _server() -> Iterator[str]:
     """Serve what policies ask on a free port of loopback; the value is the URL."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+        def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length", "0")))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(_SAID)
+
+        do_POST = do_GET  # the name http.server looks for
 
         def log_message(self, *_: object) -> None:
             pass

@@ -57,8 +57,23 @@ def introspection(url: str, **entry: Any) -> Document:
     return policy("token-introspection", "v1.0.0", parameters, **{"timeout": "30s", **entry})
 
 
+def decided(url: str, **parameters: Any) -> Document:
+    """Return an entry that lets that server decide."""
+    headers = {"headers_to_upstream": ["x-user"], "headers_to_client": ["set-cookie"]}
+    server = {"url": url, "timeout": "20s"}
+    parameters = {"server": server, "allowed": headers, "denied": {"max_body_bytes": 100}, **parameters}
+    return policy("ext-auth", "v1.0.0", parameters, timeout="30s")
+
+
 def answered(asked: Asked) -> Reply:
     """Answer what policies ask."""
+    if asked.target == "/decide":
+        if asked.headers.get("cookie") != "session=1; theme=dark":
+            return Reply(302, b"log in", [("location", "https://login.example.com/"), ("content-type", "text/x-own")])
+        return Reply(headers=[("x-user", "alice"), ("set-cookie", "a=1"), ("set-cookie", "b=2")])
+    if asked.target == "/v1/data/gate":
+        said = json.loads(asked.body)["input"]["attributes"]["request"]["http"]["body"]
+        return Reply(body=json.dumps({"result": {"allowed": said == "x" * len(said)}}).encode())
     token = parse_qs(asked.body.decode()).get("token", [""])[0]
     claims = {"active": token.startswith("good"), "sub": "alice", "scope": token.rpartition("-")[2]}
     return Reply(body=json.dumps(claims).encode())
@@ -93,6 +108,9 @@ CHAINS: dict[str, list[Document]] = {
     ],
     "hooked": [policy("webhook-signature", "v1.0.0", {"format": "stripe", "secrets": HOOK_SECRETS}, timeout="20s")],
     "asked": [introspection("SERVER")],
+    "decided": [decided("SERVER/decide")],
+    "decided-body": [decided("SERVER/v1/data/gate", format="opa", request={"max_body_bytes": 100_000})],
+    "undecided": [decided("http://127.0.0.1:9/")],
     "asked-shadow": [introspection("http://127.0.0.1:9/", mode="shadow")],
     "gone": [introspection("http://127.0.0.1:9/")],
     "own": [policy("csrf", "v1.0.0", {"trusted_origins": ["https://admin.example.com"]})],
@@ -172,6 +190,30 @@ def test_a_token_is_worth_what_its_server_says(
     assert len(runtime.upstream.received) == (3 if status == 200 else 0)
     assert len(server.asked) <= runtime.value("policy_engine_workers")
     assert status != 200 or runtime.upstream.last().values("x-user") == ["alice"]
+
+
+def test_a_server_decides_and_its_headers_go_where_they_are_wanted(runtime: Runtime) -> None:
+    reply = runtime.send("/decided/a", headers=[("cookie", "session=1; theme=dark"), ("x-user", "root")])
+    assert (reply.status, reply.values("set-cookie")) == (200, ["a=1", "b=2"])
+    assert runtime.upstream.last().values("x-user") == ["alice"]
+    runtime.upstream.reset()
+    denied = runtime.send("/decided/a", headers=[("x-user", "root")])
+    assert (denied.status, denied.body, denied.values("content-type")) == (302, b"log in", ["text/x-own"])
+    assert denied.values("location") == ["https://login.example.com/"]
+    assert runtime.send("/undecided/a").status == 503
+    assert runtime.upstream.received == []
+
+
+@pytest.mark.parametrize(("size", "status"), [(0, 200), (90_000, 200), (200_000, 413)])
+def test_a_server_decides_over_a_body_that_comes_in_pieces(runtime: Runtime, size: int, status: int) -> None:
+    body = b"x" * size
+    pieces = [body[at : at + 65536] for at in range(0, size, 65536)]
+    assert runtime.send("/decided-body/a", method="POST", body=pieces).status == status
+    assert [len(one.body) for one in runtime.upstream.received] == ([size] if status == 200 else [])
+    if size:
+        runtime.upstream.reset()
+        assert runtime.send("/decided-body/a", method="POST", body=b"y" + body[:9]).status == 403
+        assert runtime.upstream.received == []
 
 
 def test_a_server_that_is_gone_lets_nobody_in_and_a_shadow_everybody(runtime: Runtime) -> None:

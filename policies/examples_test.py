@@ -22,7 +22,7 @@ DIRECTORIES = sorted(path.parent for path in ROOT.glob("*/v*/policy.yaml"))
 KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", "examples"]
 OPTIONAL = ("authenticates", "request_attributes", "forwarding_namespaces")
 AUTHENTICATE = (
-    *("api-key-validation", "authorize", "basic-auth", "csrf", "ip-allow", "jwt-validation"),
+    *("api-key-validation", "authorize", "basic-auth", "csrf", "ext-auth", "ip-allow", "jwt-validation"),
     *("mcp-authorize", "mtls-identity", "token-introspection", "webhook-signature"),
 )
 
