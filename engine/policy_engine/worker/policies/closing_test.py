@@ -204,6 +204,7 @@ def test_no_other_module_closes_policies() -> None:
         "handler",
         "loop",
         "one",
+        "one.sock",
         "ours",
         "pool",
         "protocol",
@@ -212,10 +213,12 @@ def test_no_other_module_closes_policies() -> None:
         "server",
         "session",
         "sock",
+        "socket",
         "spare.result()",
         "super()",
         "theirs",
         "transport",
+        "writer",
     ]
     own = [
         "self",
@@ -234,5 +237,7 @@ def test_no_other_module_closes_policies() -> None:
         "self.helpers",
         "self._writer",
         "os",
+        "self._given",
+        "self._passing",
     ]
     assert {call.split(": ")[1].partition(".close(")[0] for call in found - policies} <= {*others, *own}
