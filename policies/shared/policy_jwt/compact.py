@@ -45,7 +45,8 @@ def parse_object(segment: str) -> Mapping[str, Any]:
     compares claims later would fail at that, and a failure is not a refusal.
     """
     try:
-        found = json.loads(decode(segment), object_pairs_hook=_unique, parse_constant=_no_constant)
+        raw = decode(segment)
+        found = _DECODER.decode(raw.decode(json.detect_encoding(raw), "surrogatepass"))
     except (ValueError, RecursionError):
         raise InvalidToken("jwt_malformed") from None
     if not isinstance(found, dict) or _is_deep(found):
@@ -83,3 +84,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(_: str) -> NoReturn:
     raise ValueError("not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+"""What `json.loads` makes anew for each text: 2 µs of a token's 50."""
