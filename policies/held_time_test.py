@@ -92,6 +92,10 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         for name, schema in (("recursive", _SCHEMA), ("unevaluated", _UNEVALUATED), ("false", False))
     },
     "json-transform": {"": {side: {"operations": _OPERATIONS} for side in ("request", "response")}},
+    # Nobody answers there, and a body that is too large is refused: what is left is the question that is written.
+    "ext-auth": {
+        "": {"server": {"url": "http://127.0.0.1:9/"}, "format": "opa", "request": {"max_body_bytes": 262_144}},
+    },
     "pii-masking": {
         "": {
             "directions": ["request", "response"],
@@ -105,10 +109,34 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
             "max_json_bytes": 64 << 20,
         },
     },
+    "llm-budget": {
+        "": {
+            "budgets": [
+                {"name": "held", "amount": 10**12, "window": "month", "key": "request.path", "per_model": True},
+                {"name": "money", "amount": 10**9, "window": "day", "unit": "money", "models": ["*a*b*", "*"]},
+            ],
+            "prices": [{"model": "*a*b*c*", "input": 1, "output": 1}, {"model": "*", "input": 1, "output": 2}],
+            "not_json": "pass",
+            "stream_reserve": 1,
+        }
+    },
     "llm-prompt-guard": {
         "": {
             "prompt": {"deny_words": ["forbidden word"], "deny_patterns": ["(a+)+z"], "allow_patterns": ["not bad"]},
             "answer": {"deny_words": ["bad"], "action": "redact"},
+        }
+    },
+    "llm-router": {"": {"routes": [{"model": "*", "targets": [{"backend": "a", "model": "b"}]}]}},
+    "llm-translate": {"": {"upstream": "anthropic", "unsupported": "drop"}},
+    "llm-usage": {"": {"models": ["*a*b*c", "*"]}},
+    "mcp-authorize": {
+        "": {
+            "rules": [
+                *({"name": f"r{number}", "action": "deny", "tools": [f"*{number}*x"]} for number in range(100)),
+                {"name": "all", "action": "allow"},
+            ],
+            "methods": ["*a*b*c", "*"],
+            "max_message_bytes": 16 << 20,
         }
     },
     "llm-token-limit": {
@@ -179,7 +207,7 @@ class Rig:
                 headers,
                 method="POST" if sends else "GET",
                 end=not sends,
-                path=f"/{time.time_ns()}",
+                path=f"/{time.time_ns()}/chat/completions",
                 body_modes=modes,
             )
             for message in (first, response_headers(200, headers)):

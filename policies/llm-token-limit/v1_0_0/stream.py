@@ -5,41 +5,19 @@ A separate module because it holds the state of one stream, and the policy must 
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
-
-from policy_body import Event, NotJson, event_of, events_of, read_leniently, write_leniently
-from policy_llm import AnswerReader, Key, Reason
-
-from .tokens import tokens_of
-
-_MOST_TEXTS = 10_000  # that are told apart in one answer
-_DONE = b"[DONE]"
+from policy_body import Event, events_of
+from policy_llm import DONE, AnswerCount, Reason
 
 
-class Answer:
-    """What is known of an answer so far.
-
-    `ended` says why it ends here, else nothing; `unknown` counts what was not of a known shape; `passes` tells that no
-    more is read. The state is small and can be pickled: much to read is read in another process.
-    """
+class Answer(AnswerCount):
+    """What is known of an answer so far. `ended` says why it ends here, else nothing; `passes` that no more is read."""
 
     def __init__(self, characters_per_token: float, most: int | None, *, refuses_unknown: bool = False) -> None:
-        self._per_token = characters_per_token
+        super().__init__(characters_per_token)
         self._most = most
         self._refuses_unknown = refuses_unknown
-        self._reader = AnswerReader()
-        self._lengths: Counter[Key] = Counter()
-        self.characters = 0
-        self.usage: dict[str, int] = {}
-        self.unknown = 0
         self.ended = ""
         self.passes = False
-
-    @property
-    def estimate(self) -> int:
-        """Tokens of the answer by its characters."""
-        return tokens_of(self.characters, self._per_token)
 
     def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
         """Take what is whole, and at the end what is left; return what goes on to the client."""
@@ -48,41 +26,6 @@ class Answer:
     def give_up(self, whole: bytes, rest: bytes) -> bytes:
         """Return what goes on when what comes after `whole` is too large to be read."""
         raise NotImplementedError
-
-    def _read(self, data: bytes) -> None:
-        """Count what a document says. One that cannot be read, or that no known API wrote, counts with all its text."""
-        try:
-            document = read_leniently(data).value
-        except NotJson:
-            self._count_unknown(data.decode("utf-8", "replace"))
-            return
-        for one in document if isinstance(document, list) else [document]:
-            found = self._reader.read(one)
-            if found is None:
-                self._count_unknown(one)
-                continue
-            self.usage.update(found.usage)
-            for piece in found.pieces:
-                self._count(piece.key, len(piece.text), whole=piece.whole)
-
-    def _count(self, key: Key, size: int, *, whole: bool) -> None:
-        """Add to a text, or hear how long it is as a whole, which may be what was counted piece by piece."""
-        if key not in self._lengths and len(self._lengths) >= _MOST_TEXTS:
-            key, whole = (), False
-        before = self._lengths[key]
-        after = max(before, size) if whole else before + size
-        self._lengths[key] = after
-        self.characters += after - before
-
-    def _count_unknown(self, value: Any) -> None:
-        self.unknown += 1
-        stack = [value]
-        while stack:
-            one = stack.pop()
-            if isinstance(one, str):
-                self.characters += len(one)
-            elif isinstance(one, dict | list):
-                stack.extend(one.values() if isinstance(one, dict) else one)
 
     def _reason_to_end(self) -> str:
         if self.unknown and self._refuses_unknown:
@@ -131,21 +74,14 @@ class EventAnswer(Answer):
 
     def _goes_over(self, event: Event) -> bool:
         data = event.data
-        if data is None or data.strip() in (b"", _DONE):
+        if data is None or data.strip() in (b"", DONE):
             return False
-        self._read(data)
+        self.read(data)
         self.ended = self._reason_to_end()
         return bool(self.ended)
 
     def _end(self) -> bytes:
-        """Return the events that say `length` in the API's own way, an error where that is not known or not so."""
-        messages = self._reader.end(Reason.LENGTH) if self.ended == "token_limit" else []
-        if messages:
-            ends = [event_of(write_leniently(one.document), name=one.event) for one in messages]
-            sentinel = self._reader.sentinel
-            return b"".join((*ends, event_of(sentinel) if sentinel else b""))
-        error = {"error": {"message": "The answer cannot be read.", "code": self.ended}}
-        return event_of(write_leniently(error)) + event_of(_DONE)
+        return self.end(Reason.LENGTH if self.ended == "token_limit" else None, self.ended)
 
 
 class JsonAnswer(Answer):
@@ -157,7 +93,7 @@ class JsonAnswer(Answer):
     def feed(self, whole: bytes, rest: bytes, *, end: bool) -> bytes:
         """Read the copy."""
         if rest:
-            self._read(rest)
+            self.read(rest)
         return rest
 
     def give_up(self, whole: bytes, rest: bytes) -> bytes:
