@@ -198,6 +198,7 @@ def test_an_engine_with_these_settings_becomes_ready(name: str, tmp_path: Path) 
     """Where it listens and where its files are is this machine's; everything else is as it is shipped."""
     health = ["--config", str(SETTINGS[name]), "--health-listen", f"127.0.0.1:{free_port()}"]
     here = ["--listen", f"unix:{tmp_path}/e.sock?mode=0660", "--admin-listen", "off", "--workers", "1"]
+    here += ["--upgrade-socket", f"{tmp_path}/u.sock"]
     files = ["--chains", str(COMPOSE / "chains"), "--policies-directory", str(POLICIES)]
     command, environment = python_program("policy_engine", "run", *health, *here, *files)
     with Process("engine", command, log_path=tmp_path / "log", env=environment) as engine:
