@@ -9,7 +9,7 @@ load("@rules_oci//oci:defs.bzl", "oci_image", "oci_image_index", "oci_load", "oc
 load("@rules_python//python:py_info.bzl", "PyInfo")
 load("@rules_python//python:py_library.bzl", "py_library")
 load("@rules_python//python:py_test.bzl", "py_test")
-load("//tools/image:layers.bzl", "ARCHITECTURE", "LAYER_TOOL", "declare_layer", "python_entries")
+load("//tools/image:layers.bzl", "ARCHITECTURE", "LAYER_TOOL", "declare_layer", "owner_of", "python_entries")
 load("//tools/python:defs.bzl", "pytest_tests")
 load(
     ":policy_builder/recipe.bzl",
@@ -64,7 +64,7 @@ def _policy_impl(ctx):
             version = ctx.attr.version,
             files = files,
             package = None,
-            requirements = python_entries(ctx.attr.deps),
+            requirements = python_entries(ctx, ctx.attr.deps),
             tests = ctx.attr.tests,
             where = ctx.label.package,
         ),
@@ -82,8 +82,8 @@ _policy = rule(
 )
 
 def _policy_from_wheel_impl(ctx):
-    wheel = ctx.attr.wheel.label.repo_name
-    entries = python_entries([ctx.attr.wheel])
+    wheel = owner_of(ctx.attr.wheel.label)
+    entries = python_entries(ctx, [ctx.attr.wheel])
     prefix = "/".join([SITE_PACKAGES] + ctx.attr.package.split(".")) + "/"
     if not ctx.attr.package:
         prefix = _policy_directory(ctx, [entry.path for entry in entries if entry.owner == wheel])
@@ -294,9 +294,10 @@ def _pypi(name):
 
 def _policy_layers_impl(ctx):
     name = ctx.label.name
-    installed = python_entries([ctx.attr.engine])
-    engine = [entry for entry in installed if not entry.file.short_path.startswith("../")]
-    requirements = [entry for entry in installed if entry.file.short_path.startswith("../")]
+    installed = python_entries(ctx, [ctx.attr.engine])
+    own = ctx.attr.engine.label.repo_name
+    engine = [entry for entry in installed if entry.file.owner.repo_name == own]
+    requirements = [entry for entry in installed if entry.file.owner.repo_name != own]
     present = {entry.path: True for entry in installed}
 
     # Two policies of one name and version are refused by the tool, with everything else that is wrong.
@@ -352,6 +353,7 @@ def _describe(ctx, engine, requirements, outputs):
         "debian_lock": ctx.file._debian_lock.path,
         "engine": {
             "files": _described(engine),
+            "launcher": ctx.file.launcher.path,
             "licence": ctx.file.licence.path,
             "requirements": _described(requirements),
             "version": ctx.file.engine_version.path,
@@ -381,7 +383,7 @@ def _describe(ctx, engine, requirements, outputs):
         executable = ctx.executable._tool,
         arguments = [request.path] + ["%s=%s" % (key, file.path) for key, file in outputs.items()],
         inputs = depset(
-            [request, ctx.file.engine_version, ctx.file.licence, ctx.file._debian_lock] + ctx.files.configuration +
+            [request, ctx.file.engine_version, ctx.file.launcher, ctx.file.licence, ctx.file._debian_lock] + ctx.files.configuration +
             [entry.file for entry in entries],
         ),
         outputs = outputs.values(),

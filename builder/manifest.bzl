@@ -1,18 +1,18 @@
 """`policy-manifest.yaml` as the choice of policies for Bazel (R-43): a module extension.
 
     policy_manifest = use_extension("@policy_engine//builder:manifest.bzl", "policy_manifest")
-    policy_manifest.read(name = "chosen", manifest = "//:policy-manifest.yaml", wheels = "@pypi//:requirements.bzl")
-    use_repo(policy_manifest, "chosen")
+    policy_manifest.read(name = "acme_chosen", manifest = "//:policy-manifest.yaml", wheels = "@pypi//:requirements.bzl")
+    use_repo(policy_manifest, "acme_chosen")
 
-Then, in a BUILD file:
+Names are those of all modules together, so each begins with that of its module. Then, in a BUILD file of the same module:
 
-    load("@chosen//:policies.bzl", "IMAGE", "POLICIES")
+    load("@acme_chosen//:policies.bzl", "IMAGE", "POLICIES")
 
     policy_image(name = "image", manifest = IMAGE, policies = POLICIES)
 
 `IMAGE` has what the manifest says of the image: `repository`, `configuration`, `image_tags`, `labels` and so on.
 
-A policy by path is the target of its directory; one by package is taken out of the wheel `@pypi//NAME`. Starlark has no
+A policy by path is the target of its directory, in the manifest's own module or in `module`; one by package is taken out of the wheel `@pypi//NAME`. Starlark has no
 YAML, so only the plain form is read: one scalar a line, lists of `- `. Whatever else YAML allows is refused by line;
 `policy-builder validate` checks the same file in full.
 """
@@ -21,6 +21,7 @@ load(
     ":policy_builder/recipe.bzl",
     "COMPRESSIONS",
     "DEFAULT_REPOSITORY",
+    "ENGINE_MODULE",
     "MANIFEST_ENTRY_KEYS",
     "MANIFEST_FORMAT",
     "MANIFEST_KEYS",
@@ -28,6 +29,8 @@ load(
     "MANIFEST_MAPPINGS",
     "MANIFEST_SCALARS",
 )
+
+_ENGINE_LABEL = Label("//:LICENSE")
 
 def _scalar(text):
     """Returns the text of a plain or quoted scalar, and what is wrong with it."""
@@ -180,6 +183,10 @@ def _lacking(file, found, policies):
         first.setdefault(chosen, policy["where"])
     return errors
 
+def _repository(module):
+    """Returns what labels of a module begin with, as the module that has the manifest calls it."""
+    return str(_ENGINE_LABEL).split("//")[0] if module == ENGINE_MODULE else "@" + module
+
 def _normalized(name):
     return name.lower().replace("-", "_").replace(".", "_")
 
@@ -194,6 +201,9 @@ def _manifest_repository_impl(rctx):
     errors = []
     build = "load(%r, \"policy_from_wheel\")\n\npackage(default_visibility = [\"//visibility:public\"])\n" % str(rctx.attr._defs)
     for policy in manifest.policies:
+        if "package" in policy and "module" in policy:
+            errors.append("%s: a policy comes from a module or from a package, not from both" % policy["where"])
+            continue
         if "package" in policy:
             distribution, pinned, _ = policy["package"].partition("==")
             if not pinned or not hub:
@@ -212,7 +222,10 @@ def _manifest_repository_impl(rctx):
             continue
         path = policy.get("path", "policies/%s/%s" % (policy["name"], policy["version"].replace(".", "_")))
         if path.startswith("/") or ".." in path.split("/"):
-            errors.append("%s: %s is not in this Bazel module; name the label of its target in BUILD instead" % (policy["where"], path))
+            errors.append("%s: %s is not in this Bazel module; name the `module` that has it, with the path in there" % (policy["where"], path))
+            continue
+        if "module" in policy:
+            labels.append("%s//%s" % (_repository(policy["module"]), path.rstrip("/")))
             continue
         labels.append("%s//%s" % (root, "/".join([part for part in [directory, path.rstrip("/")] if part])))
     if errors:
@@ -238,8 +251,16 @@ _manifest_repository = repository_rule(
 )
 
 def _policy_manifest_impl(mctx):
+    readers = {}
     for module in mctx.modules:
         for tag in module.tags.read:
+            if tag.name in readers:
+                fail("two manifests are called %s, of the modules %s and %s: give one another name, and use_repo that" % (
+                    tag.name,
+                    readers[tag.name],
+                    module.name,
+                ))
+            readers[tag.name] = module.name
             _manifest_repository(name = tag.name, manifest = tag.manifest, wheels = tag.wheels)
 
 policy_manifest = module_extension(

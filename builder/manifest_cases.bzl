@@ -12,6 +12,7 @@ CASES = {
     "key twice": "version: v1\npolicies:\n  - name: a\n    name: b\n",
     "label twice": "version: v1\nlabels:\n  a: b\n  a: c\npolicies: []\n",
     "many mistakes": "version: v2\npolicys: []\n  - name: z\npolicies:\n  - name: >\n    verson: v1.0.0\n  - {nam: a, version: v1.0.0}\n  - name: b\n    version: v1.0.0\n  - name: b\n    version: v1.0.0\n",
+    "modules": "version: v1\npolicies:\n  - name: a\n    version: v1.0.0\n    module: policy_engine\n  - {name: b, version: v1.0.0, module: other, path: p/b}\n",
     "multi-line text": "version: v1\npolicies:\n  - name: >\n      a\n",
     "no compression": "version: v1\ncompression: zip\npolicies: []\n",
     "no item": "version: v1\npolicies:\n  name: a\n",

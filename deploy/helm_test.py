@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.go_tools import go_tool
+from tools.on_demand.go_programs import go_program
 
 HELM = Path(__file__).parent / "helm"
 CHART = HELM / "policy-engine"
@@ -16,7 +16,7 @@ KUBERNETES = "1.34.0"
 
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([go_tool("helm"), *arguments], check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run([go_program("helm"), *arguments], check=False, capture_output=True, text=True, timeout=120)
 
 
 def rendered(values: Path) -> str:
@@ -44,7 +44,7 @@ def test_it_is_scored_without_criticals(values: Path, tmp_path: Path) -> None:
     file.write_text(rendered(values))
     # Without a limit of CPU: the kernel would stop the engine for tens of milliseconds at a time.
     score = ("score", "--ignore-container-cpu-limit", "--output-format", "ci")
-    command: list[str | Path] = [go_tool("kube-score"), *score, file]
+    command: list[str | Path] = [go_program("kube-score"), *score, file]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert [line for line in done.stdout.splitlines() if line.startswith("[CRITICAL]")] == []
 

@@ -23,6 +23,7 @@ from integration.harness.control_plane import (
     Identity,
     lasting_port,
 )
+from integration.harness.envoy_binary import envoy_version
 from integration.harness.processes import free_port
 from integration.harness.upstream import Upstream
 
@@ -82,7 +83,7 @@ def test_envoy_gets_everything_from_the_control_plane_alone(directory: Path, del
         status = plane.wait_for(lambda s: in_use(s) and s["configuration"]["version"] != before, "in use")
         (edge,) = status["clients"]
         assert edge["node"] == "edge-1"
-        assert edge["user_agent"] == "envoy 1.36.2"
+        assert edge["user_agent"] == f"envoy {envoy_version()}"
         assert {name: state["state"] for name, state in edge["types"].items()} == dict.fromkeys(
             ("clusters", "endpoints", "listeners", "routes"), "current"
         )

@@ -132,12 +132,19 @@ MANIFEST_MAPPINGS = [
 ]
 MANIFEST_KEYS = sorted(MANIFEST_SCALARS + MANIFEST_LISTS + MANIFEST_MAPPINGS + ["policies"])
 MANIFEST_ENTRY_KEYS = [
+    "module",
     "name",
     "package",
     "path",
     "version",
 ]
 DEFAULT_REPOSITORY = "policy-engine"
+
+# The Bazel module that has the engine, its policies and this file.
+ENGINE_MODULE = "policy_engine"
+
+# Where a module has the packages that its policies share.
+LIBRARIES = "policies/shared"
 
 # What goes in.
 

@@ -41,6 +41,8 @@ MANIFEST_FORMAT: str = _RECIPE["MANIFEST_FORMAT"]
 MANIFEST_KEYS: tuple[str, ...] = tuple(_RECIPE["MANIFEST_KEYS"])
 MANIFEST_ENTRY_KEYS: tuple[str, ...] = tuple(_RECIPE["MANIFEST_ENTRY_KEYS"])
 DEFAULT_REPOSITORY: str = _RECIPE["DEFAULT_REPOSITORY"]
+ENGINE_MODULE: str = _RECIPE["ENGINE_MODULE"]
+LIBRARIES: str = _RECIPE["LIBRARIES"]
 
 is_own_label: Callable[[str], bool] = _RECIPE["is_own_label"]
 is_own_variable: Callable[[str], bool] = _RECIPE["is_own_variable"]

@@ -105,7 +105,9 @@ class World:
         engine = self.root / "engine"
         (engine / "policy_engine").mkdir(parents=True)
         (engine / "policy_engine/__init__.py").write_text('"""Engine."""\n\n__version__ = "0.9.0"\n')
+        (engine / "policy_engine/__main__.py").write_text("")
         (engine / "policy_engine/engine_test.py").write_text("")
+        (engine / "LICENSE").write_text("The licence.\n")
         (engine / "launch.py").write_text("#!/usr/bin/python3 -IB\n")
         self.engine_needs("engine-core")
         self.lock.write_text("")

@@ -7,12 +7,19 @@ from pathlib import Path
 
 ENVOY_VERSION = "1.36.2"
 VARIABLE = "ENVOY_BINARY"
+VERSION_VARIABLE = "ENVOY_VERSION"
+"""Environment variable with the version that a run means to have, where it is not the oldest supported."""
 _ROOT = Path(__file__).parent.parent.parent
 _UNPACKED_BY_BAZEL = _ROOT / "integration" / "envoy"
 
 
 class EnvoyBinaryError(RuntimeError):
     """No Envoy binary; the message says how to get it."""
+
+
+def envoy_version() -> str:
+    """Return the version that tests are meant to run with."""
+    return os.environ.get(VERSION_VARIABLE, ENVOY_VERSION)
 
 
 def envoy_binary() -> Path:

@@ -76,23 +76,29 @@ deb_interpreter = rule(
     },
 )
 
-def runfiles_path(file):
-    """Returns the path of `file` as it is below a runfiles tree.
+def owner_of(label):
+    """Returns whose a file is: a package of some repository, named alike whichever of them is the main one.
 
     Args:
-      file: a File of this or another repository.
+      label: of the target that makes the file, or of the file where it is a source.
     """
-    return file.short_path[3:] if file.short_path.startswith("../") else "_main/" + file.short_path
+    return "%s//%s" % (label.repo_name, label.package)
 
-def python_entries(targets, directory = SITE_PACKAGES):
+def _runfiles_path(ctx, file):
+    """Returns the path of `file` below a runfiles tree, as `imports` of Python libraries are written."""
+    return ctx.workspace_name + "/" + file.short_path if not file.owner.repo_name else file.short_path.removeprefix("../")
+
+def python_entries(ctx, targets, directory = SITE_PACKAGES):
     """Returns manifest entries that install Python libraries with all they depend on, as an installer would.
 
-    The `owner` of an entry is the repository that it comes from (one for each wheel), or a package of this repository.
+    The `owner` of an entry is the package that it comes from, as owner_of() names it: one for each wheel, since a wheel is
+    a repository.
 
     Every file below an import root is placed relative to that root; files below none (an interpreter) are left out, and
     what no import leads to.
 
     Args:
+      ctx: the rule's context.
       targets: targets with PyInfo.
       directory: where they go in the image.
 
@@ -106,7 +112,7 @@ def python_entries(targets, directory = SITE_PACKAGES):
         files += [target[PyInfo].transitive_sources, target[DefaultInfo].default_runfiles.files]
     entries = {}
     for file in depset(transitive = files).to_list():
-        path = runfiles_path(file)
+        path = _runfiles_path(ctx, file)
         parts = path.split("/")
         for length in range(len(parts) - 1, 0, -1):
             if "/".join(parts[:length]) in roots:
@@ -115,7 +121,7 @@ def python_entries(targets, directory = SITE_PACKAGES):
                 entries[file] = struct(
                     path = "/".join([directory] + parts[length:]),
                     file = file,
-                    owner = file.owner.repo_name or file.owner.package,
+                    owner = owner_of(file.owner),
                 )
                 break
     return entries.values()

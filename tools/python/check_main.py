@@ -23,10 +23,18 @@ from tools.python.mypy_main import python_files
 WORKSPACE = Path(__file__).resolve().parents[2]
 SLOW = {
     "benchmarks": "real Envoy under load",
+    "builder/policy_builder/attest": "keys and programs of cosign's kind, whole images",
     "builder/policy_builder/commands": "what Bazel builds, whole images",
     "builder/policy_builder/package": "whole images",
+    "builder/policy_builder/validate/validation_test.py": "environments of its own, registries that do not answer",
+    "controlplane/policy_control_plane/ads_agreement_test.py": "a second implementation of the protocol, for seconds",
+    "controlplane/policy_control_plane/cli_test.py": "processes that are started and stopped",
     "demo": "real Envoy",
+    "deploy": "engines with the settings of each way to deploy them; Helm and others, built from Go modules",
+    "docs/blocks_test.py": "every command and every YAML block of the pages",
+    "engine/policy_engine/sources/half_written_test.py": "files that are written slowly",
     "engine/policy_engine/processes": "worker processes that hang, and are replaced after seconds",
+    "engine/policy_engine/worker/offload": "work that hangs, and is ended after seconds",
     "integration": "real Envoy, containers",
     "policies/held_time_test.py": "the dearest bodies for every policy that reads them",
     "tools/image": "what Bazel builds",
@@ -131,7 +139,12 @@ def jobs(workspace: Path, parts: Sequence[str], processes: int) -> list[Job]:
 def run(job: Job, workspace: Path) -> Outcome:
     """Run a job to its end."""
     begin = time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": str(workspace), "PYTEST_ADDOPTS": "--disable-warnings"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(workspace),
+        "PYTEST_ADDOPTS": "--disable-warnings",
+        "EXAMPLES": "few",
+    }
     done = subprocess.run(
         job.command,
         cwd=workspace,

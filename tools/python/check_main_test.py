@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tools.python import check_main
 from tools.python.check_main import SLOW, WORKSPACE, Job, check, fast_tests, jobs, locked, main, missing
 from tools.python.mypy_main import python_files
+from tools.python.pytest_main import FEW_EXAMPLES, examples
 
 
 def test_every_test_is_fast_or_has_a_reason() -> None:
@@ -79,3 +81,12 @@ def test_the_command_runs_from_anywhere(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "fast tests" in done.stdout
+
+
+def test_property_tests_try_fewer_examples_than_with_bazel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EXAMPLES", raising=False)
+    tried = {}
+    for wanted in ("all", "few"):
+        monkeypatch.setenv("EXAMPLES", wanted)
+        tried[wanted] = settings.get_profile(examples()).max_examples
+    assert tried["few"] == FEW_EXAMPLES < tried["all"]

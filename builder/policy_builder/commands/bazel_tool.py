@@ -25,7 +25,7 @@ from policy_builder.describe.generate import labels
 from policy_builder.discover.choice import ChosenPolicy
 from policy_builder.discover.debian import read_lock
 from policy_builder.discover.distributions import Distribution, DistributionError, read_distribution
-from policy_builder.discover.engine_source import engine_version
+from policy_builder.discover.engine_source import EngineError, check_whole, engine_version
 from policy_builder.discover.file_kinds import CONFIGURATION_TAKEN, unfit_configuration
 from policy_builder.discover.library import Library
 from policy_builder.discover.platform import Platform
@@ -46,7 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     request_file, *outputs = sys.argv[1:] if arguments is None else arguments
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     report = Report()
-    facts = gather(request, report)
+    try:
+        facts = gather(request, report)
+    except EngineError as error:
+        print(f"{request['label']}: {error}", file=sys.stderr)
+        return 1
     if report.findings:
         print(f"{request['label']}:\n{report.render_text()}", end="", file=sys.stderr)
     if report.failed:
@@ -99,9 +103,9 @@ def gather(request: Mapping[str, Any], report: Report) -> Facts:
     for source in sources:
         report.add(str(source), code_findings(source, needs[str(source)], engine))
     files = _named(request["engine"]["files"])
-    version = engine_version(Path(request["engine"]["version"]))
+    version, licence = engine_version(Path(request["engine"]["version"])), Path(request["engine"]["licence"])
+    check_whole(files, Path(request["engine"]["launcher"]), licence)
     debian = read_lock(Path(request["debian_lock"]), platform.architecture)
-    licence = Path(request["engine"]["licence"]) if "licence" in request["engine"] else None
     return Facts(version, files, tuple(sources), resolution, debian, licence)
 
 

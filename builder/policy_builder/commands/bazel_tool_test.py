@@ -49,23 +49,26 @@ def run(
     configuration: Sequence[Path] = (),
     **more: Any,
 ) -> tuple[int, Path]:
-    engine = world.root / "engine/policy_engine/__init__.py"
+    engine = world.root / "engine"
     request: dict[str, Any] = {
         "architecture": architecture,
         "configuration": [str(path) for path in configuration],
         "debian_lock": str(world.debian),
         "engine": {
-            "files": [{"owner": "engine", "path": "policy_engine/__init__.py", "source": str(engine)}],
+            "files": [
+                {"owner": "//engine", "path": f"policy_engine/{name}", "source": str(engine / "policy_engine" / name)}
+                for name in ("__init__.py", "__main__.py")
+            ],
+            "launcher": str(engine / "launch.py"),
+            "licence": str(engine / "LICENSE"),
             "requirements": distribution(world.root, "core", "1.0"),
-            "version": str(engine),
+            "version": str(engine / "policy_engine/__init__.py"),
         },
         "label": "//:image",
         "policies": policies,
         "repository": "team/engine",
         **more,
     }
-    if (world.root / "LICENSE").is_file():
-        request["engine"]["licence"] = str(world.root / "LICENSE")
     (world.root / "request.json").write_text(json.dumps(request))
     out = world.root / "out"
     out.mkdir(exist_ok=True)
@@ -94,7 +97,6 @@ def test_documents_of_an_image(world: World) -> None:
 
 
 def test_what_an_image_says_more_and_of_a_policy_from_a_wheel(world: World) -> None:
-    (world.root / "LICENSE").write_text("The licence.\n")
     installed = distribution(world.root, "acme_policies", "1.4.0")
     wheel = world.root / "acme.whl"
     wheel.write_bytes(b"wheel")
@@ -167,3 +169,18 @@ def test_a_key_among_the_configuration_is_refused(world: World, capsys: pytest.C
     report = capsys.readouterr().err
     assert f"{key}: holds a private key, which whoever has the image could read; mount it where the engine" in report
     assert "chains.yaml" not in report
+
+
+def test_an_engine_of_which_targets_brought_a_part_is_refused(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    one = policy(world.policy("one"), "//one", [])
+    imports = world.root / "engine/policy_engine/__main__.py"
+    imports.write_text("from policy_engine.cli import main\n")
+    status, out = run(world, one)
+    assert status == 1
+    assert "//:image: the engine's sources are not all there" in (said := capsys.readouterr().err)
+    assert "no policy_engine.cli" in said
+    assert not (out / "build_info").exists()
+    imports.write_text("")
+    (world.root / "engine/LICENSE").unlink()
+    assert run(world, one)[0] == 1
+    assert "LICENSE is missing" in capsys.readouterr().err

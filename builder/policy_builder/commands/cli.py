@@ -97,6 +97,14 @@ def _choice_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--debian-lock", type=Path, metavar="FILE", help="default: as for --lock")
     command.add_argument("--cache", type=Path, metavar="DIR", help="default: ~/.cache/policy-builder")
+    command.add_argument(
+        "--module",
+        type=_module,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="a Bazel module whose policies the manifest names; policy_engine is that of --engine",
+    )
     command.add_argument("--json", action="store_true", help="the report as JSON on standard output")
 
 
@@ -107,8 +115,15 @@ def _platform(text: str) -> Platform:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _module(text: str) -> tuple[str, Path]:
+    name, equals, directory = text.partition("=")
+    if not name or not equals or not Path(directory).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR with a directory that exists")
+    return name, Path(directory)
+
+
 def _workspace(options: argparse.Namespace) -> Workspace:
-    return find_workspace(options.engine, options.lock, options.debian_lock, options.cache)
+    return find_workspace(options.engine, options.lock, options.debian_lock, options.cache, dict(options.module))
 
 
 def _validate(options: argparse.Namespace) -> int:
@@ -140,9 +155,8 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _lock(options: argparse.Namespace) -> int:
-    report = write_lock(
-        options.manifest, options.engine or _workspace(options).engine, options.output, options.platform
-    )
+    engine = options.engine or _workspace(options).engine
+    report = write_lock(options.manifest, engine, options.output, options.platform, dict(options.module))
     _show(options, report)
     return FINDINGS if report.failed else OK
 

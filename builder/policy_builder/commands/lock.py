@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from policy_builder.discover.choice import read_choice
@@ -16,6 +17,7 @@ from policy_builder.discover.engine_source import read_engine
 from policy_builder.discover.library import find_libraries
 from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import discover_directory
+from policy_builder.discover.workspace import known_modules
 from policy_builder.recipe import PYTHON
 from policy_builder.validate.report import Report
 from policy_engine.documents.diagnostics import Diagnostic, Rule
@@ -27,14 +29,16 @@ class LockError(Exception):
     """There is no uv, or it could not reach a registry."""
 
 
-def write_lock(manifest: Path, engine: Path | None, out: Path, platform: Platform) -> Report:
+def write_lock(
+    manifest: Path, engine: Path | None, out: Path, platform: Platform, modules: Mapping[str, Path] | None = None
+) -> Report:
     """Write the lock for `manifest` to `out`; requirements that no versions satisfy are findings in the report.
 
     Raises EngineError and LockError.
     """
     report = Report()
     environment = platform.marker_environment()
-    choice, diagnostics = read_choice(manifest)
+    choice, diagnostics = read_choice(manifest, known_modules(engine, modules or {}))
     report.add(str(manifest), diagnostics)
     lines = [str(one) for one in read_engine(engine).requires]
     for chosen in choice.policies if choice else ():

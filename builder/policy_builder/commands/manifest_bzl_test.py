@@ -15,7 +15,7 @@ from policy_builder.discover.choice import read_choice
 
 PARSED: dict[str, dict[str, Any]] = json.loads(Path("builder/parsed_manifests.json").read_text())
 
-ACCEPTED = ("block entries", "entries at the margin", "flow entries", "image", "no policies", "other lists")
+ACCEPTED = ("block entries", "entries at the margin", "flow entries", "image", "modules", "no policies", "other lists")
 REFUSED_BY_BOTH = {
     "key twice": '4: "name" is here for the second time',
     "label twice": '4: "a" is here for the second time',
@@ -34,7 +34,7 @@ REFUSED_BY_BOTH = {
     "tab": "3: has a tab; YAML is indented with spaces",
     "text before any key": "1: expected a key",
     "unknown key": '2: "policys" is not a key of a manifest of policies; allowed: annotations, compression, configuration',
-    "unknown key of a policy": '4: "verson" is not a key of a chosen policy; allowed: name, package, path, version',
+    "unknown key of a policy": '4: "verson" is not a key of a chosen policy; allowed: module, name, package, path, version',
 }
 REFUSED_BY_BAZEL = {
     "anchors": '3: "&a" is not a key',
@@ -69,8 +69,10 @@ def test_bazel_reads_what_policy_builder_reads(case: str, tmp_path: Path) -> Non
     (tmp_path / "engine.yaml").touch()
     manifest = tmp_path / "policy-manifest.yaml"
     manifest.write_text(parsed["text"])
-    choice, diagnostics = read_choice(manifest)
+    modules = {name: tmp_path / "modules" / name for name in ("policy_engine", "other")}
+    choice, diagnostics = read_choice(manifest, modules)
     assert choice is not None, diagnostics
+    assert not diagnostics
     assert parsed["repository"] == choice.repository
     settings, container = parsed["settings"], choice.container
     assert [tmp_path / one for one in settings.get("configuration", ())] == list(choice.configuration)
@@ -83,8 +85,9 @@ def test_bazel_reads_what_policy_builder_reads(case: str, tmp_path: Path) -> Non
     ]
     for one, policy in zip(parsed["policies"], choice.policies, strict=True):
         assert one.get("package", "") == ("==".join(policy.package) if policy.package else "")
-        if "path" in one:
-            assert tmp_path / one["path"] == policy.path
+        base = modules.get(one.get("module"), tmp_path)
+        if "package" not in one:
+            assert base / one.get("path", f"policies/{one['name']}/{one['version'].replace('.', '_')}") == policy.path
 
 
 @pytest.mark.parametrize(("case", "expected"), [*REFUSED_BY_BOTH.items(), *REFUSED_BY_BAZEL.items()])

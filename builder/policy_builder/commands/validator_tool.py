@@ -20,7 +20,7 @@ from policy_builder.validate.report import Report
 from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.sources.validate import validate_paths
 from policy_engine.worker.policies.loader import PoliciesUnusable, load_policies
-from policy_engine.worker.policies.manifest import MANIFEST_FILE
+from policy_engine.worker.policies.registry import MANIFEST_FILE
 
 _DESCRIPTION = """\
 Checks policies and chain files where they are written, before anything is built.

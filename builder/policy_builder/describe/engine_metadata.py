@@ -20,13 +20,12 @@ SUMMARY = "Envoy ext_proc policy engine"
 def engine_metadata(facts: Facts) -> dict[str, str]:
     """Return the files by their names below site-packages."""
     directory = f"{TITLE.replace('-', '_')}-{facts.engine_version}.dist-info"
-    licence = facts.engine_licence.read_text(encoding="utf-8") if facts.engine_licence is not None else ""
+    licence = facts.engine_licence.read_text(encoding="utf-8")
     lines = ["Metadata-Version: 2.4", f"Name: {TITLE}", f"Version: {facts.engine_version}", f"Summary: {SUMMARY}"]
-    lines += [f"License-Expression: {LICENCE}", *(["License-File: LICENSE"] if licence else [])]
+    lines += [f"License-Expression: {LICENCE}", "License-File: LICENSE"]
     files = {f"{directory}/METADATA": "".join(f"{line}\n" for line in lines)}
     files[f"{directory}/INSTALLER"] = "policy-builder\n"
-    if licence:
-        files[f"{directory}/licenses/LICENSE"] = licence
+    files[f"{directory}/licenses/LICENSE"] = licence
     files[f"{directory}/RECORD"] = _record(facts.engine_files, files, directory)
     return files
 

@@ -87,7 +87,6 @@ def test_licences_as_spdx_names_them(name: str, expected: str | None) -> None:
 
 
 def test_the_image_says_what_system_it_is_and_what_it_holds(world: World, tmp_path: Path) -> None:
-    (world.root / "engine/LICENSE").write_text("The licence.\n")
     world.policy("one")
     world.build(tmp_path / "out")
     files, listed = content(tmp_path / "out"), components(tmp_path / "out")

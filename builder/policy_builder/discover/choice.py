@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -18,6 +19,7 @@ from policy_builder.recipe import (
     COMPRESSION,
     COMPRESSIONS,
     DEFAULT_REPOSITORY,
+    LIBRARIES,
     MANIFEST_ENTRY_KEYS,
     MANIFEST_FORMAT,
     MANIFEST_KEYS,
@@ -34,6 +36,7 @@ MAX_POLICIES = 1000
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _REPOSITORY = re.compile(r"[a-z0-9]+([._/:-]+[a-zA-Z0-9]+)*", re.ASCII)
+_NO_MODULES: Mapping[str, Path] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,11 @@ class Choice:
     document: Document = field(repr=False, compare=False)
 
 
-def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
+def read_choice(path: Path, modules: Mapping[str, Path] = _NO_MODULES) -> tuple[Choice | None, list[Diagnostic]]:
     """Return what the file `path` chooses, as far as that can be read, with everything wrong with it.
 
-    None when nothing can be read. With an error among the findings it is there to be examined, not to be built.
+    `modules` are the directories of other Bazel modules whose policies may be chosen, by their names. None when nothing
+    can be read. With an error among the findings it is there to be examined, not to be built.
     """
     document, diagnostics = read_document_file(path)
     if document is None:
@@ -102,7 +106,9 @@ def read_choice(path: Path) -> tuple[Choice | None, list[Diagnostic]]:
     configuration = _paths(fields, "configuration", base, directories=False)
     libraries = _paths(fields, "libraries", base, directories=True)
     wheels = _paths(fields, "wheels", base, directories=True)
-    policies, others = _policies(fields, document, diagnostics, base)
+    policies, others, used = _policies(fields, document, diagnostics, base, modules)
+    shared = (modules[name] / LIBRARIES for name in used)
+    libraries += tuple(one for one in shared if _is_there(one, directory=True) and one not in libraries)
     container = _container(fields)
     return Choice(repository, container, configuration, libraries, wheels, policies, others, document), diagnostics
 
@@ -174,8 +180,10 @@ def _is_there(path: Path, *, directory: bool) -> bool:
 
 
 def _policies(
-    fields: Fields, document: Document, diagnostics: list[Diagnostic], base: Path
-) -> tuple[tuple[ChosenPolicy, ...], tuple[Path, ...]]:
+    fields: Fields, document: Document, diagnostics: list[Diagnostic], base: Path, modules: Mapping[str, Path]
+) -> tuple[tuple[ChosenPolicy, ...], tuple[Path, ...], list[str]]:
+    """Return the chosen policies, the directories of those that cannot be taken, and the modules that any come from."""
+    used: dict[str, None] = {}
     chosen: list[ChosenPolicy] = []
     others: list[Path] = []
     first: dict[str, int] = {}
@@ -183,8 +191,12 @@ def _policies(
         entry = Fields(document, ("policies", index), MANIFEST_ENTRY_KEYS, diagnostics, "a chosen policy")
         name = entry.text("name", required=True, longest=63)
         version = _version(entry)
-        path = _path(entry, base, name, version)
+        module = _module(entry, modules)
+        used |= {module: None} if module is not None else {}
+        path = _path(entry, modules[module] if module is not None else base, name, version)
         package = _package(entry)
+        if package is not None and "module" in entry:
+            entry.error(("module",), "a policy comes from a module or from a package, not from both")
         if path is not None and package is not None and "path" in entry:
             entry.error(("package",), "a policy comes from a path or from a package, not from both")
         if not entry.ok or name is None or version is None:
@@ -199,9 +211,8 @@ def _policies(
         first[str(policy)] = index
         chosen.append(policy)
     known = {one.path for one in chosen}
-    return tuple(chosen), tuple(
-        path for path in dict.fromkeys(others) if path not in known and _is_there(path, directory=True)
-    )
+    there = (path for path in dict.fromkeys(others) if path not in known and _is_there(path, directory=True))
+    return tuple(chosen), tuple(there), list(used)
 
 
 def _version(entry: Fields) -> Version | None:
@@ -225,6 +236,16 @@ def _path(entry: Fields, base: Path, name: str | None, version: Version | None) 
     if name is None or version is None:
         return None
     return base / "policies" / name / str(version).replace(".", "_")
+
+
+def _module(entry: Fields, modules: Mapping[str, Path]) -> str | None:
+    """Return the other Bazel module that has the policy, if the entry names one that is known."""
+    name = entry.text("module", longest=255)
+    if name is None or name in modules:
+        return name
+    known = f"{', '.join(sorted(modules)) or 'none'}; `--module NAME=DIRECTORY` tells where one is"
+    entry.error(("module",), "is not a module that is known here", value=name, allowed=known)
+    return None
 
 
 def _package(entry: Fields) -> tuple[str, str] | None:

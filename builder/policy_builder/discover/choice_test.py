@@ -40,6 +40,30 @@ policies:
     assert choice.wheels == (tmp_path / "dist",)
 
 
+def test_a_policy_of_another_module_lies_there_and_brings_what_that_shares(tmp_path: Path) -> None:
+    text = """version: v1
+libraries: [lib]
+policies:
+  - {name: own, version: v1.0.0}
+  - {name: set-header, version: v1.0.0, module: policy_engine}
+  - {name: quota, version: v2.0.0, module: acme, path: gateway/quota}
+"""
+    modules = {name: tmp_path / f"modules/{name}" for name in ("policy_engine", "acme", "unused")}
+    for directory in (tmp_path / "lib", *(one / "policies/shared" for one in modules.values())):
+        directory.mkdir(parents=True)
+    (tmp_path / "policy-manifest.yaml").write_text(text)
+    choice, found = read_choice(tmp_path / "policy-manifest.yaml", modules)
+    assert choice is not None
+    assert not found
+    assert [one.path for one in choice.policies] == [
+        tmp_path / "policies/own/v1_0_0",
+        modules["policy_engine"] / "policies/set-header/v1_0_0",
+        modules["acme"] / "gateway/quota",
+    ]
+    shared = [modules[name] / "policies/shared" for name in ("policy_engine", "acme")]
+    assert list(choice.libraries) == [tmp_path / "lib", *shared]
+
+
 def test_no_policies_is_a_choice(tmp_path: Path) -> None:
     choice, found = read(tmp_path, "policies: []\n")
     assert choice is not None
@@ -71,6 +95,11 @@ def test_no_policies_is_a_choice(tmp_path: Path) -> None:
             "policies: [{name: a, version: v1.0.0, path: p, package: x==1}]",
             "from a path or from a package, not from both",
         ),
+        (
+            "policies: [{name: a, version: v1.0.0, module: acme}]",
+            'is not a module that is known here (got "acme"); allowed: none; `--module NAME=DIRECTORY` tells',
+        ),
+        ("policies: [{name: a, version: v1.0.0, module: 3}]", "/policies/0/module: must be text"),
         ("policies: []\nrepository: Team/Engine", "is not the name of an image"),
         ("policies: []\nwheels: [dist]", "is no directory beside the manifest"),
         ("policies: []\nlibraries: [lib]", "is no directory beside the manifest"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -16,6 +16,8 @@ from policy_builder.recipe import belongs_in_image
 
 PACKAGE = "policy_engine"
 DISTRIBUTION = "policy-engine"
+_NAMED = 5  # modules that a message lists
+_IMPORT = re.compile(rf"^ *(?:from|import) ({PACKAGE}(?:\.\w+)*)\b", re.MULTILINE | re.ASCII)
 _VERSION = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
 
 
@@ -31,7 +33,7 @@ class EngineSource:
     files: Mapping[str, Path] = field(repr=False)
     launcher: Path
     requires: tuple[Requirement, ...]
-    licence: Path | None = None
+    licence: Path
 
 
 def read_engine(directory: Path | None) -> EngineSource:
@@ -69,7 +71,32 @@ def _source(root: Path, launcher: Path, requires: tuple[Requirement, ...], licen
         raise EngineError(f"{launcher} is missing")
     version = engine_version(root / PACKAGE / "__init__.py")
     files = package_files(root, PACKAGE)
-    return EngineSource(version, files, launcher, requires, licence if licence.is_file() else None)
+    check_whole(files, launcher, licence)
+    return EngineSource(version, files, launcher, requires, licence)
+
+
+def check_whole(files: Mapping[str, Path], launcher: Path, licence: Path) -> None:
+    """Raise EngineError unless `files` are an engine with all its modules, and its licence is at hand.
+
+    An image of a part of it would be made, described and signed like any other, and fail where it is run.
+    """
+    if not licence.is_file():
+        raise EngineError(f"{licence} is missing: an image has the licence of the engine in it")
+    there: set[str] = set()
+    for name in files:
+        parts = PurePosixPath(name).with_suffix("").parts
+        there |= {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+    missing = sorted({f"{PACKAGE}.__init__", f"{PACKAGE}.__main__", *_imported([launcher, *files.values()])} - there)
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        named = ", ".join(missing[:_NAMED])
+        raise EngineError(f"the engine's sources are not all there, so that no image can be made: no {named}{more}")
+
+
+def _imported(paths: Iterable[Path]) -> set[str]:
+    """Return the modules of the engine that Python files import."""
+    texts = (path.read_text(encoding="utf-8") for path in paths if path.suffix == ".py")
+    return {name for text in texts for name in _IMPORT.findall(text)}
 
 
 def engine_version(source: Path) -> str:

@@ -21,7 +21,8 @@ from policy_builder.recipe import belongs_in_image, is_debris, is_nested_package
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity
 from policy_engine.documents.fields import did_you_mean
 from policy_engine.documents.yaml_document import Document
-from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, parse_manifest
+from policy_engine.worker.policies.manifest import PolicyManifest, parse_manifest
+from policy_engine.worker.policies.registry import MANIFEST_FILE
 
 ENTRY_POINTS = "policy_engine.policies"
 """Entry point group by which a wheel says which of its packages are policies."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from policy_builder.recipe import ENGINE_MODULE
 
 ENGINE = Path("engine")
 LOCK = Path("requirements_lock.txt")
@@ -12,6 +15,7 @@ DEBIAN_LOCK = Path("tools/image/debian.lock.json")
 BUNDLED = Path(__file__).parents[1] / "bundled"
 """What the wheel of the builder brings of the checkout that it was made from (pyproject.toml)."""
 
+MODULE = "MODULE.bazel"
 LAUNCHER = "launch.py"
 """The command in images: in the directory of the engine's source, and in BUNDLED."""
 
@@ -22,16 +26,24 @@ class WorkspaceError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The parts of every image, and the directory in which downloads are kept; no `engine` means the installed one."""
+    """The parts of every image, and the directory in which downloads are kept; no `engine` means the installed one.
+
+    `modules` are the directories of Bazel modules that have policies, by their names.
+    """
 
     engine: Path | None
     lock: Path
     debian_lock: Path
     cache: Path
+    modules: Mapping[str, Path] = field(default_factory=dict)
 
 
 def find_workspace(
-    engine: Path | None = None, lock: Path | None = None, debian_lock: Path | None = None, cache: Path | None = None
+    engine: Path | None = None,
+    lock: Path | None = None,
+    debian_lock: Path | None = None,
+    cache: Path | None = None,
+    modules: Mapping[str, Path] | None = None,
 ) -> Workspace:
     """Return what was given, and for the rest what lies in the checkout this file is in, or what its wheel brought.
 
@@ -40,14 +52,23 @@ def find_workspace(
     root = _root()
     bundled = BUNDLED if root is None and BUNDLED.is_dir() else None
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    engine = None if engine is None and bundled else _chosen(engine, root, ENGINE, "--engine")
     return Workspace(
-        engine=None if engine is None and bundled else _chosen(engine, root, ENGINE, "--engine"),
+        engine=engine,
         lock=_chosen(lock or (bundled and bundled / LOCK.name), root, LOCK, "--lock"),
         debian_lock=_chosen(
             debian_lock or (bundled and bundled / DEBIAN_LOCK.name), root, DEBIAN_LOCK, "--debian-lock"
         ),
         cache=cache or cache_home / "policy-builder",
+        modules=known_modules(engine, modules or {}),
     )
+
+
+def known_modules(engine: Path | None, given: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the Bazel modules that a manifest may name: those given, and the engine's of a checkout."""
+    checkout = engine.absolute().parent if engine is not None else None
+    own = {ENGINE_MODULE: checkout} if checkout is not None and (checkout / MODULE).is_file() else {}
+    return {**own, **given}
 
 
 def enter_working_directory() -> None:

@@ -24,7 +24,7 @@ class Facts:
     policies: tuple[PolicySource, ...]
     resolution: Resolution
     debian: DebianLock
-    engine_licence: Path | None = None
+    engine_licence: Path
 
     def digests(self) -> dict[str, str]:
         """Return the digest of every policy by `name version`."""

@@ -62,7 +62,7 @@ def validate(manifest: Path, workspace: Workspace, platform: Platform, report: R
     found before.
     """
     environment = platform.marker_environment()
-    choice, diagnostics = read_choice(manifest)
+    choice, diagnostics = read_choice(manifest, workspace.modules)
     report.add(str(manifest), diagnostics)
     engine = read_engine(workspace.engine)
     debian = read_lock(workspace.debian_lock, platform.architecture)

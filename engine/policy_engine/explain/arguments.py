@@ -22,6 +22,10 @@ _EXPLAIN_EXAMPLES = """examples:
   the route found in Envoy's own configuration, the request from a file:
     policy-engine explain order.http --envoy configs/envoy.yaml --chains configs/chains.yaml \\
       --policies-directory policies
+  as if Envoy had a client's certificate, and its filter jwt_authn a token:
+    policy-engine explain /orders --route private --attribute connection.mtls=true \\
+      --metadata 'envoy.filters.http.jwt_authn={"payload": {"sub": "me"}}' \\
+      --chains configs/chains.yaml --policies-directory policies
   with what the real upstream answers, as JSON:
     policy-engine explain /orders --route private --upstream http://127.0.0.1:8080 --json \\
       --chains configs/chains.yaml --policies-directory policies
@@ -78,6 +82,12 @@ def _explain(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("-u", "--user", metavar="NAME:PASSWORD", help="credentials for basic authentication")
     command.add_argument("--client-address", default="192.0.2.1", metavar="IP", help="the client's address")
+    command.add_argument(
+        "--attribute", action="append", default=[], metavar="NAME=VALUE", help="attribute that Envoy sends"
+    )
+    command.add_argument(
+        "--metadata", action="append", default=[], metavar="NAMESPACE=JSON", help="metadata of filters before"
+    )
     answer = command.add_mutually_exclusive_group()
     answer.add_argument("--response", type=Path, metavar="FILE", help="what the upstream answers; unless set, 200")
     answer.add_argument("--upstream", metavar="URL", help="ask this upstream (http://host:port) for real")

@@ -14,6 +14,7 @@ from typing import Any
 from policy_engine.documents.fields import did_you_mean
 from policy_engine.documents.plain_file import read_plain_file
 from policy_engine.envoy.lint.route_match import MatchedRoute, NoRoute, find_route
+from policy_engine.explain.envoy_facts import read_attributes, read_metadata
 from policy_engine.explain.http_text import (
     MOST_BYTES,
     BadText,
@@ -96,7 +97,12 @@ def _request(options: argparse.Namespace) -> HttpRequest:
     else:
         start = read_request(_content(Path(where)), where, Path(where).parent)
     request = from_flags(start, url, options.method, options.header, options.data, options.user)
-    return replace(request, client_address=options.client_address)
+    return replace(
+        request,
+        client_address=options.client_address,
+        attributes=read_attributes(options.attribute),
+        envoy_metadata=read_metadata(options.metadata),
+    )
 
 
 def _content(path: Path) -> bytes:

@@ -271,6 +271,53 @@ def test_diff_knows_what_envoy_told_of_recorded_requests(
     assert main(["diff", str(old), str(new), "--requests", str(recording), *where[2:]]) == int(differs)
 
 
+SUBJECT = 'request.envoy_metadata["envoy.filters.http.jwt_authn"].payload.sub'
+JWT_AUTHN = 'envoy.filters.http.jwt_authn={"payload": {"sub": "me"}}'
+
+
+@pytest.mark.parametrize(
+    ("condition", "facts", "status"),
+    [
+        ('request.attributes["connection.mtls"]', ["--attribute", "connection.mtls=true"], 1),
+        ('request.attributes["connection.mtls"]', ["--attribute", "connection.mtls=false"], 0),
+        ('request.attributes["source.port"] > 1024', ["--attribute", "source.port=4711"], 1),
+        ('request.attributes["request.protocol"] == "HTTP/2"', ["--attribute", "request.protocol=HTTP/2"], 1),
+        (f'{SUBJECT} == "me"', ["--metadata", JWT_AUTHN], 1),
+        (f'{SUBJECT} == "you"', ["--metadata", JWT_AUTHN], 0),
+    ],
+)
+def test_what_envoy_would_tell_is_said_by_options(
+    where: list[str], condition: str, facts: list[str], status: int
+) -> None:
+    document = json.loads(chain_file("r", {}))
+    document["routes"][0]["policies"][0]["condition"] = condition
+    Path(where[1]).write_text(json.dumps(document))
+    assert main(["explain", "/deny", *facts, *where]) == status
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        (["--attribute", "connection.mtls"], "is no NAME=VALUE"),
+        (["--attribute", "connection.mtls=yes"], "expected true or false"),
+        (["--attribute", "source.port=-1"], "expected a whole number"),
+        (["--attribute", f"source.port={'9' * 5000}"], "expected a whole number"),
+        (["--attribute", "connection.mtl=true"], "did you mean 'connection.mtls'?"),
+        (["--attribute", "response.code=200"], "is not known to Envoy when"),
+        (["--metadata", "jwt"], "is no NAMESPACE=JSON"),
+        (["--metadata", 'jwt="text"'], "is no NAMESPACE=JSON"),
+        (["--metadata", 'jwt={"a": '], "is no NAMESPACE=JSON"),
+        (["--metadata", f"jwt={'[' * 200_000}"], "is no NAMESPACE=JSON"),
+        (["--metadata", '={"a": 1}'], "is no NAMESPACE=JSON"),
+    ],
+)
+def test_what_envoy_would_never_tell_is_refused(
+    where: list[str], facts: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "/x", *facts, *where]) == 64
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("line", ["{}", "[]", "no json", '{"route": "r", "request": {"headers": [[1]]}}', "null"])
 def test_diff_names_the_line_that_is_no_record(
     where: list[str], tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import random
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
@@ -20,13 +22,14 @@ from policy_engine.kernel.denial_counts import tells_of_a_failure
 from policy_engine.kernel.reply import DECISION_NAMESPACE
 from policy_engine.sdk import Headers, ImmediateResponse, Request
 from policy_engine.sdk.repeated_lines import RepeatedLines
-from policy_engine.worker.chains.compiled import Condition, Step
+from policy_engine.worker.chains.compiled import Step
 from policy_engine.worker.chains.executor import failure_kind
 from policy_engine.worker.chains.loop_watch import RUNNING
 from policy_engine.worker.chains.tracing import trace_id
-from policy_engine.worker.conditions.condition import ConditionError
+from policy_engine.worker.conditions.condition import Condition, ConditionError
 
 _LONGEST = 200
+_KEPT = 50
 
 
 class DecisionLog:
@@ -39,6 +42,8 @@ class DecisionLog:
         self._logger = logger
         self._lines = RepeatedLines(logger)
         self._masking = Masking()
+        self.recent: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        """What the last lines say, for the admin page."""
 
     def answered(
         self, step: Step, answer: ImmediateResponse, request: Request, error: BaseException | None = None
@@ -108,6 +113,7 @@ class DecisionLog:
             **decided,
         }
         facts["reason"] = self._masking.text(facts["reason"]) if facts.get("reason") else None
+        self.recent.append({"time": time.time(), **_without_nothing(facts)})
         self._lines.say(logging.INFO, kind, *_in_words(facts), extra=_without_nothing(facts))
 
 
@@ -155,10 +161,10 @@ def _published(answer: ImmediateResponse, decided: dict[str, Any]) -> ImmediateR
 class PassedRequests:
     """Wants a share of all requests, for the lines of those that pass; `condition` None for any."""
 
-    def __init__(self, log: DecisionLog, share: float, condition: Condition | None, *, late: bool) -> None:
+    def __init__(self, log: DecisionLog, share: float, condition: Condition | None) -> None:
         self._share = share
         self._condition = condition
-        self._late = late
+        self._late = condition is not None and condition.decided_late
         self._log = log
         self._wanted = Wanted(self._ended, publish=True)
 

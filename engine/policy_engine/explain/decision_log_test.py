@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def test_requests_that_pass_are_no_lines_unless_asked_for(lines: Lines, policy: 
     made, log = kernel(policy)
     sent(made)
     assert lines.records == []
-    recorder = Recorder(made, (PassedRequests(log, 1.0, None, late=False),))
+    recorder = Recorder(made, (PassedRequests(log, 1.0, None),))
     recorder.refresh()
     reply = ask(recorder.handler(Peer()))
     facts = facts_of(lines.records[0])
@@ -175,7 +176,7 @@ def test_a_share_and_a_condition_choose_what_passes(lines: Lines) -> None:
     made, log = kernel(Passing)
     condition = Filter(where='request.path == "/yes"').condition()
     for share in (0.0, 1.0):
-        recorder = Recorder(made, (PassedRequests(log, share, condition, late=False),))
+        recorder = Recorder(made, (PassedRequests(log, share, condition),))
         recorder.refresh()
         for path in ("/yes", "/no"):
             ask(recorder.handler(Peer()), path=path)
@@ -184,7 +185,7 @@ def test_a_share_and_a_condition_choose_what_passes(lines: Lines) -> None:
 
 def test_lines_of_a_sample_are_not_bounded(lines: Lines) -> None:
     made, log = kernel(Passing)
-    recorder = Recorder(made, (PassedRequests(log, 1.0, None, late=False),))
+    recorder = Recorder(made, (PassedRequests(log, 1.0, None),))
     recorder.refresh()
     for _ in range(3 * BURST):
         ask(recorder.handler(Peer()))
@@ -194,7 +195,7 @@ def test_lines_of_a_sample_are_not_bounded(lines: Lines) -> None:
 
 def test_a_denial_is_one_line_when_passes_are_recorded_too(lines: Lines) -> None:
     made, log = kernel(Denying)
-    recorder = Recorder(made, (PassedRequests(log, 1.0, None, late=False),))
+    recorder = Recorder(made, (PassedRequests(log, 1.0, None),))
     recorder.refresh()
     ask(recorder.handler(Peer()))
     assert len(lines.records) == 1
@@ -255,6 +256,27 @@ def test_a_directory_that_comes_later_is_written_to(tmp_path: Path) -> None:
     logger.info("two")
     close()
     assert [json.loads(line)["message"] for line in file.read_text().split("\n")[:-1]] == ["one\n{}", "two"]
+
+
+def test_a_pipe_holds_nobody_up_without_a_reader_or_with_one_that_does_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision_output, "_repeated", RepeatedLines(logging.getLogger("test.repeated")))
+    pipe = tmp_path / "decisions"
+    os.mkfifo(pipe)
+    logger, close = decision_logger(str(pipe), "", "s", 0)
+    logger.info("nobody reads this")
+    assert "No such device or address" in caplog.text
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as reader:
+        logger.info("first")
+        assert json.loads(reader.readline())["message"] == "first"
+        for number in range(2000):  # more than a pipe takes
+            logger.info("%d %s", number, "x" * 100)
+        assert "Resource temporarily unavailable" in caplog.text
+        assert reader.read().count("\n") > 100
+        logger.info("read again")
+        assert json.loads(reader.read().splitlines()[-1])["message"] == "read again"
+    close()
 
 
 def test_a_collector_gets_log_records() -> None:

@@ -46,14 +46,11 @@ class _Listener:
     def may_want(self, request: Request) -> bool:
         if self.filter.route and not RoutePattern.of(self.filter.route).matches(request.route):
             return False
-        return self.condition is None or self._decided_late or self.holds(request, None)
+        return self.condition is None or self.condition.decided_late or self.holds(request, None)
 
     def wants(self, ended: Ended) -> bool:
-        return not self._decided_late or self.holds(ended.request, ended.response)
-
-    @property
-    def _decided_late(self) -> bool:
-        return self.condition is not None and (self.condition.uses_response or self.condition.uses_metadata)
+        late = self.condition is not None and self.condition.decided_late
+        return not late or self.holds(ended.request, ended.response)
 
     def holds(self, request: Request, response: Response | None) -> bool:
         try:

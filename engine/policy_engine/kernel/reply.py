@@ -41,9 +41,13 @@ def headers_reply(
 
     `edits` are the header parts of `actions`.
     """
+    if body is None and edits:
+        for edit in edits:
+            if not edit.whole:
+                break
+        else:
+            return wire.mutation_reply(_HEADERS_TAGS[field], wire.header_mutation(edits))
     common = wire.mutation_field(wire.header_mutation(edits)) if edits else b""
-    if body is None and False not in [edit.whole for edit in edits]:
-        return wire.headers_reply(_HEADERS_TAGS[field], common)
     if body is not None:
         # Envoy drops content-length itself here and frames the new body (processor_state.cc, CONTINUE_AND_REPLACE).
         common += ext_proc.CommonResponse(status=_REPLACE, body_mutation=_body_mutation(body)).SerializeToString()

@@ -16,8 +16,14 @@ from policy_engine.sdk.headers import HeaderEdit
 _OVERWRITE = b"\x18\x02"
 _APPEND = b"\x12\x02\x08\x01"
 
+_Shapes = tuple[tuple[tuple[str, ...], ...], ...]
+
+# What has been worked out before, each for at most so many keys: names of headers may come from requests.
 _PREFIXES: dict[tuple[str, int, bool], tuple[bytes, bytes]] = {}
-_MOST_PREFIXES = 4096
+_REPLY_HEADS: dict[tuple[bytes, int], bytes] = {}
+_OVERLAPS: dict[_Shapes, bool] = {}
+_MOST_REMEMBERED = 4096
+_MOST_SHAPES, _MOST_NAMES = 1024, 32
 
 _ONE_BYTE = [bytes((size,)) for size in range(0x80)]
 
@@ -40,15 +46,27 @@ def header_mutation(edits: Sequence[HeaderEdit]) -> bytes:
     Envoy removes everything in `remove_headers` first and then sets in order, so that edits can be strung together
     unless two of them are about one header.
     """
-    if len(edits) > 1 and _overlap(edits):
-        return _wire(_folded(edits))
-    return b"".join([_wire(edit) if edit.wire is None else edit.wire for edit in edits])
+    if len(edits) > 1:
+        # The same headers are changed again and again, with other values: 0.3 µs instead of 1.5 to compare the names.
+        shapes = tuple([edit.shape or _shape(edit) for edit in edits])
+        overlap = _OVERLAPS.get(shapes)
+        if overlap is None:
+            overlap = _overlap(edits, shapes)
+        if overlap:
+            return _wire(_folded(edits))
+    return b"".join([edit.wire or _wire(edit) for edit in edits])
 
 
 def headers_reply(tag: bytes, common: bytes) -> bytes:
     """Return a `ProcessingResponse` whose field `tag` is a `HeadersResponse` with this `CommonResponse`."""
     response = b"\x0a" + length(len(common)) + common
     return tag + length(len(response)) + response
+
+
+def mutation_reply(tag: bytes, mutation: bytes) -> bytes:
+    """Return what `headers_reply` makes of a `CommonResponse` with this `HeaderMutation` alone."""
+    size = len(mutation)
+    return (_REPLY_HEADS.get((tag, size)) or _reply_head(tag, size)) + mutation
 
 
 def immediate_response(status: int, mutation: bytes, body: bytes, grpc_status: int | None, details: str) -> bytes:
@@ -92,21 +110,37 @@ def _prefix(name: str, size: int, append: bool) -> tuple[bytes, bytes]:
     tail = _APPEND if append else _OVERWRITE
     option = b"\x0a" + length(len(header) + size) + header
     made = b"\x0a" + length(len(option) + size + len(tail)) + option, tail
-    if len(_PREFIXES) >= _MOST_PREFIXES:
+    if len(_PREFIXES) >= _MOST_REMEMBERED:
         _PREFIXES.clear()
     _PREFIXES[name, size, append] = made
     return made
 
 
-def _overlap(edits: Sequence[HeaderEdit]) -> bool:
+def _shape(edit: HeaderEdit) -> tuple[tuple[str, ...], ...]:
+    """Return the names of the headers that `edit` removes, and of those that it changes."""
+    shape = edit.shape = (edit.removed, tuple([change[0] for change in edit.changed]))
+    return shape
+
+
+def _overlap(edits: Sequence[HeaderEdit], shapes: _Shapes) -> bool:
+    """Return whether two of the edits, which have these `shapes`, are about one header; remembers it for the next."""
     names = [change[0] for edit in edits for change in edit.changed]
     distinct = set(names)
-    if len(distinct) != len(names):
-        return True
-    for edit in edits:  # noqa: SIM110 # a generator costs twice as much
-        if edit.removed and not distinct.isdisjoint(edit.removed):
-            return True
-    return False
+    found = len(distinct) != len(names) or any(not distinct.isdisjoint(edit.removed) for edit in edits)
+    if len(names) <= _MOST_NAMES:
+        if len(_OVERLAPS) >= _MOST_SHAPES:
+            _OVERLAPS.clear()
+        _OVERLAPS[shapes] = found
+    return found
+
+
+def _reply_head(tag: bytes, size: int) -> bytes:
+    """Return what stands before a mutation of `size` bytes in a reply to headers."""
+    head = headers_reply(tag, mutation_field(bytes(size)))[: -size or None]
+    if len(_REPLY_HEADS) >= _MOST_REMEMBERED:
+        _REPLY_HEADS.clear()
+    _REPLY_HEADS[tag, size] = head
+    return head
 
 
 def _folded(edits: Sequence[HeaderEdit]) -> HeaderEdit:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from hypothesis import example, given
@@ -73,6 +75,24 @@ def test_a_headers_reply_is_the_message_of_the_generated_classes(edits: list[Hea
     expected.response_headers.response.header_mutation.MergeFromString(mutation)
     reply = wire.headers_reply(b"\x12", wire.mutation_field(mutation))
     assert ext_proc.ProcessingResponse.FromString(reply) == expected
+    assert wire.mutation_reply(b"\x12", mutation) == reply
+
+
+@given(edits=st.lists(_edits, min_size=2, max_size=4), order=st.randoms(use_true_random=False))
+def test_what_is_remembered_of_names_is_that_of_these_edits_in_this_order(
+    edits: list[HeaderEdit], order: Random
+) -> None:
+    for _ in range(3):
+        # As policies make them anew for each request: with other values.
+        made = [
+            HeaderEdit(
+                one.removed, tuple((name, b"%d" % order.randint(0, 99), append) for name, _, append in one.changed)
+            )
+            for one in edits
+        ]
+        mutation = ext_proc.HeaderMutation.FromString(wire.header_mutation(made))
+        assert as_envoy_applies(mutation) == one_policy_after_the_other(made)
+        order.shuffle(edits)
 
 
 @given(st.integers(0, 2**31))

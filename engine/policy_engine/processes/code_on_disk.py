@@ -8,8 +8,7 @@ from pathlib import Path
 
 from policy_engine.worker.policies.integrity import directory_digest
 from policy_engine.worker.policies.loader import SHARED
-from policy_engine.worker.policies.manifest import MANIFEST_FILE
-from policy_engine.worker.policies.registry import Registry
+from policy_engine.worker.policies.registry import MANIFEST_FILE, Registry
 
 logger = logging.getLogger("policy_engine.supervisor")
 
@@ -21,9 +20,8 @@ class CodeOnDisk:
         tree = policies is not None and policies.is_dir()
         self._root = policies if tree or policies is None else policies.parent
         self._tree = tree
-        self._loaded = {
-            Path(one.source).absolute(): one.digest for one in registry if self._root is not None and one.source
-        }
+        known = registry.listing() if self._root is not None else ()
+        self._loaded = {Path(one.source).absolute(): one.digest for one in known if one.source}
         if tree and self._root is not None and (self._root / SHARED).is_dir():
             self._loaded[(self._root / SHARED).absolute()] = directory_digest(self._root / SHARED)
 

@@ -52,13 +52,15 @@ class HeaderEdit:
     """A change made ready once for all that follows: names in lower case, values as bytes, pseudo-headers last.
 
     `changed` holds `(name, value, append)` in the order they apply, after the names in `removed` are gone. `whole`
-    tells that its action asks for nothing but this; `wire` is where the engine keeps the bytes it sends for it.
+    tells that its action asks for nothing but this; `wire` is where the engine keeps the bytes it sends for it, `shape`
+    what it knows of the names.
     """
 
     removed: tuple[str, ...] = ()
     changed: tuple[tuple[str, bytes, bool], ...] = ()
     whole: bool = False
     wire: bytes | None = None
+    shape: tuple[tuple[str, ...], ...] | None = None
 
 
 NO_EDIT = HeaderEdit()

@@ -19,8 +19,7 @@ from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.worker.conditions.condition import check_condition
 from policy_engine.worker.offload.trial_apart import construct_apart
 from policy_engine.worker.policies.loader import load_policy
-from policy_engine.worker.policies.manifest import MANIFEST_FILE
-from policy_engine.worker.policies.registry import Registry
+from policy_engine.worker.policies.registry import MANIFEST_FILE, Registry
 
 
 def check_chain_condition(text: str, phases: frozenset[Phase]) -> Sequence[object]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from policy_engine import __version__
 from policy_engine.worker.policies.integrity import BUILD_INFORMATION, Verification
-from policy_engine.worker.policies.registry import Registry
+from policy_engine.worker.policies.manifest import manifest_face
+from policy_engine.worker.policies.registry import MANIFEST_FILE, ListedPolicy, PolicyDefinition, Registry
 
 _OF_THE_IMAGE = {"dependencies": list, "libraries": list, "debian": dict}
 
@@ -38,11 +39,10 @@ def build_info(
                 "version": str(definition.version),
                 "digest": definition.digest,
                 "reviewed_digest": reviewed.get(str(definition)),
-                "description": definition.description,
-                "phases": sorted(phase.value for phase in definition.phases),
+                **_face(definition),
                 "package": packages.get(str(definition)),
             }
-            for definition in registry
+            for definition in registry.listing()
         ],
         "verification": {
             "state": compared.state,
@@ -51,6 +51,12 @@ def build_info(
             "engine": {"digest": engine.digest, "reviewed_digest": engine.reviewed} if engine is not None else None,
         },
     } | {key: described[key] for key, kind in _OF_THE_IMAGE.items() if isinstance(described.get(key), kind)}
+
+
+def _face(policy: PolicyDefinition | ListedPolicy) -> dict[str, Any]:
+    if isinstance(policy, ListedPolicy):
+        return dict(manifest_face(policy.source / MANIFEST_FILE))
+    return {"description": policy.description, "phases": sorted(policy.phases)}
 
 
 def _described(policies: Path) -> dict[str, Any]:

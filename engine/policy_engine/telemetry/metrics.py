@@ -95,7 +95,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     ),
     "policy_engine_workers": ("gauge", "Worker processes that listen, with chains active and signs of life."),
     "policy_engine_workers_wanted": ("gauge", "Worker processes that there should be, by the setting `workers`."),
-    "policy_engine_process_cpu_seconds": ("counter", "CPU time of the supervisor and of each worker process."),
+    "policy_engine_process_cpu_seconds": (
+        "counter",
+        "CPU time of the supervisor, the fork server and each worker process.",
+    ),
     "policy_engine_process_resident_memory_bytes": ("gauge", "Memory of each process, pages that they share included."),
     "policy_engine_process_open_fds": ("gauge", "Open files and connections of each process."),
     "policy_engine_certificate_expiration_timestamp_seconds": (
@@ -238,7 +241,7 @@ def _add_policy(samples: Samples, labels: dict[str, str], values: Sequence[float
 def _add_metrics_of_policies(samples: Samples, compiler: Compiler) -> None:
     """Add what policies count themselves, of those that some chain has had."""
     used = {(one.policy, one.version) for one in compiler.statistics.values()}
-    for definition in compiler.registry:
+    for definition in compiler.registry.loaded():
         if (definition.name, str(definition.version)) not in used:
             continue
         for metric in metrics_of(definition.policy_class):
@@ -248,10 +251,10 @@ def _add_metrics_of_policies(samples: Samples, compiler: Compiler) -> None:
 
 
 def families_of(registry: Registry) -> dict[str, tuple[str, str]]:
-    """Return kind and description of what policies count themselves, by name; those of the newest version."""
+    """Return kind and description of what policies that are loaded count, by name; those of the newest version."""
     return {
         exported_name(definition, metric): (metric.kind, metric.description)
-        for definition in registry
+        for definition in registry.loaded()
         for metric in metrics_of(definition.policy_class)
     }
 

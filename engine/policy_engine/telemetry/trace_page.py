@@ -14,9 +14,8 @@ from functools import partial
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from aiohttp import web
-
 from policy_engine.explain.live import MOST_BODY, Filter
+from policy_engine.telemetry.web import Handler, Request, Response, Stream
 from policy_engine.worker.conditions.condition import ConditionRefused
 
 KEEP_ALIVE_SECONDS = 10.0
@@ -28,8 +27,6 @@ MOST_RECORDS = 1_000_000
 MOST_SECONDS = 24 * 3600.0
 
 _FROM_ELSEWHERE = frozenset({"cross-site", "same-site"})
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Listener(Protocol):
@@ -52,15 +49,14 @@ class Traces(Protocol):
         ...
 
 
-@web.middleware
-async def refuse_other_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def refuse_other_origins(request: Request, handler: Handler) -> Response | Stream:
     """Refuse what a page of another origin asks for with somebody's browser, where that would do something."""
     origin = request.headers.get("origin")
     foreign = origin is not None and urlsplit(origin).netloc != request.host
     if (foreign or request.headers.get("sec-fetch-site", "") in _FROM_ELSEWHERE) and (
         request.method not in ("GET", "HEAD") or request.path == "/trace"
     ):
-        return web.Response(text="this is not for pages of other origins\n", status=403)
+        return Response("this is not for pages of other origins\n", status=403)
     return await handler(request)
 
 
@@ -70,15 +66,15 @@ class TracePage:
     def __init__(self, traces: Traces) -> None:
         self._traces = traces
         self._closing = False
-        self._writing: set[asyncio.Transport] = set()
+        self._writing: list[Request] = []
 
-    async def close(self, _: web.Application) -> None:
+    def close(self) -> None:
         """The server closes; listeners that do not read what they were sent are cut off, as nobody can tell them."""
         self._closing = True
-        for connection in self._writing:
-            connection.abort()
+        for request in self._writing:
+            request.abort()
 
-    async def page(self, request: web.Request) -> web.StreamResponse:
+    async def page(self, request: Request) -> Response | Stream:
         """Answer `/trace?route=KEY&where=CEL&limit=N&seconds=S&bodies=CHARACTERS`, all of them optional."""
         try:
             limit = _number(request, "limit", MOST_RECORDS)
@@ -90,45 +86,39 @@ class TracePage:
             wanted = Filter(request.query.get("route", ""), request.query.get("where", ""), bodies)
             listener = await self._traces.listen(wanted)
         except ConditionRefused as refused:
-            return web.Response(text=f"where: {refused}\n", status=400)
+            return Response(f"where: {refused}\n", status=400)
         except ValueError as error:
-            return web.Response(text=f"{error}\n", status=400)
+            return Response(f"{error}\n", status=400)
         except RuntimeError as error:
-            return web.Response(text=f"{error}\n", status=503)
-        headers = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
-        response = web.StreamResponse(headers=headers)
+            return Response(f"{error}\n", status=503)
+        response = Stream(request, "text/event-stream", {"cache-control": "no-store", "x-accel-buffering": "no"})
         try:
-            await response.prepare(request)
             send = partial(self._write, request, response)
             await send(b": the engine records from now on\n\n")
             reason = await self._send_records(request, send, listener, limit, seconds)
             if reason:
                 await send(_event("end", {"reason": reason}))
-            await response.write_eof()
         except ConnectionError:
             pass  # the listener is gone
         finally:
             await asyncio.shield(self._traces.leave(listener))
         return response
 
-    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    async def _write(self, request: Request, response: Stream, data: bytes) -> None:
         """Send `data`; raises ConnectionError for a listener that does not take it."""
-        connection = request.transport
-        if connection is None:
-            raise ConnectionResetError("the listener is gone")
-        self._writing.add(connection)
+        self._writing.append(request)
         try:
             async with asyncio.timeout(STALLED_SECONDS):
                 await response.write(data)
         except TimeoutError:
-            connection.abort()
+            request.abort()
             raise ConnectionResetError("the listener takes nothing") from None
         finally:
-            self._writing.discard(connection)
+            self._writing.remove(request)
 
     async def _send_records(
         self,
-        request: web.Request,
+        request: Request,
         send: Callable[[bytes], Awaitable[None]],
         listener: Listener,
         limit: float | None,
@@ -139,7 +129,7 @@ class TracePage:
         spoken = loop.time()
         ends = math.inf if seconds is None else spoken + seconds
         left = math.inf if limit is None else limit
-        while request.transport is not None and not request.transport.is_closing():
+        while request.connected:
             if self._closing:
                 return "the engine stops"
             now = loop.time()
@@ -164,7 +154,7 @@ def _event(event: str, data: dict[str, Any]) -> bytes:
     return f"event: {event}\ndata: {text}\n\n".encode(errors="replace")
 
 
-def _number(request: web.Request, name: str, most: float) -> float | None:
+def _number(request: Request, name: str, most: float) -> float | None:
     text = request.query.get(name)
     if text is None:
         return None

@@ -67,7 +67,9 @@ def with_pages(test: Callable[[Running], Any]) -> None:
         hub = TraceHub(told.tell, told.tell)
         build = {"engine": "1.0.0", "policies": []}
         history = ConfigurationHistory()
-        sources = AdminSources(lambda: (True, "ready"), no_samples, history, build, dict, list, hub, told.set_level)
+        sources = AdminSources(
+            lambda: (True, "ready"), no_samples, history, lambda: build, dict, list, hub, told.set_level
+        )
         server = AdminServer("127.0.0.1:0", sources)
         await server.start()
         try:

@@ -29,9 +29,11 @@ from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step, Way
+from policy_engine.worker.chains.constant_actions import is_constant
+from policy_engine.worker.chains.constant_hooks import Constant
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.shadow import note_failure, note_wanted
-from policy_engine.worker.chains.statistics import FailureKind
+from policy_engine.worker.chains.statistics import SHORTEST, FailureKind
 from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import ConditionError
 from policy_engine.worker.offload.blocking import PoolFull
@@ -85,7 +87,7 @@ class Outcome:
         self.restated = False
 
 
-def run(
+def run(  # noqa: PLR0912 # a call for what a branch does would cost more than that
     exchange: Exchange, steps: tuple[Step, ...], args: list[Any], outcome: Outcome, start: int = 0
 ) -> Outcome | Coroutine[Any, Any, Outcome]:
     """Run `steps` from `start` with `args` (the hook's arguments; the chunk in them is replaced as it changes).
@@ -98,21 +100,22 @@ def run(
         running.show(exchange.chain.mark)
     for position in range(start, len(steps)):
         step = steps[position]
+        if step.condition is not None and not _applies(exchange, step, step.condition, outcome):
+            if outcome.immediate is not None:
+                return outcome
+            continue
         statistics = step.statistics
-        if step.condition is not None:
-            try:
-                if not _decide(exchange, step, step.condition):
-                    statistics.skipped += 1
-                    continue
-            except Exception as error:
-                _remember(exchange, step, decision=False)
-                if _fail(exchange, step, error, outcome):
-                    return outcome
-                continue
+        hook = step.hook
+        if type(hook) is Constant:
+            statistics.buckets[0] += 1
+            outcome.actions.append(hook.action)
+            outcome.edits.append(hook.edit)
+            apply_edit(args[-1].headers, hook.edit)
+            continue
         began = running.since = perf_counter()
         try:
             running.step = step
-            result = step.hook(*args)
+            result = hook(*args)
             running.step = None
         except BaseException as error:  # `sys.exit()` in a policy fails that policy, it does not end the worker
             running.step = None
@@ -120,13 +123,23 @@ def run(
             if _fail(exchange, step, error, outcome):
                 return outcome
             continue
-        if result is None:
-            statistics.observe(perf_counter() - began)
-            continue
-        if type(result) not in step.accepts and inspect.isawaitable(result):
+        if result is not None and type(result) not in step.accepts and inspect.isawaitable(result):
             return _finish(exchange, steps, args, outcome, _Waiting(position, result, began))
-        statistics.observe(perf_counter() - began)
-        if _settle(exchange, step, args, result, outcome):
+        took = perf_counter() - began
+        if took <= SHORTEST:
+            statistics.seconds += took
+            statistics.buckets[0] += 1
+        else:
+            statistics.observe(took)
+        if result is None:
+            continue
+        if result is step.usual:
+            # A constant action after its first time: most actions are, and `_settle` has nothing to find out.
+            edit = step.edit
+            outcome.actions.append(result)
+            outcome.edits.append(edit)
+            apply_edit((exchange.request if type(result) is RequestMutation else args[-1]).headers, edit)
+        elif _settle(exchange, step, args, result, outcome):
             return outcome
     return outcome
 
@@ -181,14 +194,19 @@ def _forget(task: asyncio.Future[Any]) -> None:
         task.exception()  # marks it as retrieved: the failure has been reported already
 
 
-def _decide(exchange: Exchange, step: Step, condition: Condition) -> bool:
-    decisions = exchange.decisions
-    if decisions is not None:
-        known = decisions.get(step.entry)
-        if known is not None:
-            return known
-    decision = condition.evaluate(exchange.request, exchange.response)
-    _remember(exchange, step, decision)
+def _applies(exchange: Exchange, step: Step, condition: Condition, outcome: Outcome) -> bool:
+    """Return whether the step runs; a condition that cannot be evaluated fails the policy, which may end the chain."""
+    decision = None if exchange.decisions is None else exchange.decisions.get(step.entry)
+    if decision is None:
+        try:
+            decision = condition.evaluate(exchange.request, exchange.response)
+        except Exception as error:
+            _remember(exchange, step, decision=False)
+            _fail(exchange, step, error, outcome)
+            return False
+        _remember(exchange, step, decision)
+    if not decision:
+        step.statistics.skipped += 1
     return decision
 
 
@@ -209,8 +227,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
         if edit.whole:
-            # What else an action holds may be changed after this look at it, and is looked at each time.
-            step.checked, step.edit = action, edit
+            _keep(step, action, edit)
     if (step.shadow or step.way is not None) and _set_aside(exchange, step, action):
         return False
     if kind is ImmediateResponse:
@@ -233,6 +250,16 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     else:
         _pass_on(args, action, edit)
     return False
+
+
+def _keep(step: Step, action: Any, edit: HeaderEdit) -> None:
+    """Remember an action that asks for nothing but `edit`, if it is constant; most that come once come once only."""
+    if action is not step.seen:
+        step.seen = action
+    elif is_constant(action):
+        step.checked, step.edit = action, edit
+        restates = type(action) is ResponseMutation and action.status is not None
+        step.usual = None if restates or step.shadow or step.way is not None else action
 
 
 def _pass_on(args: list[Any], action: Any, edit: HeaderEdit) -> None:

@@ -22,7 +22,8 @@ DURATION_BUCKETS: tuple[float, ...] = (
 )
 """Upper bounds of the policy duration histogram, in seconds; the last bucket (+Inf) is implied."""
 
-_FIRST_BUCKET = DURATION_BUCKETS[0]
+SHORTEST = DURATION_BUCKETS[0]
+"""Most hooks take less: the executor counts those itself, since looking up the bucket costs as much as all the rest."""
 
 
 class FailureKind(Enum):
@@ -50,7 +51,6 @@ class PolicyStatistics:
     route: str
     policy: str
     version: str
-    runs: int = 0
     skipped: int = 0
     short_circuits: int = 0
     failures: dict[FailureKind, int] = field(default_factory=lambda: dict.fromkeys(FailureKind, 0))
@@ -60,12 +60,15 @@ class PolicyStatistics:
     wanted: dict[Wanted, int] | None = None
     buckets: list[int] = field(default_factory=lambda: [0] * (len(DURATION_BUCKETS) + 1))
 
+    @property
+    def runs(self) -> int:
+        """How often a hook ran."""
+        return sum(self.buckets)
+
     def observe(self, seconds: float) -> None:
         """Count one run of a hook that took `seconds`."""
-        self.runs += 1
         self.seconds += seconds
-        # Most hooks take less than the first bound; looking that up would cost as much as all the rest.
-        self.buckets[0 if seconds <= _FIRST_BUCKET else bisect_left(DURATION_BUCKETS, seconds)] += 1
+        self.buckets[bisect_left(DURATION_BUCKETS, seconds)] += 1
 
     def want(self, wanted: Wanted) -> None:
         """Count what an entry in shadow would have done."""

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from policy_engine.sdk.testing import request
-from policy_engine.worker.conditions.condition import compile_condition
-from policy_engine.worker.conditions.parts import MOST_PARTS, part_values
+from policy_engine.worker.conditions.condition import ENGINE, ValueProgram, compile_condition
+from policy_engine.worker.conditions.parts import MOST_PARTS, MOST_SECONDS, part_values
+from policy_engine.worker.conditions.source import Source
 
 REQUEST = request("GET", "/v2/x?a=1", {"x-n": "5", "x-t": "yes"})
 
@@ -89,3 +90,18 @@ def test_a_long_condition_shows_a_bounded_number_of_parts_in_bounded_time() -> N
     assert len(part_values(text, REQUEST, None)) <= MOST_PARTS
     part_values(text, REQUEST, None)
     assert time.perf_counter() - began < 5
+
+
+def test_the_first_request_shows_all_parts_however_long_it_takes_to_compile_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compile_value = ENGINE.compile_value
+
+    def slowly(source: Source) -> ValueProgram:
+        until = time.thread_time() + 2 * MOST_SECONDS
+        while time.thread_time() < until:
+            pass
+        return compile_value(source)
+
+    monkeypatch.setattr(ENGINE, "compile_value", slowly)
+    assert len(parts('request.method == "GET" && request.path == "/first"')) == 4

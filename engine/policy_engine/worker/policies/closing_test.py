@@ -193,6 +193,7 @@ def test_no_other_module_closes_policies() -> None:
     # What else is closed, so that a policy under another name is seen when it comes into this list.
     others = [
         "acceptor",
+        "before",
         "channel",
         "child",
         "compiler",
@@ -202,6 +203,8 @@ def test_no_other_module_closes_policies() -> None:
         "exchange",
         "handler",
         "loop",
+        "one",
+        "ours",
         "pool",
         "protocol",
         "raw",
@@ -218,6 +221,7 @@ def test_no_other_module_closes_policies() -> None:
         "self",
         "self._channel",
         "self._compiler",
+        "self._control",
         "self._phases",
         "self._raw",
         "self._record",
@@ -226,6 +230,7 @@ def test_no_other_module_closes_policies() -> None:
         "self._sock",
         "self._socket",
         "self._transport",
+        "self.fork_servers",
         "self.helpers",
         "self._writer",
         "os",

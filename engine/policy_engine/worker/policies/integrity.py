@@ -90,11 +90,11 @@ class Verification:
         return found
 
 
-def verify(policies: Path | None, *, engine: bool = True) -> Verification:
+def verify(policies: Path | None, *, engine: bool = True, policy: str = "") -> Verification:
     """Compare what is on disk with the registry at `policies`, and with the build information beside it.
 
-    Without `engine` its own files are left out, for a process that runs them already. A registry that cannot be read is
-    not reported here: the loader does.
+    Without `engine` its own files are left out, for a process that runs them already; with `policy`, its name and
+    version, all other policies. A registry that cannot be read is not reported here: the loader does.
     """
     if policies is None:
         return Verification()
@@ -113,6 +113,7 @@ def verify(policies: Path | None, *, engine: bool = True) -> Verification:
             str(entry.get("digest")),
         )
         for entry in entries
+        if not policy or policy == f"{entry.get('name')} {entry.get('version')}"
     ]
     information = _information(policies.parent / BUILD_INFORMATION)
     if information is None:

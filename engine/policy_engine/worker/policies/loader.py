@@ -9,25 +9,28 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from policy_engine.documents.diagnostics import Diagnostic, Rule, Severity, has_errors, ordered, render_text
 from policy_engine.documents.fields import Fields
-from policy_engine.documents.yaml_document import read_document_file
+from policy_engine.documents.yaml_document import Document, read_document_file
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import HOOKS, Phase, names_of
-from policy_engine.sdk.metrics import Metric, metrics_of
 from policy_engine.worker.policies.importing import PolicyImportError, import_policy_module
 from policy_engine.worker.policies.integrity import Verification, directory_digest, verify
-from policy_engine.worker.policies.manifest import MANIFEST_FILE, PolicyManifest, read_manifest
+from policy_engine.worker.policies.manifest import PolicyManifest, read_manifest
 from policy_engine.worker.policies.registry import (
+    MANIFEST_FILE,
     DuplicatePolicy,
+    ListedPolicy,
     PolicyDefinition,
     Registry,
     Unusable,
     Version,
-    exported_name,
+    metric_conflicts,
 )
 
 REGISTRY_KEYS = ("name", "version", "entrypoint", "directory", "digest")
@@ -140,8 +143,15 @@ def _phase_findings(policy_class: type[Policy], manifest: PolicyManifest) -> Ite
             )
 
 
-def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
-    """Load every policy that the builder's `registry.json` lists; its directories are relative to the file."""
+def load_registry_file(
+    path: Path, on_demand: Verification | None = None, *, strict: bool = False
+) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
+    """Load every policy that the builder's `registry.json` lists; its directories are relative to the file.
+
+    With `on_demand`, what a comparison of the same files came to, each is loaded when it is first resolved, as the
+    builder has loaded all of them before: what is wrong with one is then for those who name it. With `strict` it is
+    compared once more before that.
+    """
     # JSON is read as YAML, which it is a part of, to have the line of each entry.
     document, diagnostics = read_document_file(path)
     if document is None:
@@ -152,24 +162,58 @@ def load_registry_file(path: Path) -> tuple[Registry | None, tuple[Diagnostic, .
             *diagnostics,
             document.diagnostic((), reason, allowed=f"a list of {{{', '.join(REGISTRY_KEYS)}}}"),
         )
-    definitions = []
+    digests = {part.name: part.digest for part in on_demand.parts if part.kind == "policy"} if on_demand else {}
+    definitions: list[PolicyDefinition | ListedPolicy] = []
     for index, _ in enumerate(document.value):
         fields = Fields(document, (index,), REGISTRY_KEYS, diagnostics, "a registry entry")
-        wanted = {key: fields.text(key, required=True, longest=4096) for key in REGISTRY_KEYS}
+        wanted = {key: str(fields.text(key, required=True, longest=4096)) for key in REGISTRY_KEYS}
         if not fields.ok:
             continue
-        directory = path.parent / str(wanted["directory"])
-        definition, found = load_policy(directory)
+        entry = _Entry(document, index, wanted, path, strict)
+        known = digests.get(f"{wanted['name']} {wanted['version']}")
+        if known:
+            with suppress(ValueError):
+                version = Version.parse(wanted["version"])
+                definitions.append(ListedPolicy(wanted["name"], version, entry.directory, known, entry.load))
+                continue
+        definition, found = entry.load()
         diagnostics += found
+        if definition is not None:
+            definitions.append(definition)
+    return _registry(definitions, diagnostics)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of the file `registry`."""
+
+    document: Document
+    index: int
+    wanted: Mapping[str, str]
+    registry: Path
+    strict: bool
+
+    @property
+    def directory(self) -> Path:
+        return self.registry.parent / self.wanted["directory"]
+
+    def load(self) -> tuple[PolicyDefinition | None, list[Diagnostic]]:
+        """Load the policy and hold it against the entry."""
+        if self.strict:
+            unlike = verify(self.registry, engine=False, policy=f"{self.wanted['name']} {self.wanted['version']}")
+            if found := unlike.diagnostics():
+                return None, found
+        definition, diagnostics = load_policy(self.directory)
         if definition is None:
-            continue
-        definitions.append(definition)
+            return None, diagnostics
         actual = {"name": definition.name, "version": str(definition.version), "entrypoint": definition.entrypoint}
         for key, value in actual.items():
-            if wanted[key] != value:
-                reason = f"does not agree with {directory / MANIFEST_FILE}"
-                fields.error((key,), reason, value=wanted[key], allowed=value)
-    return _registry(definitions, diagnostics)
+            if self.wanted[key] != value:
+                reason = f"does not agree with {self.directory / MANIFEST_FILE}"
+                place = (self.index, key)
+                found_here = self.document.diagnostic(place, reason, value=self.wanted[key], allowed=value)
+                diagnostics.append(found_here)
+        return (None if has_errors(diagnostics) else definition), diagnostics
 
 
 def load_policy_tree(root: Path, *, only_named: bool = False) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
@@ -209,32 +253,21 @@ def load_policy_tree(root: Path, *, only_named: bool = False) -> tuple[Registry 
 
 
 def _registry(
-    definitions: Iterable[PolicyDefinition], diagnostics: list[Diagnostic], unusable: Iterable[Unusable] = ()
+    definitions: Iterable[PolicyDefinition | ListedPolicy],
+    diagnostics: list[Diagnostic],
+    unusable: Iterable[Unusable] = (),
 ) -> tuple[Registry | None, tuple[Diagnostic, ...]]:
     """Make the registry; a policy that is there twice is one more finding, and any finding leaves no registry."""
-    unique: dict[str, PolicyDefinition] = {}
+    unique: dict[str, PolicyDefinition | ListedPolicy] = {}
     for definition in definitions:
         first = unique.setdefault(str(definition), definition)
         if first is not definition:
             file = str(Path(definition.source) / MANIFEST_FILE)
             diagnostics.append(Diagnostic(file, str(DuplicatePolicy(first, definition)), rule=Rule.DUPLICATE_POLICY))
-    diagnostics += _metric_conflicts(unique.values())
+    diagnostics += metric_conflicts(one for one in unique.values() if isinstance(one, PolicyDefinition))
     if has_errors(diagnostics):
         return None, ordered(diagnostics)
     return Registry(unique.values(), unusable), ordered(diagnostics)
-
-
-def _metric_conflicts(definitions: Iterable[PolicyDefinition]) -> Iterator[Diagnostic]:
-    """Yield a finding for each metric that is of two kinds: what has one name is one family to Prometheus."""
-    first: dict[str, tuple[PolicyDefinition, Metric]] = {}
-    for definition in definitions:
-        for metric in metrics_of(definition.policy_class):
-            name = exported_name(definition, metric)
-            other, known = first.setdefault(name, (definition, metric))
-            if known.kind != metric.kind:
-                reason = f"metric {name} is a {metric.kind} of policy {definition} and a {known.kind} of {other}"
-                file = str(Path(definition.source) / MANIFEST_FILE)
-                yield Diagnostic(file, f"{reason}; give one of them another name", rule=Rule.INTERFACE)
 
 
 class PoliciesUnusable(ValueError):
@@ -251,18 +284,24 @@ def refuse_unlike(verification: Verification) -> None:
         raise PoliciesUnusable(ordered(unlike))
 
 
-def load_policies(path: Path | None, *, strict: bool = False, engine: bool = True) -> Registry:
+def load_policies(
+    path: Path | None, *, strict: bool = False, engine: bool = True, on_demand: Verification | None = None
+) -> Registry:
     """Load the policies of a `registry.json` (a file) or of a development tree (a directory); none without a path.
 
     Of a tree, those that cannot be loaded matter to chains that name them alone. With `strict` nothing is imported
-    unless all of it, and with `engine` the engine itself, is what the builder wrote the digests of. Raises
-    PoliciesUnusable with every finding at once.
+    unless all of it, and with `engine` the engine itself, is what the builder wrote the digests of. `on_demand`: see
+    `load_registry_file`; with it, the comparison that `strict` wants was made. Raises PoliciesUnusable with every
+    finding at once.
     """
     if path is None:
         return Registry()
     if strict:
-        refuse_unlike(verify(path, engine=engine))
-    registry, diagnostics = load_policy_tree(path, only_named=True) if path.is_dir() else load_registry_file(path)
+        refuse_unlike(verify(path, engine=engine) if on_demand is None else on_demand)
+    if path.is_dir():
+        registry, diagnostics = load_policy_tree(path, only_named=True)
+    else:
+        registry, diagnostics = load_registry_file(path, on_demand, strict=strict)
     if registry is None:
         raise PoliciesUnusable(diagnostics)
     return registry

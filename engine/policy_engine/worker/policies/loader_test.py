@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from policy_engine.sdk.hooks import Phase
-from policy_engine.worker.policies.integrity import directory_digest
+from policy_engine.worker.policies.integrity import directory_digest, verify
 from policy_engine.worker.policies.loader import load_policy, load_policy_tree, load_registry_file
-from policy_engine.worker.policies.registry import Version
+from policy_engine.worker.policies.registry import Registry, UnusablePolicy, Version
 from testsupport.policy_directories import CODE, MANIFEST, write_policy
 
 RELATIVE = """\
@@ -234,3 +235,74 @@ def test_registry_json_that_is_none(tmp_path: Path, content: bytes) -> None:
     assert registry is None
     assert diagnostics
     assert load_registry_file(tmp_path / "absent.json")[0] is None
+
+
+def on_demand(root: Path, *, strict: bool = False, **changes: str) -> Registry:
+    path = write_registry(root, **changes)
+    registry, diagnostics = load_registry_file(path, verify(path, engine=False), strict=strict)
+    assert registry is not None, diagnostics
+    return registry
+
+
+def test_a_policy_on_demand_is_imported_when_it_is_named(tmp_path: Path) -> None:
+    directory = write_policy(
+        tmp_path / "policies", code=CODE + "\nimport sys\nsys.modules['imported_by_tested'] = sys\n"
+    )
+    registry = on_demand(tmp_path)
+    assert (len(registry), registry.names(), str(registry)) == (1, ("tested",), "Registry(tested v1.0.0)")
+    assert list(registry.loaded()) == []
+    (listed,) = registry.listing()
+    assert (listed.source, listed.digest) == (directory, directory_digest(directory))
+    assert "imported_by_tested" not in sys.modules
+    definition = registry.resolve("tested", "v1")
+    assert sys.modules.pop("imported_by_tested") is sys
+    assert definition.digest == directory_digest(directory)
+    assert registry.resolve("tested", "v1.0.0") is definition
+    assert list(registry) == list(registry.loaded()) == list(registry.listing()) == [definition]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "reason"),
+    [
+        ({"version": "v1.0.1"}, CODE, "registry.json:4:16: /0/version: does not agree with"),
+        ({"entrypoint": "policy:Other"}, CODE, "/0/entrypoint: does not agree with"),
+        ({}, "import absent_from_here", "is 'absent_from_here' among the policy's requirements"),
+        ({}, "class Tested: ...", "is not a subclass of policy_engine.sdk.Policy"),
+    ],
+)
+def test_what_is_wrong_with_a_policy_on_demand_is_for_who_names_it(
+    tmp_path: Path, changes: dict[str, str], code: str, reason: str
+) -> None:
+    write_policy(tmp_path / "policies", code=code)
+    registry = on_demand(tmp_path, strict=False, **changes)
+    for _ in range(2):  # as often as it is named
+        with pytest.raises(UnusablePolicy, match=re.escape(reason)):
+            registry.resolve("tested", "v1")
+
+
+def test_strict_compares_a_policy_on_demand_once_more(tmp_path: Path) -> None:
+    directory = write_policy(tmp_path / "policies")
+    (tmp_path / "build-info.json").write_text(json.dumps({"engine": {}, "libraries": []}))
+    reviewed = directory_digest(directory)
+    late = on_demand(tmp_path, strict=True, digest=reviewed)
+    assert on_demand(tmp_path, strict=True, digest=reviewed).resolve("tested", "v1").digest == reviewed
+    with (directory / "policy.py").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UnusablePolicy, match="is not what was reviewed"):
+        late.resolve("tested", "v1")
+
+
+def test_metrics_of_policies_on_demand_are_of_one_kind(tmp_path: Path) -> None:
+    entries = []
+    for version, metric in (("v1.0.0", "Counter('Seen.')"), ("v1.1.0", "Histogram('Seen.', buckets=(1.0,))")):
+        code = CODE.replace("class Tested(Policy):", f"class Tested(Policy):\n    seen = {metric}\n")
+        directory = write_policy(tmp_path, version=version, code=f"from policy_engine.sdk import *\n{code}")
+        (entry,) = json.loads(write_registry(tmp_path, directory=str(directory), version=version).read_text())
+        entries.append(entry)
+    path = tmp_path / "registry.json"
+    path.write_text(json.dumps(entries))
+    registry, _ = load_registry_file(path, verify(path, engine=False))
+    assert registry is not None
+    assert str(registry.resolve("tested", "v1.0.0")) == "tested v1.0.0"
+    with pytest.raises(UnusablePolicy, match="give one of them another name"):
+        registry.resolve("tested", "v1")

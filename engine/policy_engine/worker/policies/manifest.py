@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -20,10 +21,9 @@ from policy_engine.sdk.attributes import ATTRIBUTES, why_not
 from policy_engine.sdk.hooks import Phase
 from policy_engine.sdk.json_pointer import Path
 from policy_engine.worker.policies.parameters import ParameterSchema, SchemaError
-from policy_engine.worker.policies.registry import Example, Version
+from policy_engine.worker.policies.registry import MANIFEST_FILE, Example, Version
 from policy_engine.worker.policies.violations import Violation
 
-MANIFEST_FILE = "policy.yaml"
 MANIFEST_KEYS = (
     *("name", "version", "description", "entrypoint", "phases", "authenticates"),
     *("request_attributes", "forwarding_namespaces", "parameters", "examples"),
@@ -79,6 +79,18 @@ def read_manifest(path: FilePath) -> tuple[PolicyManifest | None, list[Diagnosti
 def parse_manifest(file: str, content: bytes) -> tuple[PolicyManifest | None, list[Diagnostic]]:
     """Return the manifest in `content`, as `read_manifest` does; `file` is only named in findings."""
     return _manifest(*read_document(file, content))
+
+
+@lru_cache(maxsize=256)
+def manifest_face(path: FilePath) -> Mapping[str, Any]:
+    """Return `description` and `phases` as they stand in the file `path`, without checking anything; for showing."""
+    document, _ = read_document_file(path)
+    found = document.value if document is not None and isinstance(document.value, dict) else {}
+    phases = found.get("phases")
+    return {
+        "description": found.get("description", ""),
+        "phases": sorted(map(str, phases)) if isinstance(phases, list) else [],
+    }
 
 
 def _manifest(

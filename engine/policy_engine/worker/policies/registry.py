@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from policy_engine.documents.diagnostics import Diagnostic
+from policy_engine.documents.diagnostics import Diagnostic, Rule
 from policy_engine.sdk import Policy
 from policy_engine.sdk.hooks import Phase
-from policy_engine.sdk.metrics import Metric
+from policy_engine.sdk.metrics import Metric, metrics_of
 from policy_engine.worker.policies.parameters import ParameterSchema
+
+MANIFEST_FILE = "policy.yaml"
+"""The face of a policy, in its directory."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -86,9 +89,42 @@ class PolicyDefinition:
         return f"{self.name} {self.version}"
 
 
+Load = Callable[[], tuple[PolicyDefinition | None, Sequence[Diagnostic]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPolicy:
+    """A policy that a registry's file lists, whose manifest and code are read when it is first resolved.
+
+    `load` returns it, or None with everything wrong with it. `digest` is that of its files when they were compared.
+    """
+
+    name: str
+    version: Version
+    source: Path
+    digest: str
+    load: Load = field(repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
 def exported_name(definition: PolicyDefinition, metric: Metric) -> str:
     """Return the name under which a policy's own metric is shown to Prometheus, without its endings."""
     return f"policy_{definition.name.replace('-', '_')}_{metric.name}"
+
+
+def metric_conflicts(definitions: Iterable[PolicyDefinition]) -> Iterator[Diagnostic]:
+    """Yield a finding for each metric that is of two kinds: what has one name is one family to Prometheus."""
+    first: dict[str, tuple[PolicyDefinition, Metric]] = {}
+    for definition in definitions:
+        for metric in metrics_of(definition.policy_class):
+            name = exported_name(definition, metric)
+            other, known = first.setdefault(name, (definition, metric))
+            if known.kind != metric.kind:
+                reason = f"metric {name} is a {metric.kind} of policy {definition} and a {known.kind} of {other}"
+                file = str(Path(definition.source) / MANIFEST_FILE)
+                yield Diagnostic(file, f"{reason}; give one of them another name", rule=Rule.INTERFACE)
 
 
 class UnknownPolicy(LookupError):
@@ -141,25 +177,27 @@ class UnusablePolicy(LookupError):
 
 
 class DuplicatePolicy(ValueError):
-    """Two definitions have the same name and version."""
+    """Two policies have the same name and version."""
 
-    def __init__(self, first: PolicyDefinition, second: PolicyDefinition) -> None:
+    def __init__(self, first: PolicyDefinition | ListedPolicy, second: PolicyDefinition | ListedPolicy) -> None:
         self.first = first
         self.second = second
         super().__init__(f"policy {first} is defined twice: in {first.source} and in {second.source}")
 
 
 class Registry:
-    """An immutable set of policy definitions; raises DuplicatePolicy when two share name and version.
+    """A set of policies that stays the same; raises DuplicatePolicy when two share name and version.
 
-    Those that are `unusable` only matter to chains that name them.
+    Those that are `unusable`, and what is wrong with those that are listed only, matters to chains that name them.
     """
 
     __slots__ = ("_by_name", "unusable")
 
-    def __init__(self, definitions: Iterable[PolicyDefinition] = (), unusable: Iterable[Unusable] = ()) -> None:
+    def __init__(
+        self, definitions: Iterable[PolicyDefinition | ListedPolicy] = (), unusable: Iterable[Unusable] = ()
+    ) -> None:
         self.unusable = tuple(unusable)
-        self._by_name: dict[str, dict[Version, PolicyDefinition]] = {}
+        self._by_name: dict[str, dict[Version, PolicyDefinition | ListedPolicy]] = {}
         for definition in sorted(definitions, key=lambda one: (one.name, one.version)):
             versions = self._by_name.setdefault(definition.name, {})
             if definition.version in versions:
@@ -179,7 +217,7 @@ class Registry:
         if major is not None:
             matching = [one for one in versions if one.major == int(major[1])]
             if matching:
-                return versions[matching[-1]]
+                return self._loaded(versions[matching[-1]])
             raise UnknownVersion(name, version, tuple(versions), wrong_form=False)
         try:
             wanted = Version.parse(version)
@@ -187,7 +225,22 @@ class Registry:
             raise UnknownVersion(name, version, tuple(versions), wrong_form=True) from None
         if wanted not in versions:
             raise UnknownVersion(name, version, tuple(versions), wrong_form=False)
-        return versions[wanted]
+        return self._loaded(versions[wanted])
+
+    def _loaded(self, policy: PolicyDefinition | ListedPolicy) -> PolicyDefinition:
+        if isinstance(policy, PolicyDefinition):
+            return policy
+        definition, diagnostics = policy.load()
+        if definition is not None:
+            diagnostics = tuple(metric_conflicts((*self.loaded(), definition)))
+        if definition is None or diagnostics:
+            raise UnusablePolicy(Unusable(policy.name, policy.version, tuple(diagnostics)))
+        # Of two threads that load it at once, both go on with what the first one has found.
+        versions = self._by_name[policy.name]
+        found = versions[policy.version]
+        if isinstance(found, ListedPolicy):
+            versions[policy.version] = found = definition
+        return found
 
     def _refuse_unusable(self, name: str, version: str) -> None:
         unusable = {one.version: one for one in self.unusable if one.name == name}
@@ -210,11 +263,20 @@ class Registry:
         """Return the versions of `name`, oldest first; empty when it is unknown."""
         return tuple(self._by_name.get(name, ()))
 
+    def listing(self) -> Iterator[PolicyDefinition | ListedPolicy]:
+        """Yield every policy, sorted by name and version, without loading any."""
+        return (policy for versions in self._by_name.values() for policy in tuple(versions.values()))
+
+    def loaded(self) -> Iterator[PolicyDefinition]:
+        """Yield every policy that is loaded by now, sorted by name and version."""
+        return (policy for policy in self.listing() if isinstance(policy, PolicyDefinition))
+
     def __iter__(self) -> Iterator[PolicyDefinition]:
-        return (definition for versions in self._by_name.values() for definition in versions.values())
+        """Yield every policy, sorted by name and version, loading it; raises UnusablePolicy."""
+        return map(self._loaded, self.listing())
 
     def __len__(self) -> int:
         return sum(len(versions) for versions in self._by_name.values())
 
     def __repr__(self) -> str:
-        return f"Registry({', '.join(str(definition) for definition in self)})"
+        return f"Registry({', '.join(map(str, self.listing()))})"

@@ -1,7 +1,9 @@
-"""Own stand-in for `oci_image`, `oci_image_index`, `oci_load` and `oci_push` of rules_oci: same names, attributes and outputs, as far as
-this workspace uses them. Python's standard library only."""
+"""Own stand-in for `oci_image`, `oci_image_index`, `oci_load` and `oci_push` of rules_oci: same names, attributes and
+outputs, as far as the policy engine uses them. Python's standard library only."""
 
-_TOOL = {"_tool": attr.label(default = "@@//builder:oci_tool", executable = True, cfg = "exec")}
+_OCI_TOOL = Label("@policy_engine//builder:oci_tool")
+
+_TOOL = {"_tool": attr.label(default = _OCI_TOOL, executable = True, cfg = "exec")}
 
 def _oci_image_impl(ctx):
     out = ctx.actions.declare_directory(ctx.label.name)
@@ -71,8 +73,8 @@ def oci_image(name, **kwargs):
         name = name + ".digest",
         srcs = [name],
         outs = [name + ".json.sha256"],
-        cmd = "$(execpath @@//builder:oci_tool) digest $< $@",
-        tools = ["@@//builder:oci_tool"],
+        cmd = "$(execpath %s) digest $< $@" % _OCI_TOOL,
+        tools = [_OCI_TOOL],
         visibility = kwargs.get("visibility"),
     )
 
@@ -113,7 +115,7 @@ def _script(ctx, command, files, targets):
     script = ctx.actions.declare_file(ctx.label.name + ".sh")
     ctx.actions.write(
         script,
-        "#!/bin/bash\nset -euo pipefail\ncd \"${RUNFILES_DIR:-$0.runfiles}/_main\"\n" + command + "\n",
+        "#!/bin/bash\nset -euo pipefail\ncd \"${RUNFILES_DIR:-$0.runfiles}/%s\"\n%s\n" % (ctx.workspace_name, command),
         is_executable = True,
     )
     runfiles = ctx.runfiles(files).merge_all([target[DefaultInfo].default_runfiles for target in targets])

@@ -68,8 +68,10 @@ def _hub_impl(rctx):
                 for machine, constraint in _MACHINES.items()
             }))
         rctx.file(name + "/BUILD.bazel", build)
-    libraries = ["@%s//%s:pkg" % (rctx.attr.hub_name, name) for name in rctx.attr.packages]
-    wheels = ["@%s//%s:whl" % (rctx.attr.hub_name, name) for name in rctx.attr.packages]
+
+    # By canonical names: whoever loads them may call the hub otherwise.
+    libraries = ["@@%s//%s:pkg" % (rctx.name, name) for name in rctx.attr.packages]
+    wheels = ["@@%s//%s:whl" % (rctx.name, name) for name in rctx.attr.packages]
     rctx.file("requirements.bzl", "all_requirements = %r\n\nall_whl_requirements = %r\n" % (libraries, wheels))
 
 _hub = repository_rule(
@@ -81,8 +83,16 @@ _hub = repository_rule(
 )
 
 def _pip_impl(mctx):
+    parsed = {}
     for module in mctx.modules:
         for parse in module.tags.parse:
+            if parse.hub_name in parsed:
+                fail("two modules have a hub called %s: %s and %s. Give one of them another `hub_name`." % (
+                    parse.hub_name,
+                    parsed[parse.hub_name],
+                    module.name,
+                ))
+            parsed[parse.hub_name] = module.name
             requirements = _requirements(mctx.read(parse.requirements_lock))
             for name, requirement in requirements.items():
                 for machine in _MACHINES:

@@ -1,0 +1,1 @@
+"""The tests with real Envoy, run with every version of it that is supported."""
