@@ -36,7 +36,6 @@ _PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
 _OTHER = {"anthropic": "openai", "openai": "anthropic"}
 _ENDINGS = {"anthropic": "/messages", "openai": "/chat/completions"}
 _EVENTS = "text/event-stream"
-_IDENTITY = RequestMutation(set_headers={"accept-encoding": "identity"})
 _TOO_LARGE = "The answer of the model is too large."
 
 _ForRequest = RequestMutation | ImmediateResponse | None
@@ -76,10 +75,6 @@ class LlmTranslate(Policy):
         version = parameters.get("anthropic_version", "2023-06-01")
         self._set = {"anthropic-version": version} if self._upstream == "anthropic" else {}
         self._removed = () if self._set else ("anthropic-version", "anthropic-beta")
-
-    def on_request_headers(self, request: Request) -> RequestMutation:
-        """Ask for an answer that can be read as it passes."""
-        return _IDENTITY
 
     def on_request_body(self, request: Request) -> _ForRequest | Awaitable[_ForRequest]:
         """Translate the request."""
@@ -163,6 +158,6 @@ class LlmTranslate(Policy):
         return RequestMutation(
             body=read.body,
             path=self._path + (f"?{query}" if query else ""),
-            set_headers={**self._set, "content-type": "application/json"},
+            set_headers={**self._set, "content-type": "application/json", "accept-encoding": "identity"},
             remove_headers=self._removed,
         )

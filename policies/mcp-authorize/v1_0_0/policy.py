@@ -43,7 +43,7 @@ _NO_TOOLS = "The body is to be a message of JSON-RPC 2.0."
 _NOBODY = (Decision("too expensive", allows=False, tools=None, failed=True),)
 """What holds where it takes too long to find out."""
 
-_ForRequest = ImmediateResponse | None
+_ForRequest = RequestMutation | ImmediateResponse
 _ForChunk = ChunkMutation | None
 
 
@@ -82,10 +82,6 @@ class McpAuthorize(Policy):
         self._methods = names_pattern(parameters.get("methods", _METHODS))
         self._largest = parameters.get("max_message_bytes", 4 << 20)
 
-    def on_request_headers(self, request: Request) -> RequestMutation:
-        """Ask for an answer that can be read as it passes."""
-        return _IDENTITY
-
     def on_request_body(self, request: Request) -> _ForRequest | Awaitable[_ForRequest]:
         """Decide about the calls in it, and which rules hold for the lists in the answer."""
         rules = self._holding(request)
@@ -93,7 +89,7 @@ class McpAuthorize(Policy):
             return ImmediateResponse(403, details="mcp_authorize_too_expensive")
         self.state(request, _Kept).rules = rules
         if not request.body:
-            return None if request.method in _WITHOUT_BODY else self._malformed(_NO_TOOLS)
+            return _IDENTITY if request.method in _WITHOUT_BODY else self._malformed(_NO_TOOLS)
         return self.offload_large(asked, request.body, then=lambda found: self._judged(request, rules, found))
 
     def on_response_headers(self, request: Request, response: Response) -> ImmediateResponse | None:
@@ -147,7 +143,7 @@ class McpAuthorize(Policy):
             if not verdict.allows:
                 return self._refused("This tool may not be called.", verdict.reason)
         request.metadata["mcp"] = _described(rules, found, self._allows_by_default)
-        return None
+        return _IDENTITY
 
     def _holding(self, request: Request) -> Sequence[Decision] | None:
         """Return the rules that hold for this request, in their order; None when that takes too long."""
