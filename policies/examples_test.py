@@ -26,8 +26,8 @@ KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", 
 SIDES = ("request", "response")
 OPTIONAL = ("authenticates", "request_attributes", "forwarding_namespaces")
 AUTHENTICATE = (
-    *("api-key-validation", "authorize", "basic-auth", "csrf", "ip-allow", "jwt-validation"),
-    *("mcp-authorize", "mtls-identity", "webhook-signature"),
+    *("api-key-validation", "authorize", "basic-auth", "csrf", "ext-auth", "ip-allow", "jwt-validation"),
+    *("mcp-authorize", "mtls-identity", "token-introspection", "webhook-signature"),
 )
 
 

@@ -88,7 +88,7 @@ def model_in_path(path: str) -> str:
 
 
 def with_model_in_path(path: str, model: str) -> str:
-    """Return the path with this model in the place of the one that `model_in_path` finds, if there is one."""
+    """Return the path with this model in place of the one that `model_in_path` finds; as it is when there is none."""
     decoded = _decoded(path)
     found = _IN_PATH.search(decoded)
     if found is None:
