@@ -36,8 +36,10 @@ class Redirect(Policy):
         self._change = path_change(parameters["path"]) if "path" in parameters else None
         self._keep_query = parameters.get("query", "keep") == "keep"
         self._status = parameters.get("status", 302)
-        if not (self._scheme or self._host or self._port):
-            _refuse_endless(parameters["path"])
+        self._below = _leads_below_itself(parameters.get("path", {}))
+        if self._below and not (self._scheme or self._host or self._port):
+            reason = f"{self._below} is below the prefix from which it is reached, so that there would be no end"
+            raise ParameterError(reason, "/path/prefix/to")
         self._impossible = ImmediateResponse(400, details="redirect_impossible")
 
     def on_request_headers(self, request: Request) -> ImmediateResponse | None:
@@ -52,7 +54,8 @@ class Redirect(Policy):
         used = _scheme_of(request)
         scheme = self._scheme or used
         goes_to = self._authority(authority, scheme)
-        if (scheme, goes_to, target) == (used, authority_of(authority, used), request.target):
+        is_there = (scheme, goes_to) == (used, authority_of(authority, used))
+        if is_there and (target == request.target or (self._below and f"{path}/".startswith(f"{self._below}/"))):
             return None
         url = f"{scheme}://{goes_to}{quote(target, safe=_IN_URL, errors='surrogateescape')}"
         return ImmediateResponse(self._status, b"", {"location": url}, details="redirect")
@@ -78,14 +81,12 @@ def _scheme_of(request: Request) -> str:
     return "http"
 
 
-def _refuse_endless(path: Mapping[str, Any]) -> None:
-    """Refuse a prefix that leads below itself on the same host: each redirect would be followed by the next."""
+def _leads_below_itself(path: Mapping[str, Any]) -> str:
+    """Return where a prefix leads when that is below itself: who has come there would be sent on without end."""
     if "prefix" not in path:
-        return
+        return ""
     old, new = (path["prefix"][name].rstrip("/") for name in ("from", "to"))
-    if new != old and new.startswith(f"{old}/"):
-        reason = f"{new} is below {old or '/'}, so that it would be redirected again without end"
-        raise ParameterError(reason, "/path/prefix/to")
+    return new if new != old and new.startswith(f"{old}/") else ""
 
 
 def _host(text: str) -> str:

@@ -169,3 +169,22 @@ def test_wrong_parameters(parameters: dict[str, Any], path: str) -> None:
 def test_parameters_that_the_schema_rules_out(parameters: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         policy(**parameters)
+
+
+@pytest.mark.parametrize(
+    "more", [{"host": "b.test"}, {"scheme": "https"}, {"host": "b.test", "scheme": "https", "port": 8443}]
+)
+def test_a_prefix_that_leads_below_itself_elsewhere_has_an_end(more: dict[str, Any]) -> None:
+    subject = load_policy(__file__, {"path": {"prefix": {"from": "/", "to": "/shop"}}, **more})
+    url, steps = "http://a.test/x?y", 0
+    while True:
+        scheme, _, rest = url.partition("://")
+        authority, _, path = rest.partition("/")
+        headers = {":authority": authority, ":scheme": scheme, "x-forwarded-proto": scheme}
+        outcome = run(subject, request("GET", f"/{path}", headers=headers))
+        if outcome.reached_upstream:
+            break
+        url, steps = outcome.response.headers["location"], steps + 1
+        assert steps < 5
+    assert f"/{path}" == "/shop/x?y"
+    assert steps == 1

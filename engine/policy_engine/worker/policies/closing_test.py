@@ -225,6 +225,8 @@ def test_no_other_module_closes_policies() -> None:
         "self._channel",
         "self._compiler",
         "self._control",
+        "self._given",
+        "self._passing",
         "self._phases",
         "self._raw",
         "self._record",

@@ -31,6 +31,7 @@ from policy_engine.worker.policies.schema_keywords import (
     PatternError,
     SchemaValidator,
     compile_pattern,
+    following_once,
 )
 from policy_engine.worker.policies.violations import Violation, violations_of
 
@@ -94,6 +95,7 @@ class _Notes:
 
     secrets: set[str] = field(default_factory=set)
     whole: list[Path] = field(default_factory=list)
+    visited: set[tuple[int, Path]] = field(default_factory=set)
     depth: int = 0
 
     @contextmanager
@@ -162,7 +164,8 @@ class ParameterSchema:
         notes = _Notes()
         try:
             self._annotate(copied, (), self._schema, notes)
-            found = violations_of(self._validator.iter_errors(copied))
+            with following_once():
+                found = violations_of(self._validator.iter_errors(copied))
             found = (*found, *_make_integers(copied, notes.whole))
         except RecursionError:
             found = (Violation((), "is nested too deeply for the schema's own recursion"),)
@@ -241,7 +244,8 @@ class ParameterSchema:
             try:
                 if not violations:
                     self._annotate(value, (), schema, _Notes())
-                    violations = violations_of(self._validator.evolve(schema=schema).iter_errors(value))
+                    with following_once():
+                        violations = violations_of(self._validator.evolve(schema=schema).iter_errors(value))
             except RecursionError:
                 violations = (Violation((), "fills itself in without end"),)
             for violation in violations:
@@ -254,8 +258,9 @@ class ParameterSchema:
         `seen` holds the schemas already applied to this very value: references may go round in circles. Raises
         RecursionError when one default brings in the next without end.
         """
-        if not isinstance(schema, Mapping) or id(schema) in seen:
+        if not isinstance(schema, Mapping) or id(schema) in seen or (id(schema), path) in notes.visited:
             return
+        notes.visited.add((id(schema), path))
         seen = seen | {id(schema)}
         if schema.get("writeOnly") is True:
             notes.secrets.add(format_pointer(path))
@@ -301,16 +306,19 @@ class ParameterSchema:
         yield from schema.get("allOf", ())
         for keyword in ("anyOf", "oneOf"):
             for applied in schema.get(keyword, ()):
-                if self._validator.evolve(schema=applied).is_valid(value):
+                if self._holds(applied, value):
                     yield applied
                     break
         if "if" in schema:
-            holds = self._validator.evolve(schema=schema["if"]).is_valid(value)
-            yield schema.get("then" if holds else "else")
+            yield schema.get("then" if self._holds(schema["if"], value) else "else")
         if isinstance(value, dict):
             for name, applied in schema.get("dependentSchemas", {}).items():
                 if name in value:
                     yield applied
+
+    def _holds(self, schema: Any, value: Any) -> bool:
+        with following_once():
+            return bool(self._validator.evolve(schema=schema).is_valid(value))
 
 
 def _says_integer(schema: Mapping[str, Any], value: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -384,3 +385,25 @@ def test_words_that_would_be_ignored_are_refused(schema: dict[str, Any], pointer
 
 def test_notes_of_one_s_own_are_possible() -> None:
     assert violations({"x-owner": "orders", "properties": {"a": {"x-note": 1}}}, {"a": 1}) == []
+
+
+@pytest.mark.parametrize("keyword", ["anyOf", "oneOf", "allOf"])
+@pytest.mark.parametrize("more", [{}, {"unevaluatedProperties": True}], ids=["linked", "by reference"])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_schema_that_comes_back_to_itself_in_two_ways_costs_no_more_at_each_level(
+    keyword: str, more: dict[str, Any], right: bool
+) -> None:
+    below = {"properties": {"a": {"$ref": "#/$defs/n"}, "d": {"default": 1}}}
+    needs = {} if keyword == "allOf" else {"required": ["x"]}
+    node = {keyword: [{**below, **needs}, below], "type": "object", **more}
+    schema = ParameterSchema({"$ref": "#/$defs/n", "$defs": {"n": node}})
+    costs = []
+    for depth in (10, 28):
+        value: Any = {} if right else 5
+        for _ in range(depth):
+            value = {"a": value}
+        began = time.process_time()
+        checked = schema.check(value)
+        costs.append(time.process_time() - began)
+        assert (checked.violations == ()) is right
+        assert costs[-1] < 5

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -127,8 +129,60 @@ def _multiple_of(validator: Any, divisor: float, instance: Any, schema: Any) -> 
         yield ValidationError("is not a multiple")
 
 
+_following: ContextVar[dict[tuple[object, ...], ValidationError | None] | None] = ContextVar("following", default=None)
+
+
+@contextmanager
+def following_once() -> Iterator[None]:
+    """Remember what references find while one value is checked, which must not change meanwhile.
+
+    A schema that comes back to itself in two ways (`anyOf`, `allOf`) would otherwise check what lies below a value
+    twice at each level: parameters of a hundred bytes would take hours.
+    """
+    token = _following.set({})
+    try:
+        yield
+    finally:
+        _following.reset(token)
+
+
+def _once(key: tuple[object, ...], errors: Callable[[], Iterator[ValidationError]]) -> Iterator[ValidationError]:
+    """Yield the errors of a reference, and only the first of them, without its context, where they are known."""
+    known = _following.get()
+    if known is None or key not in known:
+        first: ValidationError | None = None
+        for error in errors():
+            first = first or error
+            yield error
+            if known is not None:
+                known.setdefault(key, _again(first))
+        if known is not None:
+            known.setdefault(key, None)
+    elif (found := known[key]) is not None:
+        yield _again(found)
+
+
+def _again(error: ValidationError) -> ValidationError:
+    """Return the error as one that nobody has put into another yet."""
+    return ValidationError(
+        error.message,
+        validator=error.validator,
+        path=error.relative_path,
+        validator_value=error.validator_value,
+        instance=error.instance,
+        schema={},
+    )
+
+
 def _link(validator: Any, target: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
-    yield from validator.descend(instance, target)
+    # By identity: what is checked, and its schema, live as long as the check.
+    yield from _once((id(target), id(instance)), lambda: validator.descend(instance, target))
+
+
+def _reference(validator: Any, reference: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    # A reference is one of the document that it stands in: the draft's own metaschemas have such too.
+    key = validator._resolver._base_uri, reference, id(instance)
+    yield from _once(key, lambda: validator._validate_reference(ref=reference, instance=instance))
 
 
 LINK = "\0link"
@@ -140,6 +194,7 @@ SchemaValidator: Any = extend(  # type: ignore[no-untyped-call] # jsonschema's o
     Draft202012Validator,
     {
         LINK: _link,
+        "$ref": _reference,
         "multipleOf": _multiple_of,
         "properties": _properties,
         "pattern": _pattern,
