@@ -64,6 +64,7 @@ def runtime(transport: str, redis: RedisServer) -> Iterator[Runtime]:
         "budget": [budget(40, redis)],
         "budget-here": [budget(40, of_budget={"name": "here"})],
         "budget-shadow": [budget(40, of_budget={"name": "shadow"}, mode="shadow")],
+        "chat": [policy("llm-translate", "v1.0.0", {"upstream": "anthropic"}, timeout="20s")],
         "usage": [policy("llm-usage", "v1.0.0", timeout="20s")],
         "tools": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s")],
         "tools-shadow": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s", mode="shadow")],
@@ -288,3 +289,42 @@ def test_a_model_goes_to_its_backend_and_to_the_next_while_that_fails() -> None:
             assert time.monotonic() < until, "the first backend was not asked again"
             assert send("fast") == 200
             time.sleep(0.2)
+
+
+# -- llm-translate -----------------------------------------------------------------------------------------------------
+
+
+def named(kind: str, **members: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **members})}\n\n".encode()
+
+
+def test_a_client_of_chat_completions_talks_to_messages(runtime: Runtime) -> None:
+    message = {"id": "m1", "type": "message", "role": "assistant", "model": "claude", "content": []}
+    text = {"index": 0, "delta": {"type": "text_delta", "text": "sun"}}
+    chunks = [
+        named("message_start", message={**message, "usage": {"input_tokens": 3, "output_tokens": 1}}),
+        named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        named("content_block_delta", **text),
+        named("content_block_stop", index=0),
+        named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 5}),
+        named("message_stop"),
+    ]
+    runtime.upstream.answer_with(Answer(headers=EVENTS, chunks=chunks, chunk_delay_s=0.02))
+    reply = runtime.send("/chat/v1/chat/completions?a=b", **ask("x", stream=True))
+    lines = [line.removeprefix(b"data: ") for line in reply.body.split(b"\n\n")]
+    assert lines[-2:] == [b"[DONE]", b""]
+    deltas = [json.loads(line)["choices"][0] for line in lines[:-2]]
+    assert "".join(one["delta"].get("content") or "" for one in deltas) == "sun"
+    assert deltas[-1]["finish_reason"] == "stop"
+    got = runtime.upstream.last()
+    assert (got.target, got.values("anthropic-version")) == ("/v1/messages?a=b", ["2023-06-01"])
+    assert json.loads(bytes(got.body))["max_tokens"] == 4096
+    whole = {**message, "content": [{"type": "text", "text": "sun"}], "stop_reason": "max_tokens", "usage": {}}
+    runtime.upstream.answer_with(Answer.of(json.dumps(whole), headers=JSON))
+    reply = runtime.send("/chat/v1/chat/completions", **ask("x"))
+    (choice,) = json.loads(reply.body)["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("sun", "length")
+    assert runtime.send("/chat/v1/chat/completions", **ask("x", logprobs=True)).status == 400
+    runtime.upstream.answer_with(Answer.of(b'{"type":"error","error":{"message":"busy"}}', status=529, headers=JSON))
+    reply = runtime.send("/chat/v1/chat/completions", **ask("x"))
+    assert (reply.status, json.loads(reply.body)["error"]["message"]) == (529, "busy")

@@ -13,13 +13,16 @@ from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import discover_directory
 from policy_builder.validate.interface import check_interface
 from policy_engine.documents.diagnostics import Rule
+from policy_engine.sdk import RequestMutation, ResponseMutation
 from policy_engine.sdk.hooks import phases_of
-from policy_engine.sdk.testing import policy_class
+from policy_engine.sdk.testing import policy_class, request, response
+from policy_engine.worker.chains.constant_actions import is_constant
 from policy_engine.worker.policies.parameters import ParameterSchema
 
 ROOT = Path(__file__).parent
 DIRECTORIES = sorted(path.parent for path in ROOT.glob("*/v*/policy.yaml"))
 KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", "examples"]
+SIDES = ("request", "response")
 OPTIONAL = ("authenticates", "request_attributes", "forwarding_namespaces")
 AUTHENTICATE = (
     *("api-key-validation", "authorize", "basic-auth", "csrf", "ip-allow", "jwt-validation"),
@@ -115,3 +118,23 @@ def test_no_body_hook_is_known_to_hold_the_event_loop(directory: Path) -> None:
     assert policy.manifest is not None
     findings = check_interface(policy.manifest, policy.where, policy.files)
     assert [str(one) for one in findings if one.rule is Rule.HELD_TIME] == []
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_an_action_that_is_returned_again_and_again_is_constant(directory: Path) -> None:
+    """The engine keeps such ones ready unless somebody else holds a part of them."""
+    found = document(directory)
+    fixed = {side: {"set": {"x-a": "1"}, "append": {"x-b": ["1", "2"]}, "remove": ["x-c"]} for side in SIDES}
+    more = [fixed] if found["name"] == "set-header" else []
+    for example in [*more, *(one["parameters"] for one in found["examples"])]:
+        checked = ParameterSchema(found["parameters"]).check(example)
+        made = policy_class(directory)(checked.parameters)
+        asked, answer = request("GET", "/"), response(200)
+        for hook, given in (("on_request_headers", (asked,)), ("on_response_headers", (asked, answer))):
+            if hook not in vars(type(made)):
+                continue
+            first, second = (getattr(made, hook)(*given) for _ in range(2))
+            if first is second and isinstance(first, RequestMutation | ResponseMutation):
+                del second
+                assert not first.dynamic_metadata
+                assert is_constant(first), example

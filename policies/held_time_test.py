@@ -123,6 +123,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         }
     },
     "llm-router": {"": {"routes": [{"model": "*", "targets": [{"backend": "a", "model": "b"}]}]}},
+    "llm-translate": {"": {"upstream": "anthropic", "unsupported": "drop"}},
     "llm-usage": {"": {"models": ["*a*b*c", "*"]}},
     "mcp-authorize": {
         "": {
@@ -202,7 +203,7 @@ class Rig:
                 headers,
                 method="POST" if sends else "GET",
                 end=not sends,
-                path=f"/{time.time_ns()}",
+                path=f"/{time.time_ns()}/chat/completions",
                 body_modes=modes,
             )
             for message in (first, response_headers(200, headers)):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from policy_engine.kernel.reply import STREAMING, ProcessingMode, headers_reply
 from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chains.compiled import CompiledChain, Step
-from policy_engine.worker.chains.constant import Constant
+from policy_engine.worker.chains.constant_hooks import Constant
 from policy_engine.worker.chains.needs import BodyMode
 from policy_engine.worker.chains.statistics import PolicyStatistics
 

@@ -51,15 +51,16 @@ def worker_process(registry: Registry) -> Run:
     """Return what makes a forked process a worker process with the policies of `registry`."""
 
     def run(descriptors: Sequence[int]) -> int:
-        channel, record, *inherited = descriptors
-        return serving.main(channel, record, tuple(inherited), registry)
+        channel, record, passing, *inherited = descriptors
+        return serving.main(channel, record, passing, tuple(inherited), registry)
 
     return run
 
 
-def fork_here(run: Run) -> tuple[socket.socket, int]:
+def fork_here(run: Run, closing: Sequence[int] = ()) -> tuple[socket.socket, int]:
     """Fork a server from this process as it is, and return the other end of its socket, and its process id.
 
+    It does not keep the descriptors `closing` open: a socket that it held would go on listening after its end.
     Raises RuntimeError where there is more than one thread: what the others hold would stay held in the new process.
     """
     if _threads() > 1:
@@ -72,6 +73,8 @@ def fork_here(run: Run) -> tuple[socket.socket, int]:
     pid = os.fork()
     if pid == 0:
         ours.close()
+        for one in closing:
+            os.close(one)
         _end_with(lambda: serve(theirs, run))
     theirs.close()
     return ours, pid

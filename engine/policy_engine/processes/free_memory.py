@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 GROWN = 1.1
-"""So many times what a process had at least is worth a look for what it could give back."""
+"""So many times what a process had at least is worth a collection, and so much of a change since the last one."""
 
 QUIET = 50
 """Fewer new requests than this between two looks, and nobody is held up by a collection."""
@@ -42,6 +42,7 @@ class Leftovers:
 
     def __init__(self) -> None:
         self._least = 0
+        self._left = 0
         self._begun = 0
 
     def look(self, begun: int) -> None:
@@ -49,9 +50,9 @@ class Leftovers:
         quiet = begun - self._begun < QUIET
         self._begun = begun
         now = resident()
-        if quiet and self._least and now > GROWN * self._least:
+        self._least = min(self._least or now, now)
+        changed = not self._left / GROWN <= now <= self._left * GROWN
+        if quiet and changed and now > GROWN * self._least:
             gc.collect()
             trim()
-            self._least = resident()
-        else:
-            self._least = min(self._least, now) or now
+            self._left = resident()

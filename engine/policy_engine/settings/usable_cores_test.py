@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import policy_engine
-from policy_engine.processes.supervisor import worker_count
+from policy_engine.processes.worker_options import worker_count
 from policy_engine.settings.usable_cores import usable_cores
 
 PACKAGE = Path(policy_engine.__file__).parent

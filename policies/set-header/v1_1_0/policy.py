@@ -130,7 +130,7 @@ def _text(value: _Value, request: Request, response: Response | None, budget: Bu
 def _fixed(changes: _Changes | None, mutation: Callable[..., Any]) -> Any:
     if changes is None or not changes.fixed:
         return None
-    return mutation(remove_headers=changes.remove, set_headers=changes.set, append_headers=changes.append)
+    return mutation(remove_headers=changes.remove, set_headers=dict(changes.set), append_headers=changes.append)
 
 
 def _checked(check: Callable[[str], str], text: str, path: str) -> str:

@@ -43,7 +43,7 @@ from policy_engine.worker.chains import any_of
 from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.any_of import Alternative, Group, Verdict
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step, Way
-from policy_engine.worker.chains.constant import constant_hook
+from policy_engine.worker.chains.constant_hooks import constant_hook
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, expressions_in, needs_of
 from policy_engine.worker.chains.route_patterns import is_pattern, ties

@@ -29,7 +29,8 @@ from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step, Way
-from policy_engine.worker.chains.constant import Constant
+from policy_engine.worker.chains.constant_actions import is_constant
+from policy_engine.worker.chains.constant_hooks import Constant
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.shadow import note_failure, note_wanted
 from policy_engine.worker.chains.statistics import SHORTEST, FailureKind
@@ -226,10 +227,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
         if edit.whole:
-            # What else an action holds may be changed after this look at it, and is looked at each time.
-            step.checked, step.edit = action, edit
-            restates = kind is ResponseMutation and action.status is not None
-            step.usual = None if restates or step.shadow or step.way is not None else action
+            _keep(step, action, edit)
     if (step.shadow or step.way is not None) and _set_aside(exchange, step, action):
         return False
     if kind is ImmediateResponse:
@@ -252,6 +250,16 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     else:
         _pass_on(args, action, edit)
     return False
+
+
+def _keep(step: Step, action: Any, edit: HeaderEdit) -> None:
+    """Remember an action that asks for nothing but `edit`, if it is constant; most that come once come once only."""
+    if action is not step.seen:
+        step.seen = action
+    elif is_constant(action):
+        step.checked, step.edit = action, edit
+        restates = type(action) is ResponseMutation and action.status is not None
+        step.usual = None if restates or step.shadow or step.way is not None else action
 
 
 def _pass_on(args: list[Any], action: Any, edit: HeaderEdit) -> None:
