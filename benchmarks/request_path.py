@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import cProfile
 import gc
 import pstats
@@ -18,8 +19,10 @@ import statistics
 import struct
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from benchmarks.run.envoy_stream import FRAME, opening
@@ -72,8 +75,18 @@ CHAINS: dict[str, Sequence[str]] = {
     "llm-usage": ("{name: llm-usage, version: v1.0.0}",),
     "mcp": ("{name: mcp-authorize, version: v1.0.0, parameters: {rules: [{name: a, action: allow, tools: [get_*]}]}}",),
     "mtls": ("{name: mtls-identity, version: v1.0.0}",),
+    "ext-auth": (
+        "{name: ext-auth, version: v1.0.0, parameters: {server: {url: SERVER}, cache: {key: request.path, ttl: 1h}}}",
+    ),
+    "introspection": (
+        "{name: token-introspection, version: v1.0.0, parameters: {endpoint: {url: SERVER}, cache_ttl: 1h, "
+        "token: {header: x-api-key, prefix: ''}}}",
+    ),
     "ten": (*_FIVE, *_FIVE[:1], *_FIVE[2:], _SET_HEADER),
 }
+
+# What the server says that policies ask; its URL stands in a chain as SERVER.
+_SAID = b'{"active": true, "sub": "c", "result": true, "access_token": "t", "token_type": "bearer", "expires_in": 3600}'
 
 _HANDSHAKE = (
     PREFACE
@@ -107,15 +120,22 @@ def data(stream_id: int, message: bytes) -> bytes:
 class Engine:
     """A kernel on a native connection, fed with the frames of one Envoy."""
 
-    def __init__(self, chain: Sequence[str], routes: int = 1, *, patterns: bool = False) -> None:
+    def __init__(self, chain: Sequence[str], routes: int = 1, *, patterns: bool = False, server: str = "") -> None:
         self._routes = routes
         self._below = "/rule/0" if patterns else ""
         self._loop = asyncio.new_event_loop()
         self._kernel = Kernel()
-        self._kernel.activate(_snapshot(chain, routes, "/*" if patterns else ""))
+        self._kernel.activate(
+            _snapshot([one.replace("SERVER", server) for one in chain], routes, "/*" if patterns else "")
+        )
         self._dispatcher = Dispatcher(Recorder(self._kernel).handler, Health(), Limits(), self._loop)
         self._wants_response = bool(chain) and _SECURITY in chain
         self._connect()
+        if any("SERVER" in one for one in chain):
+            # What the server says of the one request there is, is remembered before anything is measured.
+            for read in self.batches(1, 1):
+                self.serve([read])
+                self._loop.run_until_complete(asyncio.sleep(1))
 
     def _connect(self) -> None:
         self._connection = Connection(self._dispatcher, lambda: None, self._take_output)
@@ -163,6 +183,30 @@ class Engine:
             raise RuntimeError(f"the engine did not serve what it was sent: {statistics_}")
 
 
+@contextlib.contextmanager
+def _server() -> Iterator[str]:
+    """Serve what policies ask on a free port of loopback; the value is the URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", "0")))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(_SAID)
+
+        do_POST = do_GET  # the name http.server looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
+        thread.join()
+
+
 def _snapshot(chain: Sequence[str], routes: int, stars: str) -> Snapshot:
     registry = load_policies(POLICIES)
     reader = ChainReader(registry)
@@ -200,11 +244,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=16, help="streams whose frames come in one read")
     parser.add_argument("--profile", action="store_true", help="print where the time goes, of the last chain")
     options = parser.parse_args()
-    engines = {
-        name if count == 1 else f"{name} on {count} routes": Engine(CHAINS[name], count, patterns=options.patterns)
-        for name in options.chains
-        for count in options.routes
-    }
+    with _server() as server:
+        engines = {
+            name if count == 1 else f"{name} on {count} routes": Engine(
+                CHAINS[name], count, patterns=options.patterns, server=server
+            )
+            for name in options.chains
+            for count in options.routes
+        }
     costs: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(options.rounds + 1):
         for name, engine in engines.items():

@@ -115,7 +115,7 @@ def _said(image: Image, directory: Path, *command: str) -> str:
 
 
 def test_authorities_of_the_image_are_trusted_where_a_policy_names_none(policy_image: Image, tmp_path: Path) -> None:
-    code = "from policy_jwt.fetch import tls_context; print(len(tls_context(None).get_ca_certs()))"
+    code = "from policy_http import tls_context; print(len(tls_context(None).get_ca_certs()))"
     assert int(_said(policy_image, tmp_path, "/usr/bin/python3", "-IB", "-c", code)) > 100
 
 

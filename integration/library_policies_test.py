@@ -10,12 +10,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
 from integration.harness.chain_file import Document, policy
 from integration.harness.exchange import Answer, HeaderList
 from integration.runtime_stack import EVENTUALLY_S, Runtime, started
+from policy_http.testing import Asked, Reply, ScriptedServer, scripted
 
 POLICIES = Path(__file__).parent.parent / "policies"
 
@@ -45,6 +48,37 @@ RULES = [
     {"name": "internal", "action": "deny", "when": 'request.path.startsWith("/ruled/internal")'},
     {"name": "readers", "action": "allow", "when": 'request.method == "GET"'},
 ]
+
+
+def introspection(url: str, **entry: Any) -> Document:
+    """Return an entry that asks there."""
+    told = [{"claim": "sub", "header": "x-user"}]
+    parameters = {"endpoint": {"url": url, "timeout": "20s"}, "required_scopes": ["read"], "claims_to_headers": told}
+    return policy("token-introspection", "v1.0.0", parameters, **{"timeout": "30s", **entry})
+
+
+def decided(url: str, **parameters: Any) -> Document:
+    """Return an entry that lets that server decide."""
+    headers = {"headers_to_upstream": ["x-user"], "headers_to_client": ["set-cookie"]}
+    server = {"url": url, "timeout": "20s"}
+    parameters = {"server": server, "allowed": headers, "denied": {"max_body_bytes": 100}, **parameters}
+    return policy("ext-auth", "v1.0.0", parameters, timeout="30s")
+
+
+def answered(asked: Asked) -> Reply:
+    """Answer what policies ask."""
+    if asked.target == "/decide":
+        if asked.headers.get("cookie") != "session=1; theme=dark":
+            return Reply(302, b"log in", [("location", "https://login.example.com/"), ("content-type", "text/x-own")])
+        return Reply(headers=[("x-user", "alice"), ("set-cookie", "a=1"), ("set-cookie", "b=2")])
+    if asked.target == "/v1/data/gate":
+        said = json.loads(asked.body)["input"]["attributes"]["request"]["http"]["body"]
+        return Reply(body=json.dumps({"result": {"allowed": said == "x" * len(said)}}).encode())
+    token = parse_qs(asked.body.decode()).get("token", [""])[0]
+    claims = {"active": token.startswith("good"), "sub": "alice", "scope": token.rpartition("-")[2]}
+    return Reply(body=json.dumps(claims).encode())
+
+
 CHAINS: dict[str, list[Document]] = {
     "ruled": [
         policy("api-key-validation", "v1.0.0", {"keys": [key("root-key", "admin"), key("user-key", "user")]}),
@@ -73,6 +107,12 @@ CHAINS: dict[str, list[Document]] = {
         )
     ],
     "hooked": [policy("webhook-signature", "v1.0.0", {"format": "stripe", "secrets": HOOK_SECRETS}, timeout="20s")],
+    "asked": [introspection("SERVER")],
+    "decided": [decided("SERVER/decide")],
+    "decided-body": [decided("SERVER/v1/data/gate", format="opa", request={"max_body_bytes": 100_000})],
+    "undecided": [decided("http://127.0.0.1:9/")],
+    "asked-shadow": [introspection("http://127.0.0.1:9/", mode="shadow")],
+    "gone": [introspection("http://127.0.0.1:9/")],
     "own": [policy("csrf", "v1.0.0", {"trusted_origins": ["https://admin.example.com"]})],
 }
 
@@ -83,11 +123,18 @@ def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runtime(transport: str, keys_file: Path) -> Iterator[Runtime]:
+def server() -> Iterator[ScriptedServer]:
+    with scripted(answered) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def runtime(transport: str, keys_file: Path, server: ScriptedServer) -> Iterator[Runtime]:
     many = {"keys_file": str(keys_file), "headers": {"client": "x-client", "tier": "x-tier"}}
     gold = {"name": "gold", "action": "allow", "when": 'metadata.api_key.tier == "gold"'}
     keyed = [policy("api-key-validation", "v2.0.0", many), policy("authorize", "v1.0.0", {"rules": [gold]})]
-    with started({**CHAINS, "keyed": keyed}, transport=transport, policies=POLICIES) as runtime:
+    chains = json.loads(json.dumps(CHAINS).replace("SERVER", server.url))
+    with started({**chains, "keyed": keyed}, transport=transport, policies=POLICIES) as runtime:
         yield runtime
         assert runtime.value("policy_engine_handler_errors_total") == 0
         assert runtime.value("policy_engine_protocol_errors_total") == 0
@@ -128,6 +175,53 @@ def test_a_client_does_not_choose_where_it_is_sent(runtime: Runtime) -> None:
     reply = runtime.send("/moved//evil.example/x", headers=[("x-forwarded-host", "evil.example")])
     assert (reply.status, reply.values("location")) == (302, ["https://shop.example.com//evil.example/x"])
     assert runtime.send("/secure/a", headers=[("host", "a@evil.example")]).status == 400
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [("good-read", 200), ("bad-read", 401), ("good-write", 403), ("good-read,Bearer good-read", 400)],
+)
+def test_a_token_is_worth_what_its_server_says(
+    runtime: Runtime, server: ScriptedServer, token: str, status: int
+) -> None:
+    server.asked.clear()
+    headers: HeaderList = [("authorization", f"Bearer {token}"), ("x-user", "root")]
+    assert [runtime.send("/asked/a", headers=headers).status for _ in range(3)] == [status] * 3
+    assert len(runtime.upstream.received) == (3 if status == 200 else 0)
+    assert len(server.asked) <= runtime.value("policy_engine_workers")
+    assert status != 200 or runtime.upstream.last().values("x-user") == ["alice"]
+
+
+def test_a_server_decides_and_its_headers_go_where_they_are_wanted(runtime: Runtime) -> None:
+    reply = runtime.send("/decided/a", headers=[("cookie", "session=1; theme=dark"), ("x-user", "root")])
+    assert (reply.status, reply.values("set-cookie")) == (200, ["a=1", "b=2"])
+    assert runtime.upstream.last().values("x-user") == ["alice"]
+    runtime.upstream.reset()
+    denied = runtime.send("/decided/a", headers=[("x-user", "root")])
+    assert (denied.status, denied.body, denied.values("content-type")) == (302, b"log in", ["text/x-own"])
+    assert denied.values("location") == ["https://login.example.com/"]
+    assert runtime.send("/undecided/a").status == 503
+    assert runtime.upstream.received == []
+
+
+@pytest.mark.parametrize(("size", "status"), [(0, 200), (90_000, 200), (200_000, 413)])
+def test_a_server_decides_over_a_body_that_comes_in_pieces(runtime: Runtime, size: int, status: int) -> None:
+    body = b"x" * size
+    pieces = [body[at : at + 65536] for at in range(0, size, 65536)]
+    assert runtime.send("/decided-body/a", method="POST", body=pieces).status == status
+    assert [len(one.body) for one in runtime.upstream.received] == ([size] if status == 200 else [])
+    if size:
+        runtime.upstream.reset()
+        assert runtime.send("/decided-body/a", method="POST", body=b"y" + body[:9]).status == 403
+        assert runtime.upstream.received == []
+
+
+def test_a_server_that_is_gone_lets_nobody_in_and_a_shadow_everybody(runtime: Runtime) -> None:
+    headers: HeaderList = [("authorization", "Bearer good-read")]
+    reply = runtime.send("/gone/a", headers=headers)
+    assert (reply.status, reply.values("retry-after")) == (503, ["5"])
+    assert runtime.upstream.received == []
+    assert runtime.send("/asked-shadow/a", headers=headers).status == 200
 
 
 @pytest.mark.parametrize(

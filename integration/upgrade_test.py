@@ -157,8 +157,9 @@ def test_one_at_a_time_and_whoever_dies_on_the_way() -> None:
                 status, refused = engine.upgrade()
                 assert (status, "another upgrade is under way" in refused) == (1, True), refused
                 command.send_signal(signal.SIGTERM)
-                output, _ = command.communicate(timeout=60)
+                command.wait(timeout=60)
                 os.kill(new, signal.SIGCONT)
+                output, _ = command.communicate(timeout=60)
             assert (command.returncode, "interrupted" in output) == (1, True), output
             until(lambda: "the command that started this engine was interrupted" in engine.log(), "given up")
             load.wait_for(GOOD, 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", 
 SIDES = ("request", "response")
 OPTIONAL = ("authenticates", "request_attributes", "forwarding_namespaces")
 AUTHENTICATE = (
-    *("api-key-validation", "authorize", "basic-auth", "csrf", "ip-allow", "jwt-validation"),
-    *("mcp-authorize", "mtls-identity", "webhook-signature"),
+    *("api-key-validation", "authorize", "basic-auth", "csrf", "ext-auth", "ip-allow", "jwt-validation"),
+    *("mcp-authorize", "mtls-identity", "token-introspection", "webhook-signature"),
 )
 
 
@@ -138,3 +139,16 @@ def test_an_action_that_is_returned_again_and_again_is_constant(directory: Path)
                 del second
                 assert not first.dynamic_metadata
                 assert is_constant(first), example
+
+
+def test_a_cache_knows_the_metadata_of_every_policy_that_tells_clients_apart() -> None:
+    """What is stored for one of them would be everybody's; those in `nobody` say nothing of who a client is."""
+    nobody = {"authorize", "mcp", "webhook_signature"}
+    found: set[str] = set()
+    for directory in DIRECTORIES:
+        if document(directory).get("authenticates"):
+            for source in directory.glob("*.py"):
+                if not source.name.endswith("_test.py"):
+                    found |= set(re.findall(r'\.metadata\["(\w+)"\] =', source.read_text()))
+    default = document(ROOT / "cache" / "v1_0_0")["parameters"]["properties"]["authenticated_by"]["default"]
+    assert set(default) == found - nobody

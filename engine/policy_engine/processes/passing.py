@@ -16,6 +16,8 @@ MOST_DESCRIPTORS = 200
 _MOST_BYTES = 1 << 20
 _LENGTH = struct.Struct("!I")
 _INT = struct.calcsize("i")
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+"""Linux; elsewhere there is a moment in which a program started by another thread would inherit them."""
 
 Message = dict[str, Any]
 
@@ -60,7 +62,7 @@ def _read(sock: socket.socket, size: int, received: list[int]) -> bytes:
     data = bytearray()
     while len(data) < size:
         piece, control, flags, _ = sock.recvmsg(
-            size - len(data), socket.CMSG_SPACE(MOST_DESCRIPTORS * _INT), socket.MSG_CMSG_CLOEXEC
+            size - len(data), socket.CMSG_SPACE(MOST_DESCRIPTORS * _INT), _CLOSED_ON_EXEC
         )
         for level, kind, content in control:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

@@ -341,7 +341,7 @@ class Supervisor:
     def _pool_changed(self) -> None:
         if self._restarts != self._pool.restarts:
             self._restarts = self._pool.restarts
-            # A process that is started again loads what is on disk by then.
+            # A process that is started again may have to load policies from what is on disk by then.
             self._code.tell()
         self._tell_readiness()
 
@@ -370,7 +370,7 @@ class Supervisor:
         samples = await self._pool.samples()
         history = self._history
         pids = {f"worker-{one['number']}": one["pid"] for one in self._pool.as_documents() if one.get("pid")}
-        samples |= process_samples({"supervisor": os.getpid()} | pids)
+        samples |= process_samples({"supervisor": os.getpid(), "fork-server": self._pool.fork_servers.pid} | pids)
         samples |= certificate_samples(certificate_files(self._settings))
         build = {"version": __version__, "python": platform.python_version()}
         samples["policy_engine_build_info"] = [(build, 1)]

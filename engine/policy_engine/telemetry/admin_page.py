@@ -154,7 +154,7 @@ def _routes(shown: Shown) -> str:
         [
             f"<code>{text(one.route_key)}</code>",
             "".join(map(_policy, one.as_document()["policies"])) or '<span class="dim">(pass)</span>',
-            f'<span data-route="{text(one.route_key)}">{int(requests.get(one.route_key, 0))}</span>',
+            f'{int(requests.get(one.route_key, 0))} <span class="dim" data-route="{text(one.route_key)}"></span>',
             str(int(denials.get(one.route_key, 0))),
             str(int(failures.get(one.route_key, 0))),
         ]

@@ -49,14 +49,16 @@ const look = async () => {
       const seconds = (now.at - before.at) || 1;
       for (const name of ["requests", "denials", "failures"])
         put(`${name}-rate`, `${(Math.max(0, now[name] - before[name]) / seconds).toFixed(1)}/s`);
-      const buckets = now.buckets.map(([bound, count], n) => [bound, count - (before.buckets[n] || [0, 0])[1]]);
-      put("latency", `p50 ${quantile(buckets, 0.5)}, p99 ${quantile(buckets, 0.99)}`);
       for (const row of document.querySelectorAll("[data-route]")) {
         const key = row.dataset.route;
         const rate = ((now.routes[key] || 0) - (before.routes[key] || 0)) / seconds;
         row.textContent = `${Math.max(0, rate).toFixed(1)}/s`;
       }
     }
+    const earlier = before === null ? [] : before.buckets;
+    const buckets = now.buckets.map(([bound, count], n) => [bound, count - (earlier[n] || [0, 0])[1]]);
+    if (buckets.length && buckets[buckets.length - 1][1] > 0)  // else there is nothing newer to tell
+      put("latency", `p50 ${quantile(buckets, 0.5)}, p99 ${quantile(buckets, 0.99)}`);
     for (const name of ["requests", "denials", "failures"]) put(name, String(now[name]));
     before = now;
   } catch (error) {

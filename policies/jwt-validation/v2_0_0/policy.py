@@ -16,9 +16,7 @@ from policy_engine.sdk import (
     header_name,
 )
 from policy_jwt import InvalidToken, KeysUnavailable, Verified, bearer_from, verifier_from
-
-from .headers import claims_to_headers
-from .rules import claim_rules, required_scopes
+from policy_tokens import claim_rules, claims_to_headers, required_scopes
 
 
 class JwtValidation(Policy):

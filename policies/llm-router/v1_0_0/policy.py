@@ -10,7 +10,6 @@ from fnmatch import translate
 from inspect import isawaitable
 from random import random
 from typing import Any
-from urllib.parse import quote
 
 from policy_body import NotJson, dump, parse, problem
 from policy_engine.sdk import (
@@ -25,7 +24,7 @@ from policy_engine.sdk import (
     digest_key,
     header_name,
 )
-from policy_llm import Unclear, asked, model_in_path
+from policy_llm import Unclear, asked, model_in_path, with_model_in_path
 
 from .targets import Health, Target, chosen
 
@@ -127,9 +126,10 @@ class LlmRouter(Policy):
     def _mutation(
         self, request: Request, read: _Read, target: Target, told: dict[str, Any], body: bytes | None
     ) -> RequestMutation:
-        path = None
+        path: str | None = None
         if body is not None and read.in_path:
-            path = _path_with(request.target, read.in_path, told["model"])
+            path, mark, query = request.target.partition("?")
+            path = with_model_in_path(path, told["model"]) + mark + query
         return RequestMutation(
             set_headers={self._header: target.backend},
             body=body,
@@ -177,18 +177,6 @@ def _renamed(body: bytes, model: str) -> bytes:
         return body
     document["model"] = model
     return dump(document)
-
-
-def _path_with(target: str, old: str, new: str) -> str:
-    """Return the path with another model in the segment that named one."""
-    path, mark, query = target.partition("?")
-    segments = path.split("/")
-    for at, segment in enumerate(segments):
-        name, colon, verb = segment.partition(":")
-        if at and segments[at - 1] in ("models", "deployments") and model_in_path(f"/models/{name}") == old:
-            segments[at] = quote(new, safe="") + colon + verb
-            break
-    return "/".join(segments) + mark + query
 
 
 def _route(entry: Parameters, where: str) -> _Route:

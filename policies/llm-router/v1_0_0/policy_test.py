@@ -132,6 +132,9 @@ def test_what_is_the_clients_fault_is_none_of_the_targets() -> None:
     [
         ("/v1beta/models/fast:generateContent?alt=sse", "/v1beta/models/m%2Fx:generateContent?alt=sse"),
         ("/openai/deployments/fast/chat/completions", "/openai/deployments/m%2Fx/chat/completions"),
+        ("/openai/%64eployments/f%61st/chat?a=/models/b", "/openai/%64eployments/m%2Fx/chat?a=/models/b"),
+        ("/openai/Deployments//fast/chat", "/openai/Deployments//m%2Fx/chat"),
+        ("/v1beta/models/fast%3AgenerateContent", "/v1beta/models/m%2Fx:generateContent"),
     ],
 )
 def test_a_model_in_the_path_is_changed_there(path: str, expected: str) -> None:

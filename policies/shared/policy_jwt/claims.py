@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from policy_jwt.errors import InvalidToken
+from policy_tokens import audiences_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ def check_claims(claims: Mapping[str, Any], expected: Expected, now: float) -> f
     """
     if claims.get("iss") != expected.issuer:
         raise InvalidToken("jwt_wrong_issuer")
-    if expected.audiences and expected.audiences.isdisjoint(_audiences(claims.get("aud"))):
+    if expected.audiences and expected.audiences.isdisjoint(audiences_of(claims.get("aud"))):
         raise InvalidToken("jwt_wrong_audience")
     expires = _moment(claims, "exp")
     if expires is None:
@@ -39,12 +40,6 @@ def check_claims(claims: Mapping[str, Any], expected: Expected, now: float) -> f
     if not isinstance(claims.get("sub", ""), str):
         raise InvalidToken("jwt_claim_malformed")
     return expires + expected.leeway
-
-
-def _audiences(value: object) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 def _moment(claims: Mapping[str, Any], name: str) -> float | None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from policy_engine.sdk import ParameterError, Parameters, header_name
-from policy_jwt.bearer import Bearer
+from policy_engine.sdk import ParameterError, Parameters
+from policy_http import checked_ca_file, seconds, server_of
 from policy_jwt.claims import Expected
-from policy_jwt.fetch import tls_context
 from policy_jwt.keys import SYMMETRIC, KeyProblem, KeySet, key_from_pem, key_set_from_jwks
 from policy_jwt.remote import RemoteSettings, shared_key_set
 from policy_jwt.verifier import InlineKeys, KeySource, Verifier
+from policy_tokens import Bearer, bearer_at
 
 DEFAULT_ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def verifier_from(parameters: Parameters) -> Verifier:
@@ -40,20 +37,7 @@ def verifier_from(parameters: Parameters) -> Verifier:
 
 def bearer_from(parameters: Parameters) -> Bearer:
     """Build what finds the token; raises ParameterError."""
-    token = parameters.get("token", {})
-    try:
-        name = header_name(token.get("header", "authorization"))
-    except ValueError as error:
-        raise ParameterError(str(error), "/token/header") from None
-    return Bearer(name, token.get("prefix", "Bearer"), parameters.get("realm", "api"))
-
-
-def seconds(text: str, path: str) -> float:
-    """Return the seconds of a duration such as `500ms`, `30s`, `5m` or `1h`; raises ParameterError."""
-    found = re.fullmatch(r"(\d{1,9})(ms|s|m|h)", text, re.ASCII)
-    if found is None:
-        raise ParameterError(f"{text!r} is not a duration such as 500ms, 30s, 5m or 1h", path)
-    return int(found[1]) * _SECONDS[found[2]]
+    return bearer_at(parameters, "jwt")
 
 
 def _source(parameters: Parameters, algorithms: frozenset[str]) -> KeySource:
@@ -98,25 +82,8 @@ def _plain(value: Any) -> Any:
 
 def _remote(jwks: Mapping[str, Any]) -> RemoteSettings:
     url = jwks["url"]
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if (
-        not usable
-        or parts.username is not None
-        or parts.fragment
-        or not url.isascii()
-        or re.search(r"[\x00-\x20]", url)
-    ):
-        raise ParameterError("an https URL without user name and fragment is expected", "/jwks/url")
-    ca_file = jwks.get("ca_file")
-    if ca_file is not None:
-        try:
-            tls_context(ca_file)
-        except OSError as error:  # ssl.SSLError is one
-            raise ParameterError(f"not a file of PEM certificates that can be read: {error}", "/jwks/ca_file") from None
+    server_of(url, "/jwks/url", plain=None)
+    ca_file = checked_ca_file(jwks.get("ca_file"), "/jwks/ca_file")
     standard = RemoteSettings(url)
     durations = {
         name: seconds(jwks[name], f"/jwks/{name}") if name in jwks else getattr(standard, name)

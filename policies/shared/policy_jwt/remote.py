@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from policy_engine.sdk import dependency
-from policy_jwt.fetch import Document, FetchError, fetch
+from policy_http import CallFailed
+from policy_jwt.fetch import Document, fetch
 from policy_jwt.keys import KeyProblem, KeySet, key_set_from_jwks
 
 _log = logging.getLogger("policy_jwt")
@@ -102,7 +103,7 @@ class RemoteKeySet:
             keys = self._keys
             if keys is None or document.body != self._body:  # the same object lets verified tokens be kept
                 keys = key_set_from_jwks(json.loads(document.body), inline=False)
-        except (FetchError, KeyProblem, ValueError, RecursionError) as error:
+        except (CallFailed, KeyProblem, ValueError, RecursionError) as error:
             self._failed(str(error))
         except Exception as error:  # whoever waits must not wait for ever
             _log.exception("key set %s: unexpected error", self._shown_url())

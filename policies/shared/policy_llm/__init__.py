@@ -4,7 +4,7 @@ A plain library; several policies share it, it is no policy itself. See its READ
 """
 
 from policy_llm.answers import AnswerReader
-from policy_llm.asking import Asked, Unclear, asked, asks_for_usage, model_in_path
+from policy_llm.asking import Asked, Unclear, asked, asks_for_usage, model_in_path, with_model_in_path
 from policy_llm.counting import DONE, AnswerCount
 from policy_llm.estimates import prompt_size, tokens_of
 from policy_llm.heads import Head
@@ -33,4 +33,5 @@ __all__ = [
     "places",
     "prompt_size",
     "tokens_of",
+    "with_model_in_path",
 ]

@@ -8,8 +8,7 @@ from typing import Any
 
 from policy_engine.sdk import MISSING, ParameterError, Parameters, find, header_name
 from policy_expressions import header_text
-
-from .paths import claim_path
+from policy_tokens.paths import claim_path
 
 
 @dataclass(frozen=True, slots=True)

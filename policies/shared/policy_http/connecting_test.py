@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from policy_jwt.connecting import connect
+from policy_http.connecting import connect
 from policy_jwt.testing import dropping, resolving
 
 NAME = "keys.example.test"

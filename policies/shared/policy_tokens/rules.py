@@ -9,8 +9,7 @@ from typing import Any
 import re2
 
 from policy_engine.sdk import MISSING, ParameterError, Parameters, find
-
-from .paths import claim_path
+from policy_tokens.paths import claim_path
 
 _Test = Callable[[Any], bool]
 
@@ -43,6 +42,13 @@ class Scopes:
         if isinstance(found, list):
             return self.wanted.issubset(one for one in found if isinstance(one, str))
         return False
+
+
+def audiences_of(value: object) -> list[str]:
+    """Return the audiences that an `aud` claim names: text, or a list (RFC 7519, 4.1.3)."""
+    if isinstance(value, str):
+        return [value]
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
 
 
 def required_scopes(parameters: Parameters) -> Scopes | None:
