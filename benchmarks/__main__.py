@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from benchmarks.peers.cpp_build import CppPeerError, cpp_server, install
 from benchmarks.report import tables
-from benchmarks.run import machine
+from benchmarks.run import history, machine
 from benchmarks.run.course import Course
 from benchmarks.run.load import LoadError
 from benchmarks.run.results import Results, Sample, read, write
@@ -29,7 +29,8 @@ _RESULTS = "benchmarks/results"
 _EXAMPLES = """\
 examples:
   ./bazelw run //benchmarks                              everything (about 20 minutes), report in benchmarks/results
-  ./bazelw run //benchmarks -- --quick                   the main comparisons, roughly (under 2 minutes)
+  ./bazelw run //benchmarks:quick                        the main comparisons, roughly (under 2 minutes), in /tmp
+  ./bazelw run //benchmarks -- --lane 'native, 5 policies'   one lane, under a minute
   ./bazelw run //benchmarks -- --scenario throughput --rounds 9 --output /tmp/out
   ./bazelw run //benchmarks -- --list                    what the scenarios are
 
@@ -41,11 +42,13 @@ peer is compiled with g++ and libgrpc++-dev: --install-cpp installs them, --with
 def main(arguments: Sequence[str]) -> int:
     """Run what the options say; return the exit status."""
     options = _parse(arguments)
-    known = scenarios(cpp=not options.without_cpp)
+    known = scenarios(cpp=not options.without_cpp, only=options.lane)
     if options.list:
         for scenario in known.values():
             marks = " (also in --quick)" if scenario.quick else ""
             print(f"{scenario.name:14} {scenario.heading}{marks}")
+            for lane in scenario.lanes:
+                print(f"    {lane}")
         return 0
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -67,11 +70,12 @@ def main(arguments: Sequence[str]) -> int:
 def _measure(chosen: Sequence[Scenario], known: dict[str, Scenario], options: argparse.Namespace) -> None:
     if options.install_cpp:
         install()
-    if not options.without_cpp:
+    compiled = any(scenario.compiled for scenario in chosen)
+    if compiled:
         cpp_server()  # compiled, or refused, before anything is measured
     course = Course(rounds=options.rounds, seconds=options.seconds)
     notes = {
-        **machine.notes(cpp=not options.without_cpp),
+        **machine.notes(cpp=compiled),
         "rounds": f"{course.rounds} of {course.seconds:g} s for each lane, interleaved, every second one in reverse",
     }
     samples: list[Sample] = []
@@ -80,7 +84,16 @@ def _measure(chosen: Sequence[Scenario], known: dict[str, Scenario], options: ar
         notes["load average after"] = busy()
         # After each scenario, so that what was measured is kept whatever becomes of the next.
         _report(Results(notes=notes, samples=samples), known, options)
+    _remember(Results(notes=notes, samples=samples), options.output / history.FILE)
     course.say(f"report: {options.output / 'results.md'}")
+
+
+def _remember(results: Results, path: Path) -> None:
+    """Add the run to those before, and say where it is worse."""
+    run = history.run_of(results)
+    for line in history.drops(run, history.earlier(path)):
+        print(f"benchmarks: warning: slower than before: {line}", file=sys.stderr)
+    history.add(path, run)
 
 
 def _profile(options: argparse.Namespace) -> None:
@@ -105,8 +118,20 @@ def _report(results: Results, known: dict[str, Scenario], options: argparse.Name
 def _chosen(options: argparse.Namespace, known: dict[str, Scenario]) -> Sequence[str]:
     if options.scenario:
         return list(dict.fromkeys(options.scenario))
+    if options.lane:
+        return _first_with(options.lane, known)
     names = [name for name in known if name not in NOT_IN_A_FULL_RUN]
     return [name for name in names if known[name].quick] if options.quick else names
+
+
+def _first_with(lanes: Sequence[str], known: dict[str, Scenario]) -> Sequence[str]:
+    """Return the scenarios that have these lanes, for each lane the first: that is at full speed for most."""
+    chosen, left = [], set(lanes)
+    for name, scenario in known.items():
+        if left & set(scenario.lanes):
+            chosen.append(name)
+            left -= set(scenario.lanes)
+    return chosen
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -132,12 +157,28 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--no-plots", action="store_true", help="no PNG files, so that matplotlib is not needed")
     parser.add_argument("--install-cpp", action="store_true", help="apt-get install what the C++ peer is compiled with")
     parser.add_argument("--without-cpp", action="store_true", help="leave out the C++ peer")
+    parser.add_argument(
+        "--lane", action="append", default=[], metavar="NAME", help="only this lane (see --list); may be repeated"
+    )
     options = parser.parse_args(arguments)
+    _check_lanes(parser, options)
     options.rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
     options.seconds = options.seconds or (_QUICK_SECONDS if options.quick else _SECONDS)
     options.output = here / options.output if options.output else workspace / _RESULTS
     options.render = here / options.render if options.render else None
     return options
+
+
+def _check_lanes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse lanes that none of the chosen scenarios has."""
+    known = scenarios(cpp=not options.without_cpp)
+    chosen = [known[name] for name in options.scenario or known]
+    lanes = dict.fromkeys(lane for scenario in chosen for lane in scenario.lanes)
+    for name in options.lane:
+        if name not in lanes:
+            parser.error(f"no lane {name!r}; there are {', '.join(map(repr, lanes)) or 'none in these scenarios'}")
+    if options.lane and any(not set(options.lane) & set(scenario.lanes) for scenario in chosen if options.scenario):
+        parser.error("each --scenario has to have one of the --lane")
 
 
 def _within(least: int, most: int) -> Callable[[str], int]:

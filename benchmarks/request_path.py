@@ -70,6 +70,9 @@ CHAINS: dict[str, Sequence[str]] = {
     "set-cel": ("{name: set-header, version: v1.1.0, parameters: {request: {set: {x-a: {cel: request.path}}}}}",),
     "concurrency": ("{name: concurrency-limit, version: v1.0.0, parameters: {limit: 100, key: request.host}}",),
     "llm-budget": ("{name: llm-budget, version: v1.0.0, parameters: {budgets: [{name: a, amount: 1, window: day}]}}",),
+    "llm-router": ("{name: llm-router, version: v1.0.0, parameters: {routes: [{model: a, targets: [{backend: b}]}]}}",),
+    "llm-translate": ("{name: llm-translate, version: v1.0.0, parameters: {upstream: anthropic}}",),
+    "llm-usage": ("{name: llm-usage, version: v1.0.0}",),
     "mcp": ("{name: mcp-authorize, version: v1.0.0, parameters: {rules: [{name: a, action: allow, tools: [get_*]}]}}",),
     "mtls": ("{name: mtls-identity, version: v1.0.0}",),
     "ext-auth": (

@@ -49,7 +49,7 @@ def test_without_a_compiler_it_is_said_what_to_do(
         (tmp_path / tool).write_text("#!/bin/sh\necho 1\n")
         (tmp_path / tool).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(["--scenario", "smoke", "--output", str(tmp_path / "out")]) == 1
+    assert main(["--scenario", "throughput", "--output", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
     assert "apt-get install g++" in told
     assert "--without-cpp" in told

@@ -16,6 +16,8 @@ import yaml
 from deploy.pod_security import not_careful, not_restricted
 from integration.harness.processes import Process, free_port, python_program
 from policy_engine.cli import main
+from policy_engine.processes.handover import READY_SECONDS
+from policy_engine.processes.upgrade import GRACE_SECONDS
 from policy_engine.settings.loading import load_settings
 
 HERE = Path(__file__).parent
@@ -160,11 +162,15 @@ def test_the_envoy_of_compose_is_what_the_engine_writes(tmp_path: Path) -> None:
     assert written.read_text() == (COMPOSE / "envoy.yaml").read_text()
 
 
+def unit() -> configparser.RawConfigParser:
+    found = configparser.RawConfigParser(strict=False)
+    found.optionxform = str  # type: ignore[assignment,method-assign] # names of directives have capitals
+    found.read_string("\n".join(line for line in UNIT.read_text().splitlines() if not line.startswith("#")))
+    return found
+
+
 def test_the_unit_is_in_bounds_and_waits_for_requests_in_flight() -> None:
-    unit = configparser.RawConfigParser(strict=False)
-    unit.optionxform = str  # type: ignore[assignment,method-assign] # names of directives have capitals
-    unit.read_string("\n".join(line for line in UNIT.read_text().splitlines() if not line.startswith("#")))
-    service = dict(unit["Service"])
+    service = dict(unit()["Service"])
     settings = load_settings(SETTINGS["systemd"], {})
     assert int(service["TimeoutStopSec"]) > settings.drain_timeout
     assert service["User"] == "policy-engine"
@@ -174,6 +180,17 @@ def test_the_unit_is_in_bounds_and_waits_for_requests_in_flight() -> None:
     assert service["CapabilityBoundingSet"] == ""
     assert int(service["LimitNOFILE"]) >= 65536
     assert settings.listen[0].startswith(f"unix:/run/{service['RuntimeDirectory']}/")
+
+
+def test_a_reload_of_the_unit_upgrades_it() -> None:
+    service = dict(unit()["Service"])
+    settings = load_settings(SETTINGS["systemd"], {})
+    # systemd has to know which process the service is when it is another one.
+    assert (service["Type"], service["NotifyAccess"]) == ("notify", "main")
+    assert service["ExecReload"].split()[1] == "upgrade"
+    assert service["ExecReload"].split()[2:] == service["ExecStart"].split()[2:]
+    assert str(settings.upgrade.socket).startswith(f"/run/{service['RuntimeDirectory']}/")
+    assert int(service["TimeoutStartSec"]) > READY_SECONDS + GRACE_SECONDS
 
 
 @pytest.mark.parametrize("name", SETTINGS)

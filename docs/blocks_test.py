@@ -102,7 +102,7 @@ def _choice(block: Block, directory: Path) -> str:
     (directory / "configs").symlink_to(WORKSPACE / "configs")
     file = directory / "policy-manifest.yaml"
     file.write_text(block.text)
-    return _text(read_choice(file)[1])
+    return _text(read_choice(file, {"policy_engine": WORKSPACE})[1])
 
 
 def _policy(block: Block, directory: Path) -> str:
@@ -244,6 +244,9 @@ _TARGETS = {
     "//tools/policy-validator": _PRODUCT["policy-validator"],
     "//tools/schema-checker": _PRODUCT["schema-checker"],
 }
+_REPOSITORIES = {WORKSPACE / "docs/use-from-your-repository.md": WORKSPACE / "examples/own-repository"}
+"""The repository that a page makes, where its labels are not of this one."""
+
 _OF_OTHERS = frozenset(
     {
         ".",
@@ -356,22 +359,22 @@ def test_paths_and_labels_of_commands_exist(command: Command) -> None:
         if EXAMPLE in word:
             continue
         if command.words[0].endswith("bazelw") and (label := _LABEL.fullmatch(word)):
-            assert _target_exists(label[0]), command
+            assert _target_exists(_REPOSITORIES.get(command.block.page, WORKSPACE), label[0]), command
         path = word.rpartition("=")[2].removeprefix("./")
         if "/" in path and path.split("/")[0] in TOP and re.fullmatch(r"[\w./*+-]+", path):
             assert any(WORKSPACE.glob(path.rstrip("/"))), f"{command}: there is no {path}"
 
 
-def _target_exists(label: str) -> bool:
+def _target_exists(root: Path, label: str) -> bool:
     package, _, name = label.removeprefix("//").partition(":")
     if package.endswith("...") or label == "//...":
-        return (WORKSPACE / package.removesuffix("...")).is_dir()
-    build = WORKSPACE / package / "BUILD.bazel"
+        return (root / package.removesuffix("...")).is_dir()
+    build = root / package / "BUILD.bazel"
     if not build.is_file():
         return False
     # Macros make NAME.push and the like, and one target for each test file.
     name = (name or Path(package).name).split(".")[0]
-    return f'"{name}"' in build.read_text() or any((WORKSPACE / package).rglob(f"{name}.py"))
+    return f'"{name}"' in build.read_text() or any((root / package).rglob(f"{name}.py"))
 
 
 # --- Other languages

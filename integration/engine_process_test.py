@@ -132,7 +132,7 @@ def test_metrics_tell_of_every_process(directory: Path) -> None:
         page = engine.admin.metrics()
         assert engine.admin.samples("policy_engine_workers_wanted", page) == {(): 2}
         assert set(engine.admin.samples("policy_engine_process_open_fds", page)) == {
-            (("process", name),) for name in ("supervisor", "worker-0", "worker-1")
+            (("process", name),) for name in ("supervisor", "fork-server", "worker-0", "worker-1")
         }
         assert len(engine.admin.samples("policy_engine_build_info", page)) == 1
 

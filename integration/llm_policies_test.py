@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -12,8 +14,13 @@ from typing import Any
 
 import pytest
 
-from integration.harness.chain_file import Document, policy
+from integration.harness import client
+from integration.harness.chain_file import ChainFile, Document, chain, chains, policy
+from integration.harness.engine import EngineProcess
+from integration.harness.envoy import EnvoyProcess
+from integration.harness.envoy_config import Bootstrap, Route
 from integration.harness.exchange import Answer
+from integration.harness.upstream import Upstream
 from integration.runtime_stack import EVENTUALLY_S, Runtime, started
 from policy_redis.testing import RedisServer, redis_server
 
@@ -57,6 +64,8 @@ def runtime(transport: str, redis: RedisServer) -> Iterator[Runtime]:
         "budget": [budget(40, redis)],
         "budget-here": [budget(40, of_budget={"name": "here"})],
         "budget-shadow": [budget(40, of_budget={"name": "shadow"}, mode="shadow")],
+        "chat": [policy("llm-translate", "v1.0.0", {"upstream": "anthropic"}, timeout="20s")],
+        "usage": [policy("llm-usage", "v1.0.0", timeout="20s")],
         "tools": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s")],
         "tools-shadow": [policy("mcp-authorize", "v1.0.0", {"rules": TOOL_RULES}, timeout="20s", mode="shadow")],
     }
@@ -133,11 +142,11 @@ def test_a_client_that_leaves_is_charged_for_what_was_written(runtime: Runtime) 
     runtime.upstream.answer_with(slow)
     asked = ask("leaves", stream=True)
     head = f"POST /budget/ HTTP/1.1\r\nhost: a\r\nx-client: leaves\r\ncontent-length: {len(asked['body'])}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) as client:
-        client.sendall(head.encode() + asked["body"])
+    with socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) as connection:
+        connection.sendall(head.encode() + asked["body"])
         received = b""
         while b"aaaa" not in received:
-            received += client.recv(65536)
+            received += connection.recv(65536)
     body = json.dumps({"choices": [], "usage": {"completion_tokens": 0}}).encode()
     runtime.upstream.answer_with(Answer.of(body, headers=JSON))
     until = time.monotonic() + EVENTUALLY_S
@@ -214,9 +223,108 @@ def test_lists_of_tools_have_what_may_be_called(runtime: Runtime, kind: str) -> 
 def test_an_event_of_the_server_arrives_before_the_next_is_sent(runtime: Runtime) -> None:
     first, second = (b"data: " + tools(name) + b"\n\n" for name in ("get_a", "get_b"))
     runtime.upstream.answer_with(Answer(headers=EVENTS, chunks=[first, second], chunk_delay_s=1.5))
-    with socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) as client:
-        client.sendall(b"GET /tools/ HTTP/1.1\r\nhost: a\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", runtime.envoy.port), 10) as connection:
+        connection.sendall(b"GET /tools/ HTTP/1.1\r\nhost: a\r\n\r\n")
         received = b""
         while b"get_a" not in received:
-            received += client.recv(65536)
+            received += connection.recv(65536)
         assert b"get_b" not in received
+
+
+# -- llm-usage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_tokens_and_durations_are_counted_and_the_answer_is_the_upstreams(runtime: Runtime, streams: bool) -> None:
+    usage: dict[str, Any] = {"usage": {"prompt_tokens": 7, "completion_tokens": 25}}
+    chunks = [event("a"), event("b", "stop"), event("", **usage), DONE]
+    answer = Answer(headers=EVENTS, chunks=chunks, chunk_delay_s=0.02)
+    if not streams:
+        chunks = [json.dumps({"choices": [], **usage}).encode()]
+        answer = Answer.of(chunks[0], headers=JSON)
+    runtime.upstream.answer_with(answer)
+    prefix, model = "policy_llm_usage_gen_ai", f"m-{streams}"
+    assert runtime.send("/usage/", **ask("x", stream=streams, model=model)).body == b"".join(chunks)
+    named = {"gen_ai_request_model": model, "gen_ai_provider_name": "openai", "gen_ai_operation_name": "chat"}
+    for kind, count in (("input", 7), ("output", 25)):
+        assert runtime.value(f"{prefix}_client_token_usage_sum", **named, gen_ai_token_type=kind) == count
+    assert runtime.value(f"{prefix}_client_operation_duration_count", **named, error_type="none") == 1
+    assert runtime.value(f"{prefix}_server_time_to_first_token_count", **named) == streams
+
+
+# -- llm-router --------------------------------------------------------------------------------------------------------
+
+MODELS = [
+    {"model": "fast", "targets": [{"backend": "a", "model": "m-a"}], "fallbacks": [{"backend": "b", "model": "m-b"}]},
+    {"model": "own", "targets": [{"backend": "b"}]},
+]
+
+
+def test_a_model_goes_to_its_backend_and_to_the_next_while_that_fails() -> None:
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rt-", dir="/tmp")))
+        first, second = stack.enter_context(Upstream()), stack.enter_context(Upstream())
+        file = ChainFile(directory / "chains.yaml")
+        file.write(chains(chain("models", policy("llm-router", "v1.0.0", {"routes": MODELS, "cooldown": "2s"}))))
+        engine = stack.enter_context(EngineProcess(directory, chains=file.path, policies=POLICIES))
+        engine.ready()
+        routes = [Route(prefix="/", name="models", cluster_header="x-llm-backend")]
+        upstreams = {"a": first.port, "b": second.port}
+        bootstrap = Bootstrap(routes=routes, engine=engine.address, upstream_port=first.port, upstreams=upstreams)
+        envoy = stack.enter_context(EnvoyProcess(bootstrap, directory)).ready()
+
+        def send(model: str) -> int:
+            forged = [*JSON, ("host", "a"), ("x-llm-backend", "b" if model == "fast" else "a")]
+            body: bytes = ask("x", model=model)["body"]
+            return client.send(envoy.port, "POST", "/v1/chat/completions", headers=forged, body=body).status
+
+        first.answer_with(Answer.of(b"{}", status=503, headers=JSON))
+        assert [send(model) for model in ("own", "fast", "fast", "none")] == [200, 503, 200, 404]
+        assert [json.loads(bytes(one.body))["model"] for one in second.received] == ["own", "m-b"]
+        assert [json.loads(bytes(one.body))["model"] for one in first.received] == ["m-a"]
+        assert second.last().values("x-llm-backend") == ["b"]
+        first.answer_with(Answer.of(b"{}", headers=JSON))
+        until = time.monotonic() + EVENTUALLY_S
+        while len(first.received) < 2:
+            assert time.monotonic() < until, "the first backend was not asked again"
+            assert send("fast") == 200
+            time.sleep(0.2)
+
+
+# -- llm-translate -----------------------------------------------------------------------------------------------------
+
+
+def named(kind: str, **members: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **members})}\n\n".encode()
+
+
+def test_a_client_of_chat_completions_talks_to_messages(runtime: Runtime) -> None:
+    message = {"id": "m1", "type": "message", "role": "assistant", "model": "claude", "content": []}
+    text = {"index": 0, "delta": {"type": "text_delta", "text": "sun"}}
+    chunks = [
+        named("message_start", message={**message, "usage": {"input_tokens": 3, "output_tokens": 1}}),
+        named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        named("content_block_delta", **text),
+        named("content_block_stop", index=0),
+        named("message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": 5}),
+        named("message_stop"),
+    ]
+    runtime.upstream.answer_with(Answer(headers=EVENTS, chunks=chunks, chunk_delay_s=0.02))
+    reply = runtime.send("/chat/v1/chat/completions?a=b", **ask("x", stream=True))
+    lines = [line.removeprefix(b"data: ") for line in reply.body.split(b"\n\n")]
+    assert lines[-2:] == [b"[DONE]", b""]
+    deltas = [json.loads(line)["choices"][0] for line in lines[:-2]]
+    assert "".join(one["delta"].get("content") or "" for one in deltas) == "sun"
+    assert deltas[-1]["finish_reason"] == "stop"
+    got = runtime.upstream.last()
+    assert (got.target, got.values("anthropic-version")) == ("/v1/messages?a=b", ["2023-06-01"])
+    assert json.loads(bytes(got.body))["max_tokens"] == 4096
+    whole = {**message, "content": [{"type": "text", "text": "sun"}], "stop_reason": "max_tokens", "usage": {}}
+    runtime.upstream.answer_with(Answer.of(json.dumps(whole), headers=JSON))
+    reply = runtime.send("/chat/v1/chat/completions", **ask("x"))
+    (choice,) = json.loads(reply.body)["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("sun", "length")
+    assert runtime.send("/chat/v1/chat/completions", **ask("x", logprobs=True)).status == 400
+    runtime.upstream.answer_with(Answer.of(b'{"type":"error","error":{"message":"busy"}}', status=529, headers=JSON))
+    reply = runtime.send("/chat/v1/chat/completions", **ask("x"))
+    assert (reply.status, json.loads(reply.body)["error"]["message"]) == (529, "busy")

@@ -9,7 +9,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from integration.harness.engine import EngineProcess
 from integration.harness.envoy import Envoy
 from integration.harness.generated_envoy import envoy_for
 from integration.harness.load import Load
+from integration.harness.marked import GOOD, MARKING, outcome, until
 from integration.harness.upstream_process import UpstreamProcess
 from integration.runtime_stack import TEST_POLICIES, scripted
 from policy_engine.envoy.filter_config import ENGINE_CLUSTER
@@ -28,20 +29,9 @@ from policy_engine.envoy.filter_config import ENGINE_CLUSTER
 CONNECTIONS = 8
 HEALTH_CHECK_S = 1.5
 """A little more than the interval of Envoy's health checks."""
-GOOD = "marked twice"
 
 
-def mark(wait: float) -> dict[str, object]:
-    """What the chain does on each side: it takes a moment, so that requests are in flight whenever an engine drains."""
-    return {"set": {"x-mark": "1"}, "wait": wait}
-
-
-CHAINS = chains(
-    chain(
-        "r",
-        scripted(request_headers=mark(0.02), request_body={"upper": True}, response_headers=mark(0.02)),
-    )
-)
+CHAINS = chains(chain("r", scripted(**MARKING)))
 
 
 @dataclass(slots=True)
@@ -80,14 +70,6 @@ class Site:
         return Load(self.envoy.port, request, outcome, workers=CONNECTIONS)
 
 
-def outcome(reply: Reply) -> str:
-    """Return GOOD when both sides went through the chain, else what happened instead."""
-    if reply.status != 200:
-        return f"{reply.status} {reply.body[:80]!r}"
-    request = dict(reply.json()["headers"])
-    return GOOD if (reply.header("x-mark"), request.get("x-mark")) == ("1", "1") else "not marked"
-
-
 @contextmanager
 def site(transport: str, workers: int = 1) -> Iterator[Site]:
     # Not pytest's directory: the path of a Unix socket must be short (108 bytes, unix(7)).
@@ -106,13 +88,6 @@ def site(transport: str, workers: int = 1) -> Iterator[Site]:
         finally:
             for engine in running.engines:
                 engine.stop()
-
-
-def until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20.0
-    while not holds():
-        assert time.monotonic() < deadline, f"not {what}"
-        time.sleep(0.02)
 
 
 def test_a_rolling_restart_loses_no_request(transport: str) -> None:

@@ -106,6 +106,8 @@ def test_a_cache_stores_nothing_that_envoy_answered() -> None:
         policy("llm-budget", budgets=[{"name": "b", "amount": 1000, "window": "day"}], answer_reserve=1),
         policy("llm-prompt-guard", prompt={"deny_words": ["jailbreak"]}, answer={"deny_words": ["falcon"]}),
         policy("llm-token-limit", max_stream_tokens=1),
+        policy("llm-translate", upstream="anthropic"),
+        policy("llm-usage", models=["none"]),
         policy("mcp-authorize", rules=[{"name": "all", "action": "allow"}]),
         policy("pii-masking", detect=["email"]),
     ],

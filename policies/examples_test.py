@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from policy_builder.discover.platform import Platform
 from policy_builder.discover.policy_source import discover_directory
 from policy_builder.validate.interface import check_interface
 from policy_engine.documents.diagnostics import Rule
+from policy_engine.sdk import RequestMutation, ResponseMutation
 from policy_engine.sdk.hooks import phases_of
-from policy_engine.sdk.testing import policy_class
+from policy_engine.sdk.testing import policy_class, request, response
+from policy_engine.worker.chains.constant_actions import is_constant
 from policy_engine.worker.policies.parameters import ParameterSchema
 
 ROOT = Path(__file__).parent
 DIRECTORIES = sorted(path.parent for path in ROOT.glob("*/v*/policy.yaml"))
 KEYS = ["name", "version", "description", "entrypoint", "phases", "parameters", "examples"]
+SIDES = ("request", "response")
 OPTIONAL = ("authenticates", "request_attributes", "forwarding_namespaces")
 AUTHENTICATE = (
     *("api-key-validation", "authorize", "basic-auth", "csrf", "ext-auth", "ip-allow", "jwt-validation"),
@@ -115,3 +119,36 @@ def test_no_body_hook_is_known_to_hold_the_event_loop(directory: Path) -> None:
     assert policy.manifest is not None
     findings = check_interface(policy.manifest, policy.where, policy.files)
     assert [str(one) for one in findings if one.rule is Rule.HELD_TIME] == []
+
+
+@pytest.mark.parametrize("directory", DIRECTORIES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_an_action_that_is_returned_again_and_again_is_constant(directory: Path) -> None:
+    """The engine keeps such ones ready unless somebody else holds a part of them."""
+    found = document(directory)
+    fixed = {side: {"set": {"x-a": "1"}, "append": {"x-b": ["1", "2"]}, "remove": ["x-c"]} for side in SIDES}
+    more = [fixed] if found["name"] == "set-header" else []
+    for example in [*more, *(one["parameters"] for one in found["examples"])]:
+        checked = ParameterSchema(found["parameters"]).check(example)
+        made = policy_class(directory)(checked.parameters)
+        asked, answer = request("GET", "/"), response(200)
+        for hook, given in (("on_request_headers", (asked,)), ("on_response_headers", (asked, answer))):
+            if hook not in vars(type(made)):
+                continue
+            first, second = (getattr(made, hook)(*given) for _ in range(2))
+            if first is second and isinstance(first, RequestMutation | ResponseMutation):
+                del second
+                assert not first.dynamic_metadata
+                assert is_constant(first), example
+
+
+def test_a_cache_knows_the_metadata_of_every_policy_that_tells_clients_apart() -> None:
+    """What is stored for one of them would be everybody's; those in `nobody` say nothing of who a client is."""
+    nobody = {"authorize", "mcp", "webhook_signature"}
+    found: set[str] = set()
+    for directory in DIRECTORIES:
+        if document(directory).get("authenticates"):
+            for source in directory.glob("*.py"):
+                if not source.name.endswith("_test.py"):
+                    found |= set(re.findall(r'\.metadata\["(\w+)"\] =', source.read_text()))
+    default = document(ROOT / "cache" / "v1_0_0")["parameters"]["properties"]["authenticated_by"]["default"]
+    assert set(default) == found - nobody

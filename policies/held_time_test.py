@@ -126,6 +126,9 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
             "answer": {"deny_words": ["bad"], "action": "redact"},
         }
     },
+    "llm-router": {"": {"routes": [{"model": "*", "targets": [{"backend": "a", "model": "b"}]}]}},
+    "llm-translate": {"": {"upstream": "anthropic", "unsupported": "drop"}},
+    "llm-usage": {"": {"models": ["*a*b*c", "*"]}},
     "mcp-authorize": {
         "": {
             "rules": [
@@ -204,7 +207,7 @@ class Rig:
                 headers,
                 method="POST" if sends else "GET",
                 end=not sends,
-                path=f"/{time.time_ns()}",
+                path=f"/{time.time_ns()}/chat/completions",
                 body_modes=modes,
             )
             for message in (first, response_headers(200, headers)):

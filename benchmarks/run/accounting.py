@@ -31,6 +31,40 @@ def usage(pid: int) -> Usage:
     return Usage(ticks / _TICKS_PER_S, pages * _PAGE_BYTES)
 
 
+def memory(pid: int) -> tuple[int, int]:
+    """Return the bytes that `pid` and everything below it have as PSS, and as if nobody else used the same files.
+
+    PSS (proc_pid_smaps(5)) splits each page among the processes that have it. Programs that happen to run share the
+    interpreter and C libraries with what is measured; the second number has each page of them once and whole.
+    """
+    rollups = [_rollup(member) for member in family(pid)]
+    own = sum(one["Pss_Anon"] + one.get("Pss_Shmem", 0) for one in rollups)
+    files: dict[str, int] = {}
+    for member in family(pid):
+        for name, resident in _files(member):
+            files[name] = max(files.get(name, 0), resident)
+    return sum(one["Pss"] for one in rollups), own + sum(files.values())
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    _, *lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    return {name: int(value.split()[0]) << 10 for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _files(pid: int) -> Iterator[tuple[str, int]]:
+    """Yield each mapping of a file, and the bytes of it that are in memory and still the file's."""
+    name, resident = "", 0
+    for line in (_PROC / str(pid) / "smaps").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "Rss":
+            resident = int(value.split()[0]) << 10
+        elif key == "Anonymous" and name.startswith("/"):
+            yield name, resident - (int(value.split()[0]) << 10)
+        elif "-" in key:
+            _range, _mode, offset, _device, _inode, *path = line.split(maxsplit=5)
+            name = f"{path[0]} {offset}" if path else ""
+
+
 def family(pid: int) -> list[int]:
     """Return `pid` and its descendants, oldest first."""
     children = _children()

@@ -16,10 +16,14 @@ from benchmarks.run.servers import Address, EngineServer, Peer, PeerServer
 from benchmarks.scenarios.chains import Chain, Phases
 from integration.harness.envoy import Envoy, EnvoyProcess
 from integration.harness.envoy_config import Bootstrap, Route
+from integration.harness.processes import ProcessError
 
 KEY = "orders"
 """Route key of a lane with one route."""
 _HOSTS = 1000
+_ATTEMPTS = 4
+_PORT_TAKEN = "in use"
+"""In the log of a server that finds its port taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,13 +117,34 @@ def started(lanes: Sequence[Lane], upstream_port: int, directory: Path) -> Itera
             servers.append(server)
             places.append(place)
         proxies = []
-        for lane, server, place in zip(lanes, servers, places, strict=True):
-            addresses = None if server is None else server.ready()
+        for number, (lane, place) in enumerate(zip(lanes, places, strict=True)):
+            servers[number], addresses = _ready(lane, servers[number], place, parts)
             proxies.append(parts.enter_context(EnvoyProcess(_bootstrap(lane, addresses, upstream_port), place)))
         yield [
             Running(lane=lane, directory=place, proxy=proxy, envoy=proxy.ready(), server=server)
             for lane, place, proxy, server in zip(lanes, places, proxies, servers, strict=True)
         ]
+
+
+def _ready(
+    lane: Lane, server: PeerServer | EngineServer | None, place: Path, parts: ExitStack
+) -> tuple[PeerServer | EngineServer | None, Sequence[Address] | None]:
+    """Return the server and where it listens, once it does; another one where somebody was quicker to take its port."""
+    attempts = 1
+    while server is not None:
+        try:
+            return server, server.ready()
+        except ProcessError:
+            if attempts == _ATTEMPTS or _PORT_TAKEN not in server.log().lower():
+                raise
+            server.stop()
+        attempts += 1
+        again = place / f"attempt-{attempts}"
+        again.mkdir()
+        server = _server(lane, again)
+        if server is not None:
+            parts.enter_context(server)
+    return None, None
 
 
 def spread_hosts(routes: int) -> list[str]:

@@ -20,7 +20,7 @@ def notes(*, cpp: bool) -> Mapping[str, str]:
         "load": f"{load.version('wrk')}; {load.version('h2load')}",
         "load average before": busy(),
     }
-    return {**found, "C++ peer": compiler_version()} if cpp else {**found, "C++ peer": "left out (--without-cpp)"}
+    return {**found, "C++ peer": compiler_version()} if cpp else {**found, "C++ peer": "left out"}
 
 
 def _version(name: str) -> str:

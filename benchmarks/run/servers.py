@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -11,9 +12,12 @@ import yaml
 
 from benchmarks.peers.cpp_build import cpp_server
 from benchmarks.scenarios.chains import Chain
-from integration.harness.chain_file import chain, chains
+from integration.harness.chain_file import Document, chain, chains
 from integration.harness.engine import EngineAdmin, settings
 from integration.harness.processes import Process, free_port, python_program
+from policy_engine.worker.policies.integrity import directory_digest
+from policy_engine.worker.policies.loader import SHARED
+from policy_engine.worker.policies.registry import MANIFEST_FILE
 
 _HERE = Path(__file__).parent.parent
 _POLICIES = (_HERE.parent / "policies", _HERE / "policies")
@@ -52,7 +56,10 @@ class PeerServer(Process):
 
 
 class EngineServer(Process):
-    """`policy-engine run` on one port for all workers, or with a Unix socket for each of them (docs/operator.md)."""
+    """`policy-engine run` on one port for all workers, or with a Unix socket for each of them (docs/operator.md).
+
+    `bytecode` is a directory for compiled modules that several may use, one after the other.
+    """
 
     def __init__(
         self,
@@ -62,6 +69,7 @@ class EngineServer(Process):
         transport: str = "native",
         workers: int = 1,
         socket_each: bool = False,
+        bytecode: Path | None = None,
     ) -> None:
         self.admin = EngineAdmin(free_port())
         if not socket_each:
@@ -71,21 +79,23 @@ class EngineServer(Process):
         else:
             self._addresses = [directory / f"worker-{number}.sock" for number in range(workers)]
             listen = f"unix:{directory}/worker-{{worker}}.sock"
+        policies = _policies(directory)
         document = chains(*(chain(key, *entries) for key, entries in routes.items()))
         (directory / "chains.yaml").write_text(json.dumps(document, indent=1))  # which is YAML too, without aliases
         configuration = settings(
             listen=listen,
             admin_port=self.admin.port,
             chains=str(directory / "chains.yaml"),
-            policies={"directory": str(_policies(directory))},
+            policies={"registry": str(policies / "registry.json")},
             transport=transport,
         )
         config = directory / "policy-engine.yaml"
         config.write_text(yaml.safe_dump({**configuration, "workers": workers}, sort_keys=False))
         command, env = python_program("policy_engine", "run", "--config", config)
         # Images and installed wheels have bytecode, to start from; Bazel's trees have none. Empty is unset.
-        bytecode = {"PYTHONPYCACHEPREFIX": str(directory / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
-        super().__init__("policy-engine", command, log_path=directory / "engine.log", env={**env, **bytecode})
+        env |= {"PYTHONPYCACHEPREFIX": str(bytecode or directory / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
+        env["PYTHONPATH"] += f"{os.pathsep}{policies / SHARED}"
+        super().__init__("policy-engine", command, log_path=directory / "engine.log", env=env)
 
     def ready(self) -> Sequence[Address]:
         """Return where it listens, once a configuration is active."""
@@ -94,11 +104,19 @@ class EngineServer(Process):
 
 
 def _policies(directory: Path) -> Path:
-    """Make one tree of the product's policies and those made for benchmarks: an engine takes one directory."""
+    """Make one tree of the product's policies and those made for benchmarks, with a registry as images have one."""
     tree = directory / "policies"
     tree.mkdir()
     for source in _POLICIES:
         for entry in source.iterdir():
             if entry.is_dir():
                 (tree / entry.name).symlink_to(entry.resolve())
+    listed = [_entry(manifest) for manifest in sorted(tree.glob(f"*/*/{MANIFEST_FILE}"))]
+    (tree / "registry.json").write_text(json.dumps(listed))
     return tree
+
+
+def _entry(manifest: Path) -> Document:
+    written = yaml.safe_load(manifest.read_text())
+    named = {key: written[key] for key in ("name", "version", "entrypoint")}
+    return {**named, "directory": str(manifest.parent), "digest": directory_digest(manifest.parent)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.run.course import Course, interleaved
@@ -31,12 +31,17 @@ def native(what: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`run` returns the samples; `quick` says that `--quick` includes it, `heading` what the report calls it."""
+    """`run` returns the samples; `quick` says that `--quick` includes it, `heading` what the report calls it.
+
+    `lanes` are the names of those that `--lane` can choose; `compiled` tells that the C++ peer is among them.
+    """
 
     name: str
     heading: str
     run: Callable[[Course], list[Sample]]
     quick: bool = False
+    lanes: Sequence[str] = ()
+    compiled: bool = False
 
 
 def engine(what: str, chain: Chain, phases: Phases = Phases.REQUEST, transport: str = "native") -> Lane:
@@ -49,12 +54,24 @@ def peer(name: str, which: Peer, phases: Phases = Phases.REQUEST) -> Lane:
     return Lane(name=name, server=which, phases=phases)
 
 
-def scenarios(*, cpp: bool) -> dict[str, Scenario]:
-    """Return all scenarios by name; without `cpp`, none of them has the C++ peer."""
+def scenarios(*, cpp: bool, only: Collection[str] = ()) -> dict[str, Scenario]:
+    """Return all scenarios by name; without `cpp`, none of them has the C++ peer.
+
+    With `only`, those that have lanes of these names, and no others in them.
+    """
 
     def of_lanes(name: str, heading: str, lanes: Sequence[Lane], *, quick: bool = False) -> Scenario:
         chosen = [lane for lane in lanes if cpp or lane.server is not Peer.CPP]
-        return Scenario(name=name, heading=heading, run=lambda course: interleaved(name, chosen, course), quick=quick)
+        if only:
+            chosen = [lane for lane in chosen if lane.name in only]
+        return Scenario(
+            name=name,
+            heading=heading,
+            run=lambda course: interleaved(name, chosen, course),
+            quick=quick,
+            lanes=[lane.name for lane in chosen],
+            compiled=any(lane.server is Peer.CPP for lane in chosen),
+        )
 
     every = [
         of_lanes("throughput", "Headers only, at full speed (64 connections)", _throughput(), quick=True),
@@ -71,7 +88,7 @@ def scenarios(*, cpp: bool) -> dict[str, Scenario]:
         Scenario(name="worker-killed", heading="A worker killed under load", run=worker_killed.run),
         of_lanes("smoke", "A look at whether everything runs", _smoke()),
     ]
-    return {scenario.name: scenario for scenario in every}
+    return {scenario.name: scenario for scenario in every if scenario.lanes or not only}
 
 
 NOT_IN_A_FULL_RUN = frozenset({"smoke"})

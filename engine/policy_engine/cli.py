@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +25,6 @@ from policy_engine.settings.loading import (
     add_flags,
     load_settings,
     render_settings,
-    service_links,
 )
 from policy_engine.settings.model import UnmappedRoutes, Verify
 from policy_engine.sources.route_explained import explain_key
@@ -72,6 +70,15 @@ _HEALTH_EXAMPLES = """examples:
   in an image        HEALTHCHECK CMD ["/usr/local/bin/policy-engine", "healthcheck"]
   in a compose file  healthcheck: {test: [CMD, /usr/local/bin/policy-engine, healthcheck]}
   from elsewhere     policy-engine healthcheck --health-listen 10.0.0.7:9004 --timeout 500ms
+"""
+
+_UPGRADE_EXAMPLES = """examples:
+  other code, policies or settings in place of those that run
+    policy-engine upgrade --config /etc/policy-engine/policy-engine.yaml
+  another installation of the engine
+    /opt/policy-engine-2/bin/policy-engine upgrade --config /etc/policy-engine/policy-engine.yaml
+  in the foreground, as in a container of another image
+    policy-engine run --take-over --config /etc/policy-engine/policy-engine.yaml
 """
 
 _SCHEMA_EXAMPLES = """examples:
@@ -124,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["--build-info"]:  # as people expect it of a binary
         words[0] = "build-info"
     options = parser().parse_args(words)
+    options.words = words
     unusable = int(getattr(options, "unusable", 2))
     try:
         return int(options.command(options))
@@ -172,6 +180,14 @@ def parser() -> _Parser:
         action="store_true",
         help="for development: when files of a policy change, replace the worker processes by ones with the new code",
     )
+    run.add_argument(
+        "--take-over",
+        action="store_true",
+        help="begin in place of the engine that runs: get its sockets at `upgrade.socket`, and have it end once ready",
+    )
+    _add_ready_within(run)
+    run.add_argument("--outcome", type=int, help=argparse.SUPPRESS)
+    _upgrade_command(commands)
     validate = _command(
         commands, "validate", _validate, "check chain files and policies, change nothing", shown=_OF_CHAINS
     )
@@ -228,6 +244,20 @@ def parser() -> _Parser:
     shell.add_argument("shell", choices=SHELLS, help="the shell")
     shell.set_defaults(command=_completion)
     return parser
+
+
+def _upgrade_command(commands: argparse._SubParsersAction[_Parser]) -> None:
+    text = "start a new engine in place of the one that runs, without a lost request"
+    _add_ready_within(_command(commands, "upgrade", _upgrade, text, examples=_UPGRADE_EXAMPLES))
+
+
+def _add_ready_within(parser: _Parser) -> None:
+    parser.add_argument(
+        "--ready-within",
+        default="60s",
+        metavar="TIME",
+        help="how long the new engine may take to become ready before the one that runs goes on (default 60s)",
+    )
 
 
 def _healthcheck_command(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -356,6 +386,13 @@ def _settings(options: argparse.Namespace) -> Settings:
     return load_settings(path, os.environ, options)
 
 
+def _seconds(flag: str, text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise SettingsError((Diagnostic(f"flag {flag}", f"{text!r}: expected {DURATION_FORM}"),)) from None
+
+
 def _registry(settings: Settings) -> Registry:
     policies = settings.policies
     return load_policies(policies.registry or policies.directory, strict=policies.verify is Verify.STRICT)
@@ -364,29 +401,41 @@ def _registry(settings: Settings) -> Registry:
 def _run(options: argparse.Namespace) -> int:
     # Only this command needs servers; the others should start fast.
     from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415 - see _run
-    from policy_engine.processes.supervisor import Supervisor  # noqa: PLC0415 - see _run
-    from policy_engine.processes.tls_files import check_tls  # noqa: PLC0415 - see _run
-    from policy_engine.telemetry.logs import configure_logging  # noqa: PLC0415 - see _run
+    from policy_engine.processes.command import run_engine  # noqa: PLC0415 - see _run
+    from policy_engine.processes.handover import HandOverFailed  # noqa: PLC0415 - see _run
 
-    settings = _settings(options)
+    settings, ready_within = _settings(options), _seconds("--ready-within", options.ready_within)
     if options.reload:
         _read_sources_anew()
-    configure_logging(settings.log.level.value, settings.log.format.value)
-    for variable in service_links(os.environ):
-        logging.getLogger("policy_engine.settings").debug("ignored %s: Kubernetes sets it for a Service", variable)
     try:
-        check_tls(settings)
-    except ValueError as error:
-        return _complain(str(error), 1)
-    try:
-        supervisor = Supervisor(settings, reload=options.reload)
-        supervisor.fork_from_here()
-        return asyncio.run(supervisor.run())
+        return run_engine(
+            settings,
+            reload=options.reload,
+            taking_over=options.take_over,
+            ready_within=ready_within,
+            outcome=options.outcome,
+        )
     except PoliciesUnusable:
         raise
-    except (OSError, ValueError, WorkerFailed) as error:
-        _complain(str(error))
-        return 1
+    except (OSError, ValueError, WorkerFailed, HandOverFailed) as error:
+        return _complain(str(error), 1)
+
+
+def _upgrade(options: argparse.Namespace) -> int:
+    from policy_engine.processes.command import upgrade_engine  # noqa: PLC0415 - see _run
+    from policy_engine.processes.handover import HandOverFailed  # noqa: PLC0415 - see _run
+
+    try:
+        within = _seconds("--ready-within", options.ready_within)
+        status, text = upgrade_engine(_settings(options), options.words[1:], within)
+    except HandOverFailed as error:
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return _complain("interrupted; the engine that runs goes on as before", 1)
+    if status:
+        return _complain(text, status)
+    print(text)
+    return 0
 
 
 def _dev(options: argparse.Namespace) -> int:
@@ -532,10 +581,7 @@ def _healthcheck(options: argparse.Namespace) -> int:
     address = _settings(options).health.listen
     if address is None:
         return _complain("health.listen is off: there is nobody to ask")
-    try:
-        seconds = parse_duration(options.timeout)
-    except ValueError:
-        return _complain(f"--timeout {options.timeout!r}: expected {DURATION_FORM}")
+    seconds = _seconds("--timeout", options.timeout)
     well, text = healthcheck(address, live=options.live, timeout=seconds)
     print(text)
     return 0 if well else 1

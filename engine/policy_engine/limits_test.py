@@ -7,7 +7,7 @@ import dataclasses
 from policy_engine import limits
 from policy_engine.kernel.kernel import KernelOptions
 from policy_engine.processes.serving import WorkerOptions
-from policy_engine.processes.supervisor import worker_options
+from policy_engine.processes.worker_options import worker_options
 from policy_engine.settings.model import Settings
 from policy_engine.transport.options import Limits, ServerOptions
 from policy_engine.worker.chains.compiler import Compiler

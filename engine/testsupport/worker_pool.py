@@ -86,7 +86,7 @@ async def pool_of(
     (policy / "policy.py").write_text(CODE)
     options = WorkerOptions(
         number=0,
-        bind=(listen or f"unix:{directory}/{socket}",),
+        bind=tuple((listen or f"unix:{directory}/{socket}").split(",")),
         transport=transport,
         policies=str(directory / "policies"),
         route_key=("route_name",),

@@ -6,7 +6,9 @@ Apart from the controllers because each of them is only another way of bringing 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from policy_engine.cli import main
 HERE = Path(__file__).parent
 POLICIES = HERE.parent.parent / "policies"
 HOST = "api.example.test"
+JSON = (("content-type", "application/json"),)
 TAKEN_S = 60.0
 """How long a controller may take for a change; far above what is normal."""
 
@@ -33,13 +36,13 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """An engine whose chains are found by `source`, the setting `route_key.source`."""
+    """An engine and what stands behind it; `settings` are the engine's, by the names of environment variables."""
 
     directory: Path
     engine: EngineProcess
     upstream: Upstream
     chains: Path
-    source: str
+    settings: Mapping[str, str]
 
     @property
     def address(self) -> str:
@@ -53,27 +56,31 @@ class Attached:
         assert main([*self._command(), *options]) == 0
         return [one for one in yaml.safe_load_all(file.read_text("utf-8")) if one]
 
-    def linted(self, dump: object) -> int:
-        """Return how `policy-engine envoy-config --lint` ends for a `/config_dump?include_eds` of Envoy."""
+    def linted(self, dump: object) -> list[Any]:
+        """Return what `policy-engine envoy-config --lint` finds in a `/config_dump?include_eds` of Envoy."""
         file = self.directory / "config_dump.json"
         file.write_text(json.dumps(dump), "utf-8")
-        return main([*self._command(), "--lint", str(file)])
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            main([*self._command(), "--lint", str(file), "--json"])
+        found: list[Any] = json.loads(out.getvalue())["diagnostics"]
+        return found
 
     def _command(self) -> list[str]:
-        settings = ["--policies-directory", str(POLICIES), "--route-key-source", self.source]
-        return ["envoy-config", "--chains", str(self.chains), *settings]
+        settings = [f"--{name.lower().replace('_', '-')}={value}" for name, value in self.settings.items()]
+        return ["envoy-config", "--chains", str(self.chains), "--policies-directory", str(POLICIES), *settings]
 
 
 @contextlib.contextmanager
-def attached(chains: Path, source: str, **settings: str) -> Iterator[Attached]:
-    """Start an engine with these chains, and an upstream; further settings as `unmapped_routes="pass"`."""
+def attached(chains: Path, source: str) -> Iterator[Attached]:
+    """Start an engine with these chains, found by `source`, the setting `route_key.source`, and an upstream."""
+    # A machine that has just built a controller is slow: nothing here is about time.
+    settings = {"ROUTE_KEY_SOURCE": source, "POLICY_TIMEOUT": "20s"}
     with tempfile.TemporaryDirectory(prefix="ctl-", dir="/tmp") as name, Upstream() as upstream:
         directory = Path(name)
-        env = {"ROUTE_KEY_SOURCE": source, **{key.upper(): value for key, value in settings.items()}}
-        ours = {f"POLICY_ENGINE_{key}": value for key, value in env.items()}
-        with EngineProcess(directory, chains=chains, policies=POLICIES, env=ours, tcp=True) as engine:
+        env = {f"POLICY_ENGINE_{key}": value for key, value in settings.items()}
+        with EngineProcess(directory, chains=chains, policies=POLICIES, env=env, tcp=True) as engine:
             engine.ready()
-            yield Attached(directory=directory, engine=engine, upstream=upstream, chains=chains, source=source)
+            yield Attached(directory=directory, engine=engine, upstream=upstream, chains=chains, settings=settings)
 
 
 def yaml_of(manifests: Iterable[Manifest]) -> str:
@@ -85,6 +92,14 @@ def sent(port: int, method: str, target: str, **more: Any) -> Reply:
     """Send one request with the host of all routes here."""
     headers: Sequence[tuple[str, str]] = [("host", HOST), *more.pop("headers", ())]
     return client.send(port, method, target, headers=headers, **more)
+
+
+def announced(port: int, target: str, length: int) -> int:
+    """Announce a body of so many bytes, send none of it, and return the status of the answer."""
+    fields = f"host: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n"
+    with socket.create_connection(("127.0.0.1", port), TAKEN_S) as connection:
+        connection.sendall(f"POST {target} HTTP/1.1\r\n{fields}\r\n".encode())
+        return int(connection.makefile("rb").readline().split()[1])
 
 
 def eventually(holds: Callable[[], bool], what: str, log: Callable[[], str] = str) -> None:

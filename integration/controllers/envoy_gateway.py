@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,24 @@ class EnvoyGateway(Process):
             "metadata": {"name": "host", "namespace": "default"},
             "spec": {"provider": {"type": "Host", "host": {"envoyVersion": self._version}}},
         }
+
+
+def with_backends_of_their_own(manifests: Sequence[Any]) -> list[Manifest]:
+    """Return manifests whose policies name a Backend of their own namespace.
+
+    Without Kubernetes, Envoy Gateway 1.9.1 forgets of what kind a policy is, so that no ReferenceGrant is for it, and
+    its routes answer 500.
+    """
+    (backend,) = (one for one in manifests if one["kind"] == "Backend")
+    found = copy.deepcopy(list(manifests))
+    namespaces = set()
+    for one in found:
+        for processor in one["spec"].get("extProc", ()):
+            for ref in processor["backendRefs"]:
+                if ref.pop("namespace", None) is not None:
+                    namespaces.add(one["metadata"]["namespace"])
+    copies = ({**backend, "metadata": {**backend["metadata"], "namespace": name}} for name in sorted(namespaces))
+    return [*found, *copies]
 
 
 def _config(resources: Path, homes: dict[str, str]) -> dict[str, Any]:

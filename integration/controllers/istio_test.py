@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from integration.controllers.attached import HERE, HOST, Attached, Manifest, attached, eventually, sent
+from integration.controllers.attached import HERE, HOST, JSON, Attached, Manifest, announced, attached, eventually, sent
 from integration.controllers.istio import GatewayProxy, Istiod, istiod
 from integration.controllers.kubernetes import Kubernetes, kubernetes
+from integration.controllers.routes import rule
 from integration.harness.client import Reply
 from integration.harness.exchange import Answer
 from integration.harness.processes import free_port
@@ -127,9 +128,10 @@ def _afresh(running: Running) -> None:
     running.with_engine.upstream.reset()
 
 
-def test_the_lint_has_nothing_against_what_envoy_was_told(running: Running, capsys: pytest.CaptureFixture[str]) -> None:
-    assert running.with_engine.linted(running.proxy.config_dump()) == 0
-    assert "nothing to report" in capsys.readouterr().out
+def test_the_lint_reads_what_envoy_was_told(running: Running) -> None:
+    """All it has against it is the route that has no chain."""
+    found = running.with_engine.linted(running.proxy.config_dump())
+    assert [one["rule"] for one in found if one["severity"] == "error"] == ["envoy-route"], found
 
 
 def chains_are_those_of_their_routes(running: Running) -> None:
@@ -142,10 +144,10 @@ def chains_are_those_of_their_routes(running: Running) -> None:
     assert upstream.last().header("x-chain") == "orders"
 
     reached = len(upstream.received)
-    assert running.send("POST", "/orders", body=b'{"item": 1}').status == 200
-    assert running.send("POST", "/orders", body=b"{}").status == 400
+    assert running.send("POST", "/orders", headers=JSON, body=b'{"item": 1}').status == 200
+    assert running.send("POST", "/orders", headers=JSON, body=b"{}").status == 422
     # Another tenant's route of the same name has another chain.
-    denied = running.send("POST", "/bank", body=b'{"item": 1}')
+    denied = running.send("POST", "/bank", headers=JSON, body=b'{"item": 1}')
     assert (denied.status, denied.told) == (403, b"closed")
     # A route whose name another VirtualService has a chain for, and this one has none.
     assert running.send("GET", "/forgotten").status == 500
@@ -162,23 +164,25 @@ def test_chains_are_those_of_their_routes(running: Running) -> None:
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_above_the_buffer_of_istio_is_read_whole(running: Running, chunked: bool) -> None:
     body = json.dumps({"item": "x" * (2 << 20)}).encode()
-    reply = running.send("POST", "/orders", body=[body[:9], body[9:]] if chunked else body)
+    reply = running.send("POST", "/orders", headers=JSON, body=[body[:9], body[9:]] if chunked else body)
     assert reply.status == 200
     assert bytes(running.with_engine.upstream.last().body) == body
 
 
 def test_a_body_above_the_limit_of_the_engine_gets_413(running: Running) -> None:
-    assert running.send("POST", "/orders", body=b'"' + b"x" * (11 << 20) + b'"').status == 413
+    assert announced(running.port, "/orders", 11 << 20) == 413
     assert running.with_engine.upstream.received == []
 
 
 def test_a_streamed_response_is_masked(running: Running) -> None:
-    events = ["write to anna@exam", "ple.test today", "or not"]
-    running.with_engine.upstream.answer_with(Answer.events(events, interval_s=0.05))
+    pieces = [b"write to anna@exam", b"ple.test today", b", or not"]
+    answer = Answer(headers=[("content-type", "text/plain")], chunks=pieces, chunk_delay_s=0.05)
+    running.with_engine.upstream.answer_with(answer)
     reply = running.send("GET", "/chat")
     assert reply.status == 200
-    assert b"or not" in reply.body
-    assert b"anna@" not in reply.body
+    assert reply.body.startswith(b"write to ")
+    assert reply.body.endswith(b" today, or not")
+    assert b"anna" not in reply.body
 
 
 def test_a_route_put_in_front_opens_nothing_and_shifts_no_chain(running: Running) -> None:
@@ -194,3 +198,65 @@ def test_a_route_put_in_front_opens_nothing_and_shifts_no_chain(running: Running
     finally:
         running.api.apply(orders())
         eventually(lambda: running.send("GET", "/plain").status == 404, "changed back", running.log)
+
+
+def test_httproutes_are_closed_as_long_as_no_chain_is_for_them(running: Running) -> None:
+    """Istio makes one VirtualService of all HTTPRoutes of a host, whose rules keep their own names or get positions."""
+    port = free_port()
+    running.api.apply(*gateway_api(port))
+    running.api.apply(http_orders("shop", "/orders"), http_orders("bank", "/bank"))
+    with GatewayProxy(
+        running.with_engine.directory, "web", envoy(NEWEST), running.control, "istio-system", LABELS | WEB
+    ) as proxy:
+        proxy.ready()
+
+        def send(method: str, target: str) -> int:
+            return sent(port, method, target).status
+
+        eventually(lambda: send("GET", "/bank") == 500, "served", lambda: running.log() + proxy.log())
+        print(json.dumps(list(_routes(proxy.config_dump())), indent=1))
+        assert running.with_engine.upstream.received == []
+
+
+WEB = {"gateway.networking.k8s.io/gateway-name": "web"}
+
+
+def _routes(node: Any) -> Iterator[Any]:
+    if isinstance(node, dict):
+        if "match" in node and "route" in node:
+            yield {key: node.get(key) for key in ("name", "match", "metadata")}
+        for value in node.values():
+            yield from _routes(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _routes(value)
+
+
+def gateway_api(port: int) -> list[Manifest]:
+    listener = {"name": "http", "protocol": "HTTP", "port": port, "allowedRoutes": {"namespaces": {"from": "All"}}}
+    return [
+        {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "Gateway",
+            "metadata": {"name": "web", "namespace": "istio-system"},
+            "spec": {
+                "gatewayClassName": "istio",
+                "infrastructure": {"labels": LABELS},
+                "listeners": [listener],
+            },
+        }
+    ]
+
+
+def http_orders(namespace: str, path: str) -> Manifest:
+    ref = {"group": "networking.istio.io", "kind": "Hostname", "name": UPSTREAM, "port": 80}
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": {"name": "orders", "namespace": namespace},
+        "spec": {
+            "parentRefs": [{"name": "web", "namespace": "istio-system"}],
+            "hostnames": [HOST],
+            "rules": [rule(path, "POST", "create", ref), rule(path, backend=ref)],
+        },
+    }

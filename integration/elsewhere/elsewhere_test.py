@@ -32,6 +32,16 @@ def test_the_image_has_all_with_what_they_need() -> None:
     assert "acme-stamp" not in needed
 
 
+def test_the_image_of_another_module_has_policies_of_this_one_and_the_same_engine() -> None:
+    (built,) = (one for one in HERE.parents[2].glob("*/image.layers") if one.parent.name != "_main")
+    registry, information = (json.loads((built / f"{name}.json").read_text()) for name in ("registry", "build-info"))
+    here = {one["name"]: one["digest"] for one in json.loads((HERE / "image.layers/registry.json").read_text())}
+    assert [one["name"] for one in registry] == ["add-team", "jwt-validation", "set-header"]
+    assert {one["digest"] for one in registry} & set(here.values()) == {here["add-team"], here["set-header"]}
+    assert [one["name"] for one in information["libraries"]] == ["policy_expressions", "policy_jwt"]
+    assert information["engine"] == json.loads((HERE / "image.layers/build-info.json").read_text())["engine"]
+
+
 def test_policy_builder_finds_the_same_policies(tmp_path: Path) -> None:
     registry = {one["name"]: one["digest"] for one in json.loads((HERE / "image.layers/registry.json").read_text())}
     elsewhere = tmp_path / "integration/elsewhere"

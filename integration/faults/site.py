@@ -82,10 +82,12 @@ class Course:
 
 
 @contextmanager
-def loaded(port: int, terms: Terms, target: str = "/r/x", headers: HeaderList = ()) -> Iterator[Course]:
+def loaded(
+    port: int, terms: Terms, target: str = "/r/x", headers: HeaderList = (), rate: float = RATE
+) -> Iterator[Course]:
     """Keep the load up: a little before the fault, which the context is, and after it for as long as `terms` say."""
     began = time.monotonic()
-    with SteadyLoad(port, target, RATE, headers=headers, mark=MARK) as load:
+    with SteadyLoad(port, target, rate, headers=headers, mark=MARK) as load:
         time.sleep(_BEFORE_S)
         course = Course(load, over=time.monotonic())
         yield course
@@ -125,6 +127,7 @@ class Site:
         env = {
             "POLICY_ENGINE_WORKERS": str(WORKERS),
             "POLICY_ENGINE_LISTEN": f"unix:{own}/w{{worker}}.sock",
+            "POLICY_ENGINE_UPGRADE_SOCKET": f"{own}/upgrade.sock",
             **self.env,
         }
         engine = EngineProcess(own, chains=self.chains.path, policies=self.policies, env=env, hosts=self.hosts)
@@ -156,9 +159,9 @@ class Site:
         documents = [engine.admin.document("/chains") for engine in self.engines]
         return all(route in {one["route_key"] for one in document["routes"]} for document in documents)
 
-    def loaded(self, terms: Terms, *, headers: HeaderList = ()) -> AbstractContextManager[Course]:
+    def loaded(self, terms: Terms, *, headers: HeaderList = (), rate: float = RATE) -> AbstractContextManager[Course]:
         """Put the load on Envoy."""
-        return loaded(self.port, terms, headers=headers)
+        return loaded(self.port, terms, headers=headers, rate=rate)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from integration.faults.workers import holding
 from integration.runtime_stack import TEST_POLICIES
 
 _STOPPED_S = 4.0
+_UPGRADE_RATE = 500.0
 _NOTICED_S = 2.0
 _STRAY = (
     *(signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO),
@@ -67,6 +68,19 @@ def rolled(terms: Terms) -> Measured:
     return course.measured()
 
 
+def upgraded(terms: Terms) -> Measured:
+    """`policy-engine upgrade`, twice, of the only engine, under more load than other faults have."""
+    with site(holding(), TEST_POLICIES, terms.engines) as running, running.loaded(terms, rate=_UPGRADE_RATE) as course:
+        engine = running.engines[0]
+        for _ in range(2):
+            status, output = engine.upgrade()
+            course.expect(status == 0, output)
+        course.fault_ends()
+        course.expect(engine.wait(PATIENCE_S) == 0, "the first engine did not end well")
+        course.whole_again(running.ready, "ready")
+    return course.measured()
+
+
 def signalled(terms: Terms) -> Measured:
     """Every signal that ends or stops a process that does not care, to the whole process group."""
     with site(holding(), TEST_POLICIES, terms.engines) as running:
@@ -110,6 +124,12 @@ SCENARIOS = (
         run=rolled,
         promise=Promise(failed=0, recovered=8.0),
         engines=2,
+    ),
+    Scenario(
+        name="engine-upgraded",
+        fault=f"the only engine upgraded, twice, under {_UPGRADE_RATE:g} requests/s",
+        run=upgraded,
+        promise=Promise(failed=0, recovered=8.0),
     ),
     Scenario(
         name="signals",

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
+import signal
+import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from integration.harness import client
-from integration.harness.processes import Process, free_port, python_program
+from integration.harness.processes import STOP_TIMEOUT_S, Process, free_port, python_program
 
 Settings = dict[str, Any]
 
@@ -121,12 +127,50 @@ class EngineProcess(Process):
             )
         )
         command, base = python_program("policy_engine", "run", "--config", config, *flags)
+        self._config, self._env = config, {**base, **(env or {})}
         if hosts is not None:
             command = [*_WITH_HOSTS, hosts, *command]
         if sealed:
             command = [*_SEALED, *command]
-        super().__init__("policy-engine", command, log_path=directory / "engine.log", env={**base, **(env or {})})
+        super().__init__("policy-engine", command, log_path=directory / "engine.log", env=self._env)
 
     def ready(self) -> None:
         """Return when it is ready. Raises ProcessError when it refuses to start."""
         self.wait_until(self.admin.is_ready, what="ready")
+
+    def start_upgrade(self, *flags: str) -> subprocess.Popen[str]:
+        """Start `policy-engine upgrade` with the same settings; the new engine writes to the same log."""
+        command, _ = python_program("policy_engine", "upgrade", "--config", self._config, *flags)
+        return subprocess.Popen(
+            [*map(str, command)], env=self._env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def upgrade(self, *flags: str, timeout_s: float = 120.0) -> tuple[int, str]:
+        """Run it; return its exit status and what it printed."""
+        with self.start_upgrade(*flags) as command:
+            output, _ = command.communicate(timeout=timeout_s)
+            return command.returncode, output
+
+    @property
+    def successors(self) -> list[int]:
+        """The process ids of engines that got the sockets of this one, or of one that took over from it, in order."""
+        return [int(one) for one in re.findall(r"\(pid (\d+)\) gets the sockets", self.log())]
+
+    def stop(self, *, sign: signal.Signals = signal.SIGTERM, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """End it and its successors, which are in process groups of their own."""
+        status = super().stop(sign=sign, timeout_s=timeout_s)
+        for pid in self.successors:
+            end_group(pid, sign, timeout_s)
+        return status
+
+
+def end_group(pid: int, sign: signal.Signals, timeout_s: float) -> None:
+    """End process `pid` that leads a group, and is no child of ours, by `sign`; after `timeout_s` all of the group."""
+    deadline = time.monotonic() + timeout_s
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, sign)
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.02)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)

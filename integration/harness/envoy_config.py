@@ -27,8 +27,8 @@ class Route:
     """A route by path prefix. `name` is what the engine gets as `xds.route_name`; empty means it has none.
 
     `overrides` is the route's `ExtProcPerRoute.overrides`, `disabled` switches the filter off, `metadata` is the
-    route's filter metadata, `domain` the host it is for. `idle_timeout`
-    is a duration such as `1s`; empty leaves it to Envoy.
+    route's filter metadata, `domain` the host it is for, `cluster_header` the request header that names the cluster in
+    place of `cluster`. `idle_timeout` is a duration such as `1s`; empty leaves it to Envoy.
     """
 
     prefix: str
@@ -37,6 +37,7 @@ class Route:
     disabled: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     cluster: str = UPSTREAM_CLUSTER
+    cluster_header: str = ""
     domain: str = "*"
     idle_timeout: str = ""
 
@@ -44,7 +45,7 @@ class Route:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bootstrap:
     """What differs between tests. `engine` is a port of 127.0.0.1 or the path of a Unix socket, or several of them (a
-    worker each); None leaves the filter out.
+    worker each); None leaves the filter out. `upstreams` are the ports of further clusters by their names.
 
     Ports 0 let Envoy choose; its admin endpoint tells. `message_timeout` is long because a test machine may stall
     and the engine has its own time limits (R-12); 200 ms is Envoy's default.
@@ -56,6 +57,7 @@ class Bootstrap:
     listener_port: int = 0
     admin_port: int = 0
     upstream_http2: bool = False
+    upstreams: Mapping[str, int] = field(default_factory=dict)
     message_timeout: str = "10s"
     buffer_limit_bytes: int = 12 * 1024 * 1024
     ext_proc: Mapping[str, Any] = field(default_factory=dict)
@@ -70,7 +72,8 @@ def bootstrap_yaml(bootstrap: Bootstrap) -> str:
 
 
 def _bootstrap(bootstrap: Bootstrap) -> Config:
-    clusters = [_cluster(UPSTREAM_CLUSTER, [bootstrap.upstream_port], http2=bootstrap.upstream_http2)]
+    upstreams = {UPSTREAM_CLUSTER: bootstrap.upstream_port, **bootstrap.upstreams}
+    clusters = [_cluster(name, [port], http2=bootstrap.upstream_http2) for name, port in upstreams.items()]
     if bootstrap.engine is not None:
         engines = [bootstrap.engine] if isinstance(bootstrap.engine, int | Path) else bootstrap.engine
         clusters.insert(0, _cluster(ENGINE_CLUSTER, engines, http2=True))
@@ -142,7 +145,8 @@ def _ext_proc(bootstrap: Bootstrap) -> Config:
 
 
 def _route(route: Route) -> Config:
-    config: Config = {"match": {"prefix": route.prefix}, "route": {"cluster": route.cluster}}
+    to = {"cluster_header": route.cluster_header} if route.cluster_header else {"cluster": route.cluster}
+    config: Config = {"match": {"prefix": route.prefix}, "route": to}
     if route.idle_timeout:
         config["route"]["idle_timeout"] = route.idle_timeout
     if route.name:

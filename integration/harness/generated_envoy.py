@@ -15,10 +15,12 @@ from policy_engine.cli import main
 
 @contextmanager
 def envoy_for(directory: Path, engines: Sequence[int | Path], upstream: int, policies: Path) -> Iterator[Envoy]:
-    """Run it for engines at these Unix sockets, with the chains of `chains.yaml` in `directory`."""
+    """Run it for engines at these Unix sockets and ports, with the chains of `chains.yaml` in `directory`."""
     config, admin = directory / "envoy.yaml", directory / "admin"
     written_for = ["--chains", str(directory / "chains.yaml"), "--policies-directory", str(policies)]
-    where = [part for one in engines for part in ("--engine", f"unix:{one}")]
+    where = [
+        part for one in engines for part in ("--engine", f"unix:{one}" if isinstance(one, Path) else f"127.0.0.1:{one}")
+    ]
     where += ["--upstream", f"127.0.0.1:{upstream}", "--ingress", "127.0.0.1:0", "--envoy-admin", "127.0.0.1:0"]
     assert main(["envoy-config", "--bootstrap", "--output", str(config), *where, *written_for]) == 0
     argv: list[str | Path] = [envoy_binary(), *ARGUMENTS, "-c", config, "--admin-address-path", admin]

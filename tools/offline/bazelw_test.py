@@ -176,7 +176,9 @@ def test_a_wrapper_a_link_and_a_directory_below_lead_to_the_same(machine: Machin
 def test_the_wrapper_of_the_example_leads_here(machine: Machine) -> None:
     machine.install("bazelisk", GOOD)
     example = machine.root / "engine/examples/own-repository"
-    shutil.copytree(ENGINE / "examples/own-repository", example)
+    example.mkdir(parents=True)
+    for name in ("bazelw", "MODULE.bazel"):
+        shutil.copyfile(ENGINE / "examples/own-repository" / name, example / name)
     for name in ("bazelw", ".bazelversion"):
         shutil.copyfile(ENGINE / name, machine.root / "engine" / name)
     (machine.root / "engine/bazelw").chmod(0o755)
@@ -198,6 +200,16 @@ def test_what_is_no_workspace_of_the_engine_is_refused(machine: Machine, module:
         (machine.workspace / "MODULE.bazel").write_text(module)
     done = machine.run("build", "//:image")
     assert (done.returncode, expected in done.stderr) == (1, True), done.stderr
+
+
+def test_a_disk_without_room_is_told_before_anything_is_built(machine: Machine) -> None:
+    machine.install("id", "echo 0\n")
+    machine.install("df", "echo header; echo /dev/x 9 9 204800 9% /\n")
+    machine.install("debootstrap", "exit 1\n")
+    done = machine.run("info", BAZELW_MODE="offline", DEBIAN_MIRROR="http://127.0.0.1:9/debian")
+    assert done.returncode == 1
+    assert f"{machine.root}/bazelw has 200 MB left" in done.stderr
+    assert not list((machine.root / "bazelw").glob("root-*"))
 
 
 def test_a_mode_that_is_none_is_refused(machine: Machine) -> None:

@@ -38,7 +38,7 @@ ENGINE: Mapping[str, str] = {
     "envoy": f"sdk settings sources kernel transport transport.listen {_WORKER}",
     "envoy.lint": "sdk documents settings kernel envoy worker.chains",
     "envoy.command": "sdk documents settings sources kernel envoy envoy.lint worker.policies",
-    "dev": f"settings envoy processes {_WORKER}",
+    "dev": f"settings envoy processes telemetry transport.listen {_WORKER}",
     "explain": f"sdk kernel kit {_WORKER}",
     "explain.arguments": "",
     "explain.offline": f"sdk settings sources kernel {_WORKER}",

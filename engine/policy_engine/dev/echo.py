@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+import json
+
+from policy_engine.telemetry.web import Handler, Request, Response, Server
+from policy_engine.transport.listen import bind, bound_address
 
 _MOST = 64 << 20
 """Bytes of a body that it takes; above every limit of an engine that is tried out."""
@@ -13,33 +16,30 @@ class Echo:
     """Answers 200 to everything, as JSON: method, target, headers as they came, body as text. `address` is where."""
 
     def __init__(self) -> None:
-        application = web.Application(client_max_size=_MOST)
-        application.router.add_route("*", "/{path:.*}", _answer)
-        self._runner = web.AppRunner(application, access_log=None)
+        self._server = Server({}, around=[_answer], most_body=_MOST)
         self.address = ""
 
     async def start(self) -> None:
         """Listen on a free port of 127.0.0.1."""
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        self.address = f"{host}:{port}"
+        listener = bind("127.0.0.1:0")
+        await self._server.start(listener)
+        self.address = bound_address(listener)
 
     async def close(self) -> None:
         """Stop."""
-        await self._runner.cleanup()
+        await self._server.close()
 
 
-async def _answer(request: web.Request) -> web.Response:
-    body = await request.read()
+async def _answer(request: Request, _: Handler) -> Response:
     headers: dict[str, list[str]] = {}
-    for name, value in request.headers.items():
-        headers.setdefault(name.lower(), []).append(value)
+    for name, value in request.lines:
+        if name not in _HOP_BY_HOP:
+            headers.setdefault(name, []).append(value)
     told = {
         "method": request.method,
-        "target": request.raw_path,
+        "target": request.target,
         "authority": request.host,
-        "headers": {name: values for name, values in headers.items() if name not in _HOP_BY_HOP},
-        "body": body.decode(errors="replace"),
+        "headers": headers,
+        "body": request.text,
     }
-    return web.json_response(told)
+    return Response(json.dumps(told), content_type="application/json; charset=utf-8")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import random
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
@@ -27,6 +29,7 @@ from policy_engine.worker.chains.tracing import trace_id
 from policy_engine.worker.conditions.condition import Condition, ConditionError
 
 _LONGEST = 200
+_KEPT = 50
 
 
 class DecisionLog:
@@ -39,6 +42,8 @@ class DecisionLog:
         self._logger = logger
         self._lines = RepeatedLines(logger)
         self._masking = Masking()
+        self.recent: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        """What the last lines say, for the admin page."""
 
     def answered(
         self, step: Step, answer: ImmediateResponse, request: Request, error: BaseException | None = None
@@ -108,6 +113,7 @@ class DecisionLog:
             **decided,
         }
         facts["reason"] = self._masking.text(facts["reason"]) if facts.get("reason") else None
+        self.recent.append({"time": time.time(), **_without_nothing(facts)})
         self._lines.say(logging.INFO, kind, *_in_words(facts), extra=_without_nothing(facts))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,27 @@ def test_a_directory_that_comes_later_is_written_to(tmp_path: Path) -> None:
     logger.info("two")
     close()
     assert [json.loads(line)["message"] for line in file.read_text().split("\n")[:-1]] == ["one\n{}", "two"]
+
+
+def test_a_pipe_holds_nobody_up_without_a_reader_or_with_one_that_does_not_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decision_output, "_repeated", RepeatedLines(logging.getLogger("test.repeated")))
+    pipe = tmp_path / "decisions"
+    os.mkfifo(pipe)
+    logger, close = decision_logger(str(pipe), "", "s", 0)
+    logger.info("nobody reads this")
+    assert "No such device or address" in caplog.text
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as reader:
+        logger.info("first")
+        assert json.loads(reader.readline())["message"] == "first"
+        for number in range(2000):  # more than a pipe takes
+            logger.info("%d %s", number, "x" * 100)
+        assert "Resource temporarily unavailable" in caplog.text
+        assert reader.read().count("\n") > 100
+        logger.info("read again")
+        assert json.loads(reader.read().splitlines()[-1])["message"] == "read again"
+    close()
 
 
 def test_a_collector_gets_log_records() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from policy_engine.kernel.accepted_codings import narrow
@@ -20,7 +21,7 @@ from policy_engine.kernel.reply import ProcessingMode, duplex_replies, headers_r
 from policy_engine.kernel.sides import Side, first_closed
 from policy_engine.kernel.stream import Replies
 from policy_engine.sdk import Headers, Request, Response, ResponseOrigin
-from policy_engine.sdk.headers import HeaderEdit
+from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.worker.chains.executor import Outcome, run
 
 _BODY_NOT_TAKEN = (408, 413)
@@ -33,7 +34,7 @@ def request_headers(phases: Phases, *, bodiless: bool) -> Result:
     """Run the request's headers; `bodiless` when they end the request."""
     if phases.modes.endless is not None and is_endless(phases.request):
         if phases.modes.needs_end:
-            return _judged_first(phases, lambda _: _refused_as_endless(phases))
+            return _judged_first(phases, partial(_refused_as_endless, phases))
         phases.modes = phases.modes.endless
     elif phases.modes.observed_request is not None:
         phases.modes = phases.modes.observed_request[_gathering(phases, phases.request.headers, ends=bodiless)]
@@ -113,14 +114,14 @@ def _headers(  # what every step of this phase is given
             return side.pass_reply
         phases.collection = Collection(phases.kernel, begun)
         return None
+    elif side.constant is not None and not comes and not begun.edits:
+        for edit in side.constant.edits:
+            apply_edit(view.headers, edit)
+        return side.constant.answer()
     outcome = run(phases.exchange, side.on_headers, arguments, begun)
     if isinstance(outcome, Outcome):
         return _headers_done(phases, side, view, outcome, arguments, empty=empty)
-
-    def later(done: Outcome) -> Result:
-        return _headers_done(phases, side, view, done, arguments, empty=empty)
-
-    return then(outcome, later)
+    return then(outcome, partial(_headers_done, phases, side, view, arguments=arguments, empty=empty))
 
 
 def _too_large(phases: Phases, side: Side, view: Request | Response, arguments: list[Any]) -> Result:
@@ -136,7 +137,7 @@ def _too_large(phases: Phases, side: Side, view: Request | Response, arguments: 
     return _judged_first(phases, refuse)
 
 
-def _refused_as_endless(phases: Phases) -> Result:
+def _refused_as_endless(phases: Phases, _judged: Outcome) -> Result:
     """Answer in the place of the first policy that would wait for the end of a body."""
     sides = (phases.modes.request, phases.modes.response)
     waiting = [step.entry for side in sides for step in side.on_body if not step.fails_open]
@@ -166,7 +167,7 @@ def _headers_done(
         return _reply(phases, side, view, outcome, replaced=replaced)
     return then(
         run(phases.exchange, side.on_body, arguments, outcome),
-        lambda done: _reply(phases, side, view, done, replaced=replaced),
+        partial(_reply, phases, side, view, replaced=replaced),
     )
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from policy_engine.kernel.route_key import attribute
@@ -25,4 +26,8 @@ def origin_of(message: Any) -> ResponseOrigin | Callable[[], ResponseOrigin]:
     """
     if not message.attributes:
         return "upstream"
-    return lambda: "upstream" if attribute(message, RESPONSE_DETAILS) in ("", _VIA_UPSTREAM) else "envoy"
+    return partial(_told, message)
+
+
+def _told(message: Any) -> ResponseOrigin:
+    return "upstream" if attribute(message, RESPONSE_DETAILS) in ("", _VIA_UPSTREAM) else "envoy"

@@ -23,7 +23,7 @@ from policy_engine.kernel.sides import Side
 from policy_engine.kernel.stream import Peer, Replies
 from policy_engine.sdk import ImmediateResponse, Request, Response
 from policy_engine.sdk.repeated_lines import RepeatedLines
-from policy_engine.worker.chains.closing import close_chains
+from policy_engine.worker.chains.closing import leave
 from policy_engine.worker.chains.compiled import Step
 from policy_engine.worker.chains.executor import Exchange, Outcome
 
@@ -221,7 +221,4 @@ class Phases:
         if tracing is not None and self.request.trace is not None:
             tracing.end(self.request.trace)
         self.request.forget_states()
-        usage = chain.usage
-        usage.streams -= 1
-        if usage.retired and usage.streams == 0:
-            close_chains((chain,))
+        leave(chain)

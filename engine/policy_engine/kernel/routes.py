@@ -12,7 +12,16 @@ from typing import Any
 from policy_engine.kernel.nearest_names import NearestNames
 from policy_engine.kernel.outer_policies import OuterSteps
 from policy_engine.kernel.reply import STREAMING, ProcessingMode, mode_override
-from policy_engine.kernel.sides import GATHERED, OBSERVED, Side, first_closed, is_observed, request_side, response_side
+from policy_engine.kernel.sides import (
+    GATHERED,
+    OBSERVED,
+    ConstantHeaders,
+    Side,
+    first_closed,
+    is_observed,
+    request_side,
+    response_side,
+)
 from policy_engine.worker.chains.compiled import CompiledChain, Snapshot, Step
 from policy_engine.worker.chains.needs import BodyMode, Needs
 from policy_engine.worker.chains.route_patterns import RoutePatterns, is_pattern
@@ -33,7 +42,8 @@ class Modes:
     `guard` is the first policy of the response body that fails closed, `probe` what is asked in doubt; see `promises`.
     `endless` is what is asked where bodies do not end, None for a chain that needs none whole; `needs_end` is whether
     policies that fail closed do. `observed_request` and `observed_response` take the place of these modes when the
-    headers of a side have come whose body only shadows read: the modes by what its length allows.
+    headers of a side have come whose body only shadows read: the modes by what its length allows. `constant` is what
+    becomes of both sides' headers where that is known before a request comes, and nothing else is looked at.
     """
 
     request: Side
@@ -45,6 +55,16 @@ class Modes:
     needs_end: bool = False
     observed_request: Mapping[int, Modes] | None = None
     observed_response: Mapping[int, Modes] | None = None
+    constant: tuple[ConstantHeaders, ConstantHeaders] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Work out once whether requests differ at all."""
+        sides = (self.request, self.response)
+        request, response = (side.constant for side in sides)
+        constant = None
+        if request is not None and response is not None and not any(side.reads or side.on_trailers for side in sides):
+            constant = request, response
+        object.__setattr__(self, "constant", constant)
 
 
 @dataclass(slots=True, eq=False)

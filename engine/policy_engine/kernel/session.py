@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
@@ -23,13 +24,16 @@ from policy_engine.kernel.kernel import Kernel
 from policy_engine.kernel.later import Result
 from policy_engine.kernel.origin import origin_of
 from policy_engine.kernel.phases import Phases
+from policy_engine.kernel.promises import doubt
 from policy_engine.kernel.reply import headers_reply, immediate_reply, passed_reply, trailers_reply
 from policy_engine.kernel.route_key import has_no_route
-from policy_engine.kernel.routes import Route, Routes, StaticModes
+from policy_engine.kernel.routes import Modes, Route, Routes, StaticModes
 from policy_engine.kernel.stream import Peer, StreamError
 from policy_engine.kernel.trailers_phase import trailers
 from policy_engine.sdk import Headers, ImmediateResponse, Request
+from policy_engine.sdk.headers import apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
+from policy_engine.worker.chains.closing import leave
 from policy_engine.worker.chains.needs import NOTHING_ASKED
 from policy_engine.worker.chains.spec import Unmapped
 
@@ -51,12 +55,14 @@ _REQUEST, _RESPONSE = 1, 2
 class Session:
     """One stream from its first message to its end. Not thread-safe: it belongs to its transport's event loop."""
 
-    __slots__ = ("_closed", "_ended", "_kernel", "_modes", "_peer", "_phases", "_side")
+    __slots__ = ("_alike", "_closed", "_ended", "_kernel", "_modes", "_peer", "_phases", "_side")
 
     def __init__(self, kernel: Kernel, peer: Peer) -> None:
         self._kernel = kernel
         self._peer = peer
         self._phases: Phases | None = None
+        self._alike: tuple[Route, Modes, Any] | None = None
+        """Of a stream that gets what all of its route get: that, and its first message."""
         self._modes: StaticModes = (0, 0)
         self._side = 0
         self._ended = False
@@ -88,6 +94,8 @@ class Session:
         elif part.endswith("_headers"):
             raise self._refuse(f"{part} out of order")
         if phases is None:
+            if part == "response_headers" and self._alike is not None:
+                return self._same_response(*self._alike, request.response_headers.headers, len(message))
             return self._passed(part, request)
         if part == "response_headers" and len(message) > self._kernel.short_headers:
             headers, size = request.response_headers.headers, len(message)
@@ -106,6 +114,8 @@ class Session:
         self._kernel.statistics.active -= 1
         if self._phases is not None:
             self._phases.close()
+        elif self._alike is not None:
+            leave(self._alike[0].chain)
 
     def _passed(self, part: str, request: Any) -> Result:
         """Let a message pass that no chain looks at."""
@@ -145,6 +155,11 @@ class Session:
                 headers = headers_of(message.request_headers.headers)
                 return self._unmapped(routes, key, headers, passes=passes, route=route)
             return modes.request.pass_reply
+        if modes.constant is not None and size <= kernel.short_headers and not self._is_watched(route):
+            # Nothing is read of the request, and nothing kept but itself.
+            self._alike = route, modes, message
+            route.chain.usage.streams += 1
+            return modes.constant[0].answer()
         headers = message.request_headers
         header_map = headers.headers
         view = headers_of(header_map)
@@ -152,9 +167,38 @@ class Session:
             refused = refusal(kernel, route, part, header_map, size, view)
             if refused is not None:
                 return self._deny(refused, view, route)
-        request = Request(view, route=key, facts=lambda: EnvoyFacts(message, route.chain.needs.asked))
-        self._phases = Phases(kernel, route, modes, request, self._peer)
-        return request_headers(self._phases, bodiless=headers.end_of_stream)
+        phases = self._phases = self._begun(route, modes, key, message, view)
+        return request_headers(phases, bodiless=headers.end_of_stream)
+
+    def _begun(self, route: Route, modes: Modes, key: str, message: Any, view: Headers) -> Phases:
+        """Return the stream's phases; `message` is its first, with the headers of which there is a `view`."""
+        # Not a closure: that would make cells of what all of this method uses.
+        request = Request(view, route=key, facts=partial(EnvoyFacts, message, route.chain.needs.asked))
+        return Phases(self._kernel, route, modes, request, self._peer)
+
+    def _is_watched(self, route: Route) -> bool:
+        """Return whether somebody is to see the request although no policy has to."""
+        return self._kernel.tracing is not None or bool(route.chain.stream_end)
+
+    def _same_response(self, route: Route, modes: Modes, first: Any, header_map: Any, size: int) -> Result:
+        """Answer a response that gets what all get, unless its headers are over a limit."""
+        kernel = self._kernel
+        if modes.constant is None:
+            return _PASS_RESPONSE_HEADERS
+        request, response = modes.constant
+        if size > kernel.short_headers:
+            view = headers_of(first.request_headers.headers)
+            refused = refusal(kernel, route, "response_headers", header_map, size, view)
+            if refused is not None:
+                key = kernel.options.route_key.find(first)
+                phases = self._phases = self._begun(route, modes, key, first, view)
+                leave(route.chain)  # which the phases have entered for themselves
+                for edit in request.edits:
+                    apply_edit(view, edit)
+                return phases.refuse(refused)
+        if modes.skips_response_headers:
+            doubt(self._peer)
+        return response.answer()
 
     def _trace_unmapped(self, key: str, message: Any, *, passes: bool) -> None:
         """Give the caller's trace a span that tells why the request ended here."""
@@ -162,7 +206,7 @@ class Session:
         if tracing is None or passes:
             return
         headers = headers_of(message.request_headers.headers)
-        span = tracing.begin(Request(headers, route=key, facts=lambda: EnvoyFacts(message, NOTHING_ASKED)))
+        span = tracing.begin(Request(headers, route=key, facts=partial(EnvoyFacts, message, NOTHING_ASKED)))
         if span is not None:
             tracing.answered(span, _UNMAPPED)
             tracing.end(span)

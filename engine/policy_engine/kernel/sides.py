@@ -13,7 +13,9 @@ from typing import NamedTuple
 from policy_engine.kernel.reply import STREAMING, ProcessingMode, headers_reply
 from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.worker.chains.compiled import CompiledChain, Step
+from policy_engine.worker.chains.constant_hooks import Constant
 from policy_engine.worker.chains.needs import BodyMode
+from policy_engine.worker.chains.statistics import PolicyStatistics
 
 Steps = tuple[Step, ...]
 
@@ -40,6 +42,33 @@ class CachedReply:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ConstantHeaders:
+    """What becomes of the headers of a side where all its policies want the same of every request."""
+
+    statistics: tuple[PolicyStatistics, ...]
+    edits: tuple[HeaderEdit, ...]
+    reply: bytes
+
+    def answer(self) -> bytes:
+        """Count a run of each policy, too short to be measured, and return the reply."""
+        for one in self.statistics:
+            one.buckets[0] += 1
+        return self.reply
+
+
+def _constant(steps: Steps, headers: str, override: bytes) -> ConstantHeaders | None:
+    hooks = [step.hook for step in steps if step.condition is None and isinstance(step.hook, Constant)]
+    if len(hooks) < len(steps):
+        return None
+    edits = tuple(hook.edit for hook in hooks)
+    return ConstantHeaders(
+        statistics=tuple(step.statistics for step in steps),
+        edits=edits,
+        reply=headers_reply(headers, edits) + override,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Side:
     """One side of an exchange on one chain.
 
@@ -51,6 +80,7 @@ class Side:
       What shadows alone read counts as nobody's promise.
     - `observed`: of its body only shadows see what Envoy's buffer holds.
     - `override`: bytes to put behind each reply to its headers; `pass_reply`: the reply that changes nothing.
+    - `constant`: what is known of its headers before a request comes, None where a policy has to be asked.
     - `too_large`, `undecodable`: HTTP status for a body over the limit, and for one that cannot be decoded.
     """
 
@@ -70,6 +100,7 @@ class Side:
     observed: bool
     override: bytes
     pass_reply: bytes
+    constant: ConstantHeaders | None
     too_large: int
     undecodable: int
     cached: CachedReply = field(default_factory=CachedReply)
@@ -106,6 +137,7 @@ def request_side(chain: CompiledChain, body_mode: int, static_mode: int, overrid
         observed=arrival.observed,
         override=override,
         pass_reply=headers_reply("request_headers") + override,
+        constant=_constant(chain.request_headers, "request_headers", override),
         too_large=413,
         undecodable=415,
     )
@@ -137,6 +169,7 @@ def response_side(chain: CompiledChain, body_mode: int, static_mode: int, overri
         observed=arrival.observed,
         override=override,
         pass_reply=headers_reply("response_headers") + override,
+        constant=_constant(chain.response_headers, "response_headers", override),
         too_large=502,
         undecodable=502,
     )

@@ -9,11 +9,14 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 
 from policy_engine.processes.channel import Channel, Message
 from policy_engine.processes.flight_record import STACK_SIGNAL, FlightRecord, LastSeen, is_stopped
 from policy_engine.processes.forked import ForkServer
+from policy_engine.processes.listening import Listening
+from policy_engine.processes.passing import NotPassed, receive_descriptors
 from policy_engine.processes.serving import WorkerOptions
 from policy_engine.sdk.dependencies import DependencyState
 from policy_engine.telemetry.samples import Samples
@@ -24,6 +27,8 @@ PREPARE_SECONDS = 60.0
 COMMIT_SECONDS = 30.0
 LISTEN_SECONDS = 30.0
 SAMPLES_SECONDS = 2.0
+SOCKETS_SECONDS = 2.0
+PASSED_SECONDS = 1.0
 TOLD_SECONDS = 2.0
 DRAIN_MESSAGE_SECONDS = 1.0
 STACK_SECONDS = 0.2
@@ -69,12 +74,16 @@ class Child:
         self._asked = 0
         self._ended = False
         self._record = FlightRecord()
+        self._passing: socket.socket | None = None
+        """Where sockets come from; the channel has words alone."""
 
     async def start(self, server: ForkServer) -> None:
         """Have `server` fork it, and return when it is ready to be given chains; raises WorkerFailed or OSError."""
         mine, theirs = socket.socketpair()
-        with theirs:
-            passed = (theirs.fileno(), self._record.descriptor, *self.options.inherited)
+        self._passing, passing = socket.socketpair()
+        self._passing.settimeout(PASSED_SECONDS)
+        with theirs, passing:
+            passed = (theirs.fileno(), self._record.descriptor, passing.fileno(), *self.options.inherited)
             self.process = await server.fork(passed)
         self._channel = await Channel.over(mine)
         ready = self._expect("ready", self.process.pid)
@@ -122,6 +131,22 @@ class Child:
         self._asked += 1
         await self._ask("listening", self._asked, {"listen": self._asked}, LISTEN_SECONDS)
 
+    async def sockets(self, until: ExitStack) -> list[Listening]:
+        """Return copies of the sockets that it alone accepts from, which `until` closes; none of one that hangs."""
+        if self.quiet or not self.alive or self._passing is None:
+            return []
+        with contextlib.suppress(WorkerFailed, NotPassed, OSError):
+            self._asked += 1
+            turn = self._asked
+            await self._ask("passed", turn, {"pass": turn}, SOCKETS_SECONDS)
+            # It answers when they are sent, so that nothing is waited for here.
+            while True:
+                message, descriptors = receive_descriptors(self._passing)
+                sockets = [until.enter_context(socket.socket(fileno=one)) for one in descriptors]
+                if message["passed"] == turn:  # not what was asked for once and came too late
+                    return [Listening(*one) for one in zip(message["addresses"], sockets, strict=True)]
+        return []
+
     async def fetch_samples(self, named: frozenset[str] | None) -> None:
         """Bring `samples` up to date, with the routes `named` apart, None for all of them.
 
@@ -144,14 +169,24 @@ class Child:
             answer = await self._ask("requests", self._asked, {"requests": self._asked}, SAMPLES_SECONDS)
             self.requests = answer["values"]
 
+    async def denials(self) -> list[Message]:
+        """Return the last requests that it denied or failed, nothing when it does not answer."""
+        if not self.quiet:
+            with contextlib.suppress(WorkerFailed):
+                self._asked += 1
+                answer = await self._ask("denials", self._asked, {"denials": self._asked}, SAMPLES_SECONDS)
+                return list(answer["values"])
+        return []
+
     def _take(self, values: Message) -> None:
         self.samples = {name: [(labels, value) for labels, value in rows] for name, rows in values.items()}
 
-    async def drain(self) -> None:
-        """Tell it to take nothing new and to end."""
+    async def drain(self, *, still_served: bool = False) -> None:
+        """Tell it to take nothing new and to end; `still_served`: another engine has its addresses."""
         # One that hangs takes nothing from its channel, which may be full.
         with contextlib.suppress(ConnectionError, TimeoutError):
-            await asyncio.wait_for(self._channel.send({"drain": True}), DRAIN_MESSAGE_SECONDS)
+            message = {"drain": True, "still_served": still_served}
+            await asyncio.wait_for(self._channel.send(message), DRAIN_MESSAGE_SECONDS)
 
     def kill(self) -> None:
         """End it at once."""
@@ -174,6 +209,8 @@ class Child:
     def close(self) -> None:
         """Give back what is held for it, once it has ended."""
         self._record.close()
+        if self._passing is not None:
+            self._passing.close()
 
     def ending(self) -> str:
         """Say how it ended."""

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import NoReturn
 
 from policy_engine.processes import serving
+from policy_engine.processes.free_memory import trim
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.telemetry.logs import configure_logging
 from policy_engine.worker.offload.parent import adopt_orphans, signal_at_its_end
@@ -50,15 +51,16 @@ def worker_process(registry: Registry) -> Run:
     """Return what makes a forked process a worker process with the policies of `registry`."""
 
     def run(descriptors: Sequence[int]) -> int:
-        channel, record, *inherited = descriptors
-        return serving.main(channel, record, tuple(inherited), registry)
+        channel, record, passing, *inherited = descriptors
+        return serving.main(channel, record, passing, tuple(inherited), registry)
 
     return run
 
 
-def fork_here(run: Run) -> tuple[socket.socket, int]:
+def fork_here(run: Run, closing: Sequence[int] = ()) -> tuple[socket.socket, int]:
     """Fork a server from this process as it is, and return the other end of its socket, and its process id.
 
+    It does not keep the descriptors `closing` open: a socket that it held would go on listening after its end.
     Raises RuntimeError where there is more than one thread: what the others hold would stay held in the new process.
     """
     if _threads() > 1:
@@ -67,9 +69,12 @@ def fork_here(run: Run) -> tuple[socket.socket, int]:
     # A collection that looked at what both share would copy it.
     gc.collect()
     gc.freeze()
+    trim()
     pid = os.fork()
     if pid == 0:
         ours.close()
+        for one in closing:
+            os.close(one)
         _end_with(lambda: serve(theirs, run))
     theirs.close()
     return ours, pid

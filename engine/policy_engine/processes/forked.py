@@ -98,11 +98,14 @@ class ForkServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
-    def forked(cls, run: Run) -> ForkServer:
-        """Return one that shares what this process has imported, which may have one thread and no event loop."""
+    def forked(cls, run: Run, closing: Sequence[int] = ()) -> ForkServer:
+        """Return one that shares what this process has imported, which may have one thread and no event loop.
+
+        The descriptors `closing` are none of its own.
+        """
         # It begins with signals held back, so that none ends it before it ignores them.
         with stray_signals_wait():
-            control, pid = fork_here(run)
+            control, pid = fork_here(run, closing)
         return cls(control, ForkedProcess(pid, None))
 
     @classmethod

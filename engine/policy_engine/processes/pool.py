@@ -9,33 +9,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import replace
+from contextlib import ExitStack
+from functools import partial
 
 from policy_engine.processes.channel import Message, spec_to_message
 from policy_engine.processes.child import Child, WorkerFailed, WorkerGone, still_running
 from policy_engine.processes.forked import ForkServer, ForkServers
+from policy_engine.processes.listening import FIRST_RETRY_SECONDS, Given, Listening, PoolSockets
 from policy_engine.processes.liveness import Liveness
 from policy_engine.processes.serving import WorkerOptions, sign_of_life_interval
 from policy_engine.sdk.dependencies import DependencyState, worst_states
-from policy_engine.settings.forms import WORKER_PLACE
 from policy_engine.telemetry.metrics import add_samples
 from policy_engine.telemetry.route_sums import only_named, requests_of, top_routes
 from policy_engine.telemetry.samples import Samples
-from policy_engine.transport.listen import bind, parse_unix
 from policy_engine.worker.chains.spec import ChainsSpec
 
 logger = logging.getLogger("policy_engine.supervisor")
 
-FIRST_RETRY_SECONDS = 0.1
 LONGEST_RETRY_SECONDS = 10.0
 STABLE_SECONDS = 30.0
 DEATHS_OVER_CHAINS = 3
 """So often every worker process may die while it takes a configuration, before that is what they die of."""
 DRAIN_GRACE_SECONDS = 2.0
+MOST_DENIALS = 50
 
 
 class WorkerPool:
@@ -56,12 +55,11 @@ class WorkerPool:
         told: Callable[[Message], None] = lambda message: None,
         *,
         replaceable: bool = False,
+        given: Given | None = None,
     ) -> None:
         self._given = options
-        self._replaceable = replaceable
-        self._options = [self._numbered(options, number, count) for number in range(count)]
-        self._shared = self._shared_addresses(options, count)
-        self._sockets: list[socket.socket] = []
+        self._count = count
+        self._sockets = PoolSockets(options, count, given or Given(), shared_by_one=replaceable)
         self._children: dict[int, Child] = {}
         self._configured: set[int] = set()
         self._not_listening: dict[int | None, str] = {}
@@ -83,45 +81,6 @@ class WorkerPool:
         self._liveness = Liveness(options.worker_timeout, self._children.values, options.policies, self._quiet_or_not)
         self.restarts = 0
 
-    def _numbered(self, options: WorkerOptions, number: int, count: int) -> WorkerOptions:
-        """Give worker process `number` its own addresses: `{worker}` filled in, those that all share left out."""
-        shared = self._shared_addresses(options, count)
-        own = tuple(one.replace(WORKER_PLACE, str(number)) for one in options.bind if one not in shared)
-        # grpcio takes no socket from outside, so its processes share a port as far as the kernel lets them.
-        return replace(options, number=number, bind=own, reuse_port=options.transport == "grpcio" and count > 1)
-
-    def _shared_addresses(self, options: WorkerOptions, count: int) -> tuple[str, ...]:
-        """Return the addresses whose sockets are bound here, and accepted from by whichever process lives.
-
-        An address of one process alone is bound by it: while it is dead, clients are refused and can go elsewhere.
-        """
-        if count == 1 and not self._replaceable:
-            return ()
-        return tuple(
-            one
-            for one in options.bind
-            if WORKER_PLACE not in one and (one.startswith("unix:") or options.transport != "grpcio")
-        )
-
-    async def _share_sockets(self) -> None:
-        """Bind what all accept from, trying again while that fails; raises OSError for what can never be."""
-        if self._shared and self._given.transport == "grpcio":
-            raise OSError(
-                f"{self._shared[0]} cannot be shared by {len(self._options)} workers over the grpcio transport: "
-                f"write {WORKER_PLACE} into the path, so that each has its own, or use `transport: native`"
-            )
-        for address in self._shared:
-            delay = FIRST_RETRY_SECONDS
-            while True:
-                try:
-                    self._sockets.append(bind(address))
-                    break
-                except OSError as error:
-                    delay = await self._wait_to_listen(None, error.strerror or str(error), delay)
-            self._not_listening.pop(None, None)
-        inherited = tuple(sock.fileno() for sock in self._sockets)
-        self._options = [replace(one, inherited=inherited) for one in self._options]
-
     async def _wait_to_listen(self, number: int | None, reason: str, delay: float) -> float:
         """Tell that an address cannot be had, and wait; returns the next delay."""
         self._not_listening[number] = reason
@@ -138,7 +97,7 @@ class WorkerPool:
     @property
     def complete(self) -> bool:
         """Whether every worker process serves (R-50)."""
-        return self.serving == len(self._options)
+        return self.serving == self._count
 
     @property
     def hangs(self) -> int:
@@ -161,7 +120,7 @@ class WorkerPool:
 
     def as_documents(self) -> list[dict[str, object]]:
         """Return what is known of each worker process, as JSON data."""
-        return [self._document(number) for number in range(len(self._options))]
+        return [self._document(number) for number in range(self._count)]
 
     def _document(self, number: int) -> dict[str, object]:
         child = self._children.get(number)
@@ -177,9 +136,10 @@ class WorkerPool:
 
     async def start(self) -> None:
         """Start every worker process; raises WorkerFailed when one cannot start at all, OSError for an address."""
-        await self._share_sockets()
+        await self._sockets.open(partial(self._wait_to_listen, None))
+        self._not_listening.pop(None, None)
         self._keep(self._liveness.run())
-        await asyncio.gather(*(self._start_one(number) for number in range(len(self._options))))
+        await asyncio.gather(*(self._start_one(number) for number in range(self._count)))
 
     async def apply(self, spec: ChainsSpec) -> None:
         """Make `spec` active in every worker process that lives, or in none; raises WorkerFailed with the reason.
@@ -210,8 +170,7 @@ class WorkerPool:
         async with self._applying:
             self._turn += 1
             server = await self.fork_servers.another()
-            numbers = range(len(self._options))
-            made = await asyncio.gather(*(self._new(one, server) for one in numbers), return_exceptions=True)
+            made = await asyncio.gather(*(self._new(one, server) for one in range(self._count)), return_exceptions=True)
             fresh = {number: child for number, child in enumerate(made) if isinstance(child, Child)}
             try:
                 for failed in made:
@@ -330,13 +289,14 @@ class WorkerPool:
     def _serves(self, number: int, child: Child) -> None:
         if self._children.get(number) is child:
             self._configured.add(number)
+            self._sockets.passed(number)
 
-    def _release_sockets(self) -> None:
-        for sock, address in zip(self._sockets, self._shared, strict=False):
-            sock.close()
-            if address.startswith("unix:"):
-                parse_unix(address).path.unlink(missing_ok=True)
-        self._sockets = []
+    async def sockets(self, until: ExitStack) -> list[Listening]:
+        """Return every socket that is listened on, those of single worker processes as copies that `until` closes."""
+        found = self._sockets.shared()
+        for copies in await asyncio.gather(*(one.sockets(until) for one in self._children.values())):
+            found += copies
+        return found
 
     async def tell(self, key: str, message: Message) -> None:
         """Tell every worker process `message`, also those that are started later, until `withdraw(key, …)`.
@@ -360,6 +320,11 @@ class WorkerPool:
                 answering.append(child.tell(message))
         await asyncio.gather(*answering)
 
+    async def denials(self) -> list[Message]:
+        """Return the last requests that were denied or failed in those that live, the newest first."""
+        found = await asyncio.gather(*(child.denials() for child in self._children.values()))
+        return sorted((one for some in found for one in some), key=lambda one: -one["time"])[:MOST_DENIALS]
+
     async def samples(self) -> Samples:
         """Return the sum over all worker processes, those that died included."""
         if self._given.metrics_detail != "total":
@@ -378,13 +343,16 @@ class WorkerPool:
             requests.update(child.requests)
         return top_routes(requests, self._given.metrics_top_routes)
 
-    async def drain(self, seconds: float) -> None:
-        """Drain all worker processes within `seconds`; those that hang are killed by then, others after a grace."""
+    async def drain(self, seconds: float, kept: frozenset[str] | None = None) -> None:
+        """Drain all worker processes within `seconds`; those that hang are killed by then, others after a grace.
+
+        `kept` are the addresses that another engine serves instead, None when there is no other.
+        """
         self._draining = True
         # What waits to be accepted is refused, and can go to another engine.
-        self._release_sockets()
+        self._sockets.release(kept or frozenset())
         children = [*self._children.values(), *self._leaving]
-        await asyncio.gather(*(child.drain() for child in children))
+        await asyncio.gather(*(child.drain(still_served=kept is not None) for child in children))
         waiting: dict[asyncio.Future[int], Child] = {
             asyncio.ensure_future(child.process.wait()): child for child in children
         }
@@ -404,7 +372,7 @@ class WorkerPool:
         for number in tuple(self._spares):
             self._drop_spare(number)
         self.fork_servers.close()
-        self._release_sockets()
+        self._sockets.release(kept or frozenset())
 
     async def _start_one(self, number: int) -> Child:
         """Start a worker process, or take the spare one; raises WorkerFailed or OSError."""
@@ -418,7 +386,7 @@ class WorkerPool:
         return child
 
     async def _new(self, number: int, server: ForkServer | None = None) -> Child:
-        child = Child(self._options[number], self._told)
+        child = Child(self._sockets.options(number), self._told)
         try:
             await child.start(server or await self.fork_servers.current())
         except BaseException:

@@ -35,6 +35,8 @@ from policy_engine.limits import (
 )
 from policy_engine.processes.channel import Channel, Message, spec_from_message
 from policy_engine.processes.flight_record import end_unless_told_again, keep_record
+from policy_engine.processes.free_memory import Leftovers
+from policy_engine.processes.passing import send_descriptors
 from policy_engine.processes.stray_signals import ignore_stray_signals, let_signals_in
 from policy_engine.sdk.dependencies import dependency_states
 from policy_engine.sdk.error_formats import ErrorFormat
@@ -69,6 +71,7 @@ _BATCH = 32
 _BATCH_SECONDS = 0.02
 """Records of the live trace go to the supervisor together, so many at a time at most."""
 
+_QUESTIONS = frozenset({"requests", "samples", "denials", "pass"})
 _IDLE = CountersSnapshot(
     **dict.fromkeys(CountersSnapshot.__slots__, 0)  # type: ignore[arg-type] # every field but two is an int
     | {"protocol_errors": {}, "connections_refused": {}}
@@ -113,7 +116,8 @@ class Transport(Protocol):
 class WorkerOptions:
     """What the supervisor tells a worker at its start; plain values, they cross the channel as JSON.
 
-    `inherited` are file descriptors of listening sockets that all workers share; `bind` are the worker's own.
+    `inherited` are file descriptors of listening sockets; `bind` are the worker's own addresses, all others are shared
+    by all workers. `taken` says which of its own it need not bind, and where among the inherited their sockets are.
     `worker_timeout` is after how many seconds without a sign of life the supervisor replaces it. `development`: each
     request is told at the terminal, and a client is shown the traceback of a policy that fails. With `strict` it loads
     policies only if they still are what the registry says.
@@ -145,6 +149,7 @@ class WorkerOptions:
     error_format: str = ErrorFormat.PROBLEM
     limits: dict[str, int] = field(default_factory=dict)
     inherited: tuple[int, ...] = ()
+    taken: dict[str, int] = field(default_factory=dict)
     worker_timeout: float = WORKER_SECONDS
     strict: bool = False
     development: bool = False
@@ -176,11 +181,14 @@ class WorkerOptions:
 class WorkerProcess:
     """Answers the supervisor's messages until it is drained or the supervisor is gone."""
 
-    def __init__(self, channel: Channel, options: WorkerOptions, registry: Registry) -> None:
+    def __init__(self, channel: Channel, options: WorkerOptions, registry: Registry, passing: socket.socket) -> None:
         self._channel = channel
+        self._passing = passing
+        self._own: dict[str, socket.socket] = {}
         self._options = options
         self._tracing = _tracing(options)
-        log, self._close_decisions = _decision_log(options)
+        self._log, self._close_decisions = _decision_log(options)
+        log = self._log
         self._decisions: Decisions | None = ShownFailures(log) if options.development else log
         self._preparing: asyncio.Task[None] | None = None
         self._kernel = Kernel(
@@ -215,6 +223,7 @@ class WorkerProcess:
         self._health = Health()
         self._watch = LoopWatch()
         self._delay = LoopDelay()
+        self._leftovers = Leftovers()
         self._sums = RouteSums(options.metrics_detail)
         self._server: Transport | None = None
         self._certificates: CertificateWatch | None = None
@@ -239,12 +248,8 @@ class WorkerProcess:
                 problem = await self._listen()
                 answer: Message = {"listening": message["listen"]}
                 await self._channel.send(answer | ({"problem": problem} if problem else {}))
-            elif "requests" in message:
-                requests = self._kernel.requests_by_route()
-                await self._channel.send({"requests": message["requests"], "values": requests})
-            elif "samples" in message:
-                self._sums.named = None if message["named"] is None else frozenset(message["named"])
-                await self._channel.send({"samples": message["samples"], "values": await self._samples()})
+            elif not _QUESTIONS.isdisjoint(message):
+                await self._answer(message)
             elif "trace" in message:
                 self._listen_to(**message["trace"])
             elif "untrace" in message:
@@ -254,6 +259,8 @@ class WorkerProcess:
                 set_level(message["log_level"])
                 self._recorder.refresh()
             elif "drain" in message:
+                if message["still_served"]:
+                    self._health.drain(still_served=True)
                 break
             if "told" in message:
                 await self._channel.send({"told": message["told"]})
@@ -261,6 +268,19 @@ class WorkerProcess:
         with contextlib.suppress(ConnectionError):
             # What was counted since somebody asked would be lost.
             await self._channel.send({"samples_at_end": await self._samples()})
+
+    async def _answer(self, message: Message) -> None:
+        if "requests" in message:
+            requests = self._kernel.requests_by_route()
+            await self._channel.send({"requests": message["requests"], "values": requests})
+        elif "samples" in message:
+            self._sums.named = None if message["named"] is None else frozenset(message["named"])
+            await self._channel.send({"samples": message["samples"], "values": await self._samples()})
+        elif "denials" in message:
+            recent = [] if self._log is None else list(self._log.recent)
+            await self._channel.send({"denials": message["denials"], "values": recent})
+        else:
+            await self._pass_sockets(message["pass"])
 
     async def _give_signs_of_life(self) -> None:
         """Tell the supervisor again and again that this loop runs, and how the servers do that policies ask.
@@ -274,6 +294,8 @@ class WorkerProcess:
                 end_unless_told_again(last)
                 states = [asdict(one) for one in dependency_states()]
                 await self._channel.send({"alive": True, "dependencies": states})
+                if self._server is not None:
+                    self._leftovers.look(self._server.counters.streams_total)
                 await asyncio.sleep(interval)
         # The supervisor is gone; what is in flight ends here, unless something hangs before.
         while True:
@@ -337,8 +359,7 @@ class WorkerProcess:
         """Start to serve, with a configuration active; returns what went wrong, or nothing."""
         if self._server is None:
             try:
-                server = self._transport()
-                await server.start()
+                server = await self._start_transport()
             except OSError as error:
                 return error.strerror or str(error)
             except ValueError as error:
@@ -354,15 +375,44 @@ class WorkerProcess:
         self._health.set_serving(True)
         return ""
 
-    def _transport(self) -> Transport:
+    async def _start_transport(self) -> Transport:
+        """Return a server that listens; raises OSError or ValueError, and then can be called again."""
         options, server = self._options, self._options.server()
         if options.transport == "grpcio":
             from policy_engine.transport.grpc_server import GrpcServer  # noqa: PLC0415 - grpcio costs 0.2 s to import
 
-            return GrpcServer(self._recorder.handler, server, self._health)
-        sockets = [socket.socket(fileno=descriptor) for descriptor in options.inherited]
-        sockets += [listen.bind(one, reuse_port=server.reuse_port, backlog=server.backlog) for one in server.bind]
-        return NativeServer(self._recorder.handler, server, self._health, sockets=sockets)
+            grpcio = GrpcServer(self._recorder.handler, server, self._health)
+            await grpcio.start()
+            return grpcio
+        taken = options.taken
+        with contextlib.ExitStack() as undo:
+            # Copies, so that all that was inherited is still there for the next attempt.
+            passed = dict(enumerate(undo.enter_context(socket.socket(fileno=os.dup(one))) for one in options.inherited))
+            own = {
+                one: passed.pop(taken[one])
+                if one in taken
+                else undo.enter_context(listen.bind(one, backlog=server.backlog))
+                for one in server.bind
+            }
+            native = NativeServer(
+                self._recorder.handler, server, self._health, sockets=[*passed.values(), *own.values()]
+            )
+            await native.start()
+            undo.pop_all()
+        for one in options.inherited:
+            os.close(one)
+        self._own = own
+        return native
+
+    async def _pass_sockets(self, turn: int) -> None:
+        """Give the supervisor what this process alone accepts from, while it goes on accepting."""
+        own = {address: sock for address, sock in self._own.items() if sock.fileno() >= 0}
+        answer: Message = {"passed": turn}
+        try:
+            send_descriptors(self._passing, answer | {"addresses": list(own)}, [one.fileno() for one in own.values()])
+        except OSError as error:
+            answer["problem"] = str(error)
+        await self._channel.send(answer)
 
     async def _drop_prepared(self) -> None:
         if self._preparing is not None:
@@ -405,7 +455,7 @@ def _passed_requests(options: WorkerOptions, log: DecisionLog | None) -> list[Pa
     return [PassedRequests(log, options.decision_sample_ratio, wanted)]
 
 
-async def _main(sock: socket.socket, inherited: tuple[int, ...], registry: Registry) -> int:
+async def _main(sock: socket.socket, passing: socket.socket, inherited: tuple[int, ...], registry: Registry) -> int:
     channel = await Channel.over(sock)
     first = await channel.receive()
     if first is None:
@@ -414,7 +464,7 @@ async def _main(sock: socket.socket, inherited: tuple[int, ...], registry: Regis
     options = replace(WorkerOptions.from_message(first["start"]), inherited=inherited)
     configure_logging(options.log_level, options.log_format, worker=options.number)
     try:
-        worker = WorkerProcess(channel, options, registry)
+        worker = WorkerProcess(channel, options, registry, passing)
     except Exception as error:
         logger.exception("worker cannot start")
         await channel.send({"failed": str(error)})
@@ -423,8 +473,11 @@ async def _main(sock: socket.socket, inherited: tuple[int, ...], registry: Regis
     return 0
 
 
-def main(channel: int, record: int, inherited: tuple[int, ...], registry: Registry) -> int:
-    """Run a worker process with these policies, whose channel, flight record and shared sockets are these files."""
+def main(channel: int, record: int, passing: int, inherited: tuple[int, ...], registry: Registry) -> int:
+    """Run a worker process with these policies.
+
+    Its channel, flight record, way to pass sockets and shared sockets are these files.
+    """
     # The supervisor decides how worker processes end, and tells them over the channel.
     ignore_stray_signals()
     keep_record(record)
@@ -432,4 +485,4 @@ def main(channel: int, record: int, inherited: tuple[int, ...], registry: Regist
     # One that was stopped goes on when its parent has ended, as that does with the supervisor, and then sees that.
     signal_at_its_end(signal.SIGCONT)
     let_signals_in()
-    return asyncio.run(_main(socket.socket(fileno=channel), inherited, registry))
+    return asyncio.run(_main(socket.socket(fileno=channel), socket.socket(fileno=passing), inherited, registry))

@@ -12,29 +12,30 @@ import logging
 import os
 import platform
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policy_engine import __version__
-from policy_engine.explain.live import Filter
-from policy_engine.limits import LARGEST_HEADERS, MESSAGE_OVERHEAD, RECEIVE_BUFFER
 from policy_engine.processes.channel import Message
 from policy_engine.processes.code_on_disk import CodeOnDisk
 from policy_engine.processes.code_reload import CodeReload
 from policy_engine.processes.fork_server import worker_process
 from policy_engine.processes.forked import ForkServer
+from policy_engine.processes.handover import HandedOver, HandOver, HandOverFailed, TakeOver
+from policy_engine.processes.listening import Given, Listening
 from policy_engine.processes.pool import WorkerPool
 from policy_engine.processes.preloading import import_for
-from policy_engine.processes.serving import WorkerOptions
+from policy_engine.processes.service_manager import ServiceManager
+from policy_engine.processes.start_checks import check_decision_log, check_reload
 from policy_engine.processes.stray_signals import ignore_stray_signals
+from policy_engine.processes.tls_files import certificate_files, check_tls
 from policy_engine.processes.trace_hub import TraceHub
-from policy_engine.settings.forms import AUTO, LOG, OTLP, WORKER_PLACE
+from policy_engine.processes.worker_options import worker_count, worker_options
 from policy_engine.settings.loading import Settings, render_settings
-from policy_engine.settings.model import ConfigurationSource, Decisions, UnmappedRoutes, Verify
-from policy_engine.settings.route_key import route_key_parts
-from policy_engine.settings.usable_cores import usable_cores
+from policy_engine.settings.model import ConfigurationSource, Verify
 from policy_engine.sources.chain_reader import ChainReader
 from policy_engine.sources.file_source import FileSource
 from policy_engine.sources.source import LoadReport
@@ -48,10 +49,7 @@ from policy_engine.telemetry.metrics import families_of, xds_samples
 from policy_engine.telemetry.processes import process_samples
 from policy_engine.telemetry.readiness import Check, dependency_check, verification_check
 from policy_engine.telemetry.samples import Samples
-from policy_engine.transport.native.tls import server_context
-from policy_engine.transport.options import TlsOptions
 from policy_engine.worker.chains.spec import ChainsSpec
-from policy_engine.worker.conditions.condition import ConditionRefused
 from policy_engine.worker.policies.integrity import Verification, verify
 from policy_engine.worker.policies.loader import load_policies, refuse_unlike
 from policy_engine.worker.policies.registry import Registry
@@ -82,7 +80,7 @@ class Supervisor:
 
     With `reload`, which is for development, policies are loaded anew when their files change; raises ValueError for
     settings under which that cannot be. `development` is as in `WorkerOptions`; `activated` is called whenever other
-    chains, or other code for them, have become active.
+    chains, or other code for them, have become active. With `take_over`, the engine begins in place of another.
     """
 
     def __init__(
@@ -93,10 +91,11 @@ class Supervisor:
         reload: bool = False,
         development: bool = False,
         activated: Callable[[], object] = lambda: None,
+        take_over: TakeOver | None = None,
     ) -> None:
         self._settings = settings
         if reload:
-            _check_reload(settings)
+            check_reload(settings)
         self._policies = settings.policies.registry or settings.policies.directory
         self._verification = verify(self._policies) if registry is None else Verification()
         if settings.policies.verify is Verify.STRICT:
@@ -106,7 +105,14 @@ class Supervisor:
         )
         self._count = worker_count(settings.workers)
         options = replace(worker_options(settings, self._policies), development=development)
-        self._pool = WorkerPool(self._count, options, self._pool_changed, self._worker_told, replaceable=reload)
+        self._own_manager = ServiceManager.of(os.environ)
+        # Until it has taken over, another process is the service.
+        self._manager = self._own_manager if take_over is None else ServiceManager()
+        self._take_over = take_over
+        self._given = take_over.given if take_over is not None else Given()
+        self._pool = WorkerPool(
+            self._count, options, self._pool_changed, self._worker_told, replaceable=reload, given=self._given
+        )
         self._traces = TraceHub(self._pool.tell, self._pool.withdraw)
         self._activated = activated
         self._reloads = reload
@@ -119,6 +125,9 @@ class Supervisor:
         self._code = CodeOnDisk(self._registry, self._policies)
         self._draining = False
         self._servers: list[AdminServer] = []
+        self._hand_over: HandOver | None = None
+        self._handed_over: HandedOver | None = None
+        self._pages_later: list[tuple[AdminServer, socket.socket]] = []
         self._xds: XdsStatus | None = None
 
     @property
@@ -131,15 +140,15 @@ class Supervisor:
         """The policies that run."""
         return self._registry
 
-    def fork_from_here(self) -> None:
+    def fork_from_here(self, closing: Sequence[int] = ()) -> None:
         """Have worker processes share what this process has imported by now.
 
         To be called while it has one thread and no event loop; without it, they import for themselves. What the chain
-        files name is imported before.
+        files name is imported before. It keeps neither the descriptors `closing` open nor what another engine gave.
         """
         if self._settings.configuration is ConfigurationSource.FILE:
             import_for(self._registry, self._settings.chains)
-        self._pool.fork_servers.use(ForkServer.forked(worker_process(self._registry)))
+        self._pool.fork_servers.use(ForkServer.forked(worker_process(self._registry), closing))
 
     async def run(self) -> int:
         """Serve until SIGTERM or SIGINT, then drain; raises WorkerFailed or OSError when it cannot start."""
@@ -154,22 +163,70 @@ class Supervisor:
         for finding in self._verification.findings:
             logger.warning("%s", finding, extra={"event": "not_reviewed"})
         logger.info("policy-engine %s with %d policies, %d worker(s)", __version__, len(self._registry), self._count)
-        _check_certificates(self._settings)
-        _check_decision_log(self._settings)
+        check_tls(self._settings)
+        check_decision_log(self._settings)
+        self._ready = loop.create_future()
         await self._open_pages()
+        if self._take_over is None:
+            self._wait_for_successor(stop)
         waiting = loop.call_later(START_SECONDS, self._started)
         source = asyncio.ensure_future(self._start_and_follow())
         stopping = asyncio.ensure_future(stop.wait())
+        arriving = asyncio.ensure_future(self._arrive(stop))
         try:
-            await asyncio.wait((source, stopping), return_when=asyncio.FIRST_COMPLETED)
+            while not (source.done() or stopping.done()):
+                pending = {one for one in (source, stopping, arriving) if not one.done()}
+                await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                if arriving.done():
+                    arriving.result()
             if source.done():
                 source.result()
         finally:
-            waiting.cancel()
-            stopping.cancel()
-            source.cancel()
+            for task in (waiting, stopping, source, arriving):
+                task.cancel()
             await self._close()
         return 0
+
+    async def _arrive(self, stop: asyncio.Event) -> None:
+        """Wait until this engine is ready, and take the place of the one that runs, if it is to."""
+        take_over = self._take_over
+        if take_over is None:
+            await asyncio.shield(self._ready)
+        else:
+            await take_over.finish(self._ready, lambda: str(self._readiness()))
+            self._take_over = None
+            self._manager = self._own_manager if self._own_manager.address else take_over.manager
+            for server, sock in self._pages_later:
+                await self._open(server, sock)
+            self._wait_for_successor(stop)
+            self._given.close()
+            logger.info("took over from process %d", take_over.pid, extra={"event": "took_over"})
+            take_over.done()
+        self._manager.tell("READY=1", f"STATUS={self._readiness()}")
+
+    def _wait_for_successor(self, stop: asyncio.Event) -> None:
+        """Be there for another engine that is to take over."""
+        path = self._settings.upgrade.socket
+        if path is None:
+            return
+
+        def handed_over(to: HandedOver) -> None:
+            self._handed_over = to
+            stop.set()
+
+        def not_now() -> str:
+            # Its worker processes do not listen yet, and would find their addresses in use.
+            return "" if self._history.events else "the engine that runs is still starting"
+
+        self._hand_over = HandOver(path, self._sockets, handed_over, self._manager, not_now)
+        try:
+            self._hand_over.start(self._given)
+        except OSError as error:
+            raise OSError(f"upgrade.socket: {error.strerror or error}") from error
+
+    async def _sockets(self, until: ExitStack) -> list[Listening]:
+        pages = [Listening(one.wanted, one.sock) for one in self._servers if one.sock is not None]
+        return [*pages, *await self._pool.sockets(until)]
 
     async def _start_and_follow(self) -> None:
         await self._pool.start()
@@ -189,11 +246,15 @@ class Supervisor:
             settings.chain_files.end_marker,
         )
         loop = asyncio.get_running_loop()
-        reloads: set[asyncio.Task[LoadReport | None]] = set()
+        reloads: set[asyncio.Task[None]] = set()
+
+        async def load() -> None:
+            with self._manager.reloading():
+                await source.load(force=True)
 
         def reload() -> None:
             self._code.tell()
-            task = asyncio.ensure_future(source.load(force=True))
+            task = asyncio.ensure_future(load())
             reloads.add(task)
             task.add_done_callback(reloads.discard)
 
@@ -223,7 +284,8 @@ class Supervisor:
 
         def nothing_to_load() -> None:
             logger.info("SIGHUP: nothing to reload, the management server sends changes itself")
-            self._code.tell()
+            with self._manager.reloading():
+                self._code.tell()
 
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, nothing_to_load)
         await source.run()
@@ -257,6 +319,8 @@ class Supervisor:
                 "\n".join(problems),
                 extra={"event": "configuration_rejected", "source": source, "problems": problems},
             )
+            if self._history.active is None and self._take_over is not None and not self._ready.done():
+                self._ready.set_exception(HandOverFailed("its configuration is not valid:\n" + "\n".join(problems)))
         self._started()
         if self._reload is not None and self._reload.pending:
             # Perhaps it was the chains that did not fit to the new code.
@@ -277,7 +341,7 @@ class Supervisor:
     def _pool_changed(self) -> None:
         if self._restarts != self._pool.restarts:
             self._restarts = self._pool.restarts
-            # A process that is started again loads what is on disk by then.
+            # A process that is started again may have to load policies from what is on disk by then.
             self._code.tell()
         self._tell_readiness()
 
@@ -293,18 +357,21 @@ class Supervisor:
 
     def _tell_readiness(self) -> None:
         now = self._readiness()
+        if now.ready and not self._ready.done():
+            self._ready.set_result(None)
         # That an engine is not ready before its first configuration is nothing to be told, unless it takes long.
         if now == self._told or (self._starting and not now.ready):
             return
         self._told = now
+        self._manager.tell(f"STATUS={now}")
         logger.info("%s", now, extra={"event": "readiness"})
 
     async def _samples(self) -> Samples:
         samples = await self._pool.samples()
         history = self._history
         pids = {f"worker-{one['number']}": one["pid"] for one in self._pool.as_documents() if one.get("pid")}
-        samples |= process_samples({"supervisor": os.getpid()} | pids)
-        samples |= certificate_samples(_certificate_files(self._settings))
+        samples |= process_samples({"supervisor": os.getpid(), "fork-server": self._pool.fork_servers.pid} | pids)
+        samples |= certificate_samples(certificate_files(self._settings))
         build = {"version": __version__, "python": platform.python_version()}
         samples["policy_engine_build_info"] = [(build, 1)]
         samples["policy_engine_workers"] = [({}, self._pool.serving)]
@@ -361,132 +428,53 @@ class Supervisor:
             management_server=lambda: self._xds.as_document() if self._xds is not None else None,
             metrics_of_policies=lambda: families_of(self._registry),
             checks=self._checks,
+            denials=self._pool.denials,
         )
         settings = self._settings
-        for name, address, pages in (
-            ("admin.listen", settings.admin.listen, "admin pages"),
-            ("health.listen", settings.health.listen, "health and metrics"),
-        ):
-            if address is not None:
-                probes_only = name == "health.listen"
-                server = AdminServer(address, sources, probes_only=probes_only, hosts=settings.admin.hosts)
-                try:
-                    await server.start()
-                except OSError as error:
-                    raise OSError(f"{name}: {error.strerror or error}") from error
-                self._servers.append(server)
-                logger.info("%s on http://%s", pages, server.address)
+        for name, address in (("admin.listen", settings.admin.listen), ("health.listen", settings.health.listen)):
+            if address is None:
+                continue
+            server = AdminServer(address, sources, probes_only=name == "health.listen", hosts=settings.admin.hosts)
+            try:
+                taken = self._given.take(address)
+                if taken is None:
+                    await self._open(server)
+                else:
+                    self._pages_later.append((server, taken))
+            except OSError as error:
+                raise OSError(f"{name}: {error.strerror or error}") from error
+
+    async def _open(self, server: AdminServer, sock: socket.socket | None = None) -> None:
+        await server.start(sock)
+        self._servers.append(server)
+        pages = "health and metrics" if server.probes_only else "admin pages"
+        logger.info("%s on http://%s", pages, server.address)
 
     async def _close(self) -> None:
+        kept = self._served_by_another()
+        if kept is None:
+            self._manager.tell("STOPPING=1")
+        if self._hand_over is not None:
+            await self._hand_over.stop("it is being stopped")
         logger.info("draining for up to %g s", self._settings.drain_timeout)
         self._draining = True
         self._started()
-        await self._pool.drain(self._settings.drain_timeout)
+        # Where another engine answers, this one does no longer.
+        pages = [] if kept is None else [asyncio.ensure_future(one.close()) for one in self._servers]
+        await self._pool.drain(self._settings.drain_timeout, kept)
+        for page in pages:
+            await page
         for server in self._servers:
             await server.close()
 
-
-def _check_reload(settings: Settings) -> None:
-    wrong = (
-        (settings.policies.directory is None, "needs `policies.directory`, whose files it watches"),
-        (settings.configuration is ConfigurationSource.XDS, "works with chain files, not with a management server"),
-        (settings.transport.value != "native", "needs `transport: native`"),
-        (
-            any(WORKER_PLACE in one for one in settings.listen),
-            f"needs addresses that worker processes share, without {WORKER_PLACE}",
-        ),
-    )
-    for found, what in wrong:
-        if found:
-            raise ValueError(f"--reload {what}")
-
-
-def _check_certificates(settings: Settings) -> None:
-    """Read the files of TLS as every worker process will; raises OSError or ValueError naming the one at fault."""
-    tls = settings.tls
-    if tls.cert is not None and tls.key is not None:
-        server_context(TlsOptions(tls.cert, tls.key, tls.client_ca))
-
-
-def _certificate_files(settings: Settings) -> dict[str, Path]:
-    """Return the files that hold certificates, by the settings that name them."""
-    xds = settings.xds.tls
-    named = {
-        "tls.cert": settings.tls.cert,
-        "tls.client_ca": settings.tls.client_ca,
-        "xds.tls.cert": xds.cert,
-        "xds.tls.ca": xds.ca,
-    }
-    return {name: file for name, file in named.items() if file is not None}
-
-
-def _check_decision_log(settings: Settings) -> None:
-    """Raise ValueError for a condition that is none, OSError for a file that cannot be written."""
-    log = settings.decision_log
-    if log.condition is not None:
-        try:
-            Filter(where=log.condition).condition()
-        except ConditionRefused as refused:
-            raise ValueError(f"decision_log.condition: {refused}") from None
-    if log.decisions is not Decisions.OFF and log.output not in (LOG, OTLP):
-        with Path(log.output).open("a"):
-            pass
-
-
-def worker_count(workers: int | str) -> int:
-    """Return how many workers `workers` means; `auto` is one for each core this process may use."""
-    return usable_cores() if workers == AUTO else int(workers)
+    def _served_by_another(self) -> frozenset[str] | None:
+        """Return the addresses that another engine serves, which has taken over or goes on; None without another."""
+        if self._handed_over is not None:
+            return self._handed_over.addresses
+        return frozenset(self._given.taken.values()) if self._take_over is not None else None
 
 
 def configuration_version(chains: ChainsSpec) -> str:
     """Return the version shown to people: a hash over the chains, the same for the same content."""
     content = "\n".join(sorted(f"{route.route_key}\0{route.content_hash()}" for route in chains.routes))
     return hashlib.sha256(content.encode()).hexdigest()[:12]
-
-
-def worker_options(settings: Settings, policies: Path | None) -> WorkerOptions:
-    """Return the part of the settings that workers need, as they cross the channel."""
-    longest = max(settings.body_limit, LARGEST_HEADERS) + MESSAGE_OVERHEAD
-    return WorkerOptions(
-        number=0,
-        bind=settings.listen,
-        transport=settings.transport.value,
-        policies=str(policies.absolute()) if policies is not None else "",
-        route_key=route_key_parts(settings.route_key),
-        pass_unmapped=settings.unmapped_routes is UnmappedRoutes.PASS,
-        body_limit=settings.body_limit,
-        error_format=settings.errors.format.value,
-        drain_seconds=settings.drain_timeout,
-        construction_seconds=settings.construction_timeout,
-        blocking_threads=settings.limits.blocking_threads,
-        log_level=settings.log.level.value,
-        log_format=settings.log.format.value,
-        certificate_file=str(settings.tls.cert or ""),
-        key_file=str(settings.tls.key or ""),
-        client_ca_file=str(settings.tls.client_ca or ""),
-        client_names=settings.tls.client_names,
-        tracing_endpoint=settings.tracing.endpoint or "",
-        tracing_sample_ratio=settings.tracing.sample_ratio,
-        tracing_service_name=settings.tracing.service_name,
-        envoy_buffer_limit=settings.envoy_buffer_limit,
-        header_count=settings.limits.header_count,
-        header_size=settings.limits.header_size,
-        worker_timeout=settings.worker_timeout,
-        strict=settings.policies.verify is Verify.STRICT,
-        decisions=settings.decision_log.decisions.value,
-        decision_output=settings.decision_log.output,
-        decision_endpoint=settings.decision_log.endpoint or "",
-        decision_sample_ratio=settings.decision_log.sample_ratio,
-        decision_condition=settings.decision_log.condition or "",
-        offload_processes=settings.limits.offload_processes,
-        offload_waiting=settings.limits.offload_waiting,
-        metrics_detail=settings.metrics.detail.value,
-        metrics_top_routes=settings.metrics.top_routes,
-        limits={
-            "max_concurrent_streams": settings.limits.streams,
-            "max_connections": settings.limits.connections,
-            # What is over a limit must get its status from the session, not an error of the transport.
-            "max_message_bytes": longest,
-            "receive_buffer_bytes": max(RECEIVE_BUFFER, 4 * longest),
-        },
-    )

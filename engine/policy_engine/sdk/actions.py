@@ -1,7 +1,8 @@
 """What a policy may ask for: closed action types, one set per phase, so that an impossible answer cannot be written.
 
 Actions are immutable. A policy that returns the *same* object again and again lets the engine reuse the bytes it
-serialised for it; build constant actions once, in `__init__`.
+serialised for it; build constant actions once, in `__init__`. Hold no dict or list that is in one: the engine cannot
+know then that it stays as it is, and looks at it each time.
 """
 
 from __future__ import annotations

@@ -60,6 +60,11 @@ class Policy:
     """Phases, named as in `policy.yaml`, that this instance has no work in. The constructor sets it when the parameters
     leave a hook without work; the engine then does not ask Envoy for that phase on account of this policy (R-08)."""
 
+    constant_actions: Mapping[str, RequestAction | ResponseAction] = {}
+    """What this instance wants of every request, by phase: `request_headers`, `response_headers` or both. The
+    constructor sets it when the parameters alone decide. The engine then does as if the phase's hook returned this
+    action, without calling it; where all policies of a phase are of this kind, one answer serves all requests."""
+
     credentials: Collection[str] = ()
     """Names of the headers, query parameters and metadata keys that hold credentials for this instance, set by the
     constructor where a parameter chooses them. Whatever shows requests to people (`explain`, `trace`, the decision log)

@@ -133,6 +133,16 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _socket(text: str) -> Path | None:
+    """Return the path of a Unix socket, None for `off`; raises ValueError."""
+    if text == OFF:
+        return None
+    found = parse_unix(f"{UNIX_PREFIX}{_path(text)}")
+    if str(found.path) != text or not found.path.is_absolute():
+        raise ValueError("is not an absolute path of a socket")
+    return found.path
+
+
 def _address(text: str) -> str:
     """Return `host:port`, `[v6]:port` or `unix:/path`; raises ValueError.
 
@@ -256,6 +266,7 @@ METADATA_NAME = Form(_metadata_name, "text without quotes and backslashes", _wri
 PARTS = Form(_parts, "a list of parts of a route key", _written_list, _LIST)
 HOSTS = Form(_hosts, "a list of host names without ports", _written_list, _LIST)
 FILE = Form(_path, "a path", _written_or_nothing)
+SOCKET = Form(_socket, "an absolute path, or off", lambda value: OFF if value is None else str(value))
 FILES = Form(_paths, "a list of paths", _written_list, _LIST)
 COLLECTOR = Form(collector, "http://host:port, https://host:port/path, or off", written_or_off)
 RATIO = Form(

@@ -51,6 +51,7 @@ from policy_engine.settings.forms import (
     OUTPUT,
     PARTS,
     RATIO,
+    SOCKET,
     TEXT,
     WORKERS,
     choice,
@@ -245,6 +246,18 @@ class HealthSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeSettings:
+    """Hand-over to another engine on the same machine (R-54)."""
+
+    socket: Path | None = setting(
+        SOCKET,
+        None,
+        "Unix socket at which `policy-engine upgrade` gets the listening sockets of the engine that runs; for its user "
+        "alone",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsSettings:
     """How much metrics tell apart (R-58)."""
 
@@ -376,6 +389,7 @@ class Settings:
     secrets: SecretSettings = field(default_factory=SecretSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
+    upgrade: UpgradeSettings = field(default_factory=UpgradeSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)
     tracing: TracingSettings = field(default_factory=TracingSettings)
@@ -403,6 +417,8 @@ def contradictions(settings: Settings) -> Mapping[str, str]:
     found |= _contradictions_of_route_key(settings.route_key)
     if settings.decision_log.output == OTLP and settings.decision_log.endpoint is None:
         found["decision_log.endpoint"] = "is not set, but decision_log.output is otlp"
+    if settings.upgrade.socket is not None and settings.transport is Transport.GRPCIO:
+        found["upgrade.socket"] = "is set, but transport is grpcio, which takes no sockets from another engine"
     if settings.policies.registry is not None and settings.policies.directory is not None:
         found["policies.directory"] = "is set together with policies.registry; only one of them can be"
     return found

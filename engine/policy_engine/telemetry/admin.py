@@ -6,21 +6,28 @@ the log level. Pages that make the engine do something take no request that a pa
 
 from __future__ import annotations
 
-import html
 import json
+import re
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
+from policy_engine.telemetry.admin_page import POLICY, Shown, figures, page
 from policy_engine.telemetry.exposition import Families, exposition
-from policy_engine.telemetry.history import ConfigurationEvent, ConfigurationHistory
+from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.logs import LEVELS, level
+from policy_engine.telemetry.page_assets import SCRIPT, STYLE
 from policy_engine.telemetry.readiness import Check, short_text, verbose_text
 from policy_engine.telemetry.samples import Samples
 from policy_engine.telemetry.trace_page import TracePage, Traces, refuse_other_origins
 from policy_engine.telemetry.web import Handler, Request, Response, Server, Stream
 from policy_engine.transport.listen import bind, bound_address
+
+
+async def _none() -> Sequence[dict[str, Any]]:
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class AdminSources:
     management_server: Callable[[], dict[str, Any] | None] = lambda: None
     metrics_of_policies: Callable[[], Families] = lambda: {}
     checks: Callable[[], Sequence[Check]] = tuple
+    denials: Callable[[], Awaitable[Sequence[dict[str, Any]]]] = _none
 
 
 class AdminServer:
@@ -51,18 +59,20 @@ class AdminServer:
     def __init__(
         self, address: str, sources: AdminSources, *, probes_only: bool = False, hosts: tuple[str, ...] = ()
     ) -> None:
-        self._address = address
+        self.wanted = address
+        self.sock: socket.socket | None = None
+        """What it listens on, once it does."""
         self._hosts = frozenset(one.lower() for one in hosts)
         self._sources = sources
-        self._probes_only = probes_only
+        self.probes_only = probes_only
         self._server = self._made()
         self.address = ""
 
-    async def start(self) -> None:
-        """Listen; raises OSError naming the address."""
-        sock = bind(self._address)
+    async def start(self, sock: socket.socket | None = None) -> None:
+        """Listen, on `sock` if it is given; raises OSError naming the address."""
+        sock = sock or bind(self.wanted)
         await self._server.start(sock)
-        self.address = bound_address(sock)
+        self.sock, self.address = sock, bound_address(sock)
 
     async def close(self) -> None:
         """Stop listening."""
@@ -70,12 +80,16 @@ class AdminServer:
 
     def _made(self) -> Server:
         probes: dict[str, Handler] = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._metrics}
-        if self._probes_only:
+        if self.probes_only:
             return Server({path: {"GET": page} for path, page in probes.items()})
         traces = TracePage(self._sources.traces)
         pages: dict[str, Handler] = {
             **probes,
             "/": self._page,
+            "/page.css": self._style,
+            "/page.js": self._script,
+            "/figures": self._figures,
+            "/denials": self._denials,
             "/chains": self._chains,
             "/history": self._history,
             "/build-info": self._build_info,
@@ -93,7 +107,7 @@ class AdminServer:
 
     async def _refuse_other_hosts(self, request: Request, handler: Handler) -> Response | Stream:
         host = request.headers.get("host", "")
-        if _is_loopback(host) or _host_name(host) in self._hosts or self._address.startswith("unix:"):
+        if _is_loopback(host) or _host_name(host) in self._hosts or self.wanted.startswith("unix:"):
             return await handler(request)
         text = (
             f"these pages are not for the host {host[:200]!r}; allowed: localhost, 127.0.0.1, [::1], and admin.hosts\n"
@@ -162,56 +176,34 @@ class AdminServer:
         routes = history.active.routes if history.active is not None else ()
         return {"version": history.version, "routes": [route.as_document() for route in routes]}
 
-    async def _page(self, _: Request) -> Response:
+    async def _page(self, request: Request) -> Response:
         ready, reason = self._sources.ready()
-        history, build = self._sources.history, self._sources.build_info()
-        last = history.last_rejection
-        chains = [
-            (route["route_key"], " → ".join(map(_policy, route["policies"])) or "(pass)")
-            for route in self._active()["routes"]
-        ]
-        events = [
-            (event["time"], event["version"], event["source"], event["outcome"], "; ".join(event["problems"]))  # type: ignore[arg-type] # a list of str
-            for event in (one.as_document() for one in reversed(history.events))
-        ]
-        parts = [
-            f"<h1>Policy engine {html.escape(build['engine'])}</h1>",
-            f"<p class={'ok' if ready else 'bad'}>{html.escape(reason)}</p>",
-            *(
-                f"<p class=bad>{html.escape(f'{one.name} {one.text}')}</p>"
-                for one in self._sources.checks()
-                if not one.ok and not one.decides
-            ),
-            f"<p>Configuration <code>{html.escape(history.version or 'none')}</code>, {len(chains)} routes.</p>",
-        ]
-        if last is not None and history.events[-1] is last:
-            parts.append(_rejection(last))
-        parts += [
-            _table("Chains", ("route key", "policies in request order"), chains),
-            _verification(build),
-            _table(
-                "Policies in this build",
-                ("name", "version", "digest", "reviewed"),
-                [(one["name"], one["version"], one["digest"], _reviewed(one)) for one in build["policies"]],
-            ),
-            _table(
-                "Dependencies in this build",
-                ("name", "version", "licence"),
-                [(one["name"], one["version"], one["licence"]) for one in build.get("dependencies", ())],
-            ),
-            _table("Configuration history", ("time", "version", "source", "outcome", "problems"), events),
-            "<p>"
-            + " ".join(
-                f'<a href="/{name}">/{name}</a>'
-                for name in (
-                    *("chains", "history", "build-info", "workers", "settings", "log-level"),
-                    *("metrics", "readyz", "livez"),
-                )
-            )
-            + "</p>",
-        ]
-        text = _PAGE.replace("{body}", "\n".join(parts))
-        return Response(text, content_type="text/html; charset=utf-8", headers={"content-security-policy": _CSP})
+        number = request.query.get("page", "1")
+        shown = Shown(
+            ready=ready,
+            reason=reason,
+            checks=self._sources.checks(),
+            history=self._sources.history,
+            build=self._sources.build_info(),
+            workers=self._sources.workers(),
+            samples=await self._sources.samples(),
+            denials=await self._sources.denials(),
+            query=request.query.get("q", "")[:MOST_QUERY],
+            number=int(number) if _PAGE_NUMBER.fullmatch(number) else 1,
+        )
+        return Response(page(shown), content_type="text/html; charset=utf-8", headers=_HEADERS)
+
+    async def _figures(self, _: Request) -> Response:
+        return _json(figures(await self._sources.samples(), *self._sources.ready()))
+
+    async def _denials(self, _: Request) -> Response:
+        return _json(list(await self._sources.denials()))
+
+    async def _style(self, _: Request) -> Response:
+        return Response(STYLE, content_type="text/css; charset=utf-8", headers=_HEADERS)
+
+    async def _script(self, _: Request) -> Response:
+        return Response(SCRIPT, content_type="text/javascript; charset=utf-8", headers=_HEADERS)
 
 
 def _level_in(body: str) -> str:
@@ -224,44 +216,14 @@ def _level_in(body: str) -> str:
     return value.strip().lower() if isinstance(value, str) else ""
 
 
-_CSP = "default-src 'none'; style-src 'unsafe-inline'"
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Policy engine</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}
-table{border-collapse:collapse;width:100%;margin-bottom:1.5rem}td,th{text-align:left;padding:.3rem .6rem;
-border-bottom:1px solid #ddd;vertical-align:top;overflow-wrap:anywhere}th{color:#555;font-weight:600}
-.ok{color:#17642c}.bad{color:#a11}code,pre{font:13px ui-monospace,monospace}pre{background:#f6f6f6;padding:.6rem;
-overflow:auto}a{margin-right:.8rem}</style>{body}</html>"""
-
-
-def _policy(entry: dict[str, Any]) -> str:
-    """Return a chain's entry as people read it: the exact version, and the one written when that is another."""
-    version, written = entry["version"], entry["requested_version"]
-    off = "" if entry["enabled"] else " (disabled)"
-    return f"{entry['name']} {version}" + (f" (written {written})" if written != version else "") + off
-
-
-def _rejection(event: ConfigurationEvent) -> str:
-    document = event.as_document()
-    problems = "".join(f"<pre>{html.escape(one)}</pre>" for one in event.problems)
-    where = html.escape(f"{document['time']} from {document['source']}; what was active before stays")
-    return f"<h2>The last change was refused</h2><p class=bad>{where}</p>{problems}"
-
-
-def _verification(build: dict[str, Any]) -> str:
-    """Return a paragraph about code that is not what the builder wrote the digests of; nothing when there is none."""
-    findings = build.get("verification", {}).get("findings", ())
-    if not findings:
-        return ""
-    lines = "".join(f"<pre>{html.escape(one)}</pre>" for one in findings)
-    return f"<h2>Code that was not reviewed runs</h2><p class=bad>{len(findings)} findings</p>{lines}"
-
-
-def _reviewed(policy: dict[str, Any]) -> str:
-    reviewed = policy["reviewed_digest"]
-    if reviewed is None:
-        return "unknown"
-    return "yes" if reviewed == policy["digest"] else f"no: {reviewed} was"
+MOST_QUERY = 200
+_PAGE_NUMBER = re.compile(r"[0-9]{1,6}", re.ASCII)
+_HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+}
 
 
 def _host_name(host: str) -> str:
@@ -278,12 +240,6 @@ def _is_loopback(host: str) -> bool:
         return name in {"", "localhost"} or ip_address(name).is_loopback
     except ValueError:
         return False
-
-
-def _table(title: str, heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    head = "".join(f"<th>{html.escape(one)}</th>" for one in heads)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(one))}</td>" for one in row) + "</tr>" for row in rows)
-    return f"<h2>{html.escape(title)}</h2><table><tr>{head}</tr>{body}</table>"
 
 
 def _json(document: Any) -> Response:

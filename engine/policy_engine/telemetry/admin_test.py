@@ -15,7 +15,7 @@ from policy_engine.telemetry.admin import AdminServer, AdminSources
 from policy_engine.telemetry.history import ConfigurationHistory
 from policy_engine.telemetry.readiness import Check, dependency_check
 from policy_engine.telemetry.samples import Samples
-from policy_engine.worker.chains.spec import ChainsSpec, PolicySpec, RouteSpec
+from policy_engine.worker.chains.spec import ChainsSpec
 
 Get = Callable[[str, dict[str, str]], Awaitable[tuple[int, str]]]
 
@@ -104,14 +104,6 @@ def test_a_rejection_is_shown_until_there_is_a_newer_good_load() -> None:
     history.accept(ChainsSpec(()), "v", "chains.yaml")
     ((_, mended),) = ask(history, [("/", {})])
     assert "The last change was refused" not in mended
-
-
-def test_a_disabled_policy_does_not_look_as_if_it_ran() -> None:
-    history = ConfigurationHistory()
-    policies = (PolicySpec("on", "v1.0.0"), PolicySpec("off", "v1.0.0", enabled=False))
-    history.accept(ChainsSpec((RouteSpec("r", policies),)), "v", "chains.yaml")
-    ((_, page),) = ask(history, [("/", {})])
-    assert "on v1.0.0 → off v1.0.0 (disabled)" in page
 
 
 def test_a_server_that_does_not_answer_is_named_and_the_engine_stays_ready() -> None:

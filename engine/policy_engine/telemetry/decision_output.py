@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
+import os
 from collections.abc import Callable
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 
 from policy_engine.sdk.repeated_lines import RepeatedLines
@@ -42,34 +43,39 @@ def decision_logger(
 class _File(WatchedFileHandler):
     """A file that cannot be written, or whose disk is full: that is said in the log, and requests go on.
 
-    So do worker processes that start then; the file is tried anew with each line.
+    So do worker processes that start then; the file is tried anew with each line. A pipe is not waited for, neither for
+    its reader nor for room in it. Lines are whole, or not there.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        self._rest = b""  # of a line that was written in part
         try:
             self.stream = self._open()
         except OSError as error:
             self._say(error)
 
-    def close(self) -> None:
-        """Close the file; lines that still do not fit on the disk are lost."""
-        try:
-            super().close()
-        except OSError as error:
-            self._say(error)
+    def _open(self) -> TextIOWrapper:
+        self._rest = b""
+        return TextIOWrapper(open(self.baseFilename, "ab", opener=_without_waiting), encoding=self.encoding)
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write a line as one, so that those of other processes stand beside it and not in it."""
         try:
-            super().emit(record)
+            self.reopenIfNeeded()
+            stream = self.stream or self._open()
+            self.stream = stream
+            line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+            waiting = self._rest + line
+            self._rest = waiting[os.write(stream.fileno(), waiting) :]
         except OSError as error:
-            # Opening it anew, which the base class does not guard.
             self._say(error)
+        except Exception:
+            self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say that a line could not be written."""
-        error = sys.exception()
-        self._say(error if isinstance(error, OSError) else None)
+        """Say that a line could not be made."""
+        self._say(None)
 
     def _say(self, error: OSError | None) -> None:
         reason = "its line could not be written" if error is None else error.strerror or str(error)
@@ -77,3 +83,7 @@ class _File(WatchedFileHandler):
             logging.ERROR, self.baseFilename, "the decision log %s: %s", self.baseFilename, reason,
             extra={"event": "decision_log"},
         )  # fmt: skip
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)

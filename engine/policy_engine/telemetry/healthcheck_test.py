@@ -91,7 +91,7 @@ def test_one_that_does_not_answer_in_time_is_not_ready(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(
     ("flags", "said"),
-    [(["--health-listen", "off"], "nobody to ask"), (["--timeout", "soon"], "--timeout 'soon'")],
+    [(["--health-listen", "off"], "nobody to ask"), (["--timeout", "soon"], "flag --timeout: 'soon'")],
 )
 def test_wrong_use_ends_with_2(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["healthcheck", *flags]) == 2

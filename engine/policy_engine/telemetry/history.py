@@ -13,16 +13,25 @@ from dataclasses import dataclass, field
 from policy_engine.worker.chains.spec import ChainsSpec
 
 KEPT = 50
+MOST_NAMES = 20
+"""Of the routes that a change added, removed or changed; others are counted."""
+
+Change = tuple[str, tuple[str, ...], int]
+"""What was done to routes, the keys of some, and how many more there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationEvent:
-    """One attempt to change the configuration. `problems` is empty when it became active. `time` is Unix seconds."""
+    """One attempt to change the configuration. `problems` is empty when it became active. `time` is Unix seconds.
+
+    `changes` say what is different from what was active before, nothing for the first.
+    """
 
     time: float
     version: str
     source: str
     problems: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def as_document(self) -> dict[str, object]:
         """Return the event as JSON data."""
@@ -34,6 +43,7 @@ class ConfigurationEvent:
             "source": self.source,
             "outcome": outcome,
             "problems": list(self.problems),
+            "changes": {kind: {"routes": list(names), "more": more} for kind, names, more in self.changes},
         }
 
 
@@ -51,9 +61,10 @@ class ConfigurationHistory:
 
     def accept(self, spec: ChainsSpec, version: str, source: str) -> None:
         """Note that `spec` is active in every worker."""
+        changes = () if self.active is None else differences(self.active, spec)
         self.active, self.version, self.since = spec, version, time.time()
         self.accepted += 1
-        self.events.append(ConfigurationEvent(self.since, version, source))
+        self.events.append(ConfigurationEvent(self.since, version, source, changes=changes))
 
     def reject(self, source: str, problems: Sequence[str], version: str = "") -> None:
         """Note that a configuration was refused; what was active stays."""
@@ -61,3 +72,16 @@ class ConfigurationHistory:
         self.rejections += 1
         self.last_rejection = event
         self.events.append(event)
+
+
+def differences(before: ChainsSpec, after: ChainsSpec) -> tuple[Change, ...]:
+    """Return which routes were added, removed and changed; nothing where all is the same."""
+    old, new = ({route.route_key: route for route in one.routes} for one in (before, after))
+    kinds = {
+        "added": [key for key in new if key not in old],
+        "removed": [key for key in old if key not in new],
+        "changed": [key for key, route in new.items() if key in old and old[key] != route],
+    }
+    return tuple(
+        (kind, tuple(keys[:MOST_NAMES]), max(0, len(keys) - MOST_NAMES)) for kind, keys in kinds.items() if keys
+    )

@@ -95,7 +95,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     ),
     "policy_engine_workers": ("gauge", "Worker processes that listen, with chains active and signs of life."),
     "policy_engine_workers_wanted": ("gauge", "Worker processes that there should be, by the setting `workers`."),
-    "policy_engine_process_cpu_seconds": ("counter", "CPU time of the supervisor and of each worker process."),
+    "policy_engine_process_cpu_seconds": (
+        "counter",
+        "CPU time of the supervisor, the fork server and each worker process.",
+    ),
     "policy_engine_process_resident_memory_bytes": ("gauge", "Memory of each process, pages that they share included."),
     "policy_engine_process_open_fds": ("gauge", "Open files and connections of each process."),
     "policy_engine_certificate_expiration_timestamp_seconds": (

@@ -1,19 +1,20 @@
-"""A small HTTP/1.1 server for the engine's own pages: what RFC 9110 and 9112 ask of one whose requests are short.
+"""A small HTTP/1.1 server for the engine's own pages: short requests, whole answers or streams of them.
 
-Its own, since the supervisor needs no more, and a whole library for it was a fifth of its memory.
+What is a message, and what is none, h11 says. A whole web framework was a fifth of the supervisor's memory.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+import h11
 
 logger = logging.getLogger("policy_engine.pages")
 
@@ -26,10 +27,7 @@ IDLE_SECONDS = 75.0
 CLOSE_SECONDS = 5.0
 """For answers in progress when the server closes."""
 
-_REQUEST_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/1\.([01])", re.ASCII)
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\n\r]*?)[ \t]*", re.ASCII)
-_LENGTH = re.compile(r"[0-9]{1,12}", re.ASCII)
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
+_PIECE = 8 * 1024  # read at once, so that little more than MOST_HEAD is ever held
 
 
 class _Refused(Exception):
@@ -41,16 +39,17 @@ class _Refused(Exception):
 
 @dataclass(slots=True)
 class Request:
-    """One request. `headers` have names in lower case, those that were repeated joined by commas; of a parameter in
-    `query` the first value counts."""
+    """One request. `lines` are its headers as they came, with names in lower case; `headers` the same with those that
+    were repeated joined by commas. Of a parameter in `query` the first value counts."""
 
     method: str
+    target: str
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
+    lines: Sequence[tuple[str, str]]
     body: bytes
-    _reader: asyncio.StreamReader = field(repr=False)
-    _writer: asyncio.StreamWriter = field(repr=False)
+    _connection: _Connection = field(repr=False)
 
     @property
     def host(self) -> str:
@@ -65,11 +64,11 @@ class Request:
     @property
     def connected(self) -> bool:
         """Whether the client is still there."""
-        return not self._reader.at_eof() and not self._writer.transport.is_closing()
+        return self._connection.is_open
 
     def abort(self) -> None:
         """Break the connection off, whatever waits to be sent on it."""
-        self._writer.transport.abort()
+        self._connection.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +85,12 @@ class Stream:
     """An answer that is sent piece by piece, by the handler that was given the request, and then returned by it."""
 
     def __init__(self, request: Request, content_type: str, headers: Mapping[str, str]) -> None:
-        self._writer = request._writer
-        lines = {"content-type": content_type, **headers, "connection": "close"}
-        self._writer.write(_head(200, lines))
+        self._connection = request._connection
+        self._connection.begin(200, {"content-type": content_type, **headers, "connection": "close"})
 
     async def write(self, data: bytes) -> None:
         """Send `data`; raises ConnectionError when the client is gone."""
-        self._writer.write(data)
-        await self._writer.drain()
+        await self._connection.send(h11.Data(data=data))
 
 
 Handler = Callable[[Request], Awaitable[Response | Stream]]
@@ -105,7 +102,7 @@ class Server:
     """Serves `pages`, handlers by path and method, on a socket that is bound; a page that has GET has HEAD.
 
     All requests go through `around`, the first one outermost, those for no page too. `closing` is called when the
-    server closes, which waits for answers in progress.
+    server closes, which waits for answers in progress. Bodies have at most `most_body` bytes.
     """
 
     def __init__(
@@ -113,7 +110,10 @@ class Server:
         pages: Mapping[str, Mapping[str, Handler]],
         around: Iterable[Around] = (),
         closing: Callable[[], None] = lambda: None,
+        *,
+        most_body: int = MOST_BODY,
     ) -> None:
+        self._most_body = most_body
         self._pages = pages
         self._answer: Handler = self._dispatch
         for one in reversed(tuple(around)):
@@ -125,7 +125,7 @@ class Server:
 
     async def start(self, sock: socket.socket) -> None:
         """Listen on `sock`; raises OSError."""
-        self._server = await asyncio.start_server(self._serve, sock=sock, limit=MOST_HEAD)
+        self._server = await asyncio.start_server(self._serve, sock=sock)
 
     async def close(self) -> None:
         """Stop listening, and end all connections."""
@@ -145,17 +145,18 @@ class Server:
         if task is None or len(self._idle) + len(self._busy) >= MOST_CONNECTIONS:
             writer.transport.abort()
             return
+        connection = _Connection(reader, writer)
         try:
             goes_on = True
             while goes_on:
                 self._idle.add(task)
-                head = await asyncio.wait_for(_read_head(reader), IDLE_SECONDS)
+                asked = await asyncio.wait_for(connection.request(), IDLE_SECONDS)
                 self._idle.discard(task)
                 self._busy.add(task)
-                goes_on = await self._exchange(head, reader, writer)
+                goes_on = await self._exchange(asked, connection)
                 self._busy.discard(task)
         except _Refused as refused:
-            writer.write(_whole(_plain(refused.status), closes=True))
+            connection.refuse(refused.status)
         except (ConnectionError, TimeoutError, EOFError):
             pass  # the client has left, or nothing came
         finally:
@@ -163,18 +164,10 @@ class Server:
             self._busy.discard(task)
             writer.close()
 
-    async def _exchange(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _exchange(self, asked: h11.Request, connection: _Connection) -> bool:
         """Answer one request; returns whether another one may follow."""
-        method, target, headers, old = _parsed(head)
-        if headers.get("expect", "").lower() == "100-continue":
-            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        try:
-            body = await asyncio.wait_for(_read_body(reader, headers), IDLE_SECONDS)
-            parts = urlsplit(target)
-        except ValueError:  # a line that does not end, a host that is none
-            raise _Refused(400) from None
-        query = dict(reversed(parse_qsl(parts.query, keep_blank_values=True)))
-        request = Request(method, unquote(parts.path), query, headers, body, reader, writer)
+        body = await asyncio.wait_for(connection.body(asked, self._most_body), IDLE_SECONDS)
+        request = _understood(asked, body, connection)
         try:
             answer = await self._answer(request)
         except ConnectionError:
@@ -182,12 +175,12 @@ class Server:
         except Exception:
             logger.exception("the page %s cannot be shown", request.path[:200])
             answer = _plain(500)
-        if isinstance(answer, Stream):
-            return False
-        closes = old or "close" in headers.get("connection", "").lower()
-        writer.write(_whole(answer, closes=closes, with_body=method != "HEAD"))
-        await asyncio.wait_for(writer.drain(), IDLE_SECONDS)
-        return not closes
+        if isinstance(answer, Response):
+            connection.begin(answer.status, _lines(answer))
+            if request.method != "HEAD":
+                await asyncio.wait_for(connection.send(h11.Data(data=_bytes(answer))), IDLE_SECONDS)
+        await asyncio.wait_for(connection.send(h11.EndOfMessage()), IDLE_SECONDS)
+        return connection.next()
 
     async def _dispatch(self, request: Request) -> Response | Stream:
         methods = self._pages.get(request.path)
@@ -204,82 +197,110 @@ def _within(around: Around, handler: Handler) -> Handler:
     return lambda request: around(request, handler)
 
 
-async def _read_head(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except asyncio.LimitOverrunError:
-        raise _Refused(431) from None
+class _Connection:
+    """One client's connection, as h11 reads and writes it."""
 
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MOST_HEAD)
 
-def _parsed(head: bytes) -> tuple[str, str, dict[str, str], bool]:
-    """Return method, target, headers, and whether the client speaks HTTP/1.0."""
-    # An empty line before a request is no mistake (RFC 9112, 2.2).
-    first, *lines = head.decode("latin-1").lstrip("\r\n").removesuffix("\r\n\r\n").split("\r\n")
-    asked = _REQUEST_LINE.fullmatch(first)
-    if asked is None:
-        raise _Refused(400)
-    headers: dict[str, str] = {}
-    for line in lines:
-        found = _HEADER.fullmatch(line)
-        if found is None:
-            raise _Refused(400)
-        name = found[1].lower()
-        if name in headers and name in ("host", "content-length"):
-            raise _Refused(400)
-        headers[name] = f"{headers[name]}, {found[2]}" if name in headers else found[2]
-    if asked[3] == "1" and "host" not in headers:
-        raise _Refused(400)
-    return asked[1], asked[2], headers, asked[3] == "0"
+    @property
+    def is_open(self) -> bool:
+        """Whether the client is still there."""
+        return not self._reader.at_eof() and not self._writer.transport.is_closing()
 
+    async def request(self) -> h11.Request:
+        """Wait for the next request; raises _Refused for what is none, EOFError when the client has left."""
+        event = await self._event()
+        if not isinstance(event, h11.Request):
+            raise EOFError
+        if not event.http_version.startswith(b"1."):
+            raise _Refused(505)
+        return event
 
-async def _read_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
-    length, coding = headers.get("content-length"), headers.get("transfer-encoding")
-    if coding is not None:
-        if length is not None or coding.lower() != "chunked":
-            raise _Refused(400)
-        return await _read_chunks(reader)
-    if length is None:
-        return b""
-    if _LENGTH.fullmatch(length) is None:
-        raise _Refused(400)
-    if int(length) > MOST_BODY:
-        raise _Refused(413)
-    return await reader.readexactly(int(length))
-
-
-async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
-    body = b""
-    while True:
-        found = _CHUNK_SIZE.fullmatch(await reader.readline())
-        if found is None:
-            raise _Refused(400)
-        size = int(found[1], 16)
-        if len(body) + size > MOST_BODY:
+    async def body(self, asked: h11.Request, most: int) -> bytes:
+        """Wait for all of its body; raises _Refused for one that is too large."""
+        if any(name == b"content-length" and int(value) > most for name, value in asked.headers):
             raise _Refused(413)
-        if size == 0:
-            break
-        body += await reader.readexactly(size)
-        if await reader.readexactly(2) != b"\r\n":
-            raise _Refused(400)
-    if await reader.readline() != b"\r\n":  # trailers, which nobody here wants
-        raise _Refused(400)
-    return body
+        if self._http.they_are_waiting_for_100_continue:
+            self._write(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+        body = bytearray()
+        while isinstance(event := await self._event(), h11.Data):
+            body += event.data
+            if len(body) > most:
+                raise _Refused(413)
+        return bytes(body)
+
+    async def _event(self) -> object:
+        while True:
+            try:
+                event = self._http.next_event()
+            except h11.RemoteProtocolError as error:
+                if self._reader.at_eof():
+                    raise EOFError from None  # it left in the middle of a request
+                raise _Refused(error.error_status_hint) from None
+            if event is not h11.NEED_DATA:
+                return event
+            self._http.receive_data(await self._reader.read(_PIECE))
+
+    def begin(self, status: int, lines: Mapping[str, str]) -> None:
+        """Send the head of an answer."""
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
+        headers = list({**lines, "date": date}.items())
+        self._write(h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode()))
+
+    async def send(self, event: h11.Data | h11.EndOfMessage) -> None:
+        """Send a piece of an answer, or its end, and wait until there is room for more; raises ConnectionError."""
+        self._write(event)
+        await self._writer.drain()
+
+    def _write(self, event: h11.Event) -> None:
+        if data := self._http.send(event):
+            self._writer.write(data)
+
+    def refuse(self, status: int) -> None:
+        """Answer what is no request; the connection is to be closed then."""
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = _plain(status)
+            self.begin(status, {**_lines(answer), "connection": "close"})
+            self._write(h11.Data(data=_bytes(answer)))
+
+    def next(self) -> bool:
+        """Make ready for another request, if one may follow; returns whether."""
+        if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+            return False
+        self._http.start_next_cycle()
+        return True
+
+    def abort(self) -> None:
+        """Break it off, whatever waits to be sent."""
+        self._writer.transport.abort()
+
+
+def _understood(asked: h11.Request, body: bytes, connection: _Connection) -> Request:
+    """Return the request as pages see it; raises _Refused."""
+    lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in asked.headers]
+    headers: dict[str, str] = {}
+    for name, value in lines:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    try:
+        target = asked.target.decode("ascii")
+        parts = urlsplit(target)
+    except ValueError:  # other than plain characters, a host that is none
+        raise _Refused(400) from None
+    query = dict(reversed(parse_qsl(parts.query, keep_blank_values=True)))
+    return Request(asked.method.decode("ascii"), target, unquote(parts.path), query, headers, lines, body, connection)
 
 
 def _plain(status: int) -> Response:
     return Response(f"{status} {HTTPStatus(status).phrase}\n", status)
 
 
-def _whole(response: Response, *, closes: bool, with_body: bool = True) -> bytes:
-    body = response.body.encode() if isinstance(response.body, str) else response.body
-    lines = {"content-type": response.content_type, "content-length": str(len(body)), **response.headers}
-    if closes:
-        lines["connection"] = "close"
-    return _head(response.status, lines) + (body if with_body else b"")
+def _bytes(response: Response) -> bytes:
+    return response.body.encode() if isinstance(response.body, str) else response.body
 
 
-def _head(status: int, lines: Mapping[str, str]) -> bytes:
-    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
-    head = {**lines, "date": date}
-    text = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{text}\r\n".encode("latin-1")
+def _lines(response: Response) -> dict[str, str]:
+    size = str(len(_bytes(response)))
+    return {"content-type": response.content_type, "content-length": size, **response.headers}

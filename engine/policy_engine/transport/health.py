@@ -24,12 +24,13 @@ class Health:
         self._services = frozenset(("", *services))
         self._serving = serving
         self._draining = False
+        self._still_served = False
         self._observers: dict[object, Callable[[], None]] = {}
 
     @property
     def serving(self) -> bool:
-        """Whether new work is welcome."""
-        return self._serving and not self._draining
+        """Whether new work is welcome, here or at whom took the addresses over."""
+        return self._serving and (self._still_served or not self._draining)
 
     @property
     def draining(self) -> bool:
@@ -48,10 +49,14 @@ class Health:
             self._serving = serving
             self._notify()
 
-    def drain(self) -> None:
-        """Not serving from now on, for good."""
+    def drain(self, *, still_served: bool = False) -> None:
+        """Not serving from now on, for good; watches end.
+
+        With `still_served`, another process has the same addresses: whoever asks goes on being told that they serve,
+        and is not sent away from them.
+        """
         if not self._draining:
-            self._draining = True
+            self._draining, self._still_served = True, still_served
             self._notify()
 
     def observe(self, changed: Callable[[], None]) -> Callable[[], None]:

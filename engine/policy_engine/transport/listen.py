@@ -88,6 +88,19 @@ def bound_address(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
 
 
+def is_bound_to(sock: socket.socket, text: str) -> bool:
+    """Tell whether `sock` is bound to the address `text`, however that is written; never to port 0, which is any."""
+    address, name = parse_address(text), sock.getsockname()
+    if isinstance(address, Path) or sock.family == socket.AF_UNIX:
+        return sock.family == socket.AF_UNIX and isinstance(address, Path) and name == str(address)
+    if address[1] == 0:
+        return False
+    with contextlib.suppress(OSError):
+        family, _, _, _, wanted = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+        return family == sock.family and wanted[:2] == name[:2]
+    return False
+
+
 def _bind_tcp(host: str, port: int, *, reuse_port: bool) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     sock = socket.socket(family, kind, protocol)

@@ -92,6 +92,17 @@ def test_health_tells_changes_only() -> None:
     assert seen == [True, False]
 
 
+def test_where_another_serves_the_same_addresses_health_says_so_and_watches_end() -> None:
+    health = Health(serving=True)
+    seen: list[bool] = []
+    health.observe(lambda: seen.append(health.draining))
+    health.drain(still_served=True)
+    assert health.status("") is health.status(EXT_PROC_SERVICE) is ServingStatus.SERVING
+    assert seen == [True]
+    health.drain()
+    assert health.status("") is ServingStatus.SERVING
+
+
 def test_snapshot_does_not_change() -> None:
     counters = Counters()
     counters.protocol_error("PROTOCOL_ERROR")

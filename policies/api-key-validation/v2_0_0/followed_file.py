@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import threading
 import weakref
 from collections.abc import Callable
@@ -93,10 +94,13 @@ def _seen(path: Path) -> _Seen:
 
 
 def _read(path: Path) -> Keys:
-    if path.stat().st_size > LARGEST:
+    found = path.stat()
+    if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode):
+        raise _Unusable("is no file")  # it could be waited for without end
+    if found.st_size > LARGEST:
         raise _Unusable(f"has more than {LARGEST >> 20} MiB")
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             # Line by line: other threads, the one of requests among them, get their turn in between.
             return keys_in(lines)
     except UnicodeDecodeError:

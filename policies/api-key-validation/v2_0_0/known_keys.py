@@ -53,9 +53,24 @@ def keys_in(lines: Iterable[str]) -> dict[bytes, Key]:
 
 def _object(line: str, number: int) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, object_pairs_hook=_unique)
+    except _Twice as error:
+        raise ParameterError(f"has the field {error} twice", f"/{number}") from None
     except (ValueError, RecursionError):
         raise ParameterError("is no JSON object", f"/{number}") from None
+
+
+class _Twice(Exception):
+    """An object has a field twice, so that readers could differ on what it says."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _Twice(name if name in _FIELDS else "of one name")
+        found[name] = value
+    return found
 
 
 def _key(entry: Any, where: str) -> Key:

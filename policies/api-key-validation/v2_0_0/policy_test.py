@@ -225,7 +225,9 @@ def test_a_key_is_added_and_another_taken_away_without_a_reload(file: Path) -> N
     assert with_key(subject, "gold-key").metadata["api_key"]["tier"] == "gold"
 
 
-@pytest.mark.parametrize("wrong", ['{"client": "a"}', "[1]", "no JSON", '{"client": "a", "sha256": "00"}', '"x'])
+@pytest.mark.parametrize("wrong", ['{"client": "a"}', "[1]", "no JSON", '{"client": "a", "sha256": "00"}', '"x',
+    '{"client": "a", "client": "b", "sha256": "' + "0" * 64 + '"}', '{"a": 1, "a": 2}',
+])  # fmt: skip
 def test_a_wrong_file_changes_nothing_and_operators_are_told(file: Path, wrong: str) -> None:
     subject = policy(keys_file=str(file))
     with file.open("a") as lines:
@@ -239,6 +241,26 @@ def test_a_wrong_file_changes_nothing_and_operators_are_told(file: Path, wrong: 
     written(file, [KEYS[0]])
     eventually(subject, "plain-key", 403)
     assert state_of(file).up
+
+
+def test_a_key_whose_end_stands_twice_is_not_one_that_ends_later(tmp_path: Path) -> None:
+    line = json.dumps(entry("a", expires="2020-01-01T00:00:00Z"))
+    path = tmp_path / "keys.jsonl"
+    path.write_text(line.removesuffix("}") + ', "expires": "2099-01-01T00:00:00Z"}')
+    with pytest.raises(ParameterError, match="line 1: has the field expires twice"):
+        policy(keys_file=str(path))
+
+
+def test_a_byte_order_mark_is_no_key(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert with_key(policy(keys_file=str(file)), "gold-key").reached_upstream
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ParameterError, match="is no file"):
+            policy(keys_file=str(path))
 
 
 def test_a_file_that_goes_and_comes_back(file: Path) -> None:

@@ -18,6 +18,9 @@ from policy_engine.sdk import ImmediateResponse, ParameterError, Parameters, Pol
 
 Address = IPv4Address | IPv6Address
 
+_MAPPED = IPv6Network("::ffff:0:0/96")
+"""IPv4 addresses in IPv6 form (RFC 4291, 2.5.5.2)."""
+
 
 class IpAllow(Policy):
     """Refuses who is on the deny list, not on the allow list, or has no address that can be trusted."""
@@ -53,7 +56,7 @@ class _Ranges:
         parsed: list[IPv4Network | IPv6Network] = []
         for index, text in enumerate(networks):
             try:
-                parsed.append(ip_network(text))
+                parsed.append(_network(text))
             except ValueError as error:
                 raise ParameterError(f"not a network or address: {error}", f"{path}/{index}") from None
         self._bounds = {
@@ -66,6 +69,17 @@ class _Ranges:
         number = int(address)
         index = bisect_right(first, number) - 1
         return index >= 0 and number <= last[index]
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    """Return the network; one of IPv4 addresses in IPv6 form is that of IPv4. Raises ValueError."""
+    if "%" in text:
+        raise ValueError(f"{text!r} names an interface of one machine; leave out what begins with %")
+    found = ip_network(text)
+    if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):
+        # Addresses of clients in this form are looked up as IPv4, and would never be found here.
+        return IPv4Network((int(found.network_address) & 0xFFFF_FFFF, found.prefixlen - _MAPPED.prefixlen))
+    return found
 
 
 def _bounds(merged: Iterable[IPv4Network | IPv6Network]) -> tuple[list[int], list[int]]:

@@ -97,7 +97,19 @@ def test_no_text_makes_it_fail(text: str) -> None:
     assert status({"allow": ["192.0.2.0/24"], "trusted_hops": 1}, raw, raw) == 403
 
 
-@pytest.mark.parametrize("network", ["192.0.2.1/24", "192.0.2.0/33", "example.com", ""])
+@pytest.mark.parametrize(
+    "network", ["::ffff:192.0.2.0/120", "::ffff:c000:200/120", "::ffff:192.0.2.66", "::FFFF:0:0/96"]
+)
+@pytest.mark.parametrize("address", ["192.0.2.66", "::ffff:192.0.2.66", "[::ffff:c000:242]:80"])
+def test_ipv4_in_ipv6_form_means_the_same_in_a_list_as_of_a_client(network: str, address: str) -> None:
+    assert status({"deny": [network]}, address) == 403
+    assert status({"allow": [network]}, address) == 200
+    assert status({"deny": [network]}, "2001:db8::1") == 200
+
+
+@pytest.mark.parametrize(
+    "network", ["192.0.2.1/24", "192.0.2.0/33", "example.com", "", "fe80::1%eth0", "::ffff:192.0.2.1/120"]
+)
 def test_wrong_networks(network: str) -> None:
     with pytest.raises(ParameterError) as caught:
         load_policy(__file__, {"allow": ["192.0.2.0/24", network]})

@@ -40,6 +40,9 @@ _IDENTITY = RequestMutation(set_headers={"accept-encoding": "identity"})
 _BASE64 = re.compile(r"=\?base64\?([A-Za-z0-9+/]*={0,2})\?=")
 _NO_TOOLS = "The body is to be a message of JSON-RPC 2.0."
 
+_NOBODY = (Decision("too expensive", allows=False, tools=None, failed=True),)
+"""What holds where it takes too long to find out."""
+
 _ForRequest = ImmediateResponse | None
 _ForChunk = ChunkMutation | None
 
@@ -105,7 +108,8 @@ class McpAuthorize(Policy):
             return None
         kept = self.state(request, _Kept)
         if kept.rules is None:  # the answer of a policy that did not wait for the body
-            kept.rules = self._holding(request) or ()
+            rules = self._holding(request)
+            kept.rules = _NOBODY if rules is None else rules
         if kept.buffer is None:
             kept.is_events = media_type_of(response.headers) == _EVENTS
             kept.buffer = EventBuffer(self._largest) if kept.is_events else BodyBuffer(self._largest)

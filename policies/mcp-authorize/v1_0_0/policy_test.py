@@ -339,3 +339,17 @@ def test_wrong_rules_are_refused_by_name_and_pointer(rules: list[dict[str, Any]]
         load_policy(__file__, {"rules": rules})
     assert path in (caught.value.path or str(caught.value))
     assert all(one in str(caught.value) for one in said)
+
+
+def test_rules_that_take_too_long_show_no_tool_of_an_answer_that_did_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Answers(Policy):
+        def on_request_headers(self, request: Request) -> ImmediateResponse:
+            return ImmediateResponse(200, json.dumps(listed("get_a", "b_internal")), JSON)
+
+    rule = INTERNAL | {"when": "true"}
+    asking = post(message("tools/list"))
+    assert shown(run([policy(rule, default="allow"), Answers({})], asking).body) == ["get_a"]
+    monkeypatch.setattr("policy_expressions.Budget.spent", lambda _: True)
+    assert shown(run([policy(rule, default="allow"), Answers({})], asking).body) == []

@@ -9,8 +9,9 @@ from typing import Any
 
 from policy_engine.sdk import Request, list_members
 
-_PAIR = re.compile(r'\s*([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^;"]*)\s*(;|\Z)')
-_ESCAPED = re.compile(r"\\(.)")
+_PAIR = re.compile(r'[ \t]*+([A-Za-z]++)=("(?:[^"\\]++|\\.)*+"[ \t]*+|[^;"]*+)(?:;|\Z)', re.DOTALL)
+"""Possessive, so that nothing is ever looked at twice: what clients send may stand in it."""
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _MOST_PAIRS = 100
 
 
@@ -69,10 +70,10 @@ def of_header(request: Request, hops: int) -> Certificate:
         count += 1
         if pair is None or count > _MOST_PAIRS:
             raise NoCertificate("mtls_xfcc_malformed")
-        text = pair[2]
+        text = pair[2].strip(" \t")
         if text.startswith('"'):
-            text = _ESCAPED.sub(r"\1", text[1:-1])
-        found.setdefault(pair[1].lower(), []).append(text.strip())
+            text = _ESCAPED.sub(r"\1", text[1:-1]).strip(" \t")
+        found.setdefault(pair[1].lower(), []).append(text)
         position = pair.end()
     if any(len(found.get(name, ())) > 1 for name in ("hash", "subject")):
         raise NoCertificate("mtls_xfcc_malformed")

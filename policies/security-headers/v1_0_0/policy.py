@@ -46,6 +46,7 @@ class SecurityHeaders(Policy):
             if remove[-1] in chosen:
                 raise ParameterError(f"{name!r} is set by this policy as well", f"/remove/{index}")
         self._mutation = ResponseMutation(set_headers=chosen, remove_headers=tuple(remove))
+        self.constant_actions = {"response_headers": self._mutation}
 
     def on_response_headers(self, request: Request, response: Response) -> ResponseMutation:
         """Change the response."""

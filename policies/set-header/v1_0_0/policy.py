@@ -27,11 +27,9 @@ class SetHeader(Policy):
         request, response = parameters.get("request"), parameters.get("response")
         self._request = None if request is None else _changes(request, "/request").for_request()
         self._response = None if response is None else _changes(response, "/response").for_response()
-        self.idle_phases = {
-            phase
-            for phase, action in (("request_headers", self._request), ("response_headers", self._response))
-            if action is None
-        }
+        actions = {"request_headers": self._request, "response_headers": self._response}
+        self.constant_actions = {phase: action for phase, action in actions.items() if action is not None}
+        self.idle_phases = actions.keys() - self.constant_actions.keys()
 
     def on_request_headers(self, request: Request) -> RequestMutation | None:
         """Change the request."""

@@ -40,6 +40,8 @@ class SetHeader(Policy):
         }
         self._for_request: RequestMutation | None = _fixed(self._request, RequestMutation)
         self._for_response: ResponseMutation | None = _fixed(self._response, ResponseMutation)
+        fixed = {"request_headers": self._for_request, "response_headers": self._for_response}
+        self.constant_actions = {phase: action for phase, action in fixed.items() if action is not None}
 
     def on_request_headers(self, request: Request) -> RequestMutation | None:
         """Change the request."""
@@ -128,7 +130,7 @@ def _text(value: _Value, request: Request, response: Response | None, budget: Bu
 def _fixed(changes: _Changes | None, mutation: Callable[..., Any]) -> Any:
     if changes is None or not changes.fixed:
         return None
-    return mutation(remove_headers=changes.remove, set_headers=changes.set, append_headers=changes.append)
+    return mutation(remove_headers=changes.remove, set_headers=dict(changes.set), append_headers=changes.append)
 
 
 def _checked(check: Callable[[str], str], text: str, path: str) -> str:

@@ -4,9 +4,10 @@ A plain library; several policies share it, it is no policy itself. See its READ
 """
 
 from policy_llm.answers import AnswerReader
-from policy_llm.asking import Asked, Unclear, asked, asks_for_usage, model_in_path
+from policy_llm.asking import Asked, Unclear, asked, asks_for_usage, model_in_path, with_model_in_path
 from policy_llm.counting import DONE, AnswerCount
 from policy_llm.estimates import prompt_size, tokens_of
+from policy_llm.heads import Head
 from policy_llm.reading import Key, Message, Piece, Reading, Reason
 from policy_llm.requests import PROMPT_MEMBERS, ROLES, Place, is_prompt, places
 
@@ -15,6 +16,7 @@ __all__ = [
     "AnswerReader",
     "Asked",
     "DONE",
+    "Head",
     "Key",
     "Message",
     "PROMPT_MEMBERS",
@@ -31,4 +33,5 @@ __all__ = [
     "places",
     "prompt_size",
     "tokens_of",
+    "with_model_in_path",
 ]

@@ -10,10 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
-_IN_PATH = re.compile(r"/(?:models|deployments)/([^/]+?)(?::(\w+))?(?:/|\Z)")
+_IN_PATH = re.compile(r"/(?:models|deployments)/+([^/]+?)(?::(\w+))?(?:/|\Z)", re.IGNORECASE)
 """Gemini's `/models/NAME:generateContent`, Azure's `/deployments/NAME/chat/completions`."""
+_SLASH, _COLON = "\ufffe", "\uffff"
+"""What stands for those that were encoded: they are part of a name."""
+_METHOD = re.compile(rf"{_COLON}((?:stream)?generatecontent)\Z", re.IGNORECASE)
+_STREAMS = ":streamgeneratecontent"
 
 _LONGEST_MODEL = 256
 _CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -29,11 +33,13 @@ class Unclear(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked for. `most` are the tokens that all choices of the answer may have, None when nothing is said."""
+    """What is asked for. `most` are the tokens that all choices of the answer may have, None when nothing is said;
+    `operation` is in the words of OpenTelemetry's `gen_ai.operation.name`, empty where it cannot be told."""
 
     model: str = ""
     streams: bool = False
     most: int | None = None
+    operation: str = ""
 
 
 def asked(document: Mapping[str, Any], path: str) -> Asked:
@@ -54,8 +60,9 @@ def asked(document: Mapping[str, Any], path: str) -> Asked:
         raise Unclear("stream is neither true nor false")
     return Asked(
         model=model or named,
-        streams=bool(streams) or path.endswith(":streamGenerateContent"),
+        streams=bool(streams) or _decoded(path).lower().endswith(_STREAMS),
         most=_most(document),
+        operation=_operation(document, path),
     )
 
 
@@ -75,9 +82,40 @@ def asks_for_usage(document: dict[str, Any]) -> bool:
 
 
 def model_in_path(path: str) -> str:
-    """Return the model that a path names, empty when it names none."""
-    found = _IN_PATH.search(path)
-    return unquote(found[1]) if found else ""
+    """Return the model that a path names, in whatever way it is spelled; empty when it names none."""
+    found = _IN_PATH.search(_decoded(path))
+    return found[1].replace(_SLASH, "/").replace(_COLON, ":") if found else ""
+
+
+def with_model_in_path(path: str, model: str) -> str:
+    """Return the path with this model in place of the one that `model_in_path` finds; as it is when there is none."""
+    decoded = _decoded(path)
+    found = _IN_PATH.search(decoded)
+    if found is None:
+        return path
+    segments = path.split("/")
+    method = f":{found[2]}" if found[2] else ""
+    segments[decoded.count("/", 0, found.start(1))] = quote(model, safe="") + method
+    return "/".join(segments)
+
+
+def _decoded(path: str) -> str:
+    """Return the path with each segment decoded, as an upstream reads it; always Unicode, whatever bytes it has."""
+    plain = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    segments = (
+        unquote(one.replace("%3A", _COLON).replace("%3a", _COLON)).replace("/", _SLASH) for one in plain.split("/")
+    )
+    return _METHOD.sub(r":\1", "/".join(segments))
+
+
+def _operation(document: Mapping[str, Any], path: str) -> str:
+    if path.endswith(("/embeddings", ":embedContent", ":batchEmbedContents")):
+        return "embeddings"
+    if "contents" in document:
+        return "generate_content"
+    if "messages" in document or "input" in document:
+        return "chat"
+    return "text_completion" if "prompt" in document else ""
 
 
 def _most(document: Mapping[str, Any]) -> int | None:

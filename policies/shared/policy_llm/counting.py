@@ -12,6 +12,7 @@ from typing import Any
 from policy_body import NotJson, event_of, read_leniently, write_leniently
 from policy_llm.answers import AnswerReader
 from policy_llm.estimates import tokens_of
+from policy_llm.heads import Head
 from policy_llm.reading import Key, Reason
 
 DONE = b"[DONE]"
@@ -20,7 +21,7 @@ _MOST_TEXTS = 10_000  # that are told apart in one answer
 
 class AnswerCount:
     """The tokens of one answer. `usage` is what it says itself, in the names of chat completions; `unknown` counts what
-    was of no known shape.
+    was of no known shape; `head` is what it says of itself beside its texts.
 
     `told` tells that the usage is of the whole answer: it came with an end of it, or after one.
     """
@@ -30,6 +31,7 @@ class AnswerCount:
         self._reader = AnswerReader()
         self._lengths: Counter[Key] = Counter()
         self._over = False
+        self.head = Head()
         self.characters = 0
         self.usage: dict[str, int] = {}
         self.unknown = 0
@@ -54,6 +56,7 @@ class AnswerCount:
             self._count_unknown(data.decode("utf-8", "replace"))
             return
         for one in document if isinstance(document, list) else [document]:
+            self.head.take(one)
             found = self._reader.read(one)
             if found is None:
                 self._count_unknown(one)

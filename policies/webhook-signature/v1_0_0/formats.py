@@ -11,6 +11,8 @@ from typing import Any
 
 from policy_engine.sdk import Headers, ParameterError, header_name
 
+TOLERANCE = 300
+"""Seconds by which the time of a signature may differ unless the parameters say otherwise."""
 _MOST_SIGNATURES = 16
 _DIGITS = re.compile(r"[0-9]{1,12}", re.ASCII)
 _ID = re.compile(r"[!-\-/-~]{1,256}", re.ASCII)  # printable, and no full stop, which separates what is signed
@@ -38,11 +40,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A convention. `read` raises Unsigned; `headers` hold signatures; `algorithm` as in hashlib."""
+    """A convention. `read` raises Unsigned; `headers` hold signatures; `algorithm` as in hashlib; is a time signed?"""
 
     read: Callable[[Headers], Claim]
     headers: tuple[str, ...]
     algorithm: str = "sha256"
+    timed: bool = True
 
 
 def format_of(parameters: Mapping[str, Any]) -> Format:
@@ -51,7 +54,12 @@ def format_of(parameters: Mapping[str, Any]) -> Format:
     if (name == "hmac") is not ("hmac" in parameters):
         reason = "describe the signature" if name == "hmac" else f"format {name} has its own; leave this out"
         raise ParameterError(reason, "/hmac")
-    return _own(parameters["hmac"]) if name == "hmac" else _KNOWN[name]
+    found = _own(parameters["hmac"]) if name == "hmac" else _KNOWN[name]
+    if not found.timed and parameters.get("tolerance", TOLERANCE) != TOLERANCE:
+        raise ParameterError(
+            "means nothing here: no time is signed, so that old requests are let through", "/tolerance"
+        )
+    return found
 
 
 def keys_of(parameters: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -106,7 +114,7 @@ def _standard(headers: Headers) -> Claim:
 
 
 _KNOWN = {
-    "github": Format(_github, ("x-hub-signature-256",)),
+    "github": Format(_github, ("x-hub-signature-256",), timed=False),
     "slack": Format(_slack, ("x-slack-signature",)),
     "stripe": Format(_stripe, ("stripe-signature",)),
     "standard-webhooks": Format(_standard, ("webhook-signature",)),
@@ -133,7 +141,7 @@ def _own(described: Mapping[str, Any]) -> Format:
         first, last = (part.replace(_TIMESTAMP, time).encode() for part in (before, after))
         return Claim(signatures, first, last, int(time))
 
-    return Format(read, (header,), described.get("algorithm", "sha256"))
+    return Format(read, (header,), described.get("algorithm", "sha256"), timed=timestamp is not None)
 
 
 def _name(described: Mapping[str, Any], key: str) -> str:

@@ -16,7 +16,7 @@ from policy_engine.sdk import (
     content_codings,
 )
 
-from .formats import Claim, Unsigned, format_of, keys_of
+from .formats import TOLERANCE, Claim, Unsigned, format_of, keys_of
 
 
 class WebhookSignature(Policy):
@@ -30,7 +30,7 @@ class WebhookSignature(Policy):
     def __init__(self, parameters: Parameters) -> None:
         self._format = format_of(parameters)
         self._keys = keys_of(parameters)
-        self._tolerance = parameters.get("tolerance", 300)
+        self._tolerance = parameters.get("tolerance", TOLERANCE)
         self.credentials = self._format.headers
         self._wrong = _refusal("webhook_signature_wrong")
         self._stale = _refusal("webhook_signature_stale")

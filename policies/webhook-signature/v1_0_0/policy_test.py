@@ -251,6 +251,8 @@ OWN = {"header": "x-signature"}
     [
         ({"format": "hmac"}, "/hmac"),
         ({"format": "github", "hmac": OWN}, "/hmac"),
+        ({"format": "github", "tolerance": 60}, "/tolerance"),
+        ({"format": "hmac", "hmac": OWN, "tolerance": 60}, "/tolerance"),
         ({"format": "hmac", "hmac": {"header": "x y"}}, "/hmac/header"),
         ({"format": "hmac", "hmac": {"header": ":path"}}, "/hmac/header"),
         ({"format": "hmac", "hmac": {**OWN, "timestamp_header": "x y"}}, "/hmac/timestamp_header"),

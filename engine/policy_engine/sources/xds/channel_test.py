@@ -104,6 +104,41 @@ def test_mutual_tls(tmp_path: Path, client: str, works: bool) -> None:
     asyncio.run(run())
 
 
+def test_renewed_files_are_used_for_the_next_connection(tmp_path: Path) -> None:
+    authority, foreign = Authority(tmp_path, "authority"), Authority(tmp_path, "foreign")
+    certificate, key = authority.issue("localhost")
+    renewed, outdated = authority.issue("engine-1"), foreign.issue("engine-0")
+    live = tmp_path / "live.pem", tmp_path / "live.key"
+    credentials = grpc.ssl_server_credentials(
+        [(key.read_bytes(), certificate.read_bytes())], authority.path.read_bytes(), require_client_auth=True
+    )
+
+    def put(files: tuple[Path, Path]) -> None:
+        for target, source in zip(live, files, strict=True):
+            beside = target.with_suffix(".tmp")
+            beside.write_bytes(source.read_bytes())
+            beside.replace(target)
+
+    async def script(stream: Stream, _: int) -> None:
+        await stream.read()
+        await stream.exchange(delta("n1", "a"))
+        await stream.hold()
+
+    async def run() -> None:
+        engine = Engine()
+        put(outdated)
+        tls = TlsFiles(authority.path, *live)
+        async with (
+            management_server(script, credentials=credentials) as address,
+            following(settings_for(address, tls=tls, connect_timeout=1.0), engine) as source,
+        ):
+            await eventually(lambda: source.status.last_error)
+            put(renewed)
+            await eventually(lambda: engine.applied)
+
+    asyncio.run(run())
+
+
 def test_a_certificate_without_its_key_is_refused() -> None:
     with pytest.raises(ValueError, match="together"):
         TlsFiles(certificate=Path("x"))

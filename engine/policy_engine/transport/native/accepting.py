@@ -52,6 +52,11 @@ class Acceptor:
         self._stop_accepting()
         self._sock.close()
 
+    async def begun(self) -> None:
+        """Return when every connection that was accepted is with its protocol."""
+        if self._beginning:
+            await asyncio.wait(self._beginning)
+
     def _accept(self) -> None:
         self._pause = None
         self._loop.add_reader(self._sock.fileno(), self._ready)

@@ -106,13 +106,14 @@ class Call(Stream):
         """Take payload. The usual case, a whole message with nothing else under way, goes straight to the handler."""
         if self.ended:
             return 0
+        size = len(chunk) - PREFIX_SIZE
         if (
             self._reader is None
             and self._task is None
             and self.pending is None
-            and len(chunk) >= PREFIX_SIZE
-            and PREFIX.unpack_from(chunk) == (0, len(chunk) - PREFIX_SIZE)
-            and len(chunk) - PREFIX_SIZE <= self._service.max_message_bytes
+            and size >= 0
+            and PREFIX.unpack_from(chunk) == (0, size)
+            and size <= self._service.max_message_bytes
             and self.connection.sender.pending_bytes <= self.connection.send_limit
         ):
             self._deliver(chunk[PREFIX_SIZE:])
@@ -166,7 +167,7 @@ class Call(Stream):
         self._service.counters.messages_in += 1
         try:
             replies = handler.receive(message)
-            if not isinstance(replies, _AT_ONCE):
+            if type(replies) is not bytes and not isinstance(replies, _AT_ONCE):
                 task = self._service.start_task(replies)
                 if not task.done():
                     self._task = task
@@ -177,7 +178,9 @@ class Call(Stream):
         except (Exception, asyncio.CancelledError) as error:
             self._handler_failed(error)
             return
-        if replies is not None:
+        if type(replies) is bytes:
+            self.push(replies)
+        elif replies is not None:
             self._reply(replies)
 
     def _task_done(self, task: asyncio.Task[Replies]) -> None:
@@ -222,7 +225,7 @@ class Call(Stream):
             announce = self.head.announce_gzip
             connection.send_headers(self.id, headers.RESPONSE_HEADERS_GZIP if announce else headers.RESPONSE_HEADERS)
         self._service.counters.messages_out += 1
-        connection.sender.send(self, PREFIX.pack(0, len(message)), message)
+        connection.sender.send(self, message)
         if not connection.receiving:
             connection.wake()
 

@@ -13,11 +13,13 @@ from pathlib import Path
 import h2.connection
 import h2.events
 import pytest
+from hyperframe.frame import Frame, GoAwayFrame, SettingsFrame
 
 from policy_engine.kernel.stream import Replies
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.transport.health import EXT_PROC_SERVICE
 from policy_engine.transport.native import protocol
+from policy_engine.transport.native.frames import PREFACE
 from policy_engine.transport.native.server import NativeServer
 from policy_engine.transport.options import Limits, ServerOptions, TlsOptions
 from testsupport.certificates import Authority
@@ -244,5 +246,65 @@ def test_what_is_no_tls_is_refused(tls: TlsOptions) -> None:
                 writer.close()
             await until(lambda: server.counters.connections_active == 0, "closed")
             assert server.counters.connections_refused == {"tls": 3}
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("over_tls", [False, True])
+def test_a_client_that_is_let_in_as_the_drain_begins_is_told_and_not_cut_off(
+    over_tls: bool, tls: TlsOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "_DRAIN_PING_SECONDS", 0.2)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+
+    async def test(turns: int) -> None:
+        async with served(Limits(), tls if over_tls else None) as server:
+            host, _, port = server.address.rpartition(":")
+            connecting = asyncio.create_task(
+                asyncio.open_connection(host, int(port), ssl=context if over_tls else None)
+            )
+            while not server._acceptors[0]._beginning:  # noqa: ASYNC110 - each turn of the loop is looked at
+                await asyncio.sleep(0)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            draining = asyncio.create_task(server.drain(10))
+            reader, writer = await connecting
+            writer.write(PREFACE + SettingsFrame(0).serialize())
+            async with asyncio.timeout(10):
+                assert goaways(await reader.read()) == [(2**31 - 1, 0), (0, 0)]
+                writer.close()
+                await draining
+
+    for turns in range(6):
+        asyncio.run(test(turns))
+
+
+def goaways(data: bytes) -> list[tuple[int, int]]:
+    """The last stream and the error code of each GOAWAY among these frames."""
+    found = []
+    while data:
+        frame, length = Frame.parse_frame_header(memoryview(data[:9]))
+        frame.parse_body(memoryview(data[9 : 9 + length]))
+        data = data[9 + length :]
+        if isinstance(frame, GoAwayFrame):
+            found.append((frame.last_stream_id, frame.error_code))
+    return found
+
+
+def test_a_client_that_never_begins_holds_up_no_drain(tls: TlsOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_DRAIN_PING_SECONDS", 0.1)
+
+    async def test() -> None:
+        async with served(Limits(handshake_seconds=60), tls) as server:
+            host, _, port = server.address.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            await until(lambda: server.counters.connections_active == 1, "accepted")
+            async with asyncio.timeout(10):
+                await server.drain(60)
+                with contextlib.suppress(ConnectionError):
+                    assert await reader.read() == b""
+            writer.close()
 
     asyncio.run(test())

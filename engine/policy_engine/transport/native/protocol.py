@@ -49,6 +49,7 @@ class ServerProtocol(asyncio.Protocol):
         self._connection: Connection | None = None
         self._flush_scheduled = False
         self._closing = False
+        self._draining = False
         self._timer: asyncio.TimerHandle | None = None
 
     # -- called by asyncio --------------------------------------------------------------------------------------------
@@ -103,6 +104,8 @@ class ServerProtocol(asyncio.Protocol):
         transport.set_write_buffer_limits(high=_WRITE_HIGH, low=_WRITE_LOW)
         self._connection = Connection(self._dispatcher, self._wake, self._flush)
         self._flush()
+        if self._draining:
+            self.drain()
 
     def data_received(self, data: bytes) -> None:
         """Handle all frames of one read, then write all answers at once."""
@@ -167,11 +170,19 @@ class ServerProtocol(asyncio.Protocol):
             self.close("too many connections, and this one has no request")
 
     def drain(self) -> None:
-        """Announce the end, and stop taking streams when the client knows or had time to know."""
+        """Announce the end, and stop taking streams when the client knows or had time to know.
+
+        One whose TLS is not agreed on yet is given time for it: a client that was let in is not to find itself cut off.
+        """
+        self._draining = True
         if self._connection is not None:
             self._connection.start_drain()
             self._loop.call_later(_DRAIN_PING_SECONDS, self._connection.finish_drain)
         else:
+            self._loop.call_later(_DRAIN_PING_SECONDS, self._abort_unless_begun)
+
+    def _abort_unless_begun(self) -> None:
+        if self._connection is None:
             self.abort()
 
     def close(self, reason: str) -> None:

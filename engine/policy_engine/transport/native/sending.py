@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from struct import Struct
 from typing import Final
 
 from policy_engine.transport.native import frames
 from policy_engine.transport.native.errors import ConnectionFault, ErrorCode, StreamFault
+from policy_engine.transport.native.messages import PREFIX, PREFIX_SIZE
 from policy_engine.transport.native.stream import Stream
+
+_MESSAGE_HEAD: Final = Struct(">IBIBI")
+"""Header of a DATA frame and, behind it, the prefix of the gRPC message that the frame holds whole."""
 
 # One write hands at most this much waiting payload to the socket, which then says whether it can take more.
 WRITE_BUDGET: Final = 1024 * 1024
@@ -31,9 +36,10 @@ class Sender:
         self.pending_bytes = 0
         self._blocked: dict[Stream, None] = {}
 
-    def send(self, stream: Stream, prefix: bytes, message: bytes) -> None:
-        """Send or queue one payload of two parts."""
-        size = len(prefix) + len(message)
+    def send(self, stream: Stream, message: bytes) -> None:
+        """Send or queue one gRPC message."""
+        length = len(message)
+        size = length + PREFIX_SIZE
         if (
             stream.pending is None
             and size <= self.window
@@ -43,11 +49,11 @@ class Sender:
         ):
             self.window -= size
             stream.send_credit -= size
-            self.out += (frames.FRAME_HEADER.pack(size << 8, 0, stream.id), prefix, message)
+            self.out += (_MESSAGE_HEAD.pack(size << 8, 0, stream.id, 0, length), message)
             return
         if stream.pending is None:
             stream.pending = deque()
-        stream.pending.append(prefix)
+        stream.pending.append(PREFIX.pack(0, length))
         if message:
             stream.pending.append(message)
         stream.pending_bytes += size

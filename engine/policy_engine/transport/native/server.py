@@ -101,7 +101,10 @@ class NativeServer:
     async def drain(self, seconds: float) -> int:
         """Take nothing new and finish the streams in flight; returns how many were cut off at the deadline (R-54)."""
         self.health.drain()
+        acceptors = tuple(self._acceptors)
         self._stop_listening()
+        for acceptor in acceptors:
+            await acceptor.begun()
         for protocol in self._protocols():
             protocol.drain()
         await self._wait(seconds, lambda: not self._connections)

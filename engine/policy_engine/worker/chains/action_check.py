@@ -172,7 +172,15 @@ def _checked_values(replaced: Any, appended: Any) -> list[tuple[str, bytes, bool
     # Asking an abstract class costs as much as all the rest.
     if type(replaced) not in _USUAL_MAPPINGS and not isinstance(replaced, Mapping):
         raise InvalidAction(f"headers to set must be a mapping of names to values, not {type(replaced).__name__}")
-    changed = [(_checked_name(name), _checked_value(name, value), False) for name, value in replaced.items()]
+    changed = []
+    size = 0
+    for name, value in replaced.items():
+        # Written out here: calls for a name and a value cost as much as looking at them.
+        lower = (_GOOD_NAMES.get(name) if type(name) is str else None) or _new_name(name)
+        plain = type(value) is str and value.isascii() and value.isprintable()
+        raw = value.encode() if plain else _checked_value(name, value)
+        size += len(lower) + len(raw)
+        changed.append((lower, raw, False))
     if appended != ():
         if not _is_list(appended):
             raise InvalidAction(f"`append_headers` must be a list of (name, value), not {type(appended).__name__}")
@@ -180,10 +188,9 @@ def _checked_values(replaced: Any, appended: Any) -> list[tuple[str, bytes, bool
             if not isinstance(pair, tuple | list) or len(pair) != 2:
                 raise InvalidAction("`append_headers` must hold pairs of a name and a value")
             name, value = pair
-            changed.append((_checked_name(name), _checked_value(name, value), True))
-    size = 0
-    for name, raw, _ in changed:
-        size += len(name) + len(raw)
+            lower, raw = _checked_name(name), _checked_value(name, value)
+            size += len(lower) + len(raw)
+            changed.append((lower, raw, True))
     if len(changed) > MAX_HEADER_CHANGES or size > MAX_HEADER_BYTES:
         raise InvalidAction(
             f"{len(changed)} header changes of {size} bytes; at most {MAX_HEADER_CHANGES} of {MAX_HEADER_BYTES} bytes"
@@ -193,7 +200,7 @@ def _checked_values(replaced: Any, appended: Any) -> list[tuple[str, bytes, bool
 
 def _checked_name(name: object) -> str:
     # The same few names come again and again: looking one up costs 50 ns, checking it 500.
-    return (_GOOD_NAMES.get(name) if isinstance(name, str) else None) or _new_name(name)
+    return (_GOOD_NAMES.get(name) if type(name) is str else None) or _new_name(name)
 
 
 def _new_name(name: object) -> str:

@@ -13,3 +13,11 @@ def close_chains(chains: Iterable[CompiledChain]) -> None:
     for chain in chains:
         for instance in chain.instances:
             close_soon(instance, chain.route_key)
+
+
+def leave(chain: CompiledChain) -> None:
+    """A stream on the chain is over; the last one on a retired chain closes its policies."""
+    usage = chain.usage
+    usage.streams -= 1
+    if usage.retired and usage.streams == 0:
+        close_chains((chain,))

@@ -80,10 +80,11 @@ class Step:
 
     `hook` is what is called, `method` its name in the policy's class, `accepts` the types of action it may return.
     `entry` is the instance's place in the chain: a condition is decided once per stream and entry. `checked` is the
-    last action object that passed `check_action` and `edit` what that gave, so that a constant action is checked once
-    and not per request; `usual` is that object where it asks for nothing but this edit. `on_failure` is told of every
-    failure, with the request, and may raise to keep the failure mode from deciding. `decisions` hears of what ends a
-    request. What a step in `shadow` wants is only noted. `way` is where a refusal goes that others may make up for.
+    last constant action that passed `check_action` and `edit` what that gave, so that it is not checked per request;
+    `usual` is that object where it asks for nothing but this edit, `seen` the last one that may prove to be constant.
+    `on_failure` is told of every failure, with the request, and may raise to keep the failure mode from deciding.
+    `decisions` hears of what ends a request. What a step in `shadow` wants is only noted. `way` is where a refusal goes
+    that others may make up for.
     """
 
     policy: str
@@ -101,6 +102,7 @@ class Step:
     decisions: Decisions | None = None
     shadow: bool = False
     way: Way | None = None
+    seen: Any = None
     checked: Any = None
     edit: HeaderEdit = NO_EDIT
     usual: Any = None

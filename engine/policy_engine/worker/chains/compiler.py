@@ -43,6 +43,7 @@ from policy_engine.worker.chains import any_of
 from policy_engine.worker.chains.action_check import WrongKind, check_action
 from policy_engine.worker.chains.any_of import Alternative, Group, Verdict
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Decisions, Snapshot, Step, Way
+from policy_engine.worker.chains.constant_hooks import constant_hook
 from policy_engine.worker.chains.error_answers import ErrorAnswers
 from policy_engine.worker.chains.needs import NOTHING_ASKED, Asked, BodyMode, Part, asked_by, expressions_in, needs_of
 from policy_engine.worker.chains.route_patterns import is_pattern, ties
@@ -323,6 +324,7 @@ class Compiler:
     def _step(self, entry: Entry, hook: Hook, method: Hook, call: Callable[..., Any]) -> Step:
         """Return the step that stands for `hook` in its phase and calls the policy's `method`."""
         instance = entry.instance
+        call = constant_hook(instance, hook) or call
         if type(instance).blocking:
             call = self._pool(entry.name, entry.version).wrap(call)
         if self.tracing is not None:

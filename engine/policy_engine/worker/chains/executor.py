@@ -29,6 +29,8 @@ from policy_engine.sdk.headers import HeaderEdit, apply_edit
 from policy_engine.sdk.repeated_lines import RepeatedLines
 from policy_engine.worker.chains.action_check import InvalidAction, WrongKind, check_action
 from policy_engine.worker.chains.compiled import CompiledChain, Condition, Step, Way
+from policy_engine.worker.chains.constant_actions import is_constant
+from policy_engine.worker.chains.constant_hooks import Constant
 from policy_engine.worker.chains.loop_watch import RUNNING, Watched
 from policy_engine.worker.chains.shadow import note_failure, note_wanted
 from policy_engine.worker.chains.statistics import SHORTEST, FailureKind
@@ -85,7 +87,7 @@ class Outcome:
         self.restated = False
 
 
-def run(
+def run(  # noqa: PLR0912 # a call for what a branch does would cost more than that
     exchange: Exchange, steps: tuple[Step, ...], args: list[Any], outcome: Outcome, start: int = 0
 ) -> Outcome | Coroutine[Any, Any, Outcome]:
     """Run `steps` from `start` with `args` (the hook's arguments; the chunk in them is replaced as it changes).
@@ -103,10 +105,17 @@ def run(
                 return outcome
             continue
         statistics = step.statistics
+        hook = step.hook
+        if type(hook) is Constant:
+            statistics.buckets[0] += 1
+            outcome.actions.append(hook.action)
+            outcome.edits.append(hook.edit)
+            apply_edit(args[-1].headers, hook.edit)
+            continue
         began = running.since = perf_counter()
         try:
             running.step = step
-            result = step.hook(*args)
+            result = hook(*args)
             running.step = None
         except BaseException as error:  # `sys.exit()` in a policy fails that policy, it does not end the worker
             running.step = None
@@ -218,10 +227,7 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
         except InvalidAction as error:
             return _fail(exchange, step, error, outcome)
         if edit.whole:
-            # What else an action holds may be changed after this look at it, and is looked at each time.
-            step.checked, step.edit = action, edit
-            restates = kind is ResponseMutation and action.status is not None
-            step.usual = None if restates or step.shadow or step.way is not None else action
+            _keep(step, action, edit)
     if (step.shadow or step.way is not None) and _set_aside(exchange, step, action):
         return False
     if kind is ImmediateResponse:
@@ -244,6 +250,16 @@ def _settle(exchange: Exchange, step: Step, args: list[Any], action: Any, outcom
     else:
         _pass_on(args, action, edit)
     return False
+
+
+def _keep(step: Step, action: Any, edit: HeaderEdit) -> None:
+    """Remember an action that asks for nothing but `edit`, if it is constant; most that come once come once only."""
+    if action is not step.seen:
+        step.seen = action
+    elif is_constant(action):
+        step.checked, step.edit = action, edit
+        restates = type(action) is ResponseMutation and action.status is not None
+        step.usual = None if restates or step.shadow or step.way is not None else action
 
 
 def _pass_on(args: list[Any], action: Any, edit: HeaderEdit) -> None:

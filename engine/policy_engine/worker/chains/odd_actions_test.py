@@ -324,3 +324,63 @@ def test_what_changes_after_it_was_looked_at_is_looked_at_again() -> None:
         reply = Reply.FromString(settle(made.session().receive(request_headers())))
         assert reply.immediate_response.status.code == 500
         assert statistics.failures[FailureKind.INVALID_ACTION] == before + 1
+
+
+@pytest.mark.parametrize("kind", [RequestMutation, ResponseMutation])
+@pytest.mark.parametrize("part", ["set_headers", "append_headers", "remove_headers"])
+def test_one_action_whose_parts_are_filled_anew_asks_for_what_it_holds_then(kind: Any, part: str) -> None:
+    held: Any = {} if part == "set_headers" else []
+    action = kind(**{part: held})
+
+    class Fills(Policy):
+        def on_request_headers(self, request: Request) -> Any:
+            return self._filled(request) if kind is RequestMutation else None
+
+        def on_response_headers(self, request: Request, response: Any) -> Any:
+            return self._filled(request) if kind is ResponseMutation else None
+
+        def _filled(self, request: Request) -> Any:
+            user = request.headers["x-asks"]
+            held.clear()
+            if part == "set_headers":
+                held["x-user"] = user
+            else:
+                held.append(("x-user", user) if part == "append_headers" else f"x-{user}")
+            return action
+
+    made = engine(Fills)
+    for user in ("alice", "alice", "alice", "bob", "carol"):
+        session = made.session()
+        reply = settle(session.receive(request_headers(pairs=[("x-asks", user)])))
+        if kind is ResponseMutation:
+            reply = settle(session.receive(response_headers()))
+        assert user.encode() in reply, user
+
+
+def test_parts_of_a_constant_action_that_were_empty_cannot_pass_by_the_check() -> None:
+    class Empty(Policy):
+        action = RequestMutation(set_headers={"x-a": "1"}, dynamic_metadata={}, set_query={})
+
+        def on_request_headers(self, request: Request) -> Any:
+            return self.action
+
+    class Publishes(Policy):
+        def on_request_headers(self, request: Request) -> Any:
+            return RequestMutation(dynamic_metadata={"n": {"k": 1}})
+
+    made = engine(Empty, Publishes)
+    for _ in range(3):
+        assert b"x-a" in settle(made.session().receive(request_headers()))
+    for change in ("dynamic_metadata", "set_query", "set_headers"):
+        with pytest.raises(TypeError):
+            getattr(Empty.action, change)["n"] = object()
+    # Held by somebody else, it is never taken for constant.
+    published: dict[str, Any] = {}
+    Empty.action = RequestMutation(set_headers={"x-a": "1"}, dynamic_metadata=published)
+    for _ in range(3):
+        assert b"x-a" in settle(made.session().receive(request_headers()))
+    published["n"] = {"k": object()}
+    reply = Reply.FromString(settle(made.session().receive(request_headers())))
+    assert reply.immediate_response.status.code == 500
+    (statistics, _) = made.compiler.statistics.values()
+    assert statistics.failures[FailureKind.INVALID_ACTION] == 1

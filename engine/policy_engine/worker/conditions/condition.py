@@ -6,6 +6,7 @@ instead of at load). See `docs/conditions.md` for what an operator may write.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol, cast
 
@@ -120,23 +121,24 @@ class Variables:
 class Condition:
     """A compiled condition; immutable, usable from several threads at once."""
 
-    __slots__ = ("_direct", "_program", "_variables", "decided_late", "text", "uses_response")
+    __slots__ = ("_evaluate", "_variables", "decided_late", "text", "uses_response")
 
-    def __init__(self, source: Source, program: Program, direct: Evaluate | None = None) -> None:
+    def __init__(self, source: Source, evaluate: Evaluate | Program) -> None:
         self.text = source.text
         self.uses_response = any(name.startswith("response.") for name in source.variables)
         # Of a whole exchange: when its request begins, neither the answer nor what policies add to it is known.
         self.decided_late = self.uses_response or "metadata" in source.variables
-        self._direct = direct
-        self._program = program
-        self._variables = Variables(source)
+        self._variables = variables = Variables(source)
+        self._evaluate: Evaluate
+        if callable(evaluate):
+            self._evaluate = evaluate
+        else:
+            self._evaluate = lambda request, response: evaluate.evaluate(variables.of(request, response))
 
     def evaluate(self, request: Request, response: Response | None = None) -> bool:
         """Tell whether the policy runs; raises ConditionError for a run-time error or a result that is not a bool."""
         try:
-            if self._direct is not None:
-                return self._direct(request, response)
-            return self._program.evaluate(self._variables.of(request, response))
+            return self._evaluate(request, response)
         except EvaluationFailed as error:
             raise ConditionError(str(error), self.text) from None
 
@@ -147,7 +149,7 @@ class Condition:
 def compile_condition(
     text: str, *, phase_has_response: bool, engine: Engine = ENGINE, direct: bool = True
 ) -> Condition:
-    """Compile and type-check a condition (R-10); `direct` False leaves every evaluation to the CEL engine.
+    """Compile and type-check a condition (R-10); `direct` False leaves everything to the CEL engine.
 
     `phase_has_response` is True only for a policy all of whose hooks run in the response phase. `response.*` is
     refused for every other policy: its request hooks run before there is a response, and a condition that cannot be
@@ -156,10 +158,13 @@ def compile_condition(
     Raises ConditionRefused with every problem found.
     """
     source = checked_source(text, phase_has_response=phase_has_response)
+    evaluate = compile_direct(source) if direct else None
+    if evaluate is not None:
+        return Condition(source, evaluate)
     program = engine.compile_source(source)
     engine.check_types(source)
     check_patterns(source, engine)
-    return Condition(source, program, compile_direct(source) if direct else None)
+    return Condition(source, program)
 
 
 def checked_source(text: str, *, phase_has_response: bool) -> Source:
@@ -175,20 +180,16 @@ def checked_source(text: str, *, phase_has_response: bool) -> Source:
 class TextExpression:
     """A compiled expression for a text, such as the key by which requests are shared out; immutable."""
 
-    __slots__ = ("_direct", "_program", "_variables", "text")
+    __slots__ = ("_evaluate", "text")
 
-    def __init__(self, source: Source, program: Program, *, direct: bool) -> None:
-        self.text = source.text
-        self._program = program
-        self._variables = Variables(source)
-        self._direct = compile_direct_text(source) if direct else None
+    def __init__(self, text: str, evaluate: Callable[[Request, Response | None], str]) -> None:
+        self.text = text
+        self._evaluate = evaluate
 
     def evaluate(self, request: Request) -> str | None:
         """Return the text, None where the request does not have what the expression asks for."""
         try:
-            if self._direct is not None:
-                return self._direct(request, None)
-            return self._program.text(self._variables.of(request, None))
+            return self._evaluate(request, None)
         except EvaluationFailed:
             return None
 
@@ -199,10 +200,14 @@ def compile_text(text: str, *, engine: Engine = ENGINE, direct: bool = True) -> 
     Raises ConditionRefused with every problem found.
     """
     source = checked_source(text, phase_has_response=False)
+    evaluate = compile_direct_text(source) if direct else None
+    if evaluate is not None:
+        return TextExpression(text, evaluate)
     program = engine.compile_source(source, text=True)
     engine.check_types(source, gives="text")
     check_patterns(source, engine)
-    return TextExpression(source, program, direct=direct)
+    variables = Variables(source)
+    return TextExpression(text, lambda request, response: program.text(variables.of(request, response)))
 
 
 def check_text(text: str, *, engine: Engine = ENGINE) -> list[Problem]:

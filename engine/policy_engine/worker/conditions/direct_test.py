@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from policy_engine.sdk import Headers, Request, Response
-from policy_engine.worker.conditions.condition import Condition, ConditionError, compile_condition
-from policy_engine.worker.conditions.direct import compile_direct
+from policy_engine.worker.conditions import celcpp, celpy
+from policy_engine.worker.conditions.condition import Condition, ConditionError, compile_condition, compile_text
+from policy_engine.worker.conditions.direct import compile_direct, compile_direct_text
 from policy_engine.worker.conditions.source import read_source
 from testsupport.conditions_corpus import CORPUS, ERROR, REFUSED, Outcome, sample_request, sample_response
 
@@ -134,3 +139,53 @@ def test_any_expression_of_these_forms_has_the_same_result(text: str, request: R
     assert compile_direct(read_source(text)) is not None
     direct, engine = both_ways(text, request, response)
     assert direct == engine
+
+
+_words = st.sampled_from(
+    [
+        *("request.path", "request.headers", "response.status", "response.headers", "metadata", "request", "path", "x"),
+        *('"/a"', "'x-a'", 'r"\\d"', '"""a\nb"""', 'b"a"', '"\\n"', "'a\r'", '""', "404", "0404", "1.5", "9" * 18),
+        *("9" * 19, "0x1F", "1u", "-1", "true", "null"),
+        *("&&", "||", "!", "==", "!=", "<", ">=", "in", "?", ":", "+", ".", ",", "(", ")", "[", "]", "{", "}"),
+        *("startsWith", "contains", "matches", "size", "// no more\n", "\f"),
+    ]
+)
+_mutated = st.builds(
+    lambda text, place, cut, words: " ".join([text[:place], *words, text[place + cut :]]),
+    _expressions,
+    st.integers(0, 60),
+    st.integers(0, 6),
+    st.lists(_words, max_size=3),
+)
+
+
+@given(text=st.one_of(_mutated, st.lists(_words, max_size=9).map(" ".join)))
+def test_what_needs_no_engine_is_what_an_engine_takes_too(text: str) -> None:
+    source = read_source(text)
+    if source.problems or compile_direct(source) is None:
+        return
+    for engine in (celcpp, celpy):
+        compile_condition(text, phase_has_response=True, engine=engine, direct=False)
+
+
+@pytest.mark.parametrize("text", ["request.host", 'request.headers["x-a"]', "request . path", "request.id // the id"])
+def test_a_text_that_needs_no_engine_is_what_an_engine_takes_too(text: str) -> None:
+    assert compile_direct_text(read_source(text)) is not None
+    compile_text(text, direct=False)
+
+
+def test_numbers_beyond_those_of_cel_are_left_to_the_engine() -> None:
+    assert compile_direct(read_source(f"response.status == {'9' * 18}")) is not None
+    assert compile_direct(read_source(f"response.status == {'9' * 19}")) is None
+
+
+def test_a_process_whose_conditions_need_no_engine_has_none() -> None:
+    program = (
+        "import sys\nfrom policy_engine.worker.conditions.condition import check_condition\n"
+        "def check(text): assert not check_condition(text, phase_has_response=True), text\n"
+        "check('request.method == \"GET\"')\nprint('cel_expr_python' in sys.modules)\n"
+        "check('size(request.method) == 3')\nprint('cel_expr_python' in sys.modules)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["False", "True"]

@@ -7,7 +7,7 @@ regular expressions, no remote schemas) is here and nowhere else.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,9 +21,9 @@ from referencing.jsonschema import DRAFT202012
 
 from policy_engine.documents.json_types import type_in_words
 from policy_engine.sdk import ParameterError
-from policy_engine.sdk.json_pointer import Path, format_pointer
+from policy_engine.sdk.json_pointer import Path, find, format_pointer
 from policy_engine.sdk.json_schema_words import why_no_keyword
-from policy_engine.worker.policies.json_data import bounded_copy
+from policy_engine.worker.policies.json_data import MAX_INTEGER, bounded_copy
 from policy_engine.worker.policies.schema_keywords import (
     FORMATS,
     LINK,
@@ -93,6 +93,7 @@ class _Notes:
     """What one walk over parameters gathers."""
 
     secrets: set[str] = field(default_factory=set)
+    whole: list[Path] = field(default_factory=list)
     depth: int = 0
 
     @contextmanager
@@ -115,7 +116,7 @@ class ParameterSchema:
     is created only when it has a `default` itself. Raises SchemaError.
     """
 
-    __slots__ = ("_has_annotations", "_known", "_resolver", "_schema", "_validator")
+    __slots__ = ("_known", "_resolver", "_schema", "_validator")
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         copied, violations = bounded_copy(schema)
@@ -128,7 +129,6 @@ class ParameterSchema:
         self._schema = copied
         self._resolver = registry.resolver(_ROOT)
         self._validator = SchemaValidator(copied, registry=registry, format_checker=FORMATS)
-        self._has_annotations = False
         violations = tuple(self._content_violations())
         if violations:
             raise SchemaError(violations)
@@ -161,9 +161,9 @@ class ParameterSchema:
     def _check(self, copied: Any) -> Checked:
         notes = _Notes()
         try:
-            if self._has_annotations:
-                self._annotate(copied, (), self._schema, notes)
+            self._annotate(copied, (), self._schema, notes)
             found = violations_of(self._validator.iter_errors(copied))
+            found = (*found, *_make_integers(copied, notes.whole))
         except RecursionError:
             found = (Violation((), "is nested too deeply for the schema's own recursion"),)
         if not isinstance(copied, dict):
@@ -222,7 +222,6 @@ class ParameterSchema:
         if "unevaluatedProperties" in keywords and "patternProperties" in keywords:
             reason = "cannot be combined with patternProperties; use additionalProperties"
             yield Violation(keywords["unevaluatedProperties"], reason)
-        self._has_annotations = "default" in keywords or "writeOnly" in keywords
         if not broken:
             yield from self._default_violations()
 
@@ -250,7 +249,7 @@ class ParameterSchema:
                 yield Violation((*path, "default", *violation.path), reason, violation.allowed, violation.value)
 
     def _annotate(self, value: Any, path: Path, schema: Any, notes: _Notes, seen: frozenset[int] = frozenset()) -> None:
-        """Fill defaults into `value` in place and note the `writeOnly` parts of it.
+        """Fill defaults into `value` in place, and note the `writeOnly` parts of it and the integers that are no `int`.
 
         `seen` holds the schemas already applied to this very value: references may go round in circles. Raises
         RecursionError when one default brings in the next without end.
@@ -260,6 +259,8 @@ class ParameterSchema:
         seen = seen | {id(schema)}
         if schema.get("writeOnly") is True:
             notes.secrets.add(format_pointer(path))
+        if isinstance(value, float) and value.is_integer() and _says_integer(schema, value):
+            notes.whole.append(path)
         for applied in self._in_place(value, schema):
             self._annotate(value, path, applied, notes, seen)
         if isinstance(value, dict):
@@ -310,6 +311,25 @@ class ParameterSchema:
             for name, applied in schema.get("dependentSchemas", {}).items():
                 if name in value:
                     yield applied
+
+
+def _says_integer(schema: Mapping[str, Any], value: float) -> bool:
+    """Return whether `value`, which has no fraction, is an integer to whoever wrote the schema."""
+    kinds = schema.get("type", ())
+    if "integer" in ((kinds,) if isinstance(kinds, str) else kinds) and "number" not in kinds:
+        return True
+    named = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
+    return any(type(one) is int and one == value for one in named)
+
+
+def _make_integers(parameters: Any, paths: Sequence[Path]) -> Iterator[Violation]:
+    """Let 10.0 and 1e1, which are integers in JSON Schema, be what a policy takes for one; yield those too large."""
+    for path in dict.fromkeys(paths):
+        value = find(parameters, path)
+        if abs(value) > MAX_INTEGER:
+            yield Violation(path, "is too large a number", f"at most {MAX_INTEGER}")
+        elif path:
+            find(parameters, path[:-1])[path[-1]] = int(value)
 
 
 def _metaschema_violations(schema: Any) -> tuple[Violation, ...]:

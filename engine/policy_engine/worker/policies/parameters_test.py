@@ -142,6 +142,46 @@ def test_a_repeated_check_finds_the_same() -> None:
     assert schema.check({"t": 1}).parameters["t"] is not True
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer"},
+        {"type": ["integer", "null"]},
+        {"enum": [8, "auto"]},
+        {"const": 8},
+        {"$ref": "#/$defs/n"},
+        {"allOf": [{"minimum": 1}, {"type": "integer"}]},
+        {"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]},
+        {"if": {"minimum": 1}, "then": {"type": "integer"}},
+    ],
+)
+def test_an_integer_is_an_int_however_it_is_written(schema: dict[str, Any]) -> None:
+    whole = {
+        "properties": {"a": schema, "l": {"items": schema}, "p": {"prefixItems": [True, schema]}},
+        "patternProperties": {"^x-": {"additionalProperties": schema}},
+        "$defs": {"n": {"type": "integer"}},
+    }
+    checked = ParameterSchema(whole).check({"a": 8.0, "l": [8, 8e0], "p": [8.0, 8.0], "x-y": {"z": 8.0}})
+    assert checked.violations == ()
+    assert repr(checked.parameters) == "{'a': 8, 'l': [8, 8], 'p': [8.0, 8], 'x-y': {'z': 8}}"
+
+
+def test_a_default_that_is_an_integer_is_an_int_and_other_numbers_stay_as_they_are() -> None:
+    schema = ParameterSchema(
+        {
+            "properties": {
+                "a": {"type": "integer", "default": 3.0},
+                "b": {"type": "number"},
+                "c": {},
+                "d": {"enum": [1.5]},
+            }
+        }
+    )
+    assert repr(schema.check({"b": 2.0, "c": 1.0, "d": 1.5}).parameters) == "{'b': 2.0, 'c': 1.0, 'd': 1.5, 'a': 3}"
+    (found,) = schema.check({"a": 1e300}).violations
+    assert (found.pointer, found.reason) == ("/a", "is too large a number")
+
+
 def test_unevaluated_properties_see_through_references() -> None:
     schema = {
         "$defs": {"base": {"properties": {"x": {"type": "integer", "default": 4}}}},
