@@ -78,6 +78,10 @@ CHAINS: dict[str, Sequence[str]] = {
     "ext-auth": (
         "{name: ext-auth, version: v1.0.0, parameters: {server: {url: SERVER}, cache: {key: request.path, ttl: 1h}}}",
     ),
+    "backend-auth": (
+        "{name: backend-auth, version: v1.0.0, parameters: {client_credentials: {endpoint: {url: SERVER}, "
+        "client: {id: a, secret: b}}}}",
+    ),
     "introspection": (
         "{name: token-introspection, version: v1.0.0, parameters: {endpoint: {url: SERVER}, cache_ttl: 1h, "
         "token: {header: x-api-key, prefix: ''}}}",

@@ -65,8 +65,18 @@ def decided(url: str, **parameters: Any) -> Document:
     return policy("ext-auth", "v1.0.0", parameters, timeout="30s")
 
 
+def backed(url: str, way: str) -> Document:
+    """Return an entry that gets tokens there."""
+    given = {"endpoint": {"url": url, "timeout": "20s"}, "client": {"id": "gateway", "secret": "s"}}
+    return policy("backend-auth", "v1.0.0", {way: given}, timeout="30s")
+
+
 def answered(asked: Asked) -> Reply:
     """Answer what policies ask."""
+    if asked.target == "/token":
+        subject = parse_qs(asked.body.decode()).get("subject_token", ["gateway"])[0]
+        token = {"access_token": f"for-{subject}", "token_type": "bearer", "expires_in": 600}
+        return Reply(body=json.dumps(token).encode())
     if asked.target == "/decide":
         if asked.headers.get("cookie") != "session=1; theme=dark":
             return Reply(302, b"log in", [("location", "https://login.example.com/"), ("content-type", "text/x-own")])
@@ -108,6 +118,9 @@ CHAINS: dict[str, list[Document]] = {
     ],
     "hooked": [policy("webhook-signature", "v1.0.0", {"format": "stripe", "secrets": HOOK_SECRETS}, timeout="20s")],
     "asked": [introspection("SERVER")],
+    "backed": [backed("SERVER/token", "client_credentials")],
+    "backed-exchange": [backed("SERVER/token", "token_exchange")],
+    "backed-gone": [backed("http://127.0.0.1:9/", "client_credentials")],
     "decided": [decided("SERVER/decide")],
     "decided-body": [decided("SERVER/v1/data/gate", format="opa", request={"max_body_bytes": 100_000})],
     "undecided": [decided("http://127.0.0.1:9/")],
@@ -214,6 +227,18 @@ def test_a_server_decides_over_a_body_that_comes_in_pieces(runtime: Runtime, siz
         runtime.upstream.reset()
         assert runtime.send("/decided-body/a", method="POST", body=b"y" + body[:9]).status == 403
         assert runtime.upstream.received == []
+
+
+def test_the_upstream_gets_the_gateways_token_and_never_the_clients(runtime: Runtime) -> None:
+    headers: HeaderList = [("authorization", "Bearer theirs")]
+    for target, token in (("/backed/a", "for-gateway"), ("/backed-exchange/a", "for-theirs")):
+        assert [runtime.send(target, headers=headers).status for _ in range(2)] == [200] * 2
+        assert runtime.upstream.last().values("authorization") == [f"Bearer {token}"]
+    runtime.upstream.reset()
+    assert runtime.send("/backed-gone/a", headers=headers).status == 503
+    assert runtime.send("/backed-exchange/a", headers=[*headers, *headers]).status == 400
+    assert runtime.send("/backed-exchange/a").status == 401
+    assert runtime.upstream.received == []
 
 
 def test_a_server_that_is_gone_lets_nobody_in_and_a_shadow_everybody(runtime: Runtime) -> None:

@@ -65,7 +65,9 @@ class Requests:
         cookies = () if parameters.get("requests_with_cookies", "bypass") == "ignore" else ("cookie",)
         self._bypass = tuple(name for name in (*bypass, *_NEVER, *cookies) if name not in self._key_headers)
         self._zone = parameters.get("zone")
-        self._authenticated_by = tuple(parameters.get("authenticated_by", ["api_key", "basic_auth", "jwt", "mtls"]))
+        self._authenticated_by = tuple(
+            parameters.get("authenticated_by", ["api_key", "basic_auth", "ext_auth", "introspection", "jwt", "mtls"])
+        )
         self._honor = parameters.get("request_directives", "honor") == "honor"
 
     def key(self, request: Request) -> str:

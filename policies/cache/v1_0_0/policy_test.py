@@ -269,6 +269,8 @@ KNOWN: list[dict[str, Any]] = [
     {"metadata": {"jwt": {"sub": "a"}}},
     {"metadata": {"api_key": {"client": "a"}}},
     {"metadata": {"basic_auth": {"user": "a"}}},
+    {"metadata": {"ext_auth": {"status": 200}}},
+    {"metadata": {"introspection": {"sub": "a"}}},
 ]
 
 
