@@ -84,8 +84,8 @@ def answered(asked: Asked) -> Reply:
     if asked.target == "/v1/data/gate":
         said = json.loads(asked.body)["input"]["attributes"]["request"]["http"]["body"]
         return Reply(body=json.dumps({"result": {"allowed": said == "x" * len(said)}}).encode())
-    token = parse_qs(asked.body.decode()).get("token", [""])[0]
-    claims = {"active": token.startswith("good"), "sub": "alice", "scope": token.rpartition("-")[2]}
+    opaque = parse_qs(asked.body.decode()).get("token", [""])[0]
+    claims = {"active": opaque.startswith("good"), "sub": "alice", "scope": opaque.rpartition("-")[2]}
     return Reply(body=json.dumps(claims).encode())
 
 
