@@ -38,6 +38,7 @@ _BYPASS = (
 # A part of a response (RFC 9110, 14), a precondition that only the origin can decide (13.1.1, 13.1.4), another
 # protocol (7.8), and a GET whose body the upstream may use although no key has it.
 _NEVER = ("range", "if-range", "if-match", "if-unmodified-since", "upgrade", "transfer-encoding")
+_AUTHENTICATED_BY = ("api_key", "basic_auth", "ext_auth", "introspection", "jwt", "mtls")
 _NOTHING = Directives({})
 _NO_CACHE = Directives({"no-cache": [None]})
 
@@ -65,9 +66,7 @@ class Requests:
         cookies = () if parameters.get("requests_with_cookies", "bypass") == "ignore" else ("cookie",)
         self._bypass = tuple(name for name in (*bypass, *_NEVER, *cookies) if name not in self._key_headers)
         self._zone = parameters.get("zone")
-        self._authenticated_by = tuple(
-            parameters.get("authenticated_by", ["api_key", "basic_auth", "ext_auth", "introspection", "jwt", "mtls"])
-        )
+        self._authenticated_by = tuple(parameters.get("authenticated_by", list(_AUTHENTICATED_BY)))
         self._honor = parameters.get("request_directives", "honor") == "honor"
 
     def key(self, request: Request) -> str:
