@@ -75,8 +75,8 @@ def answered(asked: Asked) -> Reply:
     """Answer what policies ask."""
     if asked.target == "/token":
         subject = parse_qs(asked.body.decode()).get("subject_token", ["gateway"])[0]
-        token = {"access_token": f"for-{subject}", "token_type": "bearer", "expires_in": 600}
-        return Reply(body=json.dumps(token).encode())
+        issued = {"access_token": f"for-{subject}", "token_type": "bearer", "expires_in": 600}
+        return Reply(body=json.dumps(issued).encode())
     if asked.target == "/decide":
         if asked.headers.get("cookie") != "session=1; theme=dark":
             return Reply(302, b"log in", [("location", "https://login.example.com/"), ("content-type", "text/x-own")])

@@ -92,6 +92,7 @@ def test_more_than_one_answer_never_answers_the_next_call(server: ScriptedServer
     assert ask(asking).body == b"no"
     server.reply = Reply(body=b"right")
     assert ask(asking).body == b"right"
+    assert server.connections == 2, "what came with more than its answer is not used again"
 
 
 @pytest.mark.parametrize(
