@@ -38,7 +38,7 @@ class Asked(Policy):
         request, response = parameters.get("request"), parameters.get("response")
         self.actions: dict[str, RequestMutation | ResponseMutation] = {}
         if request is not None:
-            self.actions["request_headers"] = RequestMutation(set_headers=request, remove_headers=("x-c",))
+            self.actions["request_headers"] = RequestMutation(set_headers=dict(request), remove_headers=("x-c",))
         if response is not None:
             self.actions["response_headers"] = ResponseMutation(
                 append_headers=list(response.items()), status=parameters.get("status")
@@ -173,6 +173,23 @@ def test_the_hook_of_a_policy_that_says_so_is_not_called() -> None:
     reply = parse(session.receive(request_headers()))
     assert reply.request_headers.response.header_mutation.set_headers[0].header.key == "x-a"
     assert [one.runs for one in made.compiler.statistics.values()] == [1]
+
+
+def test_the_hook_is_called_where_an_action_could_still_be_changed() -> None:
+    called = []
+
+    class Filled(Policy):
+        def __init__(self, parameters: Parameters) -> None:
+            self.metadata: dict[str, Any] = {}
+            action = RequestMutation(set_headers={"x-a": "1"}, dynamic_metadata=self.metadata)
+            self.constant_actions: Mapping[str, Any] = {"request_headers": action}
+
+        def on_request_headers(self, request: Request) -> Any:
+            called.append(request)
+            return self.constant_actions["request_headers"]
+
+    engine(Filled).session().receive(request_headers())
+    assert called
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from policy_engine.sdk import Policy, RequestMutation, ResponseMutation
 from policy_engine.sdk.headers import HeaderEdit
 from policy_engine.sdk.hooks import ON_REQUEST_HEADERS, ON_RESPONSE_HEADERS, Hook
 from policy_engine.worker.chains.action_check import InvalidAction, check_action
+from policy_engine.worker.chains.constant_actions import is_constant
 
 
 class Constant:
@@ -27,7 +28,8 @@ class Constant:
 def constant_hook(instance: Policy, hook: Hook) -> Constant | None:
     """Return what stands for `hook` of an instance that says what it always wants in that phase, and if that is plain.
 
-    What a request may fail for is left to the policy's own hook: it then fails as any other does.
+    What a request may fail for is left to the policy's own hook: it then fails as any other does. So is an action that
+    somebody could still change.
     """
     if hook not in (ON_REQUEST_HEADERS, ON_RESPONSE_HEADERS) or type(instance).blocking:
         return None
@@ -39,4 +41,4 @@ def constant_hook(instance: Policy, hook: Hook) -> Constant | None:
     except InvalidAction:
         return None
     restates = isinstance(action, ResponseMutation) and action.status is not None
-    return Constant(action, edit) if edit.whole and not restates else None
+    return Constant(action, edit) if edit.whole and not restates and is_constant(action) else None
