@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ import yaml
 from integration.harness.containers import Container, Image, Mount
 from integration.harness.engine import EngineAdmin, settings
 from integration.harness.processes import free_port
+from policy_builder.testregistry import PASSWORD, USER, debian_registry, log_in
+from policy_builder.testtampering import tampered
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PAGE = CHECKOUT / "docs/use-from-your-repository.md"
@@ -134,3 +137,50 @@ def test_the_image_names_the_engine_that_is_in_it_and_runs(repository: Path) -> 
     assert described["engine"]["digest"] != empty
     # The engine computed its own digest when it started: images run with policies.verify: strict.
     assert [one["name"] for one in information["policies"]] == ["add-team", "jwt-validation", "set-header"]
+
+
+def test_it_is_pushed_signed_verified_and_refused_after_one_byte(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    key, public = _keys(tmp_path)
+    with debian_registry(tmp_path, password=True, tls=True) as registry:
+        log_in(tmp_path, registry.address, f"{USER}:{PASSWORD}")
+        trusted = ["--ca", str(registry.ca)]
+        push = ["push", "-r", f"{registry.address}/team/gateway", *trusted, "--key", str(key)]
+        image = _builder(repository, *push, "out").split()[0]
+        check = [*trusted, "--key", str(public), "--reviewed", "out/registry.json"]
+        assert "add-team" in (repository / "out/registry.json").read_text()
+        _builder(repository, "verify", image, *check)
+        if cosign := os.environ.get("COSIGN"):
+            command = [cosign, "verify", "--key", str(public), "--insecure-ignore-tlog=true", image]
+            subprocess.run(command, env=os.environ | {"SSL_CERT_FILE": str(registry.ca)}, check=True)
+        other = tmp_path / "other"
+        shutil.copytree(repository / "out", other)
+        tampered(other, "app/policies/add-team/v1.0.0/policy.py", b"#")
+        image = _builder(repository, *push, str(other)).split()[0]
+        assert "policy add-team v1.0.0" in _builder(repository, "verify", image, *check, expected=1)
+
+
+def _keys(directory: Path) -> tuple[Path, Path]:
+    """Return the files of a private key and of its public one, made by cosign where there is one."""
+    if cosign := os.environ.get("COSIGN"):
+        subprocess.run(
+            [cosign, "generate-key-pair"], cwd=directory, env=os.environ | {"COSIGN_PASSWORD": ""}, check=True
+        )
+        return directory / "cosign.key", directory / "cosign.pub"
+    private, public = directory / "signing.key", directory / "signing.pub"
+    for command in (
+        ["openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", str(private)],
+        ["openssl", "ec", "-in", str(private), "-pubout", "-out", str(public)],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    return private, public
+
+
+def _builder(directory: Path, *arguments: str, expected: int = 0) -> str:
+    command = [sys.executable, str(CHECKOUT / "tools/policy-builder"), *arguments]
+    environment = os.environ | {"COSIGN_PASSWORD": ""}
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done.stdout + done.stderr

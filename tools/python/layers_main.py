@@ -66,6 +66,7 @@ BUILDER: Mapping[str, str] = {
     "commands": "recipe discover validate describe package attest",
     "__main__": "discover commands",
     "testregistry": "package",
+    "testtampering": "package testworld",
     "testworld": ANY,
     "conftest": ANY,
 }

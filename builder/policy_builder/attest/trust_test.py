@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import io
 import json
 import shutil
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from policy_builder.commands import cli
-from policy_builder.package.oci_layout import LAYER_TYPES, blob_path, blobs, canonical, digest_of
+from policy_builder.package.oci_layout import LAYER_TYPES, blob_path, blobs, digest_of
 from policy_builder.testregistry import PASSWORD, USER, Answer, Registry, Seen, Server, debian_registry, log_in
+from policy_builder.testtampering import tampered
 from policy_builder.testworld import CODE, World, manifest_of
 
 
@@ -76,35 +75,6 @@ def pushed(capsys: pytest.CaptureFixture[str], registry: Registry, out: Path, *o
     capsys.readouterr()
     assert run("push", out, "-r", f"{registry.address}/team/engine", "--ca", registry.ca, *options) == 0
     return capsys.readouterr().out.split()[0]
-
-
-def tampered(out: Path, path: str, change: bytes) -> None:
-    """Append to a file in an image's layer, with every digest above it made anew."""
-    layout = out / "oci"
-    manifest = manifest_of(layout)
-    config = json.loads(blob_path(layout, manifest["config"]["digest"]).read_bytes())
-    for number, layer in enumerate(manifest["layers"]):
-        with tarfile.open(blob_path(layout, layer["digest"])) as tar:
-            members = [(member, tar.extractfile(member).read() if member.isreg() else b"") for member in tar]  # type: ignore[union-attr] # it is a file
-        if path not in [member.name for member, _ in members]:
-            continue
-        data = io.BytesIO()
-        with tarfile.open(fileobj=data, mode="w", format=tarfile.GNU_FORMAT) as tar:
-            for member, content in members:
-                changed = content + change if member.name == path else content
-                member.size = len(changed)
-                tar.addfile(member, io.BytesIO(changed))
-        config["rootfs"]["diff_ids"][number] = digest_of(data.getvalue())
-        manifest["layers"][number] |= stored(layout, gzip.compress(data.getvalue(), mtime=0))
-    manifest["config"] |= stored(layout, canonical(config))
-    index = json.loads((layout / "index.json").read_bytes())
-    index["manifests"][0] |= stored(layout, canonical(manifest))
-    (layout / "index.json").write_bytes(canonical(index))
-
-
-def stored(layout: Path, content: bytes) -> dict[str, Any]:
-    blob_path(layout, digest_of(content)).write_bytes(content)
-    return {"digest": digest_of(content), "size": len(content)}
 
 
 def test_what_was_built_signed_and_pushed_is_verified(
