@@ -25,6 +25,7 @@ SLOW = {
     "benchmarks": "real Envoy under load",
     "builder/policy_builder/attest": "keys and programs of cosign's kind, whole images",
     "builder/policy_builder/commands": "what Bazel builds, whole images",
+    "builder/policy_builder/describe/documents_test.py": "whole images",
     "builder/policy_builder/package": "whole images",
     "builder/policy_builder/validate/validation_test.py": "environments of its own, registries that do not answer",
     "controlplane/policy_control_plane/ads_agreement_test.py": "a second implementation of the protocol, for seconds",
@@ -38,6 +39,7 @@ SLOW = {
     "integration": "real Envoy, containers",
     "policies/held_time_test.py": "the dearest bodies for every policy that reads them",
     "tools/image": "what Bazel builds",
+    "tools/offline": "launchers that hang",
     "tools/python/packages_test.py": "environments of its own, packages installed into them",
 }
 """Directories and files whose tests need more than Python and redis-server, or minutes; every other test is fast."""
@@ -124,7 +126,7 @@ def jobs(workspace: Path, parts: Sequence[str], processes: int) -> list[Job]:
         chosen.append(Job("mypy", (python, "tools/python/mypy_main.py", "pyproject.toml")))
     if "tests" in parts:
         files = [str(file) for file in fast_tests(workspace)]
-        hands = min(2 * processes, len(files))
+        hands = min(processes, len(files))  # each imports everything once
         for hand in range(hands):
             command = (python, "tools/python/pytest_main.py", *files[hand::hands])
             chosen.append(Job(f"tests {hand + 1}/{hands}", command))
