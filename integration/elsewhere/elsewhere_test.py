@@ -38,7 +38,12 @@ def test_the_image_of_another_module_has_policies_of_this_one_and_the_same_engin
     here = {one["name"]: one["digest"] for one in json.loads((HERE / "image.layers/registry.json").read_text())}
     assert [one["name"] for one in registry] == ["add-team", "jwt-validation", "set-header"]
     assert {one["digest"] for one in registry} & set(here.values()) == {here["add-team"], here["set-header"]}
-    assert [one["name"] for one in information["libraries"]] == ["policy_expressions", "policy_jwt"]
+    assert [one["name"] for one in information["libraries"]] == [
+        "policy_expressions",
+        "policy_http",
+        "policy_jwt",
+        "policy_tokens",
+    ]
     assert information["engine"] == json.loads((HERE / "image.layers/build-info.json").read_text())["engine"]
 
 
