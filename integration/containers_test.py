@@ -160,5 +160,5 @@ class TestContainers(EndToEnd):
     def test_admin_pages_tell_the_dependencies_with_their_licences(self, stack: Stack) -> None:
         dependencies = {one["name"]: one for one in stack.admin.document("/build-info")["dependencies"]}
         assert "engine" in dependencies["protobuf"]["required_by"]
-        page = send(stack.admin.port, "GET", "/").body.decode()
+        page = re.sub(r' data-head="\w+"', "", send(stack.admin.port, "GET", "/").body.decode())
         assert f"<td>PyJWT</td><td>{dependencies['PyJWT']['version']}</td><td>MIT</td>" in page
