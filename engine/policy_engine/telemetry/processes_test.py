@@ -20,11 +20,15 @@ _FILES = "policy_engine_process_open_fds"
 def test_open_files_and_memory_are_those_of_the_process() -> None:
     before = process_samples({"me": os.getpid()})
     held = bytearray(os.urandom(1 << 20)) * 32
-    read, write = os.pipe()
+    pipes = [os.pipe() for _ in range(50)]
     after = process_samples({"me": os.getpid()})
-    os.close(read)
-    os.close(write)
-    assert after[_FILES][0] == ({"process": "me"}, before[_FILES][0][1] + 2)
+    for ends in pipes:
+        for one in ends:
+            os.close(one)
+    # What tests before this one left behind may be closed in between.
+    labels, files = after[_FILES][0]
+    assert labels == {"process": "me"}
+    assert abs(files - before[_FILES][0][1] - 100) <= 10
     assert after[_MEMORY][0][1] > before[_MEMORY][0][1] + len(held) // 2
     assert after[_CPU][0][1] >= before[_CPU][0][1] >= 0
 
