@@ -19,7 +19,7 @@ GOOD = Measured(sent=9, failed=0, lost=0, opened=0, held=0, p99=0.01, longest=0.
 PROMISE = Promise(failed=2, recovered=8.0, p99=0.05)
 
 
-@pytest.mark.parametrize("name", ["worker-killed", "file-changed"])
+@pytest.mark.parametrize("name", ["worker-killed", "rolling-restart"])
 def test_a_scenario_runs_and_no_request_is_lost_or_unguarded(name: str) -> None:
     (scenario,) = [one for one in command.SCENARIOS if one.name == name]
     outcome = command.run(scenario, 4.0)

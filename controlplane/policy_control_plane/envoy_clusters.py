@@ -41,7 +41,14 @@ from envoy_data_plane.google.protobuf import Any
 
 from policy_control_plane.envoy_listeners import over_ads
 from policy_control_plane.model import ClusterModel, Endpoint
-from policy_engine.envoy.filter_config import CHECK_INTERVAL, CHECK_TIMEOUT, HTTP_OPTIONS, MANY, PANIC_PERCENT
+from policy_engine.envoy.filter_config import (
+    CHECK_INTERVAL,
+    CHECK_TIMEOUT,
+    HTTP_OPTIONS,
+    MANY,
+    MERGE_SECONDS,
+    PANIC_PERCENT,
+)
 from policy_engine.limits import ENVOY_STREAMS_PER_CONNECTION
 
 
@@ -57,9 +64,7 @@ def cluster_body(cluster: ClusterModel) -> bytes:
             connect_timeout=timedelta(seconds=cluster.connect_timeout),
             circuit_breakers=unlimited(),
             health_checks=[_grpc_health()] if cluster.health_checked else [],
-            common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=PANIC_PERCENT))
-            if cluster.health_checked
-            else None,
+            common_lb_config=_balancing() if cluster.health_checked else None,
             typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(http2_options())} if cluster.http2 else {},
         )
     )
@@ -68,6 +73,14 @@ def cluster_body(cluster: ClusterModel) -> bytes:
 def endpoints_body(cluster: ClusterModel) -> bytes | None:
     """Return a serialised ClusterLoadAssignment, or None for a cluster whose hosts Envoy looks up itself."""
     return None if cluster.resolved_by_envoy else bytes(_assignment(cluster))
+
+
+def _balancing() -> ClusterCommonLbConfig:
+    """Return what keeps requests from engines that are not healthy, from the moment at which Envoy knows."""
+    return ClusterCommonLbConfig(
+        healthy_panic_threshold=Percent(value=PANIC_PERCENT),
+        update_merge_window=timedelta(seconds=MERGE_SECONDS),
+    )
 
 
 def _grpc_health() -> HealthCheck:

@@ -70,6 +70,10 @@ _COMMENTS = {
         "While no engine is healthy all are tried, as a moment in which all are slow is not an outage. With less than",
         "half of them healthy, Envoy would by default send to the others too.",
     ),
+    "update_merge_window": (
+        "What Envoy learns of an engine counts at once. By default it waits up to a second with it after it learnt of",
+        "another: one that restarts while another is just back would get requests.",
+    ),
     "circuit_breakers": ("Envoy's own defaults of 1,024 would be the limit on requests in flight.",),
     "max_outbound_frames": ("Keep Envoy's flood protection from ending a connection that thousands of streams share.",),
 }

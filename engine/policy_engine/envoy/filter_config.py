@@ -43,6 +43,13 @@ PANIC_PERCENT = 1
 """When fewer engines are healthy, which means none, all are tried: a moment in which all are slow is not an outage. It
 lets nothing through: an engine without a configuration does not listen, and one that is gone fails the request."""
 
+MERGE_SECONDS = 0.0
+"""For how long Envoy keeps back what it learns of an endpoint after it learnt of another; a second unless set.
+
+In a rolling restart the next engine ends as soon as the last one is back: with a second, Envoy sends requests to the
+one that has ended, and none to the one that is back.
+"""
+
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}  # noqa: S104 - what is dialled for it
 
 
@@ -150,7 +157,10 @@ def engine_cluster(addresses: Sequence[str], tls: EngineTls | None = None) -> Co
     engine: Config = {
         "typed_extension_protocol_options": {HTTP_OPTIONS: _http2()},
         "health_checks": [check],
-        "common_lb_config": {"healthy_panic_threshold": {"value": PANIC_PERCENT}},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": PANIC_PERCENT},
+            "update_merge_window": duration(MERGE_SECONDS),
+        },
     }
     if tls is not None:
         engine["transport_socket"] = _transport_socket(tls)
