@@ -10,6 +10,7 @@ import pytest
 
 from integration.harness.machine import facts
 
+# The system that ./bazelw builds has git; who runs the fast tests elsewhere may have a download without it.
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 

@@ -399,10 +399,10 @@ def _registry(settings: Settings) -> Registry:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Only this command needs servers; the others should start fast.
-    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415 - see _run
-    from policy_engine.processes.command import run_engine  # noqa: PLC0415 - see _run
-    from policy_engine.processes.handover import HandOverFailed  # noqa: PLC0415 - see _run
+    # Servers are for few commands; the others should start fast.
+    from policy_engine.processes.child import WorkerFailed  # noqa: PLC0415 - see above
+    from policy_engine.processes.command import run_engine  # noqa: PLC0415 - see above
+    from policy_engine.processes.handover import HandOverFailed  # noqa: PLC0415 - see above
 
     settings, ready_within = _settings(options), _seconds("--ready-within", options.ready_within)
     if options.reload:

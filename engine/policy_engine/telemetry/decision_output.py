@@ -70,7 +70,7 @@ class _File(WatchedFileHandler):
             self._rest = waiting[os.write(stream.fileno(), waiting) :]
         except OSError as error:
             self._say(error)
-        except Exception:
+        except Exception:  # as in the base class: a line that cannot be made fails no request
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:

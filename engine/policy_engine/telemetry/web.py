@@ -172,7 +172,7 @@ class Server:
             answer = await self._answer(request)
         except ConnectionError:
             raise
-        except Exception:
+        except Exception:  # a fault of one page ends no connection; the client is told nothing of it
             logger.exception("the page %s cannot be shown", request.path[:200])
             answer = _plain(500)
         if isinstance(answer, Response):
